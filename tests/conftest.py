@@ -1,0 +1,125 @@
+"""Real servers, real worker processes, real images, shared by all tests."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import redis
+
+from worker.contract.broker import connect
+from worker.contract.embedded import EmbeddedRedis
+from worker.contract.processes import start_child, stop_child
+
+ROOT = Path(__file__).resolve().parent.parent
+ONLINE_TIMEOUT_S = 90
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[EmbeddedRedis]:
+    with EmbeddedRedis() as running:
+        yield running
+
+
+@pytest.fixture
+def client(server: EmbeddedRedis) -> Iterator[redis.Redis]:
+    """An empty Redis."""
+    with connect(server.url) as connected:
+        connected.flushall()
+        yield connected
+
+
+def environment(**settings: str) -> dict[str, str]:
+    """Return this process's environment without its own WANWU settings, and with those given."""
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith("WANWU_")}
+    return inherited | {f"WANWU_{name.upper()}": value for name, value in settings.items()}
+
+
+def run(
+    *words: str, timeout_s: float = 120, cwd: Path = ROOT, **settings: str
+) -> subprocess.CompletedProcess[str]:
+    """Run `producer` or `worker` as a user would, in a process of its own."""
+    module, *rest = words
+    return subprocess.run(
+        [sys.executable, "-m", f"{module}.cli", *rest],
+        cwd=cwd,
+        env=environment(**settings) | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+        check=False,
+    )
+
+
+@dataclass
+class Worker:
+    """A worker process with its log."""
+
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    @property
+    def text(self) -> str:
+        return self.log.read_text(errors="replace")
+
+    def wait_for(self, words: str, timeout_s: float = ONLINE_TIMEOUT_S) -> None:
+        """Wait until the log says so."""
+        deadline_s = time.monotonic() + timeout_s
+        while words not in self.text:
+            if self.process.poll() is not None or time.monotonic() > deadline_s:
+                pytest.fail(f"the worker never said {words!r}:\n{self.text}")
+            time.sleep(0.05)
+
+    def stop(self, grace_s: float = 30) -> int:
+        return stop_child(self.process, grace_s)
+
+
+@dataclass
+class Crew:
+    """Starts workers and stops them all at the end."""
+
+    directory: Path
+    stack: ExitStack
+    workers: list[Worker] = field(default_factory=list)
+
+    def start(self, url: str, *options: str, ready: bool = True, **settings: str) -> Worker:
+        log = self.directory / f"worker-{len(self.workers)}.log"
+        with log.open("wb") as sink:
+            process = start_child(
+                [sys.executable, "-m", "worker.cli", "start", *options],
+                cwd=ROOT,
+                env=environment(broker_url=url, **settings),
+                stdout=sink,
+                stderr=subprocess.STDOUT,
+            )
+        worker = Worker(process, log)
+        self.workers.append(worker)
+        self.stack.callback(worker.stop)
+        if ready:
+            worker.wait_for("worker.ready")
+        return worker
+
+
+@pytest.fixture(scope="module")
+def crew(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Crew]:
+    with ExitStack() as stack:
+        yield Crew(tmp_path_factory.mktemp("workers"), stack)
+
+
+@pytest.fixture
+def wait_until() -> Callable[[Callable[[], bool]], None]:
+    def wait(condition: Callable[[], bool], timeout_s: float = 30) -> None:
+        deadline_s = time.monotonic() + timeout_s
+        while not condition():
+            if time.monotonic() > deadline_s:
+                pytest.fail("it never came true")
+            time.sleep(0.02)
+
+    return wait

@@ -1,0 +1,68 @@
+"""worker.contract.labels"""
+
+from __future__ import annotations
+
+import pytest
+import redis
+from hypothesis import given
+from hypothesis import strategies as st
+
+from worker.contract.labels import LabelPack, LabelsError, LabelStore, parse_labels, unique
+from worker.contract.messages import MessageError
+
+
+def test_a_label_file_may_have_a_byte_order_mark_comments_and_blank_lines() -> None:
+    assert parse_labels("\ufeff# 动物\n猫\n\n 狗 \n猫\n") == ("猫", "狗")
+
+
+def test_a_label_that_is_too_long_is_told_with_its_line() -> None:
+    with pytest.raises(LabelsError, match="line 2"):
+        parse_labels("猫\n" + "狗" * 201)
+
+
+def test_a_file_without_labels_is_an_error() -> None:
+    with pytest.raises(LabelsError):
+        parse_labels("# nothing\n\n")
+
+
+@given(st.text())
+def test_no_text_raises_anything_else(text: str) -> None:
+    try:
+        labels = parse_labels(text)
+    except LabelsError:
+        return
+    assert labels
+    assert len(set(labels)) == len(labels)
+
+
+def test_labels_of_a_command_line_lose_blanks_and_repetitions() -> None:
+    assert unique([" 猫", "狗", "", "猫"]) == ("猫", "狗")
+
+
+@pytest.mark.parametrize("template", ["一张照片", "{}和{}"])
+def test_a_template_holds_the_place_of_the_label_once(template: str) -> None:
+    with pytest.raises(LabelsError, match="exactly once"):
+        LabelPack(labels=("猫",), templates=(template,))
+
+
+def test_the_hash_follows_the_content() -> None:
+    pack = LabelPack(("猫", "狗"), ("{}",))
+    assert pack.hash == LabelPack(("猫", "狗"), ("{}",)).hash
+    assert pack.hash != LabelPack(("狗", "猫"), ("{}",)).hash
+    assert pack.hash != LabelPack(("猫", "狗")).hash
+
+
+def test_a_pack_is_stored_by_its_hash(client: redis.Redis) -> None:
+    store, pack = LabelStore(client), LabelPack(("猫", "狗"))
+    assert store.get(store.put(pack)) == pack
+    store.put(pack)
+    assert len(client.keys("wanwu:labels:*")) == 1
+
+
+def test_a_pack_that_is_gone_or_broken_raises_one_error(client: redis.Redis) -> None:
+    store = LabelStore(client)
+    with pytest.raises(MessageError, match="not in Redis any more"):
+        store.get("0" * 16)
+    client.set("wanwu:labels:x", b'{"labels": 3}')
+    with pytest.raises(MessageError, match="label pack x"):
+        store.get("x")

@@ -1,0 +1,120 @@
+"""worker.contract.jobs"""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import redis
+
+from worker.contract.jobs import JobStore, LostChunk, NoSuchJobError, new_job_id
+from worker.contract.messages import ChunkResult, ImageResult
+
+
+@pytest.fixture
+def jobs(client: redis.Redis) -> JobStore:
+    return JobStore(client, ttl_s=3600)
+
+
+def chunk_result(job: str, seq: int) -> ChunkResult:
+    images = (ImageResult(path="/a"),)
+    return ChunkResult(job=job, seq=seq, worker="w", device="cpu", model="m", images=images)
+
+
+def store(client: redis.Redis, job: str, seq: int, status: str, result: object) -> None:
+    """Store a result as Celery does."""
+    body = json.dumps({"status": status, "result": result, "task_id": f"{job}-{seq}"})
+    client.set(f"celery-task-meta-{job}-{seq}", body)
+
+
+def test_ids_sort_by_time() -> None:
+    assert new_job_id(1_000_000_000) < new_job_id(1_000_000_001) < new_job_id(2_000_000_000)
+
+
+def test_a_job_counts_what_is_sent_and_done(jobs: JobStore) -> None:
+    job = jobs.create()
+    jobs.count_sent(job.id, 8)
+    jobs.count_sent(job.id, 3)
+    jobs.finish_chunk(job.id, 0, images=8, failed=2)
+    job = jobs.get(job.id)
+    assert (job.images, job.chunks, job.done, job.failed, job.outstanding) == (11, 2, 8, 2, 3)
+    assert not job.finished
+
+
+def test_a_chunk_counts_once_however_often_it_is_delivered(jobs: JobStore) -> None:
+    job = jobs.create()
+    jobs.count_sent(job.id, 8)
+    assert jobs.finish_chunk(job.id, 0, images=8, failed=0)
+    assert not jobs.finish_chunk(job.id, 0, images=8, failed=0)
+    assert jobs.get(job.id).done == 8
+    assert jobs.finished_chunks(job.id, [0, 1]) == {0}
+
+
+def test_a_job_is_finished_when_all_is_sent_and_done(jobs: JobStore) -> None:
+    job = jobs.create()
+    jobs.count_sent(job.id, 1)
+    jobs.finish_chunk(job.id, 0, images=1, failed=0)
+    assert not jobs.get(job.id).finished
+    jobs.set_state(job.id, "submitted")
+    assert jobs.get(job.id).finished
+
+
+def test_a_cancelled_job_stays_cancelled(jobs: JobStore) -> None:
+    job = jobs.create()
+    assert not jobs.is_cancelled(job.id)
+    jobs.set_state(job.id, "cancelled")
+    jobs.set_state(job.id, "submitted")
+    assert jobs.is_cancelled(job.id)
+
+
+def test_an_unknown_job_is_told_by_name(jobs: JobStore) -> None:
+    with pytest.raises(NoSuchJobError, match="no job nowhere"):
+        jobs.get("nowhere")
+
+
+def test_a_chunk_of_a_forgotten_job_leaves_no_record(jobs: JobStore, client: redis.Redis) -> None:
+    assert not jobs.finish_chunk("gone", 0, images=1, failed=0)
+    assert client.keys("*gone*") == []
+
+
+def test_jobs_are_listed_newest_first(client: redis.Redis) -> None:
+    now_s = 1_000_000_000.0
+    jobs = JobStore(client, ttl_s=3600, clock=lambda: now_s)
+    first = jobs.create()
+    now_s += 1
+    second = jobs.create()
+    assert [job.id for job in jobs.list()] == [second.id, first.id]
+
+
+def test_results_are_collected_by_key_and_the_rest_is_left_out(
+    jobs: JobStore, client: redis.Redis
+) -> None:
+    store(client, "j", 0, "SUCCESS", chunk_result("j", 0).to_wire())
+    assert jobs.collect("j", [0, 1]) == [chunk_result("j", 0)]
+    assert jobs.collect("j", []) == []
+
+
+def test_a_task_that_failed_is_a_lost_chunk_with_its_reason(
+    jobs: JobStore, client: redis.Redis
+) -> None:
+    error = {"exc_type": "MessageError", "exc_message": ["version 2"], "exc_module": "x"}
+    store(client, "j", 4, "FAILURE", error)
+    store(client, "j", 5, "SUCCESS", {"v": 9})
+    first, second = jobs.collect("j", [4, 5])
+    assert isinstance(first, LostChunk)
+    assert "version 2" in first.reason
+    assert isinstance(second, LostChunk)
+    assert "version 9" in second.reason
+
+
+def test_dropped_results_are_gone(jobs: JobStore, client: redis.Redis) -> None:
+    store(client, "j", 0, "SUCCESS", chunk_result("j", 0).to_wire())
+    jobs.drop_results("j", [0])
+    assert jobs.collect("j", [0]) == []
+
+
+def test_records_are_not_kept_for_ever(jobs: JobStore, client: redis.Redis) -> None:
+    job = jobs.create()
+    jobs.finish_chunk(job.id, 0, images=1, failed=0)
+    for key in client.keys(f"wanwu:job:{job.id}*"):
+        assert 0 < client.ttl(key) <= 3600

@@ -1,0 +1,1 @@
+"""What producer and worker agree on. Imports neither torch nor PIL."""

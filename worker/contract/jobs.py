@@ -1,0 +1,201 @@
+"""Job id -> progress and results, in Redis. A job is what one `producer submit` sent."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+import msgspec
+
+from worker.contract.messages import KEY_PREFIX, ChunkResult, MessageError, task_id
+
+if TYPE_CHECKING:
+    import redis
+
+JobState = Literal["submitting", "submitted", "interrupted", "cancelled"]
+
+_INDEX: Final = f"{KEY_PREFIX}jobs"
+_RESULT_PREFIX: Final = "celery-task-meta-"
+
+# A redelivered chunk finds its bit set and counts nothing. ARGV: seq, images, failed, ttl_s.
+_FINISH_CHUNK: Final = """
+if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
+redis.call('EXPIRE', KEYS[1], ARGV[4])
+if redis.call('SETBIT', KEYS[2], ARGV[1], 1) == 1 then return 0 end
+redis.call('EXPIRE', KEYS[2], ARGV[4])
+redis.call('HINCRBY', KEYS[1], 'done', ARGV[2])
+redis.call('HINCRBY', KEYS[1], 'failed', ARGV[3])
+return 1
+"""
+
+
+class NoSuchJobError(LookupError):
+    """There is no job with this id, or it has expired."""
+
+
+class Job(msgspec.Struct, frozen=True, kw_only=True):
+    """A job's record. `images` and `chunks` count what was sent, `done` what has results.
+
+    `failed` is part of `done`. Times are seconds since the epoch.
+    """
+
+    id: str
+    created_at_s: float
+    state: JobState = "submitting"
+    images: int = 0
+    chunks: int = 0
+    done: int = 0
+    failed: int = 0
+
+    @property
+    def finished(self) -> bool:
+        """Whether every image sent has its result and no more will be sent."""
+        return self.state != "submitting" and self.done >= self.images
+
+    @property
+    def outstanding(self) -> int:
+        """Images sent that have no result yet."""
+        return max(0, self.images - self.done)
+
+
+class LostChunk(msgspec.Struct, frozen=True):
+    """A chunk that Celery gave up: it has no results, only the reason."""
+
+    seq: int
+    reason: str
+
+
+def new_job_id(now_s: float | None = None) -> str:
+    """Return a fresh id that sorts by time, such as `20261123-181502-5f3a9c`."""
+    stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime(time.time() if now_s is None else now_s))
+    return f"{stamp}-{secrets.token_hex(3)}"
+
+
+class JobStore:
+    """Job records and results in Redis; `results` is the result backend's if it is set apart."""
+
+    def __init__(
+        self,
+        client: redis.Redis,
+        ttl_s: int,
+        *,
+        results: redis.Redis | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._client: Any = client
+        self._results: Any = results or client
+        self._ttl_s = ttl_s
+        self._clock = clock
+        self._finish: Any = client.register_script(_FINISH_CHUNK)
+
+    def create(self) -> Job:
+        """Record a new job and return it."""
+        job = Job(id=new_job_id(self._clock()), created_at_s=self._clock())
+        with self._client.pipeline() as pipe:
+            pipe.hset(
+                _key(job.id), mapping={k: str(v) for k, v in msgspec.to_builtins(job).items()}
+            )
+            pipe.expire(_key(job.id), self._ttl_s)
+            pipe.zadd(_INDEX, {job.id: job.created_at_s})
+            pipe.zremrangebyscore(_INDEX, 0, self._clock() - self._ttl_s * 30)
+            pipe.execute()
+        return job
+
+    def get(self, job_id: str) -> Job:
+        """Return the job's record.
+
+        Raises:
+            NoSuchJobError: there is none.
+        """
+        found = self._client.hgetall(_key(job_id))
+        if not found:
+            msg = f"there is no job {job_id} (records are kept for {self._ttl_s // 3600} h)"
+            raise NoSuchJobError(msg)
+        return _job(found)
+
+    def list(self) -> list[Job]:
+        """Return all jobs that are remembered, the newest first."""
+        ids = [raw.decode() for raw in self._client.zrevrange(_INDEX, 0, -1)]
+        with self._client.pipeline(transaction=False) as pipe:
+            for job_id in ids:
+                pipe.hgetall(_key(job_id))
+            return [_job(found) for found in pipe.execute() if found]
+
+    def count_sent(self, job_id: str, images: int) -> None:
+        """Note that one more chunk, of so many images, is about to be sent."""
+        with self._client.pipeline() as pipe:
+            pipe.hincrby(_key(job_id), "images", images)
+            pipe.hincrby(_key(job_id), "chunks", 1)
+            pipe.expire(_key(job_id), self._ttl_s)
+            pipe.execute()
+
+    def set_state(self, job_id: str, state: JobState) -> None:
+        """Move the job on. A cancelled job stays cancelled."""
+        if self.get(job_id).state != "cancelled":
+            self._client.hset(_key(job_id), "state", state)
+
+    def is_cancelled(self, job_id: str) -> bool:
+        """Whether the job was cancelled: asked by workers once for each chunk."""
+        return bool(self._client.hget(_key(job_id), "state") == b"cancelled")
+
+    def finish_chunk(self, job_id: str, seq: int, *, images: int, failed: int) -> bool:
+        """Count a chunk's images as done, once however often it came; True if counted now."""
+        keys = [_key(job_id), _done_key(job_id)]
+        return bool(self._finish(keys=keys, args=[seq, images, failed, self._ttl_s]))
+
+    def finished_chunks(self, job_id: str, seqs: Sequence[int]) -> set[int]:
+        """Return those of `seqs` that have been counted as done."""
+        with self._client.pipeline(transaction=False) as pipe:
+            for seq in seqs:
+                pipe.getbit(_done_key(job_id), seq)
+            return {seq for seq, bit in zip(seqs, pipe.execute(), strict=True) if bit}
+
+    def collect(self, job_id: str, seqs: Sequence[int]) -> Sequence[ChunkResult | LostChunk]:
+        """Return what the result backend holds of these chunks, in one round trip.
+
+        Chunks that are not finished are left out. Keep windows to some hundreds of chunks.
+        """
+        if not seqs:
+            return []
+        bodies = self._results.mget([_RESULT_PREFIX + task_id(job_id, seq) for seq in seqs])
+        return [_outcome(seq, body) for seq, body in zip(seqs, bodies, strict=True) if body]
+
+    def drop_results(self, job_id: str, seqs: Iterable[int]) -> None:
+        """Free the results of chunks that are safe elsewhere."""
+        keys = [_RESULT_PREFIX + task_id(job_id, seq) for seq in seqs]
+        if keys:
+            self._results.unlink(*keys)
+
+
+def _outcome(seq: int, body: bytes) -> ChunkResult | LostChunk:
+    # The standard library's JSON, not msgspec's: names that are no UTF-8 travel as lone surrogates.
+    meta = json.loads(body)
+    if meta.get("status") != "SUCCESS":
+        return LostChunk(seq, f"{meta.get('status')}: {_message(meta.get('result'))}")
+    try:
+        return ChunkResult.from_wire(meta.get("result"))
+    except MessageError as e:
+        return LostChunk(seq, str(e))
+
+
+def _message(error: Any) -> str:
+    """Return the words of an exception as Celery stores it."""
+    if isinstance(error, dict):
+        return f"{error.get('exc_type')}: {error.get('exc_message')}"
+    return str(error)
+
+
+def _job(found: dict[bytes, bytes]) -> Job:
+    fields = {key.decode(): value.decode() for key, value in found.items()}
+    return msgspec.convert(fields, Job, strict=False)
+
+
+def _key(job_id: str) -> str:
+    return f"{KEY_PREFIX}job:{job_id}"
+
+
+def _done_key(job_id: str) -> str:
+    return f"{KEY_PREFIX}job:{job_id}:done"

@@ -1,0 +1,192 @@
+"""Chunk of image references -> wire -> chunk of results. The only shapes that cross the queue.
+
+Inside the program these are frozen structs; dicts exist only between `to_wire` and `from_wire`.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Final, Literal, Self
+
+import msgspec
+
+WIRE_VERSION: Final = 1
+APP_NAME: Final = "wanwu"
+QUEUE: Final = "tag"
+TASK: Final = "worker.tag"
+KEY_PREFIX: Final = "wanwu:"
+
+MAX_CHUNK_IMAGES: Final = 1024
+
+Stage = Literal["message", "read", "decode", "infer", "rank", "job"]
+
+
+class MessageError(ValueError):
+    """A message does not have the shape or the version that this program speaks."""
+
+
+class Wire(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A struct that travels as JSON. `v` is checked before anything else is read."""
+
+    v: int = WIRE_VERSION
+
+    def to_wire(self) -> dict[str, Any]:
+        """Return plain dicts and lists, ready for any JSON encoder."""
+        wire: dict[str, Any] = msgspec.to_builtins(self)
+        return wire
+
+    @classmethod
+    def from_wire(cls, wire: object) -> Self:
+        """Validate `wire` strictly.
+
+        Raises:
+            MessageError: another version, a missing or unknown field, or a value of the wrong type.
+        """
+        version = wire.get("v") if isinstance(wire, dict) else None
+        if version != WIRE_VERSION:
+            msg = f"{cls.__name__}: version {version!r} is not {WIRE_VERSION}, the one spoken here"
+            raise MessageError(msg)
+        try:
+            return msgspec.convert(wire, cls)
+        except msgspec.ValidationError as e:
+            msg = f"{cls.__name__}: {e}"
+            raise MessageError(msg) from e
+
+
+class Failure(msgspec.Struct, frozen=True):
+    """Why an image has no tags: a stable code, the stage, and a sentence for a person."""
+
+    code: str
+    stage: Stage
+    message: str
+
+
+class ImageRef(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Where an image lies.
+
+    `path` is absolute; bytes that are no UTF-8 are kept as lone surrogates (PEP 383), so that
+    `os.fsencode(path)` is the name on disk. `blob` is the Redis key of its bytes in blob mode.
+    `error` is set when the producer could not read those bytes: the image travels all the same, so
+    that every image submitted ends in exactly one result.
+    """
+
+    path: str
+    blob: str | None = None
+    error: Failure | None = None
+
+
+class Chunk(Wire, frozen=True, kw_only=True):
+    """A task's message: some images of one job, to be tagged with one label pack.
+
+    `labels` is the hash of a label pack in Redis, or None for the model's own labels.
+    `sent_at_s` is the sender's wall clock (seconds since the epoch).
+    """
+
+    job: str
+    seq: int
+    images: tuple[ImageRef, ...]
+    labels: str | None = None
+    top_k: int = 5
+    threshold: float = 0.0
+    sent_at_s: float
+
+    def __post_init__(self) -> None:
+        """Hold the limits that types cannot express."""
+        if not 1 <= len(self.images) <= MAX_CHUNK_IMAGES:
+            msg = f"a chunk holds 1 to {MAX_CHUNK_IMAGES} images, not {len(self.images)}"
+            raise ValueError(msg)
+        if self.top_k < 1:
+            msg = f"top_k must be at least 1, not {self.top_k}"
+            raise ValueError(msg)
+        if not (math.isfinite(self.threshold) and math.isfinite(self.sent_at_s)):
+            msg = "threshold and sent_at_s must be finite numbers"
+            raise ValueError(msg)
+
+    @property
+    def task_id(self) -> str:
+        """The deterministic Celery task id: a chunk that is sent twice overwrites itself."""
+        return task_id(self.job, self.seq)
+
+
+def task_id(job: str, seq: int) -> str:
+    """Return the Celery task id of chunk `seq` of `job`."""
+    return f"{job}-{seq}"
+
+
+class Tag(msgspec.Struct, frozen=True):
+    """A label and its share of the softmax over the label set, 0 to 1."""
+
+    label: str
+    score: float
+
+
+class Timing(msgspec.Struct, frozen=True, kw_only=True):
+    """Milliseconds an image spent in each stage; None for a stage that it did not reach.
+
+    `queue_ms` runs from the sender's clock to the worker's and is never negative; `total_ms` is
+    queue plus everything in the worker until the tags stood.
+    """
+
+    queue_ms: float | None = None
+    read_ms: float | None = None
+    decode_ms: float | None = None
+    batch_wait_ms: float | None = None
+    infer_ms: float | None = None
+    total_ms: float | None = None
+
+
+class ImageResult(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of one image: tags or a failure, never both."""
+
+    path: str
+    tags: tuple[Tag, ...] = ()
+    error: Failure | None = None
+    timing: Timing = Timing()
+    batch_size: int | None = None
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True):
+    """One line of the output: an `ImageResult` with its worker. The order of fields is fixed."""
+
+    path: str
+    status: Literal["ok", "failed"]
+    tags: tuple[Tag, ...]
+    error: Failure | None
+    timing: Timing
+    batch_size: int | None
+    worker: str
+    device: str
+    model: str
+
+
+class ChunkResult(Wire, frozen=True, kw_only=True):
+    """A task's return value: one result per image of the chunk, in the chunk's order."""
+
+    job: str
+    seq: int
+    worker: str
+    device: str
+    model: str
+    images: tuple[ImageResult, ...]
+
+    @property
+    def failed(self) -> int:
+        """How many of the images failed."""
+        return sum(image.error is not None for image in self.images)
+
+    def records(self) -> list[Record]:
+        """Return the output's records, one per image."""
+        return [
+            Record(
+                path=image.path,
+                status="failed" if image.error else "ok",
+                tags=image.tags,
+                error=image.error,
+                timing=image.timing,
+                batch_size=image.batch_size,
+                worker=self.worker,
+                device=self.device,
+                model=self.model,
+            )
+            for image in self.images
+        ]

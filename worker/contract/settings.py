@@ -1,0 +1,109 @@
+"""Environment -> Settings, read once and passed on. Command line > environment > default."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, Self
+from urllib.parse import urlsplit, urlunsplit
+
+import msgspec
+from msgspec import Meta
+
+Positive = Annotated[int, Meta(ge=1)]
+PREFIX: Final = "WANWU_"
+
+
+class SettingsError(ValueError):
+    """A setting has a value that cannot be used."""
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that can be set. Field `max_batch` is read from `WANWU_MAX_BATCH`, and so on.
+
+    Sizes are in bytes or pixels, times in seconds, as the names say. `image_roots` is separated by
+    the system's path separator (`:`). An empty variable counts as not set.
+    """
+
+    broker_url: str = "redis://localhost:6379/0"
+    result_url: str = ""
+    model: str = ""
+    image_roots: tuple[str, ...] = ()
+    decode: Literal["exact", "fast"] = "exact"
+    device: str = "auto"
+    max_batch: Positive = 4
+    decode_threads: Annotated[int, Meta(ge=0)] = 0
+    chunks_in_flight: Annotated[int, Meta(ge=0)] = 0
+    max_pixels: Positive = 200_000_000
+    max_bytes: Positive = 256 * 1024 * 1024
+    result_ttl_s: Positive = 86_400
+    visibility_timeout_s: Positive = 300
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    def __post_init__(self) -> None:
+        """Refuse brokers that the rest of the program cannot speak to."""
+        for url in (self.broker_url, self.result_url):
+            if url and urlsplit(url).scheme not in {"redis", "rediss"}:
+                msg = f"{mask(url)}: only redis:// and rediss:// URLs are understood"
+                raise ValueError(msg)
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] | None = None, **overrides: object) -> Self:
+        """Read `WANWU_*`; an override that is not None wins.
+
+        Raises:
+            SettingsError: naming the variable or option whose value cannot be used.
+        """
+        environ = os.environ if environ is None else environ
+        values: dict[str, Any] = {}
+        for name in cls.__struct_fields__:
+            text = environ.get(PREFIX + name.upper(), "")
+            if text:
+                values[name] = text.split(os.pathsep) if name == "image_roots" else text
+        values |= {name: value for name, value in overrides.items() if value is not None}
+        try:
+            return msgspec.convert(values, cls, strict=False)
+        except msgspec.ValidationError as e:
+            raise SettingsError(_explain(str(e))) from e
+
+    @property
+    def results(self) -> str:
+        """URL of the result backend: the broker's own unless set apart."""
+        return self.result_url or self.broker_url
+
+    @property
+    def threads(self) -> int:
+        """Decode threads: as set, else one per core that this process may use."""
+        return self.decode_threads or len(os.sched_getaffinity(0))
+
+    @property
+    def concurrency(self) -> int:
+        """Chunks held at once: enough to fill two batches even when every chunk is one image."""
+        return self.chunks_in_flight or 2 * self.max_batch + self.threads
+
+    def __repr__(self) -> str:
+        """Show every setting, with secrets masked."""
+        shown = {name: getattr(self, name) for name in self.__struct_fields__}
+        shown |= {"broker_url": mask(self.broker_url), "result_url": mask(self.result_url)}
+        return f"Settings({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
+
+
+def image_root(path: str | Path) -> str:
+    """Return `path` as it belongs into `image_roots`: absolute, links resolved."""
+    return str(Path(path).resolve())
+
+
+def mask(url: str) -> str:
+    """Return `url` with its password hidden."""
+    parts = urlsplit(url)
+    if not parts.password:
+        return url
+    user, _, host = parts.netloc.rpartition("@")
+    return urlunsplit(parts._replace(netloc=f"{user.partition(':')[0]}:***@{host}"))
+
+
+def _explain(problem: str) -> str:
+    """Turn msgspec's "... - at `$.max_batch`" into words that name the variable."""
+    text, _, where = problem.partition(" - at `$.")
+    return f"{PREFIX}{where.rstrip('`').upper()}: {text}" if where else text
