@@ -7,6 +7,8 @@ from typing import Any, Final
 import redis
 from celery import Celery
 from kombu import Queue
+from redis.backoff import ExponentialWithJitterBackoff
+from redis.retry import Retry
 
 from worker.contract.messages import APP_NAME, QUEUE, TASK
 from worker.contract.settings import Settings, mask
@@ -81,6 +83,16 @@ def connect(url: str, *, timeout_s: float | None = None) -> redis.Redis:
     except (redis.RedisError, OSError, ValueError) as e:
         raise BrokerUnreachableError(unreachable(url, e)) from e
     return client
+
+
+def patient_client(url: str) -> redis.Redis:
+    """Return a client that rides out a short absence of Redis: about half a minute."""
+    return redis.Redis.from_url(
+        url,
+        socket_connect_timeout=CONNECT_TIMEOUT_S,
+        retry=Retry(ExponentialWithJitterBackoff(base=0.05, cap=4.0), retries=12),
+        retry_on_error=[redis.ConnectionError, redis.TimeoutError],
+    )
 
 
 def unreachable(url: str, error: Exception) -> str:

@@ -1,0 +1,122 @@
+"""Job id -> results as they come, by key and in windows; no subscription, no chord."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final, NamedTuple
+
+from producer.window import Window
+from worker.contract.jobs import JobStore, LostChunk
+from worker.contract.messages import ChunkResult, Failure, ImageRef, Record, Timing
+
+WINDOW_CHUNKS: Final = 256
+# A small job can be fetched again with `producer results`; a large one must not fill Redis.
+KEPT_IMAGES: Final = 10_000
+SHORTEST_PAUSE_S: Final = 0.005
+LONGEST_PAUSE_S: Final = 0.1
+STALL_S: Final = 30.0
+
+
+class Clock(NamedTuple):
+    """Time as an argument."""
+
+    now: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], None] = time.sleep
+
+
+SYSTEM_CLOCK: Final = Clock()
+
+
+class Collector:
+    """Collects a job's results while it is sent. `is_feeding` may raise what stops it."""
+
+    def __init__(
+        self,
+        jobs: JobStore,
+        job: str,
+        window: Window,
+        is_feeding: Callable[[], bool],
+        *,
+        on_stall: Callable[[], None] = lambda: None,
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None:
+        self._jobs = jobs
+        self._job = job
+        self._window = window
+        self._is_feeding = is_feeding
+        self._on_stall = on_stall
+        self._clock = clock
+        self._kept: deque[tuple[int, int]] = deque()
+        self._kept_images = 0
+
+    def records(self) -> Iterator[list[Record]]:
+        """Yield records in the order in which chunks finish, until all have come.
+
+        When the next ones are asked for, those yielded before must be safe: the oldest results are
+        then dropped from Redis.
+        """
+        for seqs in self._busy():
+            finished = self._jobs.collect(self._job, seqs)
+            if not finished:
+                continue
+            yield [record for outcome in finished for record in self._records(outcome)]
+            self._settle(finished)
+
+    def drain(self) -> None:
+        """Let the feeder go on as chunks finish, leaving all results where they are."""
+        for seqs in self._busy(until_sent=True):
+            for seq in self._jobs.finished_chunks(self._job, seqs):
+                self._window.remove(seq)
+
+    def _busy(self, *, until_sent: bool = False) -> Iterator[list[int]]:
+        """Yield windows over the chunks under way; rest longer the longer nothing comes back."""
+        pause_s, moved_s = SHORTEST_PAUSE_S, self._clock.now()
+        # The feeder is asked first: what it sent before it ended is then seen in the window.
+        while self._is_feeding() or (self._window.images and not until_sent):
+            under_way = self._window.seqs()
+            for start in range(0, len(under_way), WINDOW_CHUNKS):
+                yield under_way[start : start + WINDOW_CHUNKS]
+            if not under_way or self._window.has_lost(under_way):
+                pause_s, moved_s = SHORTEST_PAUSE_S, self._clock.now()
+            else:
+                pause_s = min(pause_s * 1.5, LONGEST_PAUSE_S)
+            if self._clock.now() - moved_s > STALL_S:
+                self._on_stall()
+                moved_s = self._clock.now()
+            self._clock.sleep(pause_s)
+
+    def _records(self, outcome: ChunkResult | LostChunk) -> list[Record]:
+        sent = self._window.remove(outcome.seq)
+        if isinstance(outcome, LostChunk):
+            return [_lost(image, outcome) for image in sent.images]
+        return outcome.records()
+
+    def _settle(self, finished: Sequence[ChunkResult | LostChunk]) -> None:
+        """Keep the results of the last images, drop those of the older ones."""
+        for outcome in finished:
+            images = len(outcome.images) if isinstance(outcome, ChunkResult) else 0
+            self._kept.append((outcome.seq, images))
+            self._kept_images += images
+        stale = []
+        while self._kept_images > KEPT_IMAGES:
+            seq, images = self._kept.popleft()
+            self._kept_images -= images
+            stale.append(seq)
+        self._jobs.drop_results(self._job, stale)
+
+
+def _lost(image: ImageRef, chunk: LostChunk) -> Record:
+    message = f"the worker gave its chunk up: {chunk.reason}"
+    return Record(
+        path=image.path,
+        status="failed",
+        tags=(),
+        error=Failure("lost", "job", message),
+        timing=Timing(),
+        batch_size=None,
+        worker="",
+        device="",
+        model="",
+    )

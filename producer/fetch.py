@@ -1,0 +1,72 @@
+"""Job id -> the records of a job that was left alone, out of Redis."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Final, NamedTuple
+
+from producer.collect import WINDOW_CHUNKS
+from producer.sinks import Sink
+from worker.contract.jobs import Job, JobStore, LostChunk
+from worker.contract.messages import ChunkResult
+
+POLL_S: Final = 0.2
+
+
+class Fetched(NamedTuple):
+    """What was there. `gone_chunks` were done, but their results have been dropped or expired."""
+
+    job: Job
+    images: int
+    failed: int
+    lost: tuple[LostChunk, ...]
+    gone_chunks: int
+
+    def remarks(self) -> Iterator[str]:
+        """Yield what a user should know about it."""
+        for chunk in self.lost:
+            yield f"chunk {chunk.seq} has no results: {chunk.reason}"
+        if self.gone_chunks:
+            yield f"{self.gone_chunks:,} chunks were done, but their results are kept no longer"
+        if not self.job.finished:
+            yield (
+                f"job {self.job.id} is not finished: {self.job.done:,} of {self.job.images:,} "
+                f"images have results; --wait waits for the rest"
+            )
+
+
+def fetch(
+    jobs: JobStore,
+    job_id: str,
+    sink: Sink,
+    *,
+    waits: bool,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Fetched:
+    """Write the records of all chunks that have results; with `waits`, of all there will be.
+
+    Raises:
+        NoSuchJobError: there is no such job.
+    """
+    job = jobs.get(job_id)
+    while waits and not job.finished:
+        sleep(POLL_S)
+        job = jobs.get(job_id)
+    images = failed = gone = 0
+    lost: list[LostChunk] = []
+    for start in range(0, job.chunks, WINDOW_CHUNKS):
+        seqs = range(start, min(start + WINDOW_CHUNKS, job.chunks))
+        found = jobs.collect(job_id, seqs)
+        for outcome in found:
+            if isinstance(outcome, ChunkResult):
+                for record in outcome.records():
+                    sink.write(record)
+                images += len(outcome.images)
+                failed += outcome.failed
+            else:
+                lost.append(outcome)
+        sink.flush()
+        done = jobs.finished_chunks(job_id, seqs)
+        gone += len(done - {outcome.seq for outcome in found})
+    return Fetched(job, images, failed + len(lost), tuple(lost), gone)

@@ -1,0 +1,114 @@
+"""A worker process of our own, for the life of a command."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Final, Self
+
+from celery import Celery
+
+from producer.workers import WorkerInfo, online
+from worker.contract.embedded import EmbeddedError
+from worker.contract.processes import start_child, stop_child
+
+START_TIMEOUT_S: Final = 120.0
+STOP_GRACE_S: Final = 5.0
+_ASK_S: Final = 0.5
+# Everything: whoever runs the command may name any file that they can read.
+_ROOTS: Final = os.sep
+
+
+class LocalWorker:
+    """Inside the `with` block a worker is online at the broker; afterwards it is gone.
+
+    Raises:
+        EmbeddedError: on entering, with the worker's own words, if it does not come up.
+    """
+
+    def __init__(self, app: Celery, model: str | None) -> None:
+        self._app = app
+        self._model = model
+        self._child: subprocess.Popen[bytes] | None = None
+        self._log: IO[bytes] | None = None
+        self.info: WorkerInfo
+
+    def __enter__(self) -> Self:
+        if not importlib.util.find_spec("torch"):
+            msg = (
+                "--embedded runs a worker, which needs: pip install 'wanwu-tagger[worker,embedded]'"
+            )
+            raise EmbeddedError(msg)
+        try:
+            self.start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Start the worker and return once its model is warm."""
+        # Without a name on disk: it goes when both processes have.
+        self._log = tempfile.TemporaryFile(prefix="wanwu-worker-")  # noqa: SIM115 - closed in stop
+        self._child = start_child(
+            [sys.executable, "-m", "worker.cli", "start"],
+            env=self._environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=self._log,
+            stderr=subprocess.STDOUT,
+        )
+        deadline_s = time.monotonic() + START_TIMEOUT_S
+        while time.monotonic() < deadline_s:
+            if self._child.poll() is not None:
+                raise EmbeddedError(self._last_words())
+            if answers := online(self._app, _ASK_S, limit=1):
+                self.info = answers[0]
+                return
+        msg = f"the worker did not come up within {START_TIMEOUT_S:.0f} s: {self._last_words()}"
+        raise EmbeddedError(msg)
+
+    def check(self) -> None:
+        """Raise EmbeddedError, with the worker's last words, if it has ended."""
+        if self._child is not None and self._child.poll() is not None:
+            msg = f"the worker has ended: {self._last_words()}"
+            raise EmbeddedError(msg)
+
+    def stop(self) -> None:
+        """Stop the worker; harmless when done twice."""
+        if self._child is not None:
+            stop_child(self._child, STOP_GRACE_S)
+            self._child = None
+        if self._log is not None:
+            self._log.close()
+            self._log = None
+
+    def _environment(self) -> dict[str, str]:
+        settings = {
+            "WANWU_BROKER_URL": self._app.conf.broker_url,
+            "WANWU_RESULT_URL": "",
+            "WANWU_IMAGE_ROOTS": _ROOTS,
+        }
+        if self._model:
+            settings["WANWU_MODEL"] = str(Path(self._model).resolve())
+        return dict(os.environ) | settings
+
+    def _last_words(self) -> str:
+        if self._log is None:
+            return ""
+        self._log.seek(0)
+        lines = self._log.read().decode(errors="replace").strip().splitlines()
+        return lines[-1].removeprefix("error: ") if lines else "the worker ended without a word"

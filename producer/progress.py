@@ -1,0 +1,142 @@
+"""How far a job is: a live bar on a terminal, plain lines elsewhere. Words go to standard error."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from types import TracebackType
+from typing import Final, Self
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+from worker.contract.messages import Record
+
+LINE_EVERY_S: Final = 5.0
+
+
+class Tally:
+    """What has come back, and how fast."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._began_s = clock()
+        self.done = 0
+        self.failed = 0
+
+    def add(self, records: Iterable[Record]) -> None:
+        """Count records."""
+        for record in records:
+            self.done += 1
+            self.failed += record.status == "failed"
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds since the first moment."""
+        return self._clock() - self._began_s
+
+    @property
+    def rate(self) -> float:
+        """Images a second."""
+        return self.done / max(self.elapsed_s, 1e-9)
+
+    def __str__(self) -> str:
+        failed = f", {self.failed:,} failed" if self.failed else ""
+        noun = "image" if self.done == 1 else "images"
+        return f"{self.done:,} {noun} in {self.elapsed_s:.1f} s, {self.rate:,.1f} img/s{failed}"
+
+
+class Lines:
+    """Progress for logs and pipes: a line now and then."""
+
+    def __init__(
+        self, console: Console, tally: Tally, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._console = console
+        self._tally = tally
+        self._clock = clock
+        self._said_s = clock()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Leave the last word to the summary."""
+
+    def update(self, total: int | None) -> None:
+        """Say how far we are, if the last line is old enough."""
+        now_s = self._clock()
+        if now_s - self._said_s < LINE_EVERY_S:
+            return
+        self._said_s = now_s
+        tally = self._tally
+        left = ""
+        if total is not None and tally.done:
+            left = f", {(total - tally.done) / tally.rate:,.0f} s left"
+        of = f" of {total:,}" if total is not None else ""
+        self._console.print(
+            f"{tally.done:,}{of} images, {tally.rate:,.1f} img/s, {tally.failed:,} failed{left}",
+            highlight=False,
+        )
+
+
+class Bar:
+    """Progress for people: one live line with rate, failures and time left."""
+
+    def __init__(self, console: Console, tally: Tally) -> None:
+        self._tally = tally
+        self._progress = Progress(
+            BarColumn(),
+            MofNCompleteColumn(),
+            _Rate(tally),
+            TextColumn("{task.fields[failed]} failed"),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+        )
+        self._task = self._progress.add_task("", total=None, failed=0)
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._progress.stop()
+
+    def update(self, total: int | None) -> None:
+        """Redraw."""
+        tally = self._tally
+        self._progress.update(self._task, completed=tally.done, total=total, failed=tally.failed)
+
+
+class _Rate(ProgressColumn):
+    def __init__(self, tally: Tally) -> None:
+        super().__init__()
+        self._tally = tally
+
+    def render(self, task: Task) -> Text:  # noqa: ARG002 - rich passes it
+        return Text(f"{self._tally.rate:,.1f} img/s")
+
+
+def progress(console: Console, tally: Tally) -> Bar | Lines:
+    """Return the form of progress that suits where standard error goes."""
+    return Bar(console, tally) if console.is_terminal else Lines(console, tally)

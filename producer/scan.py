@@ -1,0 +1,115 @@
+"""Paths, globs, standard input -> absolute image paths, streamed. Opens no image."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Callable, Iterable, Iterator
+from typing import BinaryIO, Final
+
+STANDARD_INPUT: Final = "-"
+# What Pillow reads and people keep; a file named on its own is taken whatever its ending.
+IMAGE_ENDINGS: Final = frozenset(
+    [
+        *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"),
+        *(".avif", ".jp2", ".ico", ".ppm", ".pgm", ".tga"),
+    ]
+)
+_BLOCK_BYTES: Final = 65_536
+
+OnSkip = Callable[[str, OSError], None]
+
+
+class NoSuchPathError(ValueError):
+    """A path on the command line leads nowhere, and no pattern of that form matches."""
+
+
+def check(words: Iterable[str]) -> None:
+    """Look once at each word, before any work begins.
+
+    Raises:
+        NoSuchPathError: naming the first word that leads nowhere.
+    """
+    for word in words:
+        if word == STANDARD_INPUT or os.path.lexists(word):
+            continue
+        if not glob.has_magic(word):
+            msg = f"there is no {word}"
+            raise NoSuchPathError(msg)
+        if next(glob.iglob(word, recursive=True), None) is None:
+            msg = f"nothing matches {word}"
+            raise NoSuchPathError(msg)
+
+
+def scan(words: Iterable[str], stdin: BinaryIO, on_skip: OnSkip) -> Iterator[str]:
+    """Yield the images that the words mean, as absolute paths, links not resolved.
+
+    Directories are walked, each real one once, so links in circles do no harm; hidden entries and
+    files without an image's ending are passed over there. `on_skip` hears of directories that
+    cannot be listed. Names that are no UTF-8 come as lone surrogates (PEP 383).
+    """
+    visited: set[tuple[int, int]] = set()
+    for word in dict.fromkeys(words):
+        if word == STANDARD_INPUT:
+            yield from map(os.path.abspath, read_list(stdin))
+            continue
+        is_pattern = glob.has_magic(word) and not os.path.lexists(word)
+        found = glob.iglob(word, recursive=True) if is_pattern else [word]
+        for path in map(os.path.abspath, found):
+            if os.path.isdir(path):
+                yield from _walk(path, visited, on_skip)
+            elif not is_pattern or is_image(path):
+                yield path
+
+
+def is_image(name: str) -> bool:
+    """Whether a name ends like an image's."""
+    return os.path.splitext(name)[1].lower() in IMAGE_ENDINGS
+
+
+def read_list(stream: BinaryIO) -> Iterator[str]:
+    """Yield the names in a list: one a line, or ended by NUL where the first block holds one."""
+    rest, separator = b"", b""
+    while block := stream.read1(_BLOCK_BYTES):  # type: ignore[attr-defined]
+        separator = separator or (b"\0" if b"\0" in block else b"\n")
+        *names, rest = (rest + block).split(separator)
+        yield from (os.fsdecode(name) for name in names if name)
+    if rest:
+        yield os.fsdecode(rest)
+
+
+def _walk(root: str, visited: set[tuple[int, int]], on_skip: OnSkip) -> Iterator[str]:
+    # Directories still to see are held, files never: a million of them in one folder stream by.
+    waiting = [root]
+    while waiting:
+        directory = waiting.pop()
+        try:
+            if _seen(directory, visited):
+                continue
+            entries = os.scandir(directory)
+        except OSError as e:
+            on_skip(directory, e)
+            continue
+        with entries:
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                if _is_directory(entry):
+                    waiting.append(entry.path)
+                elif is_image(entry.name):
+                    yield entry.path
+
+
+def _seen(directory: str, visited: set[tuple[int, int]]) -> bool:
+    status = os.stat(directory)
+    identity = (status.st_dev, status.st_ino)
+    known = identity in visited
+    visited.add(identity)
+    return known
+
+
+def _is_directory(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # A link to itself: no directory, and its image ends in a failed record.
+        return False

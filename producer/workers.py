@@ -1,0 +1,41 @@
+"""Broker -> who is online, with which model. Celery's own remote control asks them."""
+
+from __future__ import annotations
+
+import msgspec
+from celery import Celery
+from kombu.exceptions import OperationalError
+
+from worker.contract.broker import BrokerUnreachableError, unreachable
+
+
+class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """What a worker tells of itself. `notice` is a sentence its model's users should read."""
+
+    name: str = ""
+    model: str = ""
+    device: str = ""
+    precision: str = ""
+    has_labels: bool = False
+    notice: str | None = None
+    images: int = 0
+    failed: int = 0
+
+
+def online(app: Celery, timeout_s: float, *, limit: int | None = None) -> list[WorkerInfo]:
+    """Return the workers that answer within `timeout_s`; with a limit, as soon as so many have.
+
+    Raises:
+        BrokerUnreachableError: the broker is away.
+    """
+    try:
+        stats = app.control.inspect(timeout=timeout_s, limit=limit).stats() or {}
+    except (OperationalError, ConnectionError) as e:
+        raise BrokerUnreachableError(unreachable(app.conf.broker_url, e)) from e
+    return [_info(name, told) for name, told in sorted(stats.items())]
+
+
+def _info(name: str, told: object) -> WorkerInfo:
+    about = told.get("tagger", {}) if isinstance(told, dict) else {}
+    known = {key: about[key] for key in WorkerInfo.__struct_fields__ if key in about}
+    return msgspec.convert(known | {"name": name}, WorkerInfo)

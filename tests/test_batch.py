@@ -1,0 +1,379 @@
+"""Micro-batches form as they should, and nobody waits for ever. Time is a number here."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytest
+
+from worker.backlog import PATIENCE_GAPS, Backlog, Embeddings, Inferred, Item, Pixels
+from worker.batch import Batcher
+from worker.errors import InferenceError
+
+SOON_S = 20
+
+
+@dataclass
+class Clock:
+    now_s: float = 100.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+def pixels(value: int) -> Pixels:
+    return np.full((3, 2, 2), value, np.uint8)
+
+
+def item(ready_at_s: float = 0.0) -> Item:
+    return Item(pixels(0), ready_at_s, Future())
+
+
+def backlog_with(
+    ready: int, expected: int, *, gap_s: float = 1.0, max_batch: int = 4
+) -> tuple[Backlog, float]:
+    """Return a backlog in which images came `gap_s` apart, and the time of the last."""
+    backlog = Backlog(max_batch)
+    backlog.expect(ready + expected, 0.0)
+    for number in range(ready):
+        backlog.put(item((number + 1) * gap_s))
+    return backlog, ready * gap_s
+
+
+class Script:
+    """An engine that embeds an image as its first pixel, does as told, and keeps the batches."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[int]] = []
+        self.before: Callable[[list[int]], None] = lambda _: None
+
+    def __call__(self, batch: Sequence[Pixels]) -> Embeddings:
+        values = [int(one[0, 0, 0]) for one in batch]
+        self.batches.append(values)
+        self.before(values)
+        return np.array([[value] for value in values], np.float32)
+
+
+@dataclass
+class Bench:
+    """A batcher with its script and clock."""
+
+    batcher: Batcher
+    script: Script
+    clock: Clock
+    deaths: list[None] = field(default_factory=list)
+
+    def put(self, *values: int) -> list[Future[Inferred]]:
+        """Announce and put images at once."""
+        self.batcher.expect(len(values))
+        return [self.batcher.put(pixels(value)) for value in values]
+
+
+@contextmanager
+def bench(max_batch: int = 4, *, started: bool = True) -> Iterator[Bench]:
+    script, clock, deaths = Script(), Clock(), list[None]()
+    batcher = Batcher(script, max_batch, clock=clock, on_death=lambda: deaths.append(None))
+    if started:
+        batcher.start()
+    try:
+        yield Bench(batcher, script, clock, deaths)
+    finally:
+        batcher.stop()
+
+
+# --- when to take
+
+
+def test_nothing_ready_is_nothing_to_take() -> None:
+    backlog = Backlog(4)
+    backlog.expect(9, 0.0)
+    assert backlog.patience_s(0.0) is None
+    assert backlog.take() == []
+
+
+def test_a_full_batch_leaves_at_once() -> None:
+    backlog, now_s = backlog_with(ready=4, expected=20)
+    assert backlog.patience_s(now_s) == 0
+
+
+def test_a_lone_image_on_an_idle_worker_goes_at_once() -> None:
+    backlog, now_s = backlog_with(ready=1, expected=0)
+    assert backlog.patience_s(now_s) == 0
+
+
+def test_a_batch_that_cannot_fill_any_more_goes_at_once() -> None:
+    backlog, now_s = backlog_with(ready=2, expected=1)
+    assert backlog.patience_s(now_s) == 0
+
+
+def test_images_that_can_fill_the_batch_are_waited_for() -> None:
+    backlog, now_s = backlog_with(ready=2, expected=2, gap_s=0.5)
+    assert backlog.patience_s(now_s) == pytest.approx(PATIENCE_GAPS * 2 * 0.5)
+
+
+def test_patience_ends_at_its_deadline_whatever_trickles_in() -> None:
+    backlog, now_s = backlog_with(ready=1, expected=9, gap_s=1.0)
+    whole_s = PATIENCE_GAPS * 3
+    assert backlog.patience_s(now_s) == pytest.approx(whole_s)
+    backlog.put(item(now_s + 10.0))
+    assert backlog.patience_s(now_s + 10.0) == pytest.approx(whole_s - 10.0)
+    assert backlog.patience_s(now_s + whole_s) == 0
+
+
+def test_a_failed_decode_ends_waiting_that_has_become_vain() -> None:
+    backlog, now_s = backlog_with(ready=3, expected=1)
+    assert backlog.patience_s(now_s) != 0
+    backlog.forget()
+    assert backlog.patience_s(now_s) == 0
+
+
+def test_each_batch_has_patience_of_its_own() -> None:
+    backlog, now_s = backlog_with(ready=1, expected=20, gap_s=1.0)
+    first_s = backlog.patience_s(now_s)
+    assert len(backlog.take()) == 1
+    backlog.put(item(now_s + 1.0))
+    assert backlog.patience_s(now_s + 1.0) == pytest.approx(first_s)
+
+
+def test_one_huge_image_does_not_make_the_worker_patient_for_long() -> None:
+    backlog, now_s = backlog_with(ready=4, expected=20, gap_s=0.1)
+    backlog.take()
+    backlog.put(item(now_s + 60.0))
+    patience_s = backlog.patience_s(now_s + 60.0)
+    assert patience_s is not None
+    assert patience_s < 3 * PATIENCE_GAPS * 0.2
+
+
+def test_idle_time_is_no_gap() -> None:
+    backlog, now_s = backlog_with(ready=4, expected=0, gap_s=0.1)
+    backlog.take()
+    backlog.expect(4, now_s + 3600)
+    backlog.put(item(now_s + 3600.1))
+    assert backlog.patience_s(now_s + 3600.1) == pytest.approx(PATIENCE_GAPS * 3 * 0.1)
+
+
+def test_the_oldest_leave_first_and_never_more_than_a_batch() -> None:
+    backlog, _ = backlog_with(ready=6, expected=0)
+    assert [one.ready_at_s for one in backlog.take()] == [1, 2, 3, 4]
+    assert [one.ready_at_s for one in backlog.take()] == [5, 6]
+
+
+def simulate(decode_gap_s: float, infer_s: float, images: int = 2000) -> Counter[int]:
+    """Return the batch sizes when images become ready at random while others are inferred."""
+    rng = random.Random(4)
+    backlog = Backlog(4)
+    backlog.expect(images, 0.0)
+    now_s, sizes, ready_at_s = 0.0, Counter[int](), list[float]()
+    for _ in range(images):
+        now_s += rng.expovariate(1 / decode_gap_s)
+        ready_at_s.append(now_s)
+    now_s, coming = 0.0, ready_at_s[::-1]
+    while sizes.total() == 0 or sum(size * n for size, n in sizes.items()) < images:
+        while coming and coming[-1] <= now_s:
+            backlog.put(item(coming.pop()))
+        patience_s = backlog.patience_s(now_s)
+        if patience_s == 0:
+            sizes[len(backlog.take())] += 1
+            now_s += infer_s
+        elif patience_s is None or (coming and coming[-1] < now_s + patience_s):
+            now_s = coming[-1]
+        else:
+            now_s += patience_s + 1e-9
+    return sizes
+
+
+@pytest.mark.parametrize(
+    ("decode_gap_s", "infer_s"), [(0.02, 0.001), (0.02, 0.05), (0.02, 0.08), (0.02, 0.4)]
+)
+def test_under_backlog_batches_are_full(decode_gap_s: float, infer_s: float) -> None:
+    sizes = simulate(decode_gap_s, infer_s)
+    mean = sum(size * n for size, n in sizes.items()) / sizes.total()
+    assert mean >= 3.9
+
+
+# --- the thread
+
+
+def test_every_image_gets_its_own_embedding_and_timings() -> None:
+    with bench() as b:
+        b.script.before = lambda _: setattr(b.clock, "now_s", b.clock.now_s + 0.25)
+        for value, future in zip((7, 8, 9, 6), b.put(7, 8, 9, 6), strict=True):
+            inferred = future.result(SOON_S)
+            assert inferred.embedding_D.tolist() == [value]
+            assert inferred.infer_ms == pytest.approx(250)
+            assert inferred.batch_wait_ms >= 0
+
+
+def test_waiting_is_measured_until_the_batch_starts() -> None:
+    with bench(max_batch=2) as b:
+        b.batcher.expect(2)
+        b.clock.now_s += 1  # So patience is 4 seconds, far more than this test takes.
+        first = b.batcher.put(pixels(1))
+        b.clock.now_s += 0.5
+        second = b.batcher.put(pixels(2))
+        assert first.result(SOON_S).batch_wait_ms == pytest.approx(500)
+        assert second.result(SOON_S).batch_wait_ms == pytest.approx(0)
+        assert b.script.batches == [[1, 2]]
+
+
+def test_images_of_different_callers_share_a_batch() -> None:
+    with bench() as b:
+        b.batcher.expect(4)
+        b.clock.now_s += 100
+        futures: list[Future[Inferred]] = []
+
+        def call(value: int) -> None:
+            futures.append(b.batcher.put(pixels(value)))
+
+        callers = [threading.Thread(target=call, args=(value,)) for value in range(4)]
+        for caller in callers:
+            caller.start()
+        for caller in callers:
+            caller.join()
+        assert {future.result(SOON_S).batch_size for future in futures} == {4}
+        assert b.batcher.sizes() == {4: 1}
+
+
+def test_what_gathers_during_inference_leaves_together() -> None:
+    with bench() as b:
+        busy, go_on = threading.Event(), threading.Event()
+
+        def hold(_: list[int]) -> None:
+            busy.set()
+            assert go_on.wait(SOON_S)
+
+        b.script.before = hold
+        first = b.put(1)
+        assert busy.wait(SOON_S)
+        rest = b.put(2, 3, 4, 5, 6)
+        go_on.set()
+        assert [future.result(SOON_S).batch_size for future in first + rest] == [1, 4, 4, 4, 4, 1]
+
+
+def test_a_forgotten_image_lets_the_others_go() -> None:
+    with bench(max_batch=2) as b:
+        b.batcher.expect(2)
+        b.clock.now_s += 1000
+        future = b.batcher.put(pixels(1))
+        b.batcher.forget()
+        assert future.result(SOON_S).batch_size == 1
+
+
+def poison(value: int, error: BaseException) -> Callable[[list[int]], None]:
+    def check(values: list[int]) -> None:
+        if value in values:
+            raise error
+
+    return check
+
+
+def test_only_the_culprit_of_a_failed_batch_fails() -> None:
+    with bench(started=False) as b:
+        b.script.before = poison(3, ZeroDivisionError("engine"))
+        futures = b.put(1, 2, 3, 4)
+        b.batcher.start()
+        for future, value in ((futures[0], 1), (futures[1], 2), (futures[3], 4)):
+            assert future.result(SOON_S).embedding_D.tolist() == [value]
+            assert future.result().batch_size == 1
+        with pytest.raises(InferenceError) as caught:
+            futures[2].result(SOON_S)
+        assert isinstance(caught.value.__cause__, ZeroDivisionError)
+        assert b.script.batches == [[1, 2, 3, 4], [1], [2], [3], [4]]
+
+
+def test_after_a_failure_the_next_batch_runs() -> None:
+    with bench() as b:
+        b.script.before = poison(1, MemoryError())
+        (bad,) = b.put(1)
+        with pytest.raises(InferenceError):
+            bad.result(SOON_S)
+        (good,) = b.put(2)
+        assert good.result(SOON_S).embedding_D.tolist() == [2]
+        assert not b.batcher.died
+
+
+def test_an_engine_that_drops_a_row_fails_instead_of_mixing_images_up() -> None:
+    def drop_one(batch: Sequence[Pixels]) -> Embeddings:
+        return np.zeros((len(batch) - 1, 1), np.float32)
+
+    batcher = Batcher(drop_one, 2)
+    batcher.expect(2)
+    futures = [batcher.put(pixels(0)) for _ in range(2)]
+    batcher.start()
+    for future in futures:
+        with pytest.raises(InferenceError, match="1 images gave 0 embeddings"):
+            future.result(SOON_S)
+    batcher.stop()
+
+
+@pytest.mark.parametrize("death", [SystemExit(), KeyboardInterrupt()])
+def test_when_the_thread_dies_every_image_fails_and_the_worker_hears_of_it(
+    death: BaseException,
+) -> None:
+    with bench(started=False) as b:
+        b.script.before = poison(2, death)
+        pending = b.put(1, 2, 3, 4, 5, 6)
+        b.batcher.start()
+        for future in pending:
+            with pytest.raises(InferenceError, match="inference thread has ended"):
+                future.result(SOON_S)
+        b.batcher._thread.join(SOON_S)
+        assert b.batcher.died
+        assert b.deaths == [None]
+        (later,) = b.put(7)
+        with pytest.raises(InferenceError, match="inference thread has ended"):
+            later.result(SOON_S)
+
+
+def test_the_dying_thread_may_stop_the_batcher_itself() -> None:
+    with bench() as b:
+        b.script.before = poison(1, SystemExit())
+        b.batcher._on_death = b.batcher.stop
+        (future,) = b.put(1)
+        with pytest.raises(InferenceError):
+            future.result(SOON_S)
+        b.batcher._thread.join(SOON_S)
+        assert not b.batcher._thread.is_alive()
+
+
+def test_stopping_finishes_what_is_ready_without_waiting_for_more() -> None:
+    with bench() as b:
+        b.batcher.expect(9)
+        b.clock.now_s += 1000
+        futures = [b.batcher.put(pixels(value)) for value in (1, 2)]
+        b.batcher.stop()
+        assert [future.result(0).batch_size for future in futures] == [2, 2]
+
+
+def test_after_stopping_nothing_can_be_put() -> None:
+    with bench() as b:
+        b.batcher.stop()
+        b.batcher.stop()
+        b.batcher.expect(1)
+        with pytest.raises(RuntimeError, match="stopped"):
+            b.batcher.put(pixels(1))
+
+
+def test_a_batcher_that_was_never_started_lets_nobody_wait() -> None:
+    with bench(started=False) as b:
+        (future,) = b.put(1)
+        b.batcher.stop()
+        with pytest.raises(InferenceError):
+            future.result(0)
+
+
+def test_the_histogram_counts_batches_by_size() -> None:
+    with bench(started=False) as b:
+        futures: list[Any] = b.put(*range(9))
+        b.batcher.start()
+        for future in futures:
+            future.result(SOON_S)
+        assert b.batcher.sizes() == {1: 1, 4: 2}

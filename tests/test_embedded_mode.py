@@ -1,0 +1,91 @@
+"""`producer submit --embedded`: nothing else is needed, and nothing stays."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+from conftest import ROOT, environment, run
+from images import fill
+
+pytestmark = pytest.mark.integration
+
+
+def test_one_command_tags_a_directory(tmp_path: Path) -> None:
+    paths = fill(tmp_path / "in", 20)
+    out = tmp_path / "tags.jsonl"
+    done = run("producer", "submit", str(tmp_path / "in"), "--embedded", "--out", str(out))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == ""
+    found = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
+    assert sorted(r["path"] for r in found) == sorted(str(path) for path in paths)
+    assert done.stderr.count("demonstration model") == 1
+    assert "20 images" in done.stderr
+
+
+def test_without_a_file_the_records_go_to_standard_output(tmp_path: Path) -> None:
+    fill(tmp_path / "in", 3)
+    done = run("producer", "submit", str(tmp_path / "in"), "--embedded")
+    assert len([json.loads(line) for line in done.stdout.splitlines()]) == 3
+
+
+def test_a_list_on_standard_input_is_read(tmp_path: Path) -> None:
+    paths = fill(tmp_path / "in", 3)
+    done = subprocess.run(
+        [sys.executable, "-m", "producer.cli", "submit", "-", "--embedded"],
+        input=b"\0".join(os.fsencode(path) for path in paths),
+        cwd=ROOT,
+        env=environment(),
+        capture_output=True,
+        check=True,
+    )
+    assert {json.loads(line)["path"] for line in done.stdout.splitlines()} == {
+        str(path) for path in paths
+    }
+
+
+def test_a_model_that_is_not_there_is_told_in_one_line(tmp_path: Path) -> None:
+    (path,) = fill(tmp_path / "in", 1)
+    done = run("producer", "submit", str(path), "--embedded", "--model", str(tmp_path / "none"))
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("moment", ["starting", "tagging"])
+def test_an_interrupted_command_leaves_nothing_behind(
+    tmp_path: Path, wait_until: Callable[..., None], number: signal.Signals, moment: str
+) -> None:
+    fill(tmp_path / "in", 3000, size=(1200, 900))
+    temporary, out = tmp_path / "tmp", tmp_path / "tags.jsonl"
+    temporary.mkdir()
+    words = ["submit", str(tmp_path / "in"), "--embedded", "--out", str(out)]
+    with subprocess.Popen(
+        [sys.executable, "-m", "producer.cli", *words],
+        cwd=ROOT,
+        env=environment() | {"TMPDIR": str(temporary)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as producer:
+        itself = psutil.Process(producer.pid)
+        wait_until(lambda: len(itself.children(recursive=True)) >= 2)
+        if moment == "tagging":
+            wait_until(lambda: out.exists() and out.stat().st_size > 0, timeout_s=90)
+        family = itself.children(recursive=True)
+        # As a terminal does it: the whole foreground group hears Ctrl-C.
+        os.killpg(producer.pid, number)
+        _, said = producer.communicate(timeout=30)
+    assert producer.returncode == 130
+    assert [child for child in family if child.is_running()] == []
+    assert list(temporary.iterdir()) == []
+    assert "Traceback" not in said
+    assert str(out) in said

@@ -1,0 +1,178 @@
+"""Label packs -> label matrices: right, and encoded once."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tiny_model import build, write_manifest
+
+from worker.contract.labels import LabelPack
+from worker.errors import ArtifactError, InferenceError, LabelsMissingError
+from worker.models.artifact import open_artifact
+from worker.models.labels import LabelCache, LabelEncoder, LabelSet
+
+GREY = 0.01
+SOON_S = 20
+
+
+@pytest.fixture
+def encoder_of(tmp_path: Path) -> Callable[..., LabelEncoder]:
+    def make(**changes: Any) -> LabelEncoder:
+        return LabelEncoder(open_artifact(build(tmp_path / "tiny", **changes)), "cpu")
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> LabelEncoder:
+    return LabelEncoder(open_artifact(build(tmp_path_factory.mktemp("model") / "tiny")), "cpu")
+
+
+def unit(*values: float) -> list[float]:
+    return list(np.array(values) / np.linalg.norm(values))
+
+
+# --- the encoder
+
+
+def test_row_k_is_the_unit_embedding_of_label_k(encoder: LabelEncoder) -> None:
+    label_set = encoder.encode(LabelPack(("蓝", "红"), ("{}",)))
+    assert label_set.labels == ("蓝", "红")
+    assert label_set.matrix_KD.tolist() == [[0, 0, 1], [1, 0, 0]]
+    assert label_set.matrix_KD.dtype == np.float32
+    assert label_set.matrix_KD.flags.c_contiguous
+
+
+def test_an_empty_pack_takes_labels_and_template_from_the_model(encoder: LabelEncoder) -> None:
+    label_set = encoder.encode(LabelPack())
+    assert label_set.labels == ("红", "绿", "蓝")
+    # 这, 是 and 色 are unknown to the tiny tokenizer, and grey to its tower.
+    grey = 3 * GREY
+    assert label_set.matrix_KD[1].tolist() == pytest.approx(unit(grey, 1 + grey, grey))
+
+
+def test_several_templates_are_averaged_and_made_unit_again(encoder: LabelEncoder) -> None:
+    label_set = encoder.encode(LabelPack(("红",), ("{}", "{}绿")))
+    half = unit(1, 1, 0)
+    assert label_set.matrix_KD[0].tolist() == pytest.approx(unit(1 + half[0], half[1], 0))
+
+
+def test_the_text_is_cut_at_the_length_that_was_traced(encoder: LabelEncoder) -> None:
+    label_set = encoder.encode(LabelPack(("红" * 6 + "蓝" * 20,), ("{}",)))
+    assert label_set.matrix_KD.tolist() == [[1, 0, 0]]
+
+
+def test_a_label_does_not_depend_on_those_around_it(encoder: LabelEncoder) -> None:
+    many = tuple("红绿蓝"[k % 3] * (1 + k // 3) for k in range(150))
+    together = encoder.encode(LabelPack(many)).matrix_KD
+    assert together.shape == (150, 3)
+    for k in (0, 63, 64, 127, 128, 149):
+        alone = encoder.encode(LabelPack((many[k],))).matrix_KD[0]
+        assert together[k] == pytest.approx(alone, abs=1e-6)
+
+
+def test_braces_in_a_label_are_just_letters(encoder: LabelEncoder) -> None:
+    assert encoder.encode(LabelPack(("{0}红",), ("{}",))).labels == ("{0}红",)
+
+
+def test_a_model_without_labels_needs_some(encoder_of: Callable[..., LabelEncoder]) -> None:
+    encoder = encoder_of(labels=None)
+    with pytest.raises(LabelsMissingError, match="no labels of its own"):
+        encoder.encode(LabelPack())
+    assert encoder.encode(LabelPack(("红",))).labels == ("红",)
+
+
+def test_a_label_file_without_a_label_is_the_models_fault(
+    encoder_of: Callable[..., LabelEncoder],
+) -> None:
+    with pytest.raises(ArtifactError, match=r"labels\.txt of model tiny@.*no label"):
+        encoder_of(labels="# nothing\n").encode(LabelPack())
+
+
+def test_a_text_without_any_token_is_an_error_not_a_nan(encoder: LabelEncoder) -> None:
+    with pytest.raises(InferenceError, match="not a finite vector"):
+        encoder.encode(LabelPack((" ", ""), ("{}",)))
+
+
+def test_a_tokenizer_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    model = build(tmp_path / "tiny")
+    (model / "tokenizer" / "tokenizer.json").write_text("{}")
+    write_manifest(model)
+    with pytest.raises(ArtifactError, match=r"tokenizer\.json of model tiny@"):
+        LabelEncoder(open_artifact(model), "cpu")
+
+
+# --- the cache
+
+
+class Counting:
+    """An encoder that counts, and waits to be let go if told so."""
+
+    def __init__(self) -> None:
+        self.packs: list[LabelPack] = []
+        self.go_on = threading.Event()
+        self.go_on.set()
+
+    def __call__(self, pack: LabelPack) -> LabelSet:
+        self.packs.append(pack)
+        assert self.go_on.wait(SOON_S)
+        return LabelSet(pack.labels, np.eye(len(pack.labels), dtype=np.float32))
+
+
+def pack_of(label: str) -> Callable[[], LabelPack]:
+    return lambda: LabelPack((label,))
+
+
+def test_a_set_is_encoded_once_for_all_who_ask_at_the_same_time() -> None:
+    encode = Counting()
+    encode.go_on.clear()
+    cache = LabelCache(encode)
+    with ThreadPoolExecutor(8) as threads:
+        asked = [threads.submit(cache.get, "a", pack_of("红")) for _ in range(8)]
+        encode.go_on.set()
+        sets = [future.result(SOON_S) for future in asked]
+    assert len(encode.packs) == 1
+    assert all(one is sets[0] for one in sets)
+
+
+def test_whoever_asks_for_a_set_that_stands_does_not_wait_for_another() -> None:
+    encode = Counting()
+    cache = LabelCache(encode)
+    cache.get("stands", pack_of("红"))
+    encode.go_on.clear()
+    with ThreadPoolExecutor(1) as thread:
+        slow = thread.submit(cache.get, "slow", pack_of("绿"))
+        assert cache.get("stands", pack_of("红")).labels == ("红",)
+        encode.go_on.set()
+        assert slow.result(SOON_S).labels == ("绿",)
+
+
+def test_after_a_failure_the_next_to_ask_tries_again() -> None:
+    cache = LabelCache(Counting())
+
+    def gone() -> LabelPack:
+        raise LabelsMissingError
+
+    with pytest.raises(LabelsMissingError):
+        cache.get("a", gone)
+    assert cache.get("a", pack_of("红")).labels == ("红",)
+
+
+def test_the_set_that_was_not_used_for_longest_goes_first() -> None:
+    encode = Counting()
+    cache = LabelCache(encode)
+    for k in range(16):
+        cache.get(str(k), pack_of(str(k)))
+    cache.get("0", pack_of("0"))
+    cache.get("16", pack_of("16"))
+    encode.packs.clear()
+    cache.get("0", pack_of("0"))
+    assert encode.packs == []
+    cache.get("1", pack_of("1"))
+    assert encode.packs == [LabelPack(("1",))]

@@ -1,0 +1,66 @@
+"""Embedding -> tags: the softmax is right, and so is the order."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from worker.models.labels import LabelSet
+from worker.rank import rank, softmax
+
+AXES = LabelSet(("猫", "狗", "鱼"), np.eye(3, dtype=np.float32))
+LEANING = np.array([0.6, 0.8, 0.0], np.float32)
+
+
+def test_the_best_label_stands_first_with_its_share() -> None:
+    tags = rank(LEANING, AXES, 10.0, top_k=3, threshold=0)
+    assert [tag.label for tag in tags] == ["狗", "猫", "鱼"]
+    expected = np.exp([8, 6, 0]) / np.exp([8, 6, 0]).sum()
+    assert [tag.score for tag in tags] == pytest.approx(expected, rel=1e-5)
+
+
+def test_scores_are_shares_of_the_whole_set_not_of_the_best() -> None:
+    alone = rank(LEANING, AXES, 10.0, top_k=1, threshold=0)
+    assert alone == rank(LEANING, AXES, 10.0, top_k=3, threshold=0)[:1]
+    assert alone[0].score < 1
+
+
+def test_more_tags_than_labels_are_all_labels() -> None:
+    assert len(rank(LEANING, AXES, 10.0, top_k=99, threshold=0)) == 3
+
+
+def test_the_threshold_keeps_what_reaches_it() -> None:
+    tags = rank(LEANING, AXES, 10.0, top_k=3, threshold=0)
+    at_second = rank(LEANING, AXES, 10.0, top_k=3, threshold=tags[1].score)
+    assert at_second == tags[:2]
+    assert rank(LEANING, AXES, 10.0, top_k=3, threshold=1.01) == ()
+
+
+def test_equal_scores_stand_in_the_order_of_the_labels() -> None:
+    rows = np.zeros((200, 2), np.float32)
+    rows[:, 0] = 1
+    twins = LabelSet(tuple(f"{k:03}" for k in range(200)), rows)
+    tags = rank(np.array([1, 0], np.float32), twins, 100.0, top_k=3, threshold=0)
+    assert [tag.label for tag in tags] == ["000", "001", "002"]
+
+
+def test_a_great_scale_does_not_overflow() -> None:
+    (tag,) = rank(LEANING, AXES, 1e6, top_k=1, threshold=0)
+    assert tag.label == "狗"
+    assert tag.score == 1.0
+
+
+def test_picking_from_a_large_set_equals_sorting_it() -> None:
+    rng = np.random.default_rng(7)
+    rows = rng.integers(-2, 3, (3000, 4)).astype(np.float32)  # Many rows are equal.
+    many = LabelSet(tuple(map(str, range(3000))), rows)
+    embedding = rng.standard_normal(4).astype(np.float32)
+    scores = softmax((0.5 * (rows @ embedding)).astype(np.float64))
+    by_sorting = [str(k) for k in np.argsort(-scores, kind="stable")]
+    for top_k in (1, 7, 100, 2999):
+        tags = rank(embedding, many, 0.5, top_k=top_k, threshold=0)
+        assert [tag.label for tag in tags] == by_sorting[:top_k]
+
+
+def test_shares_sum_to_one() -> None:
+    assert softmax(np.array([1000.0, 999.0, -1000.0])).sum() == pytest.approx(1)

@@ -1,0 +1,90 @@
+"""Settings -> Celery app whose worker loads the model before it takes a task.
+
+`worker start` calls `serve`; `celery -A worker.app:app worker --pool threads` finds `app` here,
+built from the environment when it is first asked for.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from typing import Any, Final
+
+import structlog
+from celery import Celery, bootsteps
+from celery.signals import setup_logging, worker_ready, worker_shutdown
+
+from worker import logs
+from worker.contract.broker import make_app
+from worker.contract.settings import Settings, mask
+from worker.models.artifact import open_artifact
+from worker.tagger import Tagger
+from worker.tasks import register
+
+log = structlog.get_logger()
+
+
+def build(settings: Settings) -> Celery:
+    """Return the app with its task and the step that loads the model.
+
+    Raises:
+        ArtifactError: the model is missing or not what its manifest says.
+    """
+    tagger = Tagger(settings, open_artifact(settings.model), node_name())
+    app = make_app(settings, stores_results=True)
+    app.conf.update(worker_pool="threads", worker_concurrency=settings.concurrency)
+    register(app, tagger)
+    app.steps["worker"].add(_step(tagger))
+    # Not the step's `stop`: it is called while tasks still run, and they need the batcher.
+    worker_shutdown.connect(lambda **_: tagger.stop(), weak=False)
+    worker_ready.connect(lambda **_: _say_ready(settings), weak=False)
+    setup_logging.connect(lambda **_: logs.configure(settings.log_level), weak=False)
+    return app
+
+
+def serve(settings: Settings) -> int:
+    """Run a worker until it is told to stop; return its exit code."""
+    app = build(settings)
+    worker = app.Worker(
+        hostname=node_name(),
+        pool="threads",
+        concurrency=settings.concurrency,
+        loglevel=settings.log_level.upper(),
+        quiet=True,
+        without_gossip=True,
+        without_mingle=True,
+    )
+    worker.start()
+    return int(worker.exitcode or os.EX_OK)
+
+
+def node_name() -> str:
+    """Return this process's name among workers; several may run on one host."""
+    return f"worker-{os.getpid()}@{socket.gethostname()}"
+
+
+def _step(tagger: Tagger) -> type[bootsteps.StartStopStep]:
+    """Return the step that holds tasks back until the model is warm."""
+
+    class Model(bootsteps.StartStopStep):  # type: ignore[misc]
+        requires: Final = {"celery.worker.components:Pool"}
+
+        def start(self, parent: Any) -> None:  # noqa: ARG002 - Celery passes it
+            tagger.start()
+
+        def info(self, parent: Any) -> dict[str, Any]:  # noqa: ARG002
+            return {"tagger": tagger.pipeline.info()}
+
+    return Model
+
+
+def _say_ready(settings: Settings) -> None:
+    log.info("worker.ready", name=node_name(), broker=mask(settings.broker_url))
+
+
+def __getattr__(name: str) -> Celery:
+    """Build `app` from the environment when Celery asks for it, not on import."""
+    if name != "app":
+        raise AttributeError(name)
+    app = globals()["app"] = build(Settings.from_env())
+    return app

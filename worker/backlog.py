@@ -1,0 +1,96 @@
+"""What the batcher knows, and when a micro-batch is worth starting. Plain state.
+
+It knows neither threads nor clocks: the batcher holds its lock and tells it the time.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from concurrent.futures import Future
+from typing import Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+Pixels = npt.NDArray[np.uint8]
+Embeddings = npt.NDArray[np.float32]
+
+# How many mean gaps between decoded images the thread may idle for each that is missing. With gaps
+# spread at random (exponentially), 98 of 100 single gaps are shorter than four means.
+PATIENCE_GAPS: Final = 4.0
+# Weight of the newest gap in the running mean, and how far beyond that mean one gap may count: one
+# huge image must not make the worker patient for long.
+_GAP_WEIGHT: Final = 0.2
+_GAP_CAP: Final = 4.0
+
+
+class Inferred(NamedTuple):
+    """What inference gave for one image, and how it went."""
+
+    embedding_D: Embeddings
+    batch_wait_ms: float
+    infer_ms: float
+    batch_size: int
+
+
+class Item(NamedTuple):
+    """A decoded image, when it was ready, and where its embedding goes."""
+
+    pixels_CHW: Pixels
+    ready_at_s: float
+    future: Future[Inferred]
+
+
+class Backlog:
+    """What is ready, what is still being decoded, and whether to wait.
+
+    `expected` images are being read and decoded. They are waited for only while they can still fill
+    the batch, and at most `PATIENCE_GAPS` mean gaps for each one missing.
+    """
+
+    def __init__(self, max_batch: int) -> None:
+        self._max_batch = max_batch
+        self._ready: deque[Item] = deque()
+        self._expected = 0
+        self._mean_gap_s: float | None = None
+        self._gap_from_s = 0.0
+        self._deadline_s: float | None = None
+
+    def expect(self, images: int, now_s: float) -> None:
+        """Note that so many images are being decoded; none of them is ready yet."""
+        if not self._expected:
+            # Idle time is no gap: it says nothing of how long a decode takes.
+            self._gap_from_s = now_s
+        self._expected += images
+
+    def forget(self) -> None:
+        """Note that one of the expected images will not come."""
+        self._expected -= 1
+
+    def put(self, item: Item) -> None:
+        """Add an image that was expected and is now ready."""
+        self._expected -= 1
+        self._ready.append(item)
+        gap_s = item.ready_at_s - self._gap_from_s
+        self._gap_from_s = item.ready_at_s
+        if self._mean_gap_s is None:
+            self._mean_gap_s = gap_s
+        else:
+            excess_s = min(gap_s, _GAP_CAP * self._mean_gap_s) - self._mean_gap_s
+            self._mean_gap_s += _GAP_WEIGHT * excess_s
+
+    def patience_s(self, now_s: float) -> float | None:
+        """Return for how long to wait before taking: 0 is at once, None until something happens."""
+        if not self._ready:
+            return None
+        missing = self._max_batch - len(self._ready)
+        if missing <= 0 or self._expected < missing:
+            return 0.0
+        if self._deadline_s is None:
+            self._deadline_s = now_s + PATIENCE_GAPS * missing * (self._mean_gap_s or 0.0)
+        return max(0.0, self._deadline_s - now_s)
+
+    def take(self) -> list[Item]:
+        """Take the oldest images, at most a batch of them; none if none is ready."""
+        self._deadline_s = None
+        return [self._ready.popleft() for _ in range(min(self._max_batch, len(self._ready)))]

@@ -1,0 +1,55 @@
+"""Click verbs of `worker`: arguments, printing, exit codes; nothing else."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from typing import NoReturn
+
+import click
+
+from worker.contract.settings import Settings, SettingsError
+
+EXTRA = "this command needs the worker's libraries: pip install 'wanwu-tagger[worker]'"
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="wanwu-tagger")
+def main() -> None:
+    """Hold a model and tag the images that producers submit."""
+
+
+@main.command(
+    epilog="Example: worker start --broker redis://:secret@queue.example:6379/0 --model ./chinese-clip"
+)
+@click.option("--model", metavar="ARTIFACT", help="Model artifact; the bundled one if not given.")
+@click.option("--device", metavar="auto|cpu|cuda[:n]", help="Where the model runs. [default: auto]")
+@click.option("--max-batch", type=click.IntRange(min=1), help="Largest micro-batch. [default: 4]")
+@click.option("--broker", metavar="URL", help="Redis of the queue, else WANWU_BROKER_URL.")
+def start(model: str | None, device: str | None, max_batch: int | None, broker: str | None) -> None:
+    """Start a worker; Ctrl-C or SIGTERM finishes what is in flight and returns the rest."""
+    if not importlib.util.find_spec("torch"):
+        _fail(EXTRA)
+    try:
+        settings = Settings.from_env(
+            model=model, device=device, max_batch=max_batch, broker_url=broker
+        )
+    except SettingsError as e:
+        raise click.UsageError(str(e)) from e
+    # Only now: these load torch, which takes seconds that `--help` need not.
+    from worker.app import serve  # noqa: PLC0415
+    from worker.errors import TaggerError  # noqa: PLC0415
+
+    try:
+        sys.exit(serve(settings))
+    except TaggerError as e:
+        _fail(str(e))
+
+
+def _fail(message: str) -> NoReturn:
+    click.echo(f"error: {message}", err=True)
+    sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,55 @@
+"""What an engine is, and which device it runs on.
+
+Shapes: N images, C colour channels, H height, W width, D embedding dimensions.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Protocol
+
+import torch
+
+from worker.errors import DeviceError
+
+
+class Engine(Protocol):
+    """A model ready to run. One thread calls `embed`; everything else may be read from any."""
+
+    @property
+    def name(self) -> str:
+        """The engine's name, such as `torchscript`."""
+
+    @property
+    def device(self) -> str:
+        """Where it runs: `cpu` or `cuda:0`."""
+
+    def embed(self, pixels_NCHW: torch.Tensor) -> torch.Tensor:
+        """Return unit embeddings ND for uint8 pixels, which may lie on any device."""
+
+
+def resolve_device(wanted: str, precision: str) -> torch.device:
+    """Return the device for `auto`, `cpu`, `cuda` or `cuda:n`: the only place where one is chosen.
+
+    Raises:
+        DeviceError: no such device here, or it cannot run models of this precision.
+    """
+    if wanted == "auto":
+        # Dynamically quantised linear layers exist on the CPU alone.
+        on_cuda = torch.cuda.is_available() and precision != "int8"
+        return torch.device("cuda:0" if on_cuda else "cpu")
+    if wanted == "cpu":
+        return torch.device("cpu")
+    match = re.fullmatch(r"cuda(?::(\d+))?", wanted)
+    if match is None:
+        msg = f"device {wanted!r} is none of auto, cpu, cuda and cuda:n"
+        raise DeviceError(msg)
+    index, count = int(match[1] or 0), torch.cuda.device_count()
+    if index >= count:
+        found = f"{count} CUDA device{'s' if count > 1 else ''}" if count else "no CUDA device"
+        msg = f"device {wanted} was asked for, but torch finds {found} here"
+        raise DeviceError(msg)
+    if precision == "int8":
+        msg = "an int8 model runs on the CPU alone; export one in fp16 for CUDA"
+        raise DeviceError(msg)
+    return torch.device("cuda", index)

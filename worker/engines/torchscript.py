@@ -1,0 +1,73 @@
+"""TorchScript: runs an artifact's `image.pt` as it was exported.
+
+Shapes: N images, C colour channels, H height, W width, D embedding dimensions.
+"""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+import torch
+
+from worker.engines.base import resolve_device
+from worker.errors import ArtifactError
+
+if TYPE_CHECKING:
+    from worker.models.artifact import Artifact
+
+
+class TorchScriptEngine:
+    """The image tower in TorchScript. Weights lie on `device`, and every input is moved there."""
+
+    name = "torchscript"
+
+    def __init__(self, module: torch.jit.ScriptModule, device: torch.device) -> None:
+        self._module = module
+        self._device = device
+
+    @classmethod
+    def load(cls, artifact: Artifact, device: str = "auto") -> Self:
+        """Load the image tower on `auto`, `cpu`, `cuda` or `cuda:n`.
+
+        Raises:
+            DeviceError: there is no such device.
+            ArtifactError: the file is no TorchScript that this torch can load.
+        """
+        target = resolve_device(device, artifact.manifest.precision)
+        return cls(load_module(artifact.file("image.pt"), target), target)
+
+    @property
+    def device(self) -> str:
+        """Where the weights lie: `cpu` or `cuda:0`."""
+        return str(self._device)
+
+    def embed(self, pixels_NCHW: torch.Tensor) -> torch.Tensor:
+        """Return unit embeddings ND for uint8 pixels."""
+        with torch.inference_mode():
+            embeddings_ND: torch.Tensor = self._module(pixels_NCHW.to(self._device))
+        return embeddings_ND
+
+
+def load_module(path: Path, device: torch.device) -> torch.jit.ScriptModule:
+    """Load TorchScript onto `device`, ready for inference.
+
+    It is neither frozen nor optimised further: that is for the exporter, which measures parity.
+
+    Raises:
+        ArtifactError: torch cannot load it.
+    """
+    try:
+        with warnings.catch_warnings():
+            # torch.jit is deprecated upstream; see DESIGN, decision 9.
+            warnings.filterwarnings("ignore", "`torch.jit", FutureWarning)
+            warnings.filterwarnings("ignore", "`torch.jit", DeprecationWarning)
+            module: torch.jit.ScriptModule = torch.jit.load(  # type: ignore[no-untyped-call]
+                str(path), map_location=device
+            )
+    except (RuntimeError, ValueError, OSError) as e:
+        reason = str(e).strip().partition("\n")[0]
+        msg = f"torch {torch.__version__} cannot load {path.name} of the model: {reason}"
+        raise ArtifactError(msg) from e
+    return module.eval()

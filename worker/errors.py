@@ -1,0 +1,215 @@
+"""What can go wrong, as a tree. Class attributes answer what callers ask: code, stage, retryable.
+
+::
+
+    TaggerError
+    +-- ImageError                 one image fails; its neighbours do not
+    |   +-- read
+    |   |   +-- NotFoundError      not_found
+    |   |   +-- UnreadableError    unreadable       permission, I/O; may pass
+    |   |   +-- NotAFileError      not_a_file       directory, FIFO, device, socket
+    |   |   +-- OutsideRootsError  outside_roots
+    |   |   +-- EmptyFileError     empty_file
+    |   |   +-- TooLargeError      too_large        in bytes
+    |   |   +-- BlobMissingError   blob_missing
+    |   |   +-- ReportedError      (as reported)    the producer could not read it
+    |   +-- decode
+    |   |   +-- NotAnImageError    not_an_image
+    |   |   +-- TruncatedError     truncated
+    |   |   +-- TooManyPixelsError too_many_pixels
+    |   |   +-- BrokenImageError   broken_image
+    |   +-- infer
+    |   |   +-- InferenceError     inference_failed
+    |   |   +-- UnexpectedError    internal_error   a bug of ours
+    |   +-- rank
+    |   |   +-- LabelsMissingError labels_missing
+    |   +-- job
+    |       +-- CancelledError     cancelled
+    +-- ArtifactError              the model cannot be used: missing, altered, newer, unfit
+    +-- DeviceError                the device asked for is not here
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from worker.contract.messages import Failure, Stage
+
+
+class TaggerError(Exception):
+    """Anything that this program raises on purpose. `str()` is one sentence for a person."""
+
+
+class ImageError(TaggerError):
+    """One image cannot be tagged. `retryable`: another try, or another worker, may succeed.
+
+    The sentence does not name the path: the result that it goes into does.
+    """
+
+    code: ClassVar[str]
+    stage: ClassVar[Stage]
+    retryable: ClassVar[bool] = False
+    sentence: ClassVar[str]
+
+    def __init__(self, message: str | None = None) -> None:
+        super().__init__(message or self.sentence)
+
+    def failure(self) -> Failure:
+        """Return what goes into the image's result."""
+        return Failure(code=self.code, stage=self.stage, message=str(self))
+
+
+class NotFoundError(ImageError):
+    """Nothing lies at the path."""
+
+    code = "not_found"
+    stage = "read"
+    sentence = "there is no such file on the worker's machine"
+
+
+class UnreadableError(ImageError):
+    """The file is there but cannot be read."""
+
+    code = "unreadable"
+    stage = "read"
+    retryable = True
+    sentence = "the file cannot be read"
+
+
+class NotAFileError(ImageError):
+    """The path leads to a directory, a FIFO, a device or a socket."""
+
+    code = "not_a_file"
+    stage = "read"
+    sentence = "this is not a regular file"
+
+
+class OutsideRootsError(ImageError):
+    """The path, links resolved, leaves the directories that the worker may read."""
+
+    code = "outside_roots"
+    stage = "read"
+    sentence = "the file lies outside the directories that this worker may read (WANWU_IMAGE_ROOTS)"
+
+
+class EmptyFileError(ImageError):
+    """There are no bytes."""
+
+    code = "empty_file"
+    stage = "read"
+    sentence = "the file is empty"
+
+
+class TooLargeError(ImageError):
+    """More bytes than `max_bytes`."""
+
+    code = "too_large"
+    stage = "read"
+
+    def __init__(self, size_bytes: int, max_bytes: int) -> None:
+        super().__init__(
+            f"{size_bytes:,} bytes are more than the limit of {max_bytes:,} (WANWU_MAX_BYTES)"
+        )
+
+
+class BlobMissingError(ImageError):
+    """The image's bytes are not in Redis any more."""
+
+    code = "blob_missing"
+    stage = "read"
+    sentence = "the image's bytes are not in Redis any more; submit it again"
+
+
+class ReportedError(ImageError):
+    """The producer could not read the image and sent its reason along."""
+
+    code = "reported"
+    stage = "read"
+
+    def __init__(self, reported: Failure) -> None:
+        super().__init__(reported.message)
+        self._reported = reported
+
+    def failure(self) -> Failure:
+        """Return the producer's failure as it came."""
+        return self._reported
+
+
+class NotAnImageError(ImageError):
+    """The bytes are of no image format that is read here."""
+
+    code = "not_an_image"
+    stage = "decode"
+    sentence = "this is not an image in any format that can be read"
+
+
+class TruncatedError(ImageError):
+    """The image's data ends too early."""
+
+    code = "truncated"
+    stage = "decode"
+    sentence = "the image is cut off: its data ends too early"
+
+
+class TooManyPixelsError(ImageError):
+    """More pixels than `max_pixels`, found before any was decoded."""
+
+    code = "too_many_pixels"
+    stage = "decode"
+
+    def __init__(self, size: tuple[int, int] | None, max_pixels: int) -> None:
+        seen = f"{size[0]} x {size[1]}" if size else "the image's"
+        super().__init__(
+            f"{seen} pixels are more than the limit of {max_pixels:,} (WANWU_MAX_PIXELS)"
+        )
+
+
+class BrokenImageError(ImageError):
+    """The format is known, but its data cannot be decoded."""
+
+    code = "broken_image"
+    stage = "decode"
+    sentence = "the image's data is damaged"
+
+
+class InferenceError(ImageError):
+    """The model failed on this image, alone."""
+
+    code = "inference_failed"
+    stage = "infer"
+    retryable = True
+    sentence = "the model failed on this image"
+
+
+class UnexpectedError(ImageError):
+    """Something that should not happen did; the worker's log has the traceback."""
+
+    code = "internal_error"
+    stage = "infer"
+    sentence = "an error inside the worker; its log says more"
+
+
+class LabelsMissingError(ImageError):
+    """No labels were given, or they are gone, and the model has none of its own."""
+
+    code = "labels_missing"
+    stage = "rank"
+    sentence = "the model has no labels of its own and none were given"
+
+
+class CancelledError(ImageError):
+    """The job was cancelled before the image was looked at."""
+
+    code = "cancelled"
+    stage = "job"
+
+    def __init__(self, job: str) -> None:
+        super().__init__(f"job {job} was cancelled")
+
+
+class ArtifactError(TaggerError):
+    """The model artifact is missing, altered, of a newer format, or unfit for use."""
+
+
+class DeviceError(TaggerError):
+    """The device asked for does not exist here."""

@@ -1,0 +1,113 @@
+"""Image reference -> bytes, from a file or from Redis. Never hangs, never reads past the limit."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
+
+from worker.errors import (
+    BlobMissingError,
+    EmptyFileError,
+    ImageError,
+    NotAFileError,
+    NotFoundError,
+    OutsideRootsError,
+    ReportedError,
+    TooLargeError,
+    UnreadableError,
+)
+
+if TYPE_CHECKING:
+    from worker.contract.blobs import BlobStore
+    from worker.contract.messages import ImageRef
+    from worker.contract.settings import Settings
+
+# Non-blocking, or opening a FIFO would wait for a writer; no terminal becomes ours.
+_FLAGS: Final = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY
+_KINDS: Final = {
+    stat.S_IFDIR: "a directory",
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+def read(ref: ImageRef, blobs: BlobStore, settings: Settings) -> bytes:
+    """Return the image's bytes, 1 to `settings.max_bytes` of them.
+
+    Raises:
+        ImageError: of stage `read`, or the failure that the producer reported.
+        redis.RedisError: Redis is away; says nothing about the image.
+    """
+    if ref.error is not None:
+        raise ReportedError(ref.error)
+    if ref.blob is not None:
+        data = _read_blob(ref.blob, blobs, settings.max_bytes)
+    else:
+        data = _read_file(ref.path, settings.image_roots, settings.max_bytes)
+    if not data:
+        raise EmptyFileError
+    return data
+
+
+def _read_blob(key: str, blobs: BlobStore, max_bytes: int) -> bytes:
+    data = blobs.get(key)
+    if data is None:
+        raise BlobMissingError
+    if len(data) > max_bytes:
+        raise TooLargeError(len(data), max_bytes)
+    return data
+
+
+def _read_file(path: str, roots: Sequence[str], max_bytes: int) -> bytes:
+    try:
+        name = os.fsencode(path)
+        if roots:
+            name = _inside(name, roots)
+        descriptor = os.open(name, _FLAGS)
+        try:
+            return _read_regular(descriptor, max_bytes)
+        finally:
+            os.close(descriptor)
+    except OSError as e:
+        raise _explain(e) from e
+    except ValueError as e:
+        # A NUL, or a surrogate that stands for no byte.
+        msg = "the path holds characters that no file name can"
+        raise NotFoundError(msg) from e
+
+
+def _read_regular(descriptor: int, max_bytes: int) -> bytes:
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        kind = _KINDS.get(stat.S_IFMT(status.st_mode))
+        raise NotAFileError(f"this is {kind}, not a regular file" if kind else None)
+    if status.st_size > max_bytes:
+        raise TooLargeError(status.st_size, max_bytes)
+    with open(descriptor, "rb", closefd=False) as file:  # noqa: PTH123 - no path, a descriptor
+        # What a growing file gains meanwhile is left: the limit holds whatever happens to it.
+        return file.read(status.st_size)
+
+
+def _inside(name: bytes, roots: Sequence[str]) -> bytes:
+    """Return the path with its links resolved, so that the file checked is the one opened."""
+    real = os.path.realpath(name)
+    for root in roots:
+        real_root = os.path.realpath(os.fsencode(root))
+        if os.path.commonpath([real, real_root]) == real_root:
+            return real
+    raise OutsideRootsError
+
+
+def _explain(error: OSError) -> ImageError:
+    if error.errno in {errno.ENOENT, errno.ENOTDIR}:
+        return NotFoundError()
+    if error.errno in {errno.ENXIO, errno.ENODEV}:
+        # How the kernel refuses to open a socket, or a device without a driver.
+        return NotAFileError()
+    reason = (error.strerror or type(error).__name__).lower()
+    return UnreadableError(f"the file cannot be read: {reason}")

@@ -1,0 +1,165 @@
+"""Directory -> Artifact: a manifest that is understood, and files that are what it says."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import msgspec
+
+from worker.contract.labels import PLACEHOLDER
+from worker.contract.settings import Positive
+from worker.errors import ArtifactError
+
+FORMAT: Final = 1
+MANIFEST: Final = "manifest.json"
+IMAGE_TOWER: Final = "image.pt"
+TEXT_TOWER: Final = "text.pt"
+TOKENIZER: Final = "tokenizer/tokenizer.json"
+_REQUIRED: Final = (IMAGE_TOWER, TEXT_TOWER, TOKENIZER)
+_ID_DIGITS: Final = 12
+
+
+class Source(msgspec.Struct, frozen=True):
+    """Where the weights come from: a model id and the exact revision of it."""
+
+    id: str
+    revision: str | None = None
+
+
+class Preprocessing(msgspec.Struct, frozen=True, kw_only=True):
+    """How a decoded image becomes `height` x `width` pixels. Mean and deviation are in the graph.
+
+    `squash` ignores the aspect ratio; `shortest_edge` keeps it and cuts out the centre.
+    """
+
+    height: Positive
+    width: Positive
+    resize: Literal["squash", "shortest_edge"] = "squash"
+    interpolation: Literal["bicubic", "bilinear", "lanczos"] = "bicubic"
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+    """What `manifest.json` says. `files` maps each file's name to its sha256.
+
+    `logit_scale` is the factor itself (about 100 for CLIP), not its logarithm. `labels` names the
+    file of the model's own label set, if it has one. `parity` and `speed` were measured at export.
+    """
+
+    format: int
+    name: str
+    kind: str
+    source: Source
+    files: dict[str, str]
+    preprocessing: Preprocessing
+    embedding_dim: Positive
+    logit_scale: float
+    max_text_tokens: Positive
+    template: str
+    labels: str | None = None
+    precision: Literal["fp32", "fp16", "bf16", "int8"] = "fp32"
+    batch_shapes: tuple[Positive, ...] = ()
+    parity: dict[str, Any] = {}
+    speed: dict[str, Any] = {}
+    torch: str = ""
+    notice: str | None = None
+
+    def __post_init__(self) -> None:
+        """Hold what types cannot express."""
+        if not (math.isfinite(self.logit_scale) and self.logit_scale > 0):
+            msg = "logit_scale must be a positive number"
+            raise ValueError(msg)
+        if self.template.count(PLACEHOLDER) != 1:
+            msg = f"template must hold {PLACEHOLDER} exactly once"
+            raise ValueError(msg)
+        needed = [*_REQUIRED, *([self.labels] if self.labels else [])]
+        if missing := [name for name in needed if name not in self.files]:
+            msg = f"files must list {', '.join(missing)}"
+            raise ValueError(msg)
+
+
+class Artifact(msgspec.Struct, frozen=True):
+    """A model directory that was checked. `id` is `<name>@<sha256 of the manifest, first 12>`."""
+
+    path: Path
+    manifest: Manifest
+    id: str
+
+    def file(self, name: str) -> Path:
+        """Return the path of a file that the manifest vouches for.
+
+        Raises:
+            ArtifactError: the manifest does not list it.
+        """
+        if name not in self.manifest.files:
+            msg = f"model {self.id} has no {name}"
+            raise ArtifactError(msg)
+        return self.path / name
+
+
+def default_artifact() -> Path:
+    """Return the directory of the model that ships with the program."""
+    return Path(__file__).with_name("demo")
+
+
+def open_artifact(path: str | Path = "") -> Artifact:
+    """Check the artifact at `path`, or the one that ships with the program, and return it.
+
+    Raises:
+        ArtifactError: one sentence that says what is wrong and what to do.
+    """
+    directory = Path(path) if path else default_artifact()
+    try:
+        body = (directory / MANIFEST).read_bytes()
+    except OSError as e:
+        raise ArtifactError(_no_manifest(directory, e)) from e
+    manifest = _parse(body, directory)
+    for name, digest in manifest.files.items():
+        _check_file(directory, name, digest)
+    digest = hashlib.sha256(body).hexdigest()[:_ID_DIGITS]
+    return Artifact(directory, manifest, f"{manifest.name}@{digest}")
+
+
+def _no_manifest(directory: Path, error: OSError) -> str:
+    if not directory.is_dir():
+        return (
+            f"there is no model at {directory}: give --model (or WANWU_MODEL) a directory made by "
+            f"`worker export`"
+        )
+    if isinstance(error, FileNotFoundError):
+        return f"{directory} holds no {MANIFEST}: it was not made by `worker export`"
+    return f"{directory / MANIFEST} cannot be read: {error.strerror}"
+
+
+def _parse(body: bytes, directory: Path) -> Manifest:
+    class Header(msgspec.Struct):
+        format: int
+
+    try:
+        # First of all the version: a newer manifest may differ in everything else.
+        found = msgspec.json.decode(body, type=Header).format
+        if found <= FORMAT:
+            return msgspec.json.decode(body, type=Manifest)
+    except msgspec.MsgspecError as e:
+        msg = f"{directory / MANIFEST} cannot be used: {e}"
+        raise ArtifactError(msg) from e
+    msg = f"the model at {directory} has format {found}; this program knows up to {FORMAT}: upgrade"
+    raise ArtifactError(msg)
+
+
+def _check_file(directory: Path, name: str, digest: str) -> None:
+    file = directory / name
+    if not file.resolve().is_relative_to(directory.resolve()):
+        msg = f"the manifest in {directory} names {name!r}, which lies outside of it"
+        raise ArtifactError(msg)
+    try:
+        with file.open("rb") as stream:
+            found = hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as e:
+        msg = f"{file} of the model cannot be read: {(e.strerror or str(e)).lower()}"
+        raise ArtifactError(msg) from e
+    if found != digest:
+        msg = f"{file} is not the file that the manifest lists (sha256 differs): export it again"
+        raise ArtifactError(msg)

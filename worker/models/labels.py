@@ -1,0 +1,173 @@
+"""Label pack + text tower -> label matrix, once per label set and never per image.
+
+Shapes: N texts, L tokens, K labels, D embedding dimensions.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from tokenizers import Tokenizer
+
+from worker.contract.labels import PLACEHOLDER, LabelPack, LabelsError, parse_labels
+from worker.engines.torchscript import load_module
+from worker.errors import ArtifactError, InferenceError, LabelsMissingError
+from worker.models.artifact import TEXT_TOWER, TOKENIZER
+
+if TYPE_CHECKING:
+    from worker.models.artifact import Artifact
+
+Matrix = npt.NDArray[np.float32]
+
+_BATCH_TEXTS: Final = 64
+# 20,000 labels of 512 dimensions are 40 MB.
+_SETS_KEPT: Final = 16
+_PAD_TOKENS: Final = ("[PAD]", "<pad>", "<|pad|>")
+
+
+class LabelSet(NamedTuple):
+    """Labels and their unit embeddings, row k for label k, C-contiguous float32."""
+
+    labels: tuple[str, ...]
+    matrix_KD: Matrix
+
+
+class LabelCache:
+    """Label sets by the hash of their pack; the least recently used go first."""
+
+    def __init__(self, encode: Callable[[LabelPack], LabelSet]) -> None:
+        self._encode = encode
+        self._lock = threading.Lock()
+        self._sets: OrderedDict[str, Future[LabelSet]] = OrderedDict()
+
+    def get(self, key: str, fetch: Callable[[], LabelPack]) -> LabelSet:
+        """Return the set of `key`; its pack is fetched and encoded once, however many threads ask.
+
+        Raises:
+            Exception: what `fetch` or the encoder raised; the next to ask tries again.
+        """
+        with self._lock:
+            found = self._sets.get(key)
+            future: Future[LabelSet] = found or self._sets.setdefault(key, Future())
+            self._sets.move_to_end(key)
+            if len(self._sets) > _SETS_KEPT:
+                self._sets.popitem(last=False)
+        if found is None:
+            # Outside the lock: those who ask for a set that stands do not wait for this one.
+            self._fill(key, future, fetch)
+        return future.result()
+
+    def _fill(self, key: str, future: Future[LabelSet], fetch: Callable[[], LabelPack]) -> None:
+        try:
+            future.set_result(self._encode(fetch()))
+        except BaseException as e:  # noqa: BLE001 - whoever waits for the set gets the reason
+            with self._lock:
+                self._sets.pop(key, None)
+            future.set_exception(e)
+
+
+class LabelEncoder:
+    """An artifact's text tower and tokenizer. Several threads may encode at once."""
+
+    def __init__(self, artifact: Artifact, device: str) -> None:
+        """Load both.
+
+        Raises:
+            ArtifactError: one of them cannot be loaded.
+        """
+        self._artifact = artifact
+        self._device = torch.device(device)
+        self._tower = load_module(artifact.file(TEXT_TOWER), self._device)
+        self._tokenizer = _load_tokenizer(artifact)
+
+    def encode(self, pack: LabelPack) -> LabelSet:
+        """Return the pack's label set; what the pack leaves open is filled in from the model.
+
+        Raises:
+            LabelsMissingError: the pack is empty and the model has no labels of its own.
+            InferenceError: the text tower failed.
+        """
+        labels = pack.labels or own_labels(self._artifact)
+        templates = pack.templates or (self._artifact.manifest.template,)
+        total_KD = np.zeros((len(labels), self._artifact.manifest.embedding_dim), np.float32)
+        for template in templates:
+            total_KD += self._embed([template.replace(PLACEHOLDER, label) for label in labels])
+        return LabelSet(labels, _unit(total_KD))
+
+    def _embed(self, texts: Sequence[str]) -> Matrix:
+        """Return unit embeddings ND of the texts."""
+        try:
+            rows = [
+                self._run(texts[start : start + _BATCH_TEXTS])
+                for start in range(0, len(texts), _BATCH_TEXTS)
+            ]
+            return _unit(np.concatenate(rows))
+        except (RuntimeError, ValueError) as e:
+            msg = f"the text tower failed on the labels: {e}"
+            raise InferenceError(msg) from e
+
+    def _run(self, texts: Sequence[str]) -> Matrix:
+        encoded = self._tokenizer.encode_batch(list(texts))
+        ids_NL = torch.tensor([e.ids for e in encoded], device=self._device)
+        mask_NL = torch.tensor([e.attention_mask for e in encoded], device=self._device)
+        with torch.inference_mode():
+            rows: Matrix = self._tower(ids_NL, mask_NL).to("cpu", torch.float32).numpy()
+        return rows
+
+
+def own_labels(artifact: Artifact) -> tuple[str, ...]:
+    """Return the labels that the model came with.
+
+    Raises:
+        LabelsMissingError: it has none.
+        ArtifactError: its label file cannot be used.
+    """
+    name = artifact.manifest.labels
+    if name is None:
+        raise LabelsMissingError
+    try:
+        return parse_labels(artifact.file(name).read_text(encoding="utf-8"))
+    except (LabelsError, OSError, UnicodeError) as e:
+        msg = f"{name} of model {artifact.id}: {e}"
+        raise ArtifactError(msg) from e
+
+
+def _load_tokenizer(artifact: Artifact) -> Tokenizer:
+    """Return the tokenizer, set to rows of exactly `max_text_tokens`: the shape that was traced."""
+    path = artifact.file(TOKENIZER)
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as e:  # tokenizers raises nothing narrower
+        msg = f"{TOKENIZER} of model {artifact.id} cannot be loaded: {e}"
+        raise ArtifactError(msg) from e
+    length = artifact.manifest.max_text_tokens
+    tokenizer.enable_truncation(max_length=length)
+    tokenizer.enable_padding(length=length, **_padding(tokenizer))
+    return tokenizer
+
+
+def _padding(tokenizer: Tokenizer) -> dict[str, Any]:
+    """Return the tokenizer's own way of padding, else its padding token, else id 0."""
+    if tokenizer.padding:
+        kept = ("direction", "pad_id", "pad_type_id", "pad_token")
+        return {name: tokenizer.padding[name] for name in kept}
+    for token in _PAD_TOKENS:
+        if (pad_id := tokenizer.token_to_id(token)) is not None:
+            return {"pad_id": pad_id, "pad_token": token}
+    return {}
+
+
+def _unit(matrix: Matrix) -> Matrix:
+    """Return the rows at length 1."""
+    lengths = np.linalg.norm(matrix, axis=1, keepdims=True)
+    if not (np.isfinite(lengths).all() and (lengths > 0).all()):
+        msg = "a label's embedding is not a finite vector"
+        raise ValueError(msg)
+    return np.ascontiguousarray(matrix / lengths, dtype=np.float32)

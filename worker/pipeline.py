@@ -1,0 +1,243 @@
+"""Chunk -> results: read, decode, gather into micro-batches, infer, rank, emit; timed throughout.
+
+::
+
+    task thread       process --+                                      +-- rank, emit --> results
+    decode threads              +-- read, decode --+                   |
+    inference thread                               +-- gather, infer --+
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Final, NamedTuple, TypeVar
+
+import redis
+import structlog
+
+from worker.backlog import Embeddings, Inferred, Pixels
+from worker.batch import Batcher
+from worker.contract.blobs import BlobStore
+from worker.contract.labels import LabelPack, LabelStore
+from worker.contract.messages import Chunk, ChunkResult, ImageRef, ImageResult, MessageError, Tag
+from worker.contract.settings import Settings
+from worker.decode import decode, set_up
+from worker.emit import emit
+from worker.engines.base import Engine
+from worker.engines.torchscript import TorchScriptEngine
+from worker.errors import ImageError, LabelsMissingError, UnexpectedError
+from worker.infer import infer, warm
+from worker.intake import read
+from worker.measure import Clock, Counts, Stopwatch
+from worker.models.artifact import Artifact
+from worker.models.labels import LabelCache, LabelEncoder, LabelSet
+from worker.rank import rank
+
+T = TypeVar("T")
+
+# The label cache's key for the model's own labels: no pack's hash is empty.
+_OWN_LABELS: Final = ""
+
+log = structlog.get_logger()
+
+
+class Journey(NamedTuple):
+    """An image under way: it will be decoded, and then its embedding will come."""
+
+    ref: ImageRef
+    watch: Stopwatch
+    decoded: Future[Future[Inferred]]
+
+
+class Pipeline:
+    """One model with its threads. Once started, many task threads may call `process` at once."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        artifact: Artifact,
+        *,
+        blobs: BlobStore,
+        labels: LabelStore,
+        worker: str = "",
+        load_engine: Callable[[Artifact, str], Engine] = TorchScriptEngine.load,
+        on_death: Callable[[], None] | None = None,
+        clock: Clock = time.monotonic,
+    ) -> None:
+        """Take what the stages need; nothing is loaded yet.
+
+        `worker` is the name in results, the host's by default. `on_death` is called if the
+        inference thread dies: nothing can be tagged any more, so the worker should stop.
+        """
+        self._settings = settings
+        self._artifact = artifact
+        self._blobs = blobs
+        self._label_store = labels
+        self._worker = worker or socket.gethostname()
+        self._load_engine = load_engine
+        self._clock = clock
+        self._engine: Engine
+        self._label_sets: LabelCache
+        self._started = False
+        self._decoders = ThreadPoolExecutor(settings.threads, thread_name_prefix="decode")
+        self._batcher = Batcher(self._infer, settings.max_batch, clock=clock, on_death=on_death)
+        self._counts = Counts()
+
+    def start(self) -> None:
+        """Load the model, run every batch size until it is warm, start the threads. Once is enough.
+
+        Raises:
+            ArtifactError: the model cannot be used.
+            DeviceError: the device asked for is not here.
+        """
+        if self._started:
+            return
+        manifest = self._artifact.manifest
+        shape_CHW = (3, manifest.preprocessing.height, manifest.preprocessing.width)
+        set_up(self._settings.max_pixels)
+        self._engine = self._load_engine(self._artifact, self._settings.device)
+        warm(self._engine, shape_CHW, self._settings.max_batch, manifest.embedding_dim)
+        encoder = LabelEncoder(self._artifact, self._engine.device)
+        self._label_sets = LabelCache(encoder.encode)
+        self._batcher.start()
+        self._started = True
+
+    def stop(self) -> None:
+        """Finish the images at hand and end the threads; harmless when done twice."""
+        # In the direction of the flow, so that what leaves one stage still finds the next at work.
+        self._decoders.shutdown(wait=True)
+        self._batcher.stop()
+
+    @property
+    def died(self) -> bool:
+        """Whether the inference thread ended on its own: nothing can be tagged any more."""
+        return self._batcher.died
+
+    def process(self, chunk: Chunk, received_at_s: float) -> ChunkResult:
+        """Return one result per image, in the chunk's order. `received_at_s` is wall clock time.
+
+        Raises:
+            redis.RedisError: Redis is away, so nothing is known of the images: try the chunk again.
+        """
+        queue_ms = max(0.0, received_at_s - chunk.sent_at_s) * 1000
+        watches = [Stopwatch(self._clock, queue_ms) for _ in chunk.images]
+        label_set = _attempt(lambda: self._label_set(chunk.labels))
+        if isinstance(label_set, ImageError):
+            return self.refuse(chunk, label_set)
+        journeys = self._depart(chunk.images, watches)
+        return self._sum_up(chunk, [self._arrive(one, chunk, label_set) for one in journeys])
+
+    def refuse(self, chunk: Chunk, error: ImageError) -> ChunkResult:
+        """Return a result in which every image failed with `error`, untouched."""
+        return self._sum_up(chunk, [emit(ref, error.failure(), {}) for ref in chunk.images])
+
+    def info(self) -> dict[str, Any]:
+        """Return what Flower and `inspect stats` show of a started worker: plain JSON."""
+        manifest = self._artifact.manifest
+        return {
+            "model": self._artifact.id,
+            "device": self._engine.device,
+            "precision": manifest.precision,
+            "has_labels": manifest.labels is not None,
+            "notice": manifest.notice,
+            "images": self._counts.images,
+            "failed": self._counts.failed,
+            "batch_sizes": {str(size): n for size, n in self._batcher.sizes().items()},
+        }
+
+    def _label_set(self, pack_hash: str | None) -> LabelSet:
+        def fetch() -> LabelPack:
+            if pack_hash is None:
+                return LabelPack()
+            try:
+                return self._label_store.get(pack_hash)
+            except MessageError as e:
+                raise LabelsMissingError(str(e)) from e
+
+        return self._label_sets.get(pack_hash or _OWN_LABELS, fetch)
+
+    def _depart(self, refs: Sequence[ImageRef], watches: Sequence[Stopwatch]) -> list[Journey]:
+        # All are announced before the first is decoded: the batcher waits for what can still come.
+        self._batcher.expect(len(refs))
+        return [
+            Journey(ref, watch, self._decoders.submit(self._prepare, ref, watch))
+            for ref, watch in zip(refs, watches, strict=True)
+        ]
+
+    def _prepare(self, ref: ImageRef, watch: Stopwatch) -> Future[Inferred]:
+        """Read and decode, on a decode thread."""
+        try:
+            with watch.time("read_ms"):
+                data = read(ref, self._blobs, self._settings)
+            with watch.time("decode_ms"):
+                pixels_CHW = decode(
+                    data,
+                    self._artifact.manifest.preprocessing,
+                    max_pixels=self._settings.max_pixels,
+                    fast=self._settings.decode == "fast",
+                )
+        except BaseException:
+            self._batcher.forget()
+            raise
+        return self._batcher.put(pixels_CHW)
+
+    def _infer(self, pixels_CHW: Sequence[Pixels]) -> Embeddings:
+        """Infer a batch, on the inference thread."""
+        return infer(self._engine, pixels_CHW)
+
+    def _arrive(self, journey: Journey, chunk: Chunk, label_set: LabelSet) -> ImageResult:
+        """Await an image's embedding and tag it, on the task's thread."""
+        watch = journey.watch
+        inferred = _attempt(lambda: journey.decoded.result().result())
+        if isinstance(inferred, ImageError):
+            watch.stop()
+            return emit(journey.ref, inferred.failure(), watch.readings_ms)
+        watch.readings_ms["batch_wait_ms"] = inferred.batch_wait_ms
+        watch.readings_ms["infer_ms"] = inferred.infer_ms
+        tags = _attempt(lambda: self._rank(inferred.embedding_D, chunk, label_set))
+        watch.stop()
+        outcome = tags.failure() if isinstance(tags, ImageError) else tags
+        return emit(journey.ref, outcome, watch.readings_ms, inferred.batch_size)
+
+    def _rank(self, embedding_D: Embeddings, chunk: Chunk, label_set: LabelSet) -> tuple[Tag, ...]:
+        return rank(
+            embedding_D,
+            label_set,
+            self._artifact.manifest.logit_scale,
+            top_k=chunk.top_k,
+            threshold=chunk.threshold,
+        )
+
+    def _sum_up(self, chunk: Chunk, images: list[ImageResult]) -> ChunkResult:
+        result = ChunkResult(
+            job=chunk.job,
+            seq=chunk.seq,
+            worker=self._worker,
+            device=self._engine.device,
+            model=self._artifact.id,
+            images=tuple(images),
+        )
+        self._counts.add(len(images), result.failed)
+        return result
+
+
+def _attempt(step: Callable[[], T]) -> T | ImageError:
+    """Return what `step` returns, or the error that its image fails with.
+
+    Raises:
+        redis.RedisError: see `Pipeline.process`.
+    """
+    try:
+        return step()
+    except ImageError as e:
+        return e
+    except redis.RedisError:
+        raise
+    except Exception:
+        # The one place that catches everything, MemoryError too: a bug of ours or of a library,
+        # met on one image, must not cost the images of the same chunk their results.
+        log.exception("image.failed")
+        return UnexpectedError()

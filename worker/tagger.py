@@ -1,0 +1,55 @@
+"""What one worker process holds: a model in a pipeline, and its places in Redis."""
+
+from __future__ import annotations
+
+import structlog
+
+from worker.contract.blobs import BlobStore
+from worker.contract.broker import patient_client
+from worker.contract.jobs import JobStore
+from worker.contract.labels import LabelStore
+from worker.contract.messages import Chunk, ChunkResult
+from worker.contract.settings import Settings
+from worker.errors import CancelledError
+from worker.models.artifact import Artifact
+from worker.pipeline import Pipeline
+
+log = structlog.get_logger()
+
+
+class Tagger:
+    """Tags chunks with one model. Many threads may call `tag` at once between start and stop."""
+
+    def __init__(self, settings: Settings, artifact: Artifact, name: str) -> None:
+        client = patient_client(settings.broker_url)
+        self._jobs = JobStore(client, settings.result_ttl_s)
+        self._blobs = BlobStore(client, settings.result_ttl_s)
+        self.pipeline = Pipeline(
+            settings, artifact, blobs=self._blobs, labels=LabelStore(client), worker=name
+        )
+
+    def start(self) -> None:
+        """Load the model and run every batch shape once, so that the first task finds it warm."""
+        self.pipeline.start()
+        info = self.pipeline.info()
+        log.info("model.warm", **{key: info[key] for key in ("model", "device", "precision")})
+
+    def stop(self) -> None:
+        """Finish the batches at hand and end the threads."""
+        self.pipeline.stop()
+
+    def tag(self, chunk: Chunk, received_at_s: float) -> ChunkResult:
+        """Return one result per image; a cancelled job's images fail at once."""
+        if self._jobs.is_cancelled(chunk.job):
+            return self.pipeline.refuse(chunk, CancelledError(chunk.job))
+        result = self.pipeline.process(chunk, received_at_s)
+        log.debug("chunk.done", task=chunk.task_id, images=len(chunk.images), failed=result.failed)
+        return result
+
+    def settle(self, chunk: Chunk, result: ChunkResult) -> None:
+        """Count a chunk whose result is stored, and free what it no longer needs."""
+        self._jobs.finish_chunk(
+            chunk.job, chunk.seq, images=len(result.images), failed=result.failed
+        )
+        self._blobs.drop(image.blob for image in chunk.images if image.blob)
+

@@ -1,0 +1,33 @@
+"""The one task: wire -> pipeline -> wire. All it knows of images is their number."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from celery import Celery, Task
+
+from worker.contract.messages import TASK, Chunk, ChunkResult, MessageError
+
+if TYPE_CHECKING:
+    from worker.tagger import Tagger
+
+
+def register(app: Celery, tagger: Tagger, clock: Callable[[], float] = time.time) -> Task:
+    """Add the task to `app`; it works on `tagger`, which the bootstep starts before tasks come."""
+
+    class TagTask(Task):  # type: ignore[misc]
+        """Settles a chunk once its result is stored, not before."""
+
+        def on_success(self, retval: Any, _task_id: str, args: Any, _kwargs: Any) -> None:
+            """Count the chunk and free its blobs. Celery calls this after it stored the result."""
+            tagger.settle(Chunk.from_wire(args[0]), ChunkResult.from_wire(retval))
+
+    # `throws`: a message that is no chunk is the sender's fault; a line tells it, no traceback.
+    @app.task(name=TASK, base=TagTask, throws=(MessageError,))
+    def tag(wire: dict[str, Any]) -> dict[str, Any]:
+        received_at_s = clock()
+        return tagger.tag(Chunk.from_wire(wire), received_at_s).to_wire()
+
+    return tag
