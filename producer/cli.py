@@ -2,88 +2,27 @@
 
 from __future__ import annotations
 
-import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import wraps
 from pathlib import Path
-from typing import Any, Final, NoReturn, ParamSpec
+from typing import Any, Final
 
 import click
-import redis
-from kombu.exceptions import OperationalError
 from rich.console import Console
 
 from producer import fetch, report
-from producer.scan import NoSuchPathError, check
-from producer.session import (
-    LabelsNeededError,
-    NoImagesError,
-    NoWorkerError,
-    Request,
-    Session,
-    open_desk,
-)
-from producer.sinks import FORMATS, Sink, TerminalSink, UnknownFormatError, open_sink
+from producer.desk import open_desk
+from producer.exits import COULD_NOT_RUN, OK, SOME_FAILED, say, told
+from producer.options import broker_option, finite, out_option, request_of
+from producer.session import Session, find_images
+from producer.sinks import Sink, TerminalSink, open_sink
 from producer.sinks.jsonl import JsonlSink
 from producer.workers import online
-from worker.contract.broker import BrokerUnreachableError
-from worker.contract.embedded import EmbeddedError
-from worker.contract.jobs import NoSuchJobError
-from worker.contract.labels import LabelPack, LabelsError, parse_labels, unique
-from worker.contract.settings import Settings, SettingsError
+from worker.contract.messages import MAX_CHUNK_IMAGES
+from worker.contract.settings import Settings
 
-OK: Final = 0
-COULD_NOT_RUN: Final = 1
-SOME_FAILED: Final = 3
-INTERRUPTED: Final = 130
 STATUS_TIMEOUT_S: Final = 1.0
-
-P = ParamSpec("P")
-
-
-def _known_format(
-    _context: click.Context, _option: click.Parameter, out: Path | None
-) -> Path | None:
-    if out is not None and out.suffix.lower() not in FORMATS:
-        msg = f"the ending must be one of {', '.join(FORMATS)}"
-        raise click.BadParameter(msg)
-    return out
-
-
-def broker_option(command: Callable[P, Any]) -> Callable[P, Any]:
-    """Add --broker, which all verbs share."""
-    words = "Redis of the queue, else WANWU_BROKER_URL."
-    return click.option("--broker", metavar="URL", help=words)(command)
-
-
-def out_option(command: Callable[P, Any]) -> Callable[P, Any]:
-    """Add --out, which all verbs that write records share."""
-    words = f"File for the records ({', '.join(FORMATS)}); else standard output."
-    kind = click.Path(dir_okay=False, writable=True, path_type=Path)
-    return click.option("--out", type=kind, callback=_known_format, help=words)(command)
-
-
-def told(command: Callable[P, int]) -> Callable[P, None]:
-    """Run a verb and end the process with its exit code; what stops it is told in one line."""
-
-    @wraps(command)
-    def run(*args: P.args, **kwargs: P.kwargs) -> None:
-        signal.signal(signal.SIGTERM, _interrupt)
-        signal.signal(signal.SIGINT, _interrupt)
-        try:
-            sys.exit(command(*args, **kwargs))
-        except (SettingsError, LabelsError, LabelsNeededError, NoImagesError) as e:
-            raise click.UsageError(str(e)) from e
-        except (BrokerUnreachableError, EmbeddedError, NoWorkerError, NoSuchJobError) as e:
-            _fail(str(e))
-        except (redis.RedisError, OperationalError) as e:
-            _fail(f"lost Redis: {e}")
-        except KeyboardInterrupt:
-            sys.exit(INTERRUPTED)
-
-    return run
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -114,13 +53,22 @@ def main() -> None:
     help="Tags an image, at most.",
 )
 @click.option(
-    "--threshold", type=float, default=0.0, show_default=True, help="Lowest score of a tag, 0 to 1."
+    "--threshold",
+    type=float,
+    callback=finite,
+    default=0.0,
+    show_default=True,
+    help="Lowest score of a tag, 0 to 1.",
 )
 @click.option(
     "--blobs", is_flag=True, help="Send the images' bytes: for workers that do not see the files."
 )
 @click.option(
-    "--chunk", type=click.IntRange(1, 1024), default=8, show_default=True, help="Images a message."
+    "--chunk",
+    type=click.IntRange(1, MAX_CHUNK_IMAGES),
+    default=8,
+    show_default=True,
+    help="Images a message.",
 )
 @out_option
 @click.option("--no-wait", is_flag=True, help="Send, print the job's id, and leave.")
@@ -130,19 +78,23 @@ def main() -> None:
 @told
 def submit(**words: Any) -> int:
     """Tag images: files, directories, patterns, or - for a list on standard input."""
-    request, settings = _request(words), Settings.from_env(broker_url=words["broker"])
-    console = _console(words["out"])
-    with open_desk(settings, embedded=request.embedded, model=request.model) as desk:
-        session = Session(request, desk, console)
-        with _told_if_interrupted(session, words["out"], embedded=request.embedded):
-            session.greet(waits=not words["no_wait"])
-            if words["no_wait"]:
-                images = session.send()
-                click.echo(session.job)
-                _say(f"sent {images:,} images; see: producer status {session.job}")
-                return OK
-            with _sink(words["out"], console) as sink:
-                session.tag(sink)
+    request, settings = request_of(words), Settings.from_env(broker_url=words["broker"])
+    out, embedded = words["out"], words["embedded"]
+    console = _console(out)
+    session = Session(request, find_images(request.paths, say), console, say)
+    with (
+        _told_if_stopped(session, out, embedded=embedded),
+        open_desk(settings, embedded=embedded, model=words["model"]) as desk,
+    ):
+        session.greet(desk, waits=not words["no_wait"])
+        if words["no_wait"]:
+            sent = session.send(desk)
+            click.echo(session.job)
+            say(f"sent {sent:,} images; how they fare: producer status {session.job}")
+            say(f"their tags: producer results {session.job} --out tags.jsonl")
+            return OK
+        with _sink(out, console) as sink:
+            session.tag(desk, sink)
     return SOME_FAILED if session.tally.failed else OK
 
 
@@ -152,11 +104,14 @@ def submit(**words: Any) -> int:
 @told
 def status(job: str | None, broker: str | None) -> int:
     """Show all jobs and the workers online, or one job."""
-    console = Console()
+    # A table in a pipe or a file has no edge to be folded at.
+    console = Console(width=None if sys.stdout.isatty() else 200)
     with open_desk(Settings.from_env(broker_url=broker)) as desk:
-        console.print(report.jobs_table([desk.jobs.get(job)] if job else desk.jobs.list()))
-        if not job:
-            console.print(report.workers_table(online(desk.app, STATUS_TIMEOUT_S)))
+        if job:
+            console.print(report.job_details(desk.jobs.get(job)))
+            return OK
+        console.print(report.jobs_table(desk.jobs.list()))
+        console.print(report.workers_table(online(desk.app, STATUS_TIMEOUT_S)))
     return OK
 
 
@@ -169,12 +124,19 @@ def status(job: str | None, broker: str | None) -> int:
 def results(job: str, out: Path | None, *, wait: bool, broker: str | None) -> int:
     """Write the records of a job that was left alone: those that are there so far."""
     console = _console(out)
+
+    def waiting() -> None:
+        if words := desk.hitch(job):
+            say(f"waiting: {words}")
+
     with open_desk(Settings.from_env(broker_url=broker)) as desk:
         desk.jobs.get(job)
+        if wait:
+            fetch.wait(desk.jobs, job, waiting)
         with _sink(out, console) as sink:
-            found = fetch.fetch(desk.jobs, job, sink, waits=wait)
+            found = fetch.fetch(desk.jobs, job, sink)
     for words in found.remarks():
-        _say(words)
+        say(words)
     if not found.job.finished:
         return COULD_NOT_RUN
     return SOME_FAILED if found.failed else OK
@@ -189,48 +151,8 @@ def cancel(job: str, broker: str | None) -> int:
     with open_desk(Settings.from_env(broker_url=broker)) as desk:
         desk.jobs.set_state(job, "cancelled")
         left = desk.jobs.get(job).outstanding
-    _say(f"cancelled {job}: {left:,} images were still to be tagged")
+    say(f"cancelled {job}: {left:,} images were still to be tagged")
     return OK
-
-
-def _request(words: dict[str, Any]) -> Request:
-    if words["labels"] and words["label"]:
-        msg = "give --labels or --label, not both"
-        raise click.UsageError(msg)
-    if words["model"] and not words["embedded"]:
-        msg = "--model is for --embedded; a worker of yours takes it at: worker start --model"
-        raise click.UsageError(msg)
-    if words["embedded"] and (words["no_wait"] or words["broker"]):
-        msg = "--embedded ends with this command: it takes neither --no-wait nor --broker"
-        raise click.UsageError(msg)
-    if words["no_wait"] and words["out"]:
-        msg = "--no-wait leaves before there are records: fetch them with producer results"
-        raise click.UsageError(msg)
-    try:
-        check(words["paths"])
-    except NoSuchPathError as e:
-        raise click.UsageError(str(e)) from e
-    return Request(
-        paths=words["paths"],
-        pack=LabelPack(_labels(words), words["template"]),
-        top_k=words["top_k"],
-        threshold=words["threshold"],
-        as_blobs=words["blobs"],
-        chunk_images=words["chunk"],
-        embedded=words["embedded"],
-        model=words["model"],
-    )
-
-
-def _labels(words: dict[str, Any]) -> tuple[str, ...]:
-    file: Path | None = words["labels"]
-    if file is None:
-        return unique(words["label"])
-    try:
-        return parse_labels(file.read_text(encoding="utf-8"))
-    except (LabelsError, UnicodeDecodeError, OSError) as e:
-        msg = f"{file}: {e}"
-        raise LabelsError(msg) from e
 
 
 def _console(out: Path | None) -> Console:
@@ -241,49 +163,32 @@ def _console(out: Path | None) -> Console:
 
 @contextmanager
 def _sink(out: Path | None, console: Console) -> Iterator[Sink]:
-    if out is None:
-        if sys.stdout.isatty():
-            yield TerminalSink(Console() if console.stderr else console)
-        else:
-            yield JsonlSink(sys.stdout, closes=False)
-        return
-    try:
-        sink = open_sink(out)
-    except (OSError, UnknownFormatError) as e:
-        raise click.UsageError(str(e)) from e
-    with sink:
-        yield sink
+    if out is not None:
+        with open_sink(out) as sink:
+            yield sink
+    elif sys.stdout.isatty():
+        yield TerminalSink(Console() if console.stderr else console)
+    else:
+        yield JsonlSink(sys.stdout.buffer, closes=False)
 
 
 @contextmanager
-def _told_if_interrupted(session: Session, out: Path | None, *, embedded: bool) -> Iterator[None]:
-    """On Ctrl-C say where the results so far are, and how to get the others."""
+def _told_if_stopped(session: Session, out: Path | None, *, embedded: bool) -> Iterator[None]:
+    """If it ends early, say where the results so far are, and how to get the others."""
     try:
         yield
-    except KeyboardInterrupt:
-        where = f"in {out}" if out else "above"
-        _say(f"interrupted: the results so far, {session.tally.done:,} images, are {where}")
+    except BrokenPipeError:
+        raise  # Whoever read the records has left: nobody asks.
+    except BaseException as e:
+        word = "interrupted" if isinstance(e, KeyboardInterrupt) else "stopped"
+        if session.job:
+            say(f"{word}: {session.tally.done:,} results are in {out or 'the output above'}")
+        elif isinstance(e, KeyboardInterrupt):
+            say(f"{word} before any work began{f'; {out} is as it was' if out else ''}")
         if session.job and not embedded:
-            session.abandon()
-            _say(f"what is in the queue will still be tagged: producer results {session.job}")
-            _say(f"or drop it: producer cancel {session.job}")
+            say(f"what was sent will still be tagged: producer results {session.job} --out FILE")
+            say(f"or drop it: producer cancel {session.job}")
         raise
-
-
-def _interrupt(_number: int, _frame: object) -> NoReturn:
-    # Once is enough: a second Ctrl-C must not stop the stopping.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    raise KeyboardInterrupt
-
-
-def _say(words: str) -> None:
-    click.echo(words, err=True)
-
-
-def _fail(message: str) -> NoReturn:
-    _say(f"error: {message}")
-    sys.exit(COULD_NOT_RUN)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,9 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
+
+import redis
 
 from producer.window import Window
 from worker.contract.jobs import JobStore, LostChunk
@@ -16,7 +18,10 @@ WINDOW_CHUNKS: Final = 256
 KEPT_IMAGES: Final = 10_000
 SHORTEST_PAUSE_S: Final = 0.005
 LONGEST_PAUSE_S: Final = 0.1
+# The more there is to ask for, the rarer: asking takes at most a tenth of the time.
+PAUSE_RATIO: Final = 9
 STALL_S: Final = 30.0
+STILL_S: Final = 60.0
 
 
 class Clock(NamedTuple):
@@ -26,6 +31,7 @@ class Clock(NamedTuple):
     sleep: Callable[[float], None] = time.sleep
 
 
+T = TypeVar("T")
 SYSTEM_CLOCK: Final = Clock()
 
 
@@ -50,6 +56,7 @@ class Collector:
         self._clock = clock
         self._kept: deque[tuple[int, int]] = deque()
         self._kept_images = 0
+        self._stalled = False
 
     def records(self) -> Iterator[list[Record]]:
         """Yield records in the order in which chunks finish, until all have come.
@@ -58,7 +65,7 @@ class Collector:
         then dropped from Redis.
         """
         for seqs in self._busy():
-            finished = self._jobs.collect(self._job, seqs)
+            finished = self._finished(seqs)
             if not finished:
                 continue
             yield [record for outcome in finished for record in self._records(outcome)]
@@ -67,25 +74,46 @@ class Collector:
     def drain(self) -> None:
         """Let the feeder go on as chunks finish, leaving all results where they are."""
         for seqs in self._busy(until_sent=True):
-            for seq in self._jobs.finished_chunks(self._job, seqs):
+            for seq in self._ask(self._jobs.finished_chunks, seqs):
                 self._window.remove(seq)
 
     def _busy(self, *, until_sent: bool = False) -> Iterator[list[int]]:
         """Yield windows over the chunks under way; rest longer the longer nothing comes back."""
-        pause_s, moved_s = SHORTEST_PAUSE_S, self._clock.now()
+        now = self._clock.now
+        pause_s, stall_at_s = SHORTEST_PAUSE_S, now() + STALL_S
         # The feeder is asked first: what it sent before it ended is then seen in the window.
         while self._is_feeding() or (self._window.images and not until_sent):
-            under_way = self._window.seqs()
+            began_s, under_way = now(), self._window.seqs()
             for start in range(0, len(under_way), WINDOW_CHUNKS):
                 yield under_way[start : start + WINDOW_CHUNKS]
+            self._stalled = False
             if not under_way or self._window.has_lost(under_way):
-                pause_s, moved_s = SHORTEST_PAUSE_S, self._clock.now()
+                pause_s, stall_at_s = SHORTEST_PAUSE_S, now() + STALL_S
             else:
                 pause_s = min(pause_s * 1.5, LONGEST_PAUSE_S)
-            if self._clock.now() - moved_s > STALL_S:
+            if now() > stall_at_s:
+                self._stalled, stall_at_s = True, now() + STILL_S
                 self._on_stall()
-                moved_s = self._clock.now()
-            self._clock.sleep(pause_s)
+            took_s = now() - began_s
+            self._clock.sleep(min(max(pause_s, PAUSE_RATIO * took_s), LONGEST_PAUSE_S))
+
+    def _ask(self, question: Callable[[str, Sequence[int]], T], seqs: Sequence[int]) -> T:
+        try:
+            return question(self._job, seqs)
+        except (redis.ConnectionError, redis.TimeoutError):
+            # The client has been patient for half a minute: say so, and be it once more.
+            self._on_stall()
+            return question(self._job, seqs)
+
+    def _finished(self, seqs: Sequence[int]) -> list[ChunkResult | LostChunk]:
+        found = list(self._ask(self._jobs.collect, seqs))
+        if found or not self._stalled:
+            return found
+        # Results are stored before they are counted: one that is counted and not there is gone.
+        done = sorted(self._jobs.finished_chunks(self._job, seqs))
+        found = list(self._jobs.collect(self._job, done))
+        gone = set(done) - {outcome.seq for outcome in found}
+        return found + [LostChunk(seq, "its results are in Redis no more") for seq in sorted(gone)]
 
     def _records(self, outcome: ChunkResult | LostChunk) -> list[Record]:
         sent = self._window.remove(outcome.seq)
@@ -108,7 +136,7 @@ class Collector:
 
 
 def _lost(image: ImageRef, chunk: LostChunk) -> Record:
-    message = f"the worker gave its chunk up: {chunk.reason}"
+    message = f"there is no result of its chunk: {chunk.reason}"
     return Record(
         path=image.path,
         status="failed",

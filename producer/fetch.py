@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
-from producer.collect import WINDOW_CHUNKS
+from producer.collect import STALL_S, STILL_S, SYSTEM_CLOCK, WINDOW_CHUNKS, Clock
 from producer.sinks import Sink
 from worker.contract.jobs import Job, JobStore, LostChunk
 from worker.contract.messages import ChunkResult
@@ -36,23 +35,31 @@ class Fetched(NamedTuple):
             )
 
 
-def fetch(
-    jobs: JobStore,
-    job_id: str,
-    sink: Sink,
-    *,
-    waits: bool,
-    sleep: Callable[[float], None] = time.sleep,
-) -> Fetched:
-    """Write the records of all chunks that have results; with `waits`, of all there will be.
+def wait(
+    jobs: JobStore, job_id: str, on_stall: Callable[[], None], clock: Clock = SYSTEM_CLOCK
+) -> None:
+    """Return when the job is finished; `on_stall` hears of it when nothing comes for long.
+
+    Raises:
+        NoSuchJobError: there is no such job, or no more.
+    """
+    done, stall_at_s = -1, 0.0
+    while not (job := jobs.get(job_id)).finished:
+        if job.done != done:
+            done, stall_at_s = job.done, clock.now() + STALL_S
+        elif clock.now() > stall_at_s:
+            stall_at_s = clock.now() + STILL_S
+            on_stall()
+        clock.sleep(POLL_S)
+
+
+def fetch(jobs: JobStore, job_id: str, sink: Sink) -> Fetched:
+    """Write the records of all chunks that have results.
 
     Raises:
         NoSuchJobError: there is no such job.
     """
     job = jobs.get(job_id)
-    while waits and not job.finished:
-        sleep(POLL_S)
-        job = jobs.get(job_id)
     images = failed = gone = 0
     lost: list[LostChunk] = []
     for start in range(0, job.chunks, WINDOW_CHUNKS):

@@ -15,6 +15,7 @@ from typing import IO, Final, Self
 from celery import Celery
 
 from producer.workers import WorkerInfo, online
+from worker import contract
 from worker.contract.embedded import EmbeddedError
 from worker.contract.processes import start_child, stop_child
 
@@ -23,6 +24,8 @@ STOP_GRACE_S: Final = 5.0
 _ASK_S: Final = 0.5
 # Everything: whoever runs the command may name any file that they can read.
 _ROOTS: Final = os.sep
+# Where the program lies. -P keeps what lies in the directory of the user from taking its place.
+_HOME: Final = Path(contract.__file__).parents[2]
 
 
 class LocalWorker:
@@ -65,7 +68,7 @@ class LocalWorker:
         # Without a name on disk: it goes when both processes have.
         self._log = tempfile.TemporaryFile(prefix="wanwu-worker-")  # noqa: SIM115 - closed in stop
         self._child = start_child(
-            [sys.executable, "-m", "worker.cli", "start"],
+            [sys.executable, "-P", "-m", "worker.cli", "start"],
             env=self._environment(),
             stdin=subprocess.DEVNULL,
             stdout=self._log,
@@ -97,7 +100,9 @@ class LocalWorker:
             self._log = None
 
     def _environment(self) -> dict[str, str]:
+        given = os.environ.get("PYTHONPATH")
         settings = {
+            "PYTHONPATH": os.pathsep.join([str(_HOME), given] if given else [str(_HOME)]),
             "WANWU_BROKER_URL": self._app.conf.broker_url,
             "WANWU_RESULT_URL": "",
             "WANWU_IMAGE_ROOTS": _ROOTS,

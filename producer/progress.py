@@ -86,7 +86,7 @@ class Lines:
         tally = self._tally
         left = ""
         if total is not None and tally.done:
-            left = f", {(total - tally.done) / tally.rate:,.0f} s left"
+            left = f", {max(0, total - tally.done) / tally.rate:,.0f} s left"
         of = f" of {total:,}" if total is not None else ""
         self._console.print(
             f"{tally.done:,}{of} images, {tally.rate:,.1f} img/s, {tally.failed:,} failed{left}",

@@ -48,7 +48,7 @@ class Summary:
             console.print(self._table())
         for record in self._failures:
             if record.error is not None:
-                name = _printable(record.path)
+                name = printable(record.path)
                 line = f"failed: {name}: {record.error.code}: {record.error.message}"
                 console.print(line, highlight=False, markup=False, soft_wrap=True)
         if self._failed > len(self._failures):
@@ -68,7 +68,7 @@ class Summary:
 
 def human_line(record: Record) -> str:
     """Return a record as a person reads it on a terminal."""
-    name = _printable(PurePath(record.path).name)
+    name = printable(PurePath(record.path).name)
     if record.error is not None:
         return f"{name}  failed: {record.error.message}"
     return f"{name}  " + ", ".join(f"{tag.label} {tag.score:.2f}" for tag in record.tags)
@@ -82,6 +82,18 @@ def jobs_table(jobs: Sequence[Job]) -> Table:
     for job in jobs:
         numbers = (f"{job.images:,}", f"{job.done:,}", f"{job.failed:,}")
         table.add_row(job.id, state_of(job), *numbers, age(time.time() - job.created_at_s))
+    return table
+
+
+def job_details(job: Job) -> Table:
+    """Return what is known of one job, a line each."""
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_row("job", job.id)
+    table.add_row("state", state_of(job))
+    table.add_row("images", f"{job.images:,} in {job.chunks:,} chunks")
+    table.add_row("done", f"{job.done:,}, {job.failed:,} of them failed")
+    table.add_row("outstanding", f"{job.outstanding:,}")
+    table.add_row("age", age(time.time() - job.created_at_s))
     return table
 
 
@@ -110,7 +122,7 @@ def age(seconds: float) -> str:
     return f"{seconds / _HOUR_S:.1f} h"
 
 
-def _printable(name: str) -> str:
+def printable(name: str) -> str:
     """Return a name on one line, with what no terminal can show escaped."""
     shown = name.encode("utf-8", "backslashreplace").decode()
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in shown)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import os
 from collections.abc import Callable, Iterable, Iterator
-from typing import BinaryIO, Final
+from typing import IO, Final
 
 STANDARD_INPUT: Final = "-"
 # What Pillow reads and people keep; a file named on its own is taken whatever its ending.
@@ -18,6 +18,11 @@ IMAGE_ENDINGS: Final = frozenset(
 _BLOCK_BYTES: Final = 65_536
 
 OnSkip = Callable[[str, OSError], None]
+
+
+def standard_input() -> IO[bytes]:
+    """Return standard input, unbuffered: a thread that waits in it then holds no lock at exit."""
+    return open(0, "rb", buffering=0, closefd=False)
 
 
 class NoSuchPathError(ValueError):
@@ -41,17 +46,20 @@ def check(words: Iterable[str]) -> None:
             raise NoSuchPathError(msg)
 
 
-def scan(words: Iterable[str], stdin: BinaryIO, on_skip: OnSkip) -> Iterator[str]:
+def scan(
+    words: Iterable[str], on_skip: OnSkip, stdin: Callable[[], IO[bytes]] = standard_input
+) -> Iterator[str]:
     """Yield the images that the words mean, as absolute paths, links not resolved.
 
     Directories are walked, each real one once, so links in circles do no harm; hidden entries and
     files without an image's ending are passed over there. `on_skip` hears of directories that
-    cannot be listed. Names that are no UTF-8 come as lone surrogates (PEP 383).
+    cannot be listed. Names that are no UTF-8 come as lone surrogates (PEP 383). Names in a list on
+    standard input are taken as they are: each is an image.
     """
     visited: set[tuple[int, int]] = set()
     for word in dict.fromkeys(words):
         if word == STANDARD_INPUT:
-            yield from map(os.path.abspath, read_list(stdin))
+            yield from map(os.path.abspath, read_list(stdin()))
             continue
         is_pattern = glob.has_magic(word) and not os.path.lexists(word)
         found = glob.iglob(word, recursive=True) if is_pattern else [word]
@@ -62,16 +70,22 @@ def scan(words: Iterable[str], stdin: BinaryIO, on_skip: OnSkip) -> Iterator[str
                 yield path
 
 
+def count_images(words: Iterable[str]) -> int:
+    """Return how many images `scan` would yield."""
+    return sum(1 for _ in scan(words, lambda *_: None))
+
+
 def is_image(name: str) -> bool:
     """Whether a name ends like an image's."""
     return os.path.splitext(name)[1].lower() in IMAGE_ENDINGS
 
 
-def read_list(stream: BinaryIO) -> Iterator[str]:
-    """Yield the names in a list: one a line, or ended by NUL where the first block holds one."""
-    rest, separator = b"", b""
-    while block := stream.read1(_BLOCK_BYTES):  # type: ignore[attr-defined]
-        separator = separator or (b"\0" if b"\0" in block else b"\n")
+def read_list(stream: IO[bytes]) -> Iterator[str]:
+    """Yield the names in a list as they come: one a line, or ended by NUL if there is a NUL."""
+    rest, separator = b"", b"\n"
+    while block := stream.read(_BLOCK_BYTES):
+        if b"\0" in block:
+            separator = b"\0"
         *names, rest = (rest + block).split(separator)
         yield from (os.fsdecode(name) for name in names if name)
     if rest:
@@ -86,18 +100,16 @@ def _walk(root: str, visited: set[tuple[int, int]], on_skip: OnSkip) -> Iterator
         try:
             if _seen(directory, visited):
                 continue
-            entries = os.scandir(directory)
+            with os.scandir(directory) as entries:
+                for entry in entries:
+                    if entry.name.startswith("."):
+                        continue
+                    if _is_directory(entry):
+                        waiting.append(entry.path)
+                    elif is_image(entry.name):
+                        yield entry.path
         except OSError as e:
             on_skip(directory, e)
-            continue
-        with entries:
-            for entry in entries:
-                if entry.name.startswith("."):
-                    continue
-                if _is_directory(entry):
-                    waiting.append(entry.path)
-                elif is_image(entry.name):
-                    yield entry.path
 
 
 def _seen(directory: str, visited: set[tuple[int, int]]) -> bool:

@@ -1,38 +1,32 @@
-"""One `submit` from start to end: scan -> queue -> results -> sink, with its words to the user."""
+"""One `submit`: images -> queue -> results -> sink, with its words to the user."""
 
 from __future__ import annotations
 
-import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 from typing import Final
 
 import msgspec
-from celery import Celery
 from rich.console import Console
 
 from producer.collect import Collector
-from producer.local import LocalWorker
+from producer.desk import Desk
 from producer.progress import Tally, progress
-from producer.report import Summary
-from producer.scan import STANDARD_INPUT, scan
+from producer.report import Summary, printable
+from producer.scan import STANDARD_INPUT, count_images, scan
 from producer.sinks import Sink
 from producer.submit import Feeder, Order, Post
 from producer.window import Window
-from producer.workers import WorkerInfo, online
-from worker.contract.blobs import BlobStore
-from worker.contract.broker import BrokerUnreachableError, connect, make_app, patient_client
-from worker.contract.embedded import EmbeddedRedis
-from worker.contract.jobs import JobStore
-from worker.contract.labels import LabelPack, LabelStore
-from worker.contract.settings import Settings, mask
+from worker.contract.labels import LabelPack
+from worker.contract.settings import mask
 
-ONLINE_TIMEOUT_S: Final = 2.5
 MAX_IMAGES: Final = 20_000
 # In blob mode the bytes lie in Redis.
 MAX_BLOB_IMAGES: Final = 512
 MAX_BLOB_BYTES: Final = 256 * 1024 * 1024
+
+Say = Callable[[str], None]
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,8 +38,6 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     threshold: float
     as_blobs: bool
     chunk_images: int
-    embedded: bool
-    model: str | None
 
 
 class NoWorkerError(RuntimeError):
@@ -60,72 +52,43 @@ class LabelsNeededError(ValueError):
     """The model has no labels of its own, and none were given."""
 
 
-class Desk:
-    """Redis, and a worker to do the work: the user's, or private ones of this command."""
-
-    def __init__(self, settings: Settings, app: Celery, local: LocalWorker | None) -> None:
-        self.settings = settings
-        self.app = app
-        self._local = local
-        client = patient_client(settings.broker_url)
-        self.jobs = JobStore(
-            client, settings.result_ttl_s, results=patient_client(settings.results)
-        )
-        self.blobs = BlobStore(client, settings.result_ttl_s)
-        self.labels = LabelStore(client)
-
-    @property
-    def worker(self) -> WorkerInfo | None:
-        """The first worker that answers, if one does in time."""
-        if self._local:
-            return self._local.info
-        return next(iter(online(self.app, ONLINE_TIMEOUT_S, limit=1)), None)
-
-    def check(self) -> None:
-        """Raise EmbeddedError if a worker of our own has ended."""
-        if self._local:
-            self._local.check()
-
-
-@contextmanager
-def open_desk(
-    settings: Settings, *, embedded: bool = False, model: str | None = None
-) -> Iterator[Desk]:
-    """Yield a desk at the broker of the settings, or a private one that vanishes with the block.
+def find_images(words: tuple[str, ...], say: Say) -> Iterator[str]:
+    """Return the images that the words mean, after a look that there is one.
 
     Raises:
-        BrokerUnreachableError: Redis does not answer.
-        EmbeddedError: the private server or worker does not come up.
+        NoImagesError: there is none.
     """
-    if not embedded:
-        connect(settings.broker_url).close()
-        yield Desk(settings, make_app(settings, stores_results=False), None)
-        return
-    with EmbeddedRedis() as server:
-        private = msgspec.structs.replace(settings, broker_url=server.url, result_url="")
-        app = make_app(private, stores_results=False)
-        with LocalWorker(app, model) as local:
-            yield Desk(private, app, local)
+
+    def skipped(directory: str, error: OSError) -> None:
+        say(f"skipped: {printable(directory)} cannot be listed: {error.strerror}")
+
+    images = scan(words, skipped)
+    first = next(images, None)
+    if first is None:
+        msg = f"no image found in {', '.join(map(printable, words))}"
+        raise NoImagesError(msg)
+    return chain([first], images)
 
 
 class Session:
     """A job under way: sends, collects, writes, and tells the user how it goes."""
 
-    def __init__(self, request: Request, desk: Desk, console: Console) -> None:
+    def __init__(self, request: Request, images: Iterable[str], console: Console, say: Say) -> None:
         self._request = request
-        self._desk = desk
+        self._images = images
         self._console = console
+        self._say = say
         self.tally = Tally()
         self.job = ""
 
-    def greet(self, *, waits: bool) -> None:
+    def greet(self, desk: Desk, *, waits: bool) -> None:
         """Look who will do the work, before any is sent.
 
         Raises:
             NoWorkerError: we are to wait for results, and nobody is online.
             LabelsNeededError: the model cannot do without labels.
         """
-        worker, broker = self._desk.worker, mask(self._desk.settings.broker_url)
+        worker, broker = desk.worker, mask(desk.settings.broker_url)
         if worker is None:
             words = f"no worker is online at {broker}; start one with: worker start --broker URL"
             if waits:
@@ -139,42 +102,38 @@ class Session:
             raise LabelsNeededError(msg)
         if worker.notice:
             self._say(f"note: {worker.notice}")
+        if waits:
+            self._say(f"tagging with {worker.model} on {worker.device}")
 
-    def send(self) -> int:
+    def send(self, desk: Desk) -> int:
         """Send every image without waiting for results; return how many."""
-        feeder, window = self._feed()
+        feeder, collector = self._begin(desk)
         try:
-            self._collector(feeder, window).drain()
+            collector.drain()
         finally:
-            feeder.stop()
-        return self._sent(feeder)
+            self._leave(desk, feeder)
+        return feeder.images
 
-    def tag(self, sink: Sink) -> None:
+    def tag(self, desk: Desk, sink: Sink) -> None:
         """Send every image and write each result to `sink` as it comes."""
-        feeder, window = self._feed()
-        summary, counter = Summary(), _Counter(self._request.paths)
+        counter, summary, self.tally = _Counter(self._request.paths), Summary(), Tally()
+        feeder, collector = self._begin(desk)
         try:
             with progress(self._console, self.tally) as shown:
-                for records in self._collector(feeder, window).records():
+                for records in collector.records():
                     for record in records:
                         sink.write(record)
                     sink.flush()
                     self.tally.add(records)
                     summary.add(records)
-                    shown.update(counter.total)
+                    shown.update(feeder.images if feeder.sent_all else counter.total)
         finally:
-            feeder.stop()
-        self._sent(feeder)
+            self._leave(desk, feeder)
         summary.show(self._console)
         self._say(str(self.tally))
 
-    def abandon(self) -> None:
-        """Note that no more will come from us, as far as Redis still answers."""
-        if self.job:
-            self._desk.jobs.set_state(self.job, "interrupted")
-
-    def _feed(self) -> tuple[Feeder, Window]:
-        request, desk = self._request, self._desk
+    def _begin(self, desk: Desk) -> tuple[Feeder, Collector]:
+        request = self._request
         self.job = desk.jobs.create().id
         order = Order(
             job=self.job,
@@ -185,39 +144,25 @@ class Session:
             as_blobs=request.as_blobs,
             max_bytes=desk.settings.max_bytes,
         )
-        images = MAX_BLOB_IMAGES if request.as_blobs else MAX_IMAGES
-        window = Window(images, MAX_BLOB_BYTES)
-        paths = scan(request.paths, sys.stdin.buffer, self._skipped)
-        feeder = Feeder(paths, order, Post(desk.app, desk.jobs, desk.blobs), window)
-        feeder.start()
-        return feeder, window
+        window = Window(MAX_BLOB_IMAGES if request.as_blobs else MAX_IMAGES, MAX_BLOB_BYTES)
+        post = Post(desk.app, desk.jobs, desk.blobs)
+        feeder = Feeder(self._images, order, post, window)
 
-    def _collector(self, feeder: Feeder, window: Window) -> Collector:
         def is_feeding() -> bool:
-            self._desk.check()
+            desk.check()
             return feeder.check()
 
-        jobs = self._desk.jobs
-        return Collector(jobs, self.job, window, is_feeding, on_stall=self._stalled)
+        def stalled() -> None:
+            if words := desk.hitch(self.job):
+                self._say(f"waiting: {words}")
 
-    def _sent(self, feeder: Feeder) -> int:
-        if not feeder.images:
-            msg = f"no image found in {', '.join(self._request.paths)}"
-            raise NoImagesError(msg)
-        return feeder.images
+        feeder.start()
+        return feeder, Collector(desk.jobs, self.job, window, is_feeding, on_stall=stalled)
 
-    def _stalled(self) -> None:
-        try:
-            if self._desk.worker is None:
-                self._say("waiting: no worker is online; the work is kept in the queue")
-        except BrokerUnreachableError as e:
-            self._say(f"waiting: {e}")
-
-    def _skipped(self, directory: str, error: OSError) -> None:
-        self._say(f"skipped: {directory!r} cannot be listed: {error.strerror}")
-
-    def _say(self, words: str) -> None:
-        self._console.print(words, highlight=False, markup=False, soft_wrap=True)
+    def _leave(self, desk: Desk, feeder: Feeder) -> None:
+        feeder.stop()
+        if not feeder.sent_all:
+            desk.leave_word(self.job, "interrupted")
 
 
 class _Counter:
@@ -229,5 +174,4 @@ class _Counter:
             threading.Thread(target=self._count, args=(paths,), daemon=True).start()
 
     def _count(self, paths: tuple[str, ...]) -> None:
-        ignore: Callable[[str, OSError], None] = lambda *_: None  # noqa: E731 - the feeder tells
-        self.total = sum(1 for _ in scan(paths, sys.stdin.buffer, ignore))
+        self.total = count_images(paths)

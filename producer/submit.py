@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator
+from typing import Any, Final, NamedTuple
 
 import msgspec
 from celery import Celery
@@ -17,6 +17,19 @@ from producer.window import Sent, Window, WindowClosedError
 from worker.contract.blobs import BlobStore, blob_key
 from worker.contract.jobs import JobStore
 from worker.contract.messages import QUEUE, TASK, Chunk, Failure, ImageRef
+
+# A message's blobs are held in memory and go to Redis at once.
+CHUNK_BYTES: Final = 32 * 1024 * 1024
+STOP_TIMEOUT_S: Final = 1.0
+# As patient with an absent Redis as `broker.patient_client`: about half a minute.
+_RETRY: Final = {"max_retries": 12, "interval_start": 0.1, "interval_step": 0.5, "interval_max": 4}
+_KINDS: Final = {
+    stat.S_IFDIR: "a directory",
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
 
 
 class Order(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,6 +62,7 @@ class Feeder:
         self._window = window
         self._thread = threading.Thread(target=self._live, name="feeder", daemon=True)
         self.images = 0
+        self.sent_all = False
         self.error: BaseException | None = None
 
     def start(self) -> None:
@@ -58,6 +72,9 @@ class Feeder:
     def stop(self) -> None:
         """Send no more; what is under way stays so."""
         self._window.close()
+        # It finishes the chunk at hand, so that none is counted but not sent; but it may wait for a
+        # line on standard input that never comes.
+        self._thread.join(STOP_TIMEOUT_S)
 
     def check(self) -> bool:
         """Return whether more may come.
@@ -73,6 +90,7 @@ class Feeder:
     def _live(self) -> None:
         try:
             self._feed()
+            self.sent_all = True
             self._post.jobs.set_state(self._order.job, "submitted")
         except WindowClosedError:
             pass
@@ -81,28 +99,35 @@ class Feeder:
 
     def _feed(self) -> None:
         with self._post.app.producer_or_acquire() as producer:
-            for seq, paths in enumerate(_batched(self._paths, self._order.chunk_images)):
-                images, blobs = self._pack(seq, paths)
+            for seq, (images, blobs) in enumerate(self._chunks()):
                 self._window.add(seq, Sent(images, sum(map(len, blobs.values()))))
                 self._send(producer, seq, images, blobs)
                 self.images += len(images)
 
-    def _pack(
-        self, seq: int, paths: Sequence[str]
-    ) -> tuple[tuple[ImageRef, ...], dict[str, bytes]]:
-        """Return the chunk's references and, in blob mode, the bytes by key."""
-        if not self._order.as_blobs:
-            return tuple(ImageRef(path) for path in paths), {}
-        images, blobs = [], {}
-        for index, path in enumerate(paths):
-            data = read_image(path, self._order.max_bytes)
-            if isinstance(data, Failure):
-                images.append(ImageRef(path, error=data))
-                continue
-            key = blob_key(self._order.job, seq, index)
-            images.append(ImageRef(path, blob=key))
-            blobs[key] = data
-        return tuple(images), blobs
+    def _chunks(self) -> Iterator[tuple[tuple[ImageRef, ...], dict[str, bytes]]]:
+        """Yield each chunk's references and, in blob mode, the bytes by key."""
+        seq, size_bytes = 0, 0
+        images: list[ImageRef] = []
+        blobs: dict[str, bytes] = {}
+        for path in self._paths:
+            ref = ImageRef(path)
+            if self._order.as_blobs:
+                ref, data = self._with_bytes(path, blob_key(self._order.job, seq, len(images)))
+                if ref.blob:
+                    blobs[ref.blob] = data
+                    size_bytes += len(data)
+            images.append(ref)
+            if len(images) >= self._order.chunk_images or size_bytes >= CHUNK_BYTES:
+                yield tuple(images), blobs
+                seq, size_bytes, images, blobs = seq + 1, 0, [], {}
+        if images:
+            yield tuple(images), blobs
+
+    def _with_bytes(self, path: str, key: str) -> tuple[ImageRef, bytes]:
+        data = read_image(path, self._order.max_bytes)
+        if isinstance(data, Failure):
+            return ImageRef(path, error=data), b""
+        return ImageRef(path, blob=key), data
 
     def _send(
         self, producer: Any, seq: int, images: tuple[ImageRef, ...], blobs: dict[str, bytes]
@@ -122,36 +147,46 @@ class Feeder:
         # Counted first: a worker that is quicker than this line must not count beyond the total.
         self._post.jobs.count_sent(order.job, len(images))
         self._post.app.send_task(
-            TASK, args=[chunk.to_wire()], task_id=chunk.task_id, queue=QUEUE, producer=producer
+            TASK,
+            args=[chunk.to_wire()],
+            task_id=chunk.task_id,
+            queue=QUEUE,
+            producer=producer,
+            retry=True,
+            retry_policy=_RETRY,
         )
 
 
 def read_image(path: str, max_bytes: int) -> bytes | Failure:
-    """Return a file's bytes, or why there are none, in the codes that workers use."""
+    """Return a file's bytes, or why there are none, in the codes and words of workers."""
     try:
-        # Non-blocking, so that a FIFO is opened at once and refused, not waited for.
-        descriptor = os.open(os.fsencode(path), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        # Looked at before it is opened: to open a FIFO or a device can be an act.
+        if refused := _refused(os.stat(path), max_bytes):
+            return refused
+        # Non-blocking, should it have become a FIFO meanwhile.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
         with open(descriptor, "rb") as file:
             status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode):
-                return _failure("not_a_file", "this is not a regular file")
-            data = file.read(max_bytes + 1)
-    except FileNotFoundError:
-        return _failure("not_found", "there is no such file on the producer's machine")
+            # What a growing file gains meanwhile is left: the limit holds whatever happens to it.
+            return _refused(status, max_bytes) or file.read(status.st_size)
     except OSError as e:
-        return _failure("unreadable", f"the file cannot be read: {e.strerror or e}".lower())
-    if not data:
+        if e.errno in {errno.ENOENT, errno.ENOTDIR}:
+            return _failure("not_found", "there is no such file on the producer's machine")
+        reason = (e.strerror or type(e).__name__).lower()
+        return _failure("unreadable", f"the file cannot be read: {reason}")
+
+
+def _refused(status: os.stat_result, max_bytes: int) -> Failure | None:
+    if not stat.S_ISREG(status.st_mode):
+        kind = _KINDS.get(stat.S_IFMT(status.st_mode), "something else")
+        return _failure("not_a_file", f"this is {kind}, not a regular file")
+    if not status.st_size:
         return _failure("empty_file", "the file is empty")
-    if len(data) > max_bytes:
-        return _failure("too_large", f"the file has more than {max_bytes:,} bytes, the limit")
-    return data
+    if status.st_size > max_bytes:
+        words = f"{status.st_size:,} bytes are more than the limit of {max_bytes:,}"
+        return _failure("too_large", f"{words} (WANWU_MAX_BYTES)")
+    return None
 
 
 def _failure(code: str, message: str) -> Failure:
     return Failure(code, "read", message)
-
-
-def _batched(paths: Iterable[str], size: int) -> Iterator[list[str]]:
-    iterator = iter(paths)
-    while batch := list(islice(iterator, size)):
-        yield batch

@@ -36,6 +36,11 @@ def online(app: Celery, timeout_s: float, *, limit: int | None = None) -> list[W
 
 
 def _info(name: str, told: object) -> WorkerInfo:
-    about = told.get("tagger", {}) if isinstance(told, dict) else {}
-    known = {key: about[key] for key in WorkerInfo.__struct_fields__ if key in about}
-    return msgspec.convert(known | {"name": name}, WorkerInfo)
+    about = told.get("tagger") if isinstance(told, dict) else None
+    try:
+        # Fields that this version does not know are passed over.
+        info = msgspec.convert(about, WorkerInfo)
+    except msgspec.ValidationError:
+        # A worker of another program, or of another version: online all the same.
+        info = WorkerInfo(has_labels=True)
+    return msgspec.structs.replace(info, name=name)

@@ -44,10 +44,8 @@ def fill(directory: Path, count: int, size: tuple[int, int] = (96, 72)) -> list[
 
 def huge_png(width: int, height: int) -> bytes:
     """Return a valid black greyscale PNG of that size without ever holding its pixels."""
-    packer, rows = zlib.compressobj(9), []
-    row = bytes(1 + width)
-    rows.extend(packer.compress(row) for _ in range(height))
-    data = b"".join(rows) + packer.flush()
+    packer, row = zlib.compressobj(9), bytes(1 + width)
+    data = b"".join(packer.compress(row) for _ in range(height)) + packer.flush()
     header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
     chunks = [(b"IHDR", header), (b"IDAT", data), (b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(

@@ -11,7 +11,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from statistics import mean
 from typing import Any
 
 import pytest
@@ -24,8 +23,11 @@ from worker.contract.messages import QUEUE
 
 pytestmark = pytest.mark.integration
 
-FIELDS = "path status tags error timing batch_size worker device model".split()
-TIMES = "queue_ms read_ms decode_ms batch_wait_ms infer_ms total_ms".split()
+FIELDS = [
+    *("path", "status", "tags", "error", "timing"),
+    *("batch_size", "worker", "device", "model"),
+]
+TIMES = ["queue_ms", "read_ms", "decode_ms", "batch_wait_ms", "infer_ms", "total_ms"]
 
 
 @pytest.fixture(scope="module")
@@ -193,8 +195,7 @@ def test_bad_images_fail_alone_with_a_code_and_a_sentence(
     for record in found:
         assert bool(record["tags"]) != bool(record["error"])
         if record["error"]:
-            assert record["error"]["message"].endswith(".")
-            assert record["error"]["message"] in done.stderr.replace("\n", " ") or True
+            assert record["error"]["message"] in done.stderr
     after = run("producer", "submit", str(images[0]), broker_url=two_workers)
     assert after.returncode == 0, after.stderr
 

@@ -66,7 +66,7 @@ def node_name() -> str:
 def _step(tagger: Tagger) -> type[bootsteps.StartStopStep]:
     """Return the step that holds tasks back until the model is warm."""
 
-    class Model(bootsteps.StartStopStep):  # type: ignore[misc]
+    class Model(bootsteps.StartStopStep):
         requires: Final = {"celery.worker.components:Pool"}
 
         def start(self, parent: Any) -> None:  # noqa: ARG002 - Celery passes it

@@ -20,7 +20,7 @@ def main() -> None:
 
 
 @main.command(
-    epilog="Example: worker start --broker redis://:secret@queue.example:6379/0 --model ./chinese-clip"
+    epilog="Example: worker start --broker redis://:secret@redis.example:6379/0 --device cuda"
 )
 @click.option("--model", metavar="ARTIFACT", help="Model artifact; the bundled one if not given.")
 @click.option("--device", metavar="auto|cpu|cuda[:n]", help="Where the model runs. [default: auto]")

@@ -69,8 +69,7 @@ def _from_numbers(values: npt.NDArray[Any]) -> Image.Image:
     """Scale 32-bit integers or floats, which do not say what white is, to 8 bits.
 
     White is the least of 1, 255 and 65535 that no value exceeds; a range beyond those, or below
-    zero, is stretched from its least value to its greatest. What is not a
-    number is black.
+    zero, is stretched from its least value to its greatest. What is not a number is black.
     """
     known = values[np.isfinite(values)]
     low, high = (float(known.min()), float(known.max())) if known.size else (0.0, 0.0)

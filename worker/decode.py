@@ -95,6 +95,7 @@ def _open(data: bytes) -> Image.Image:
     Its limit on pixels is left out too: that one knows the number of pixels, but not width and
     height, which a person would rather read.
     """
+    Image.init()  # Free after the first time; `set_up` may not have been called, as in a script.
     prefix = data[:_PREFIX_BYTES].ljust(_PREFIX_BYTES, b"\0")
     for name in FORMATS:
         factory, accept = Image.OPEN[name]

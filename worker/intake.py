@@ -88,7 +88,7 @@ def _read_regular(descriptor: int, max_bytes: int) -> bytes:
         raise NotAFileError(f"this is {kind}, not a regular file" if kind else None)
     if status.st_size > max_bytes:
         raise TooLargeError(status.st_size, max_bytes)
-    with open(descriptor, "rb", closefd=False) as file:  # noqa: PTH123 - no path, a descriptor
+    with open(descriptor, "rb", closefd=False) as file:
         # What a growing file gains meanwhile is left: the limit holds whatever happens to it.
         return file.read(status.st_size)
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+
 import structlog
 
 from worker.contract.blobs import BlobStore
@@ -17,6 +20,11 @@ from worker.pipeline import Pipeline
 log = structlog.get_logger()
 
 
+def _end_worker() -> None:
+    """Ask this worker for a warm stop: without its inference thread it can tag nothing."""
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
 class Tagger:
     """Tags chunks with one model. Many threads may call `tag` at once between start and stop."""
 
@@ -25,7 +33,12 @@ class Tagger:
         self._jobs = JobStore(client, settings.result_ttl_s)
         self._blobs = BlobStore(client, settings.result_ttl_s)
         self.pipeline = Pipeline(
-            settings, artifact, blobs=self._blobs, labels=LabelStore(client), worker=name
+            settings,
+            artifact,
+            blobs=self._blobs,
+            labels=LabelStore(client),
+            worker=name,
+            on_death=_end_worker,
         )
 
     def start(self) -> None:
@@ -52,4 +65,3 @@ class Tagger:
             chunk.job, chunk.seq, images=len(result.images), failed=result.failed
         )
         self._blobs.drop(image.blob for image in chunk.images if image.blob)
-

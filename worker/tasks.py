@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def register(app: Celery, tagger: Tagger, clock: Callable[[], float] = time.time) -> Task:
     """Add the task to `app`; it works on `tagger`, which the bootstep starts before tasks come."""
 
-    class TagTask(Task):  # type: ignore[misc]
+    class TagTask(Task):
         """Settles a chunk once its result is stored, not before."""
 
         def on_success(self, retval: Any, _task_id: str, args: Any, _kwargs: Any) -> None:

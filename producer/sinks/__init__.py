@@ -24,7 +24,7 @@ class Sink(Protocol):
 
 
 def _jsonl(path: Path) -> JsonlSink:
-    return JsonlSink(path.open("w", encoding="utf-8", newline="\n"))
+    return JsonlSink(path.open("wb"))
 
 
 FORMATS: Final[dict[str, Callable[[Path], JsonlSink]]] = {".jsonl": _jsonl, ".ndjson": _jsonl}
@@ -32,6 +32,19 @@ FORMATS: Final[dict[str, Callable[[Path], JsonlSink]]] = {".jsonl": _jsonl, ".nd
 
 class UnknownFormatError(ValueError):
     """No sink writes files of this ending."""
+
+
+def check_writable(path: Path) -> None:
+    """Make sure that `path` can be written, and leave it as it is: the work may not even begin.
+
+    Raises:
+        OSError: it cannot.
+    """
+    is_new = not (path.exists() or path.is_symlink())
+    if is_new or path.is_file():
+        path.open("ab").close()
+    if is_new:
+        path.unlink()
 
 
 def open_sink(path: Path) -> JsonlSink:

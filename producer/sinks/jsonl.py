@@ -1,4 +1,4 @@
-"""Records -> one JSON object a line, UTF-8."""
+"""Records -> one JSON object a line, UTF-8 whatever the locale."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _MS_DIGITS: Final = 3
 
 
 class JsonlSink:
-    """Writes records to a text stream, which it closes at the end unless told otherwise."""
+    """Writes records to a stream, which it closes at the end unless told otherwise."""
 
-    def __init__(self, stream: IO[str], *, closes: bool = True) -> None:
+    def __init__(self, stream: IO[bytes], *, closes: bool = True) -> None:
         self._stream = stream
         self._closes = closes
 
@@ -35,7 +35,7 @@ class JsonlSink:
 
     def write(self, record: Record) -> None:
         """Write one line."""
-        self._stream.write(line_of(record) + "\n")
+        self._stream.write(line_of(record).encode() + b"\n")
 
     def flush(self) -> None:
         """Make what was written safe from our own end."""

@@ -1,0 +1,102 @@
+"""Batch fill under backlog, and what a lone image pays: python ops/bench/batching.py [--json FILE]
+
+Starts a private Redis and one worker with the bundled model, sends a backlog of small JPEGs, then
+single images to the idle worker, and reads the figures from the records' own timings.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import tempfile
+import time
+from pathlib import Path
+from statistics import median, quantiles
+from typing import Any
+
+from PIL import Image
+
+from producer.collect import Collector
+from producer.session import Desk, open_desk
+from producer.submit import Feeder, Order, Post
+from producer.window import Window
+from worker.contract.messages import Record
+from worker.contract.settings import Settings
+
+SIZE = (640, 480)
+
+
+def tag(desk: Desk, paths: list[str], chunk_images: int) -> list[Record]:
+    """Return the records of a job, as `producer submit` collects them."""
+    job = desk.jobs.create().id
+    order = Order(
+        job=job,
+        labels=None,
+        top_k=5,
+        threshold=0.0,
+        chunk_images=chunk_images,
+        as_blobs=False,
+        max_bytes=desk.settings.max_bytes,
+    )
+    window = Window(20_000, 2**30)
+    feeder = Feeder(paths, order, Post(desk.app, desk.jobs, desk.blobs), window)
+    feeder.start()
+    collector = Collector(desk.jobs, job, window, feeder.check)
+    return [record for records in collector.records() for record in records]
+
+
+def fill(records: list[Record]) -> float:
+    """Return the mean batch size: an image in a batch of 4 stands for a quarter of it."""
+    return len(records) / sum(1 / record.batch_size for record in records if record.batch_size)
+
+
+def overhead_ms(record: Record) -> float:
+    """Return what an image spent outside of read, decode and inference."""
+    timing = record.timing
+    parts = (timing.total_ms, timing.read_ms, timing.decode_ms, timing.infer_ms)
+    total, *work = (part or 0.0 for part in parts)
+    return total - sum(work)
+
+
+def measure(images: int, singles: int) -> dict[str, Any]:
+    """Run the benchmark and return its figures."""
+    with tempfile.TemporaryDirectory() as directory, open_desk(Settings(), embedded=True) as desk:
+        buffer = io.BytesIO()
+        Image.effect_mandelbrot(SIZE, (-2, -1.2, 1, 1.2), 60).convert("RGB").save(buffer, "JPEG")
+        paths = [Path(directory) / f"{number}.jpg" for number in range(images)]
+        for path in paths:
+            path.write_bytes(buffer.getvalue())
+        names = [str(path) for path in paths]
+        tag(desk, names[:64], 8)
+        began_s = time.monotonic()
+        backlog = tag(desk, names, 8)
+        elapsed_s = time.monotonic() - began_s
+        one_by_one = tag(desk, names, 1)
+        lone = []
+        for _ in range(singles):
+            lone += tag(desk, names[:1], 8)
+            time.sleep(0.1)
+    extra_ms = sorted(overhead_ms(record) for record in lone)
+    return {
+        "backlog of images": images,
+        "images a second": round(images / elapsed_s, 1),
+        "mean batch, chunks of 8": round(fill(backlog), 3),
+        "mean batch, chunks of 1": round(fill(one_by_one), 3),
+        "lone images": singles,
+        "lone image, ms outside read, decode and inference, median": round(median(extra_ms), 2),
+        "the same, 90th percentile": round(quantiles(extra_ms, n=10)[-1], 2),
+    }
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--images", type=int, default=2000)
+    parser.add_argument("--singles", type=int, default=100)
+    parser.add_argument("--json", type=Path)
+    words = parser.parse_args()
+    figures = measure(words.images, words.singles)
+    text = json.dumps(figures, indent=1)
+    print(text)
+    if words.json:
+        words.json.write_text(text + "\n", encoding="utf-8")

@@ -1,0 +1,103 @@
+"""Settings -> Redis with its stores, and a worker: the user's, or private ones of one command."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Final
+
+import msgspec
+import redis
+from celery import Celery
+
+from producer.local import LocalWorker
+from producer.workers import WorkerInfo, online
+from worker.contract.blobs import BlobStore
+from worker.contract.broker import BrokerUnreachableError, connect, make_app, patient_client
+from worker.contract.embedded import EmbeddedRedis
+from worker.contract.jobs import JobState, JobStore, NoSuchJobError
+from worker.contract.labels import LabelStore
+from worker.contract.settings import Settings
+
+# A worker deep in work may be slow to answer; submit still fails within five seconds.
+ONLINE_TIMEOUT_S: Final = 2.5
+LAST_WORD_TIMEOUT_S: Final = 2.0
+
+
+class JobLostError(RuntimeError):
+    """Redis does not know a job that is under way."""
+
+
+class Desk:
+    """Where a command works: at a Redis, with whoever is online there."""
+
+    def __init__(self, settings: Settings, app: Celery, local: LocalWorker | None) -> None:
+        self.settings = settings
+        self.app = app
+        self._local = local
+        client = patient_client(settings.broker_url)
+        self.jobs = JobStore(
+            client, settings.result_ttl_s, results=patient_client(settings.results)
+        )
+        self.blobs = BlobStore(client, settings.result_ttl_s)
+        self.labels = LabelStore(client)
+
+    @property
+    def worker(self) -> WorkerInfo | None:
+        """The first worker that answers, if one does in time."""
+        if self._local:
+            return self._local.info
+        return next(iter(online(self.app, ONLINE_TIMEOUT_S, limit=1)), None)
+
+    def check(self) -> None:
+        """Raise EmbeddedError if a worker of our own has ended."""
+        if self._local:
+            self._local.check()
+
+    def hitch(self, job: str) -> str:
+        """Return why no result of a job comes, as far as that can be seen; else nothing.
+
+        Raises:
+            JobLostError: none ever will.
+        """
+        try:
+            if self.worker is None:
+                return "no worker is online; the work is kept in the queue"
+            self.jobs.get(job)
+        except BrokerUnreachableError as e:
+            return str(e)
+        except NoSuchJobError as e:
+            msg = f"Redis has lost job {job} (did it start anew without its data?): submit again"
+            raise JobLostError(msg) from e
+        return ""
+
+    def leave_word(self, job: str, state: JobState) -> None:
+        """Set the job's state if Redis is there; someone wants to leave, so do not wait for it."""
+        url, ttl_s = self.settings.broker_url, self.settings.result_ttl_s
+        with (
+            suppress(BrokerUnreachableError, redis.RedisError, NoSuchJobError),
+            connect(url, timeout_s=LAST_WORD_TIMEOUT_S) as client,
+        ):
+            JobStore(client, ttl_s).set_state(job, state)
+
+
+@contextmanager
+def open_desk(
+    settings: Settings, *, embedded: bool = False, model: str | None = None
+) -> Iterator[Desk]:
+    """Yield a desk at the broker of the settings, or a private one that vanishes with the block.
+
+    Raises:
+        BrokerUnreachableError: Redis does not answer.
+        EmbeddedError: the private server or worker does not come up.
+    """
+    if not embedded:
+        for url in {settings.broker_url, settings.results}:
+            connect(url).close()
+        yield Desk(settings, make_app(settings, stores_results=False), None)
+        return
+    with EmbeddedRedis() as server:
+        private = msgspec.structs.replace(settings, broker_url=server.url, result_url="")
+        app = make_app(private, stores_results=False)
+        with LocalWorker(app, model) as local:
+            yield Desk(private, app, local)

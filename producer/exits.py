@@ -1,0 +1,73 @@
+"""What ends a command -> one line on standard error and an exit code."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Callable
+from functools import wraps
+from typing import Final, NoReturn, ParamSpec
+
+import click
+import redis
+from kombu.exceptions import OperationalError
+
+from producer.desk import JobLostError
+from producer.session import LabelsNeededError, NoImagesError, NoWorkerError
+from worker.contract.embedded import EmbeddedError
+from worker.contract.jobs import NoSuchJobError
+from worker.contract.labels import LabelsError
+from worker.contract.settings import SettingsError
+
+OK: Final = 0
+COULD_NOT_RUN: Final = 1
+SOME_FAILED: Final = 3
+INTERRUPTED: Final = 130
+
+P = ParamSpec("P")
+
+
+def told(command: Callable[P, int]) -> Callable[P, None]:
+    """Run a verb and end the process with its exit code; what stops it is told in one line."""
+
+    @wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        # A stop from a service manager cleans up as Ctrl-C does.
+        before = {number: signal.signal(number, _interrupt) for number in _STOPS}
+        try:
+            sys.exit(command(*args, **kwargs))
+        except (SettingsError, LabelsError, LabelsNeededError, NoImagesError) as e:
+            raise click.UsageError(str(e)) from e
+        except (redis.RedisError, OperationalError) as e:
+            _fail(f"lost Redis: {e}")
+        except (BrokenPipeError, click.ClickException):
+            raise  # click's own business
+        except (EmbeddedError, NoWorkerError, NoSuchJobError, JobLostError, OSError) as e:
+            _fail(str(e))
+        except KeyboardInterrupt:
+            sys.exit(INTERRUPTED)
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    return run
+
+
+def say(words: str) -> None:
+    """Tell the user something, apart from the data."""
+    click.echo(words, err=True)
+
+
+_STOPS: Final = (signal.SIGINT, signal.SIGTERM)
+
+
+def _interrupt(_number: int, _frame: object) -> NoReturn:
+    # Once is enough: a second Ctrl-C must not stop the stopping.
+    for number in _STOPS:
+        signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
+def _fail(message: str) -> NoReturn:
+    say(f"error: {' '.join(message.split())}")
+    sys.exit(COULD_NOT_RUN)
