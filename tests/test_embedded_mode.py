@@ -88,4 +88,5 @@ def test_an_interrupted_command_leaves_nothing_behind(
     assert [child for child in family if child.is_running()] == []
     assert list(temporary.iterdir()) == []
     assert "Traceback" not in said
-    assert str(out) in said
+    assert "interrupted" in said
+    assert (moment == "starting") or str(out) in said

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import structlog
 from celery import Celery, bootsteps
-from celery.signals import setup_logging, worker_ready, worker_shutdown
+from celery.signals import setup_logging, worker_ready, worker_shutdown, worker_shutting_down
 
 from worker import logs
 from worker.contract.broker import make_app
@@ -30,7 +30,14 @@ def build(settings: Settings) -> Celery:
     Raises:
         ArtifactError: the model is missing or not what its manifest says.
     """
-    tagger = Tagger(settings, open_artifact(settings.model), node_name())
+    return _build(settings, _tagger(settings))
+
+
+def _tagger(settings: Settings) -> Tagger:
+    return Tagger(settings, open_artifact(settings.model), node_name())
+
+
+def _build(settings: Settings, tagger: Tagger) -> Celery:
     app = make_app(settings, stores_results=True)
     app.conf.update(worker_pool="threads", worker_concurrency=settings.concurrency)
     register(app, tagger)
@@ -43,9 +50,14 @@ def build(settings: Settings) -> Celery:
 
 
 def serve(settings: Settings) -> int:
-    """Run a worker until it is told to stop; return its exit code."""
-    app = build(settings)
-    worker = app.Worker(
+    """Run a worker until it is told to stop; return its exit code.
+
+    A stop that somebody asked for is a success, by Ctrl-C too, which Celery calls a failure; one
+    that the worker asked for itself, because it can infer no more, is none.
+    """
+    tagger, stops = _tagger(settings), list[str]()
+    worker_shutting_down.connect(lambda sig, **_: stops.append(sig), weak=False)
+    worker = _build(settings, tagger).Worker(
         hostname=node_name(),
         pool="threads",
         concurrency=settings.concurrency,
@@ -55,7 +67,9 @@ def serve(settings: Settings) -> int:
         without_mingle=True,
     )
     worker.start()
-    return int(worker.exitcode or os.EX_OK)
+    if tagger.pipeline.died:
+        return os.EX_SOFTWARE
+    return os.EX_OK if stops else int(worker.exitcode or os.EX_OK)
 
 
 def node_name() -> str:

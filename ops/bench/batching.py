@@ -1,4 +1,6 @@
-"""Batch fill under backlog, and what a lone image pays: python ops/bench/batching.py [--json FILE]
+"""Measure batch fill under backlog, and what a lone image pays.
+
+    python ops/bench/batching.py [--json FILE]
 
 Starts a private Redis and one worker with the bundled model, sends a backlog of small JPEGs, then
 single images to the idle worker, and reads the figures from the records' own timings.
@@ -18,7 +20,7 @@ from typing import Any
 from PIL import Image
 
 from producer.collect import Collector
-from producer.session import Desk, open_desk
+from producer.desk import Desk, open_desk
 from producer.submit import Feeder, Order, Post
 from producer.window import Window
 from worker.contract.messages import Record

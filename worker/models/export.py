@@ -19,6 +19,7 @@ import msgspec
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.jit._trace import TracerWarning
 
 from worker.errors import ArtifactError
 from worker.models.artifact import (
@@ -39,7 +40,7 @@ _CHECKED_BATCHES: Final = (1, 2, 3, 4, 8)
 
 
 class Recipe(msgspec.Struct, frozen=True, kw_only=True):
-    """What an artifact says beside its weights; `mean` and `std` are per channel, of 0..1 values."""
+    """What an artifact says beside its weights; `mean` and `std` are of values in 0..1."""
 
     name: str
     source: Source
@@ -148,15 +149,15 @@ def _export_text(tower: nn.Module, tokenizer: Any, recipe: Recipe, directory: Pa
 def _export(tower: nn.Module, batches: Sequence[tuple[Tensor, ...]], file: Path) -> float:
     """Trace, freeze and save a tower; return its largest deviation from the module, absolute."""
     tower.eval()
-    with torch.inference_mode(False), torch.no_grad(), warnings.catch_warnings():
+    with torch.no_grad(), warnings.catch_warnings():
         # TorchScript is deprecated upstream and still the fastest to load and run from a file.
         warnings.simplefilter("ignore", FutureWarning)
         warnings.simplefilter("ignore", DeprecationWarning)
-        warnings.simplefilter("ignore", torch.jit.TracerWarning)
+        warnings.simplefilter("ignore", TracerWarning)
         example = next(batch for batch in batches if len(batch[0]) == _TRACED_BATCH)
-        traced = torch.jit.freeze(torch.jit.trace(tower, example))
+        traced = torch.jit.freeze(torch.jit.trace(tower, example))  # type: ignore[no-untyped-call]
         torch.jit.save(traced, str(file))
-        saved = torch.jit.load(str(file), map_location="cpu")
+        saved = torch.jit.load(str(file), map_location="cpu")  # type: ignore[no-untyped-call]
         deviation = max(float((saved(*b) - tower(*b)).abs().max()) for b in batches)
     if not deviation <= TOLERANCE:
         msg = f"{file.name} deviates from the model by {deviation:.2g}, more than {TOLERANCE:g}"
