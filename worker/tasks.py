@@ -6,7 +6,9 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import redis
 from celery import Celery, Task
+from celery.exceptions import Reject
 
 from worker.contract.messages import TASK, Chunk, ChunkResult, MessageError
 
@@ -28,6 +30,10 @@ def register(app: Celery, tagger: Tagger, clock: Callable[[], float] = time.time
     @app.task(name=TASK, base=TagTask, throws=(MessageError,))
     def tag(wire: dict[str, Any]) -> dict[str, Any]:
         received_at_s = clock()
-        return tagger.tag(Chunk.from_wire(wire), received_at_s).to_wire()
+        try:
+            return tagger.tag(Chunk.from_wire(wire), received_at_s).to_wire()
+        except redis.RedisError as e:
+            # Redis stayed away for long: nothing is known of the images, so back to the queue.
+            raise Reject(e, requeue=True) from e
 
     return tag

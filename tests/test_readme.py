@@ -1,0 +1,106 @@
+"""The README's commands, run as they are written."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+from conftest import ROOT, Crew, environment
+from images import fill
+
+import producer.cli
+import worker.cli
+from worker.contract.embedded import EmbeddedRedis
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+GROUPS = {"producer": producer.cli.main, "worker": worker.cli.main}
+
+
+def commands() -> list[str]:
+    """Return the lines of all shell blocks, without their comments."""
+    blocks = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
+    lines = [re.sub(r"\s+#.*", "", line) for block in blocks for line in block.splitlines()]
+    return [line for line in lines if line]
+
+
+def ours(*words: str) -> list[str]:
+    return [line for line in commands() if "producer " in line and all(w in line for w in words)]
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """A directory as a reader has it, with images below ./images."""
+    fill(tmp_path / "images", 3)
+    (tmp_path / "images/图.png").write_bytes((tmp_path / "images/册0/图 0.jpg").read_bytes())
+    return tmp_path
+
+
+def shell(line: str, home: Path, **settings: str) -> subprocess.CompletedProcess[str]:
+    path = f"{Path(sys.executable).parent}:/usr/bin:/bin"
+    return subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", line],
+        cwd=home,
+        env=environment(**settings) | {"PATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("line", ours("--embedded", "./images") + ours("find "))
+def test_the_commands_for_one_machine_run_as_written(line: str, home: Path) -> None:
+    done = shell(line, home)
+    assert done.returncode == 0, done.stderr
+    (out,) = home.glob("*.jsonl")
+    assert out.read_text(encoding="utf-8").count("\n") == (1 if "find" in line else 4)
+
+
+@pytest.mark.integration
+def test_the_commands_for_a_lasting_queue_run_as_written(home: Path, crew: Crew) -> None:
+    with EmbeddedRedis() as server:
+        running = crew.start(server.url)
+        lines = [line for line in ours() if "embedded" not in line and "find" not in line]
+        job = ""
+        assert len(lines) == 6
+        for line in lines:
+            done = shell(line.replace("JOB", job), home, broker_url=server.url)
+            assert done.returncode == 0, f"{line}\n{done.stderr}"
+            if "--no-wait" in line:
+                job = done.stdout.strip()
+                shell(f"producer results {job} --wait", home, broker_url=server.url)
+        running.stop()
+    assert (home / "tags.jsonl").read_text(encoding="utf-8").count("\n") == 4
+
+
+@pytest.mark.parametrize("name", GROUPS)
+def test_every_verb_explains_itself_with_an_example_and_the_readme_knows_it(name: str) -> None:
+    group = GROUPS[name]
+    for verb, command in group.commands.items():
+        shown = CliRunner().invoke(group, [verb, "--help"])
+        assert shown.exit_code == 0
+        assert f"Example: {name} {verb}" in shown.output
+        assert f"{name} {verb}" in README
+        assert all(p.help for p in command.params if isinstance(p, click.Option))
+
+
+def test_the_readme_names_every_setting_with_its_default() -> None:
+    from worker.contract.settings import Settings  # noqa: PLC0415
+
+    for field in Settings.__struct_fields__:
+        assert f"`WANWU_{field.upper()}`" in README
+
+
+def test_the_readme_knows_every_error_code() -> None:
+    from worker import errors  # noqa: PLC0415
+
+    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type)]
+    codes = {
+        kind.code for kind in kinds if issubclass(kind, errors.ImageError) and "code" in vars(kind)
+    }
+    assert {code for code in codes if f"`{code}`" not in README} <= {"reported"}
