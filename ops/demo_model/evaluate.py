@@ -31,7 +31,7 @@ from worker.models.labels import LabelEncoder, LabelSet
 # No seed of the training run comes near: that uses the numbers of its steps.
 SEED: Final = 1_000_003
 SCENE_SIZE: Final = 192
-VIEWS: Final = 4
+VIEWS: Final = 2
 BATCH: Final = 32
 
 
