@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from typing import NoReturn
+from pathlib import Path
+from typing import Any, NoReturn
 
 import click
 
@@ -28,8 +29,7 @@ def main() -> None:
 @click.option("--broker", metavar="URL", help="Redis of the queue, else WANWU_BROKER_URL.")
 def start(model: str | None, device: str | None, max_batch: int | None, broker: str | None) -> None:
     """Start a worker; Ctrl-C or SIGTERM finishes what is in flight and returns the rest."""
-    if not importlib.util.find_spec("torch"):
-        _fail(EXTRA)
+    _check_libraries()
     try:
         settings = Settings.from_env(
             model=model, device=device, max_batch=max_batch, broker_url=broker
@@ -44,6 +44,48 @@ def start(model: str | None, device: str | None, max_batch: int | None, broker: 
         sys.exit(serve(settings))
     except TaggerError as e:
         _fail(str(e))
+
+
+@main.command(
+    epilog="Example: worker export --model OFA-Sys/chinese-clip-vit-base-patch16 --out chinese-clip"
+)
+@click.option(
+    "--model", required=True, metavar="ID|DIR", help="Hugging Face id, or directory, of a model."
+)
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Directory of the artifact; replaced if it is one already.",
+)
+@click.option(
+    "--precision",
+    type=click.Choice(["auto", "fp32", "fp16", "bf16", "int8"]),
+    default="auto",
+    show_default=True,
+    help="auto takes the fastest that agrees with the model.",
+)
+@click.option("--device", default="auto", metavar="auto|cpu|cuda[:n]", help="Where it will run.")
+@click.option("--revision", metavar="COMMIT", help="Revision on the hub. [default: the latest]")
+def export(model: str, out: Path, **options: Any) -> None:
+    """Make a TorchScript artifact of a Hugging Face model, proved to agree with it."""
+    _check_libraries()
+    from worker.errors import TaggerError  # noqa: PLC0415
+    from worker.models.export import export as make  # noqa: PLC0415
+
+    if out.exists() and not (out / "manifest.json").exists() and any(out.iterdir()):
+        msg = f"{out} holds something else than an artifact; it would be replaced"
+        raise click.UsageError(msg)
+    try:
+        manifest = make(model, out, **options, say=lambda words: click.echo(words, err=True))
+    except TaggerError as e:
+        _fail(str(e))
+    click.echo(f"{out}: {manifest.name} in {manifest.precision}")
+
+
+def _check_libraries() -> None:
+    if not importlib.util.find_spec("torch"):
+        _fail(EXTRA)
 
 
 def _fail(message: str) -> NoReturn:

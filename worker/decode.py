@@ -37,8 +37,11 @@ FORMATS: Final = (
     *("PSD", "QOI", "DDS", "SGI", "PCX", "TGA"),
 )
 _FILTERS: Final = {
-    "bicubic": Image.Resampling.BICUBIC,
+    "nearest": Image.Resampling.NEAREST,
+    "box": Image.Resampling.BOX,
     "bilinear": Image.Resampling.BILINEAR,
+    "hamming": Image.Resampling.HAMMING,
+    "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
 # Fast mode: a box filter may do the rest of the reduction above twice the size wanted.
@@ -82,7 +85,7 @@ def decode(data: bytes, spec: Preprocessing, *, max_pixels: int, fast: bool = Fa
             if fast:
                 _draft(image, spec)
             image.load()
-            return _pixels(_fit(flatten(upright(image)), spec, fast=fast))
+            return fit(flatten(upright(image)), spec, fast=fast)
     except Image.DecompressionBombError as e:
         raise TooManyPixelsError(None, max_pixels) from e
     except _DECODER_ERRORS as e:
@@ -113,18 +116,21 @@ def _open(data: bytes) -> Image.Image:
 
 def _draft(image: Image.Image, spec: Preprocessing) -> None:
     """Let a JPEG decode at an eighth, a quarter or half its size, if that leaves enough."""
-    side = _FAST_GAP * max(spec.height, spec.width)
+    side = _FAST_GAP * max(spec.height, spec.width, spec.edge or 0)
     image.draft(None, (side, side))
 
 
-def _fit(image: Image.Image, spec: Preprocessing, *, fast: bool) -> Image.Image:
+def fit(image: Image.Image, spec: Preprocessing, *, fast: bool = False) -> Pixels:
+    """Return an RGB image at the model's size: uint8, CHW, C-contiguous."""
     box = _cut(image.size, spec) if spec.resize == "shortest_edge" else None
-    return image.resize(
+    fitted = image.resize(
         (spec.width, spec.height),
         _FILTERS[spec.interpolation],
         box=box,
         reducing_gap=_FAST_GAP if fast else None,
     )
+    pixels_HWC = np.asarray(fitted.convert("RGB"))
+    return np.ascontiguousarray(pixels_HWC.transpose(2, 0, 1))
 
 
 def _cut(size: tuple[int, int], spec: Preprocessing) -> Box:
@@ -135,10 +141,7 @@ def _cut(size: tuple[int, int], spec: Preprocessing) -> Box:
     edge and the margin are rounded down.
     """
     width, height = size
-    if spec.width * height >= spec.height * width:
-        scaled = (spec.width, max(spec.height, height * spec.width // width))
-    else:
-        scaled = (max(spec.width, width * spec.height // height), spec.height)
+    scaled = _scaled(size, spec)
     left, top = (scaled[0] - spec.width) // 2, (scaled[1] - spec.height) // 2
     across, down = width / scaled[0], height / scaled[1]
     return (
@@ -149,9 +152,15 @@ def _cut(size: tuple[int, int], spec: Preprocessing) -> Box:
     )
 
 
-def _pixels(image: Image.Image) -> Pixels:
-    pixels_HWC = np.asarray(image.convert("RGB"))
-    return np.ascontiguousarray(pixels_HWC.transpose(2, 0, 1))
+def _scaled(size: tuple[int, int], spec: Preprocessing) -> tuple[int, int]:
+    """Return width and height before the crop: just enough for it, or more if `edge` says so."""
+    width, height = size
+    edge = spec.edge or 0
+    if spec.width * height >= spec.height * width:
+        across = max(spec.width, edge)
+        return across, max(spec.height, height * across // width)
+    down = max(spec.height, edge)
+    return max(spec.width, width * down // height), down
 
 
 def _explain(error: Exception, data: bytes, sentence: str = "") -> ImageError:

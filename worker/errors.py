@@ -26,6 +26,7 @@
     |   +-- job
     |       +-- CancelledError     cancelled
     +-- ArtifactError              the model cannot be used: missing, altered, newer, unfit
+    +-- ExportError                no artifact can be made of a model
     +-- DeviceError                the device asked for is not here
 """
 
@@ -209,6 +210,10 @@ class CancelledError(ImageError):
 
 class ArtifactError(TaggerError):
     """The model artifact is missing, altered, of a newer format, or unfit for use."""
+
+
+class ExportError(TaggerError):
+    """No artifact can be made: the model is not found, not known, broken, or does not agree."""
 
 
 class DeviceError(TaggerError):

@@ -33,7 +33,7 @@ from worker.infer import infer, warm
 from worker.intake import read
 from worker.measure import Clock, Counts, Stopwatch
 from worker.models.artifact import Artifact
-from worker.models.labels import LabelCache, LabelEncoder, LabelSet
+from worker.models.labels import LabelCache, LabelSet, encoder_of
 from worker.rank import rank
 
 T = TypeVar("T")
@@ -100,7 +100,7 @@ class Pipeline:
         set_up(self._settings.max_pixels)
         self._engine = self._load_engine(self._artifact, self._settings.device)
         warm(self._engine, shape_CHW, self._settings.max_batch, manifest.embedding_dim)
-        encoder = LabelEncoder(self._artifact, self._engine.device)
+        encoder = encoder_of(self._artifact, self._engine.device)
         self._label_sets = LabelCache(encoder.encode)
         self._batcher.start()
         self._started = True

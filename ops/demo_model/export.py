@@ -14,15 +14,14 @@ from train import MAX_LOGIT_SCALE, WEIGHTS
 from transformers import BertTokenizer
 
 from worker.models.artifact import Preprocessing, Source, default_artifact
-from worker.models.export import Recipe, export_zero_shot
+from worker.models.export import export_model
+from worker.models.recipe import Recipe
 
 CARD: Final = "README.md"
 RECIPE: Final = Recipe(
     name="wanwu-demo",
     source=Source(id="ops/demo_model", revision="1"),
-    preprocessing=Preprocessing(height=IMAGE_SIZE, width=IMAGE_SIZE),
-    mean=MEAN,
-    std=STD,
+    preprocessing=Preprocessing(height=IMAGE_SIZE, width=IMAGE_SIZE, mean=MEAN, std=STD),
     max_text_tokens=MAX_TEXT_TOKENS,
     template=PROMPT,
     labels=tuple(thing.name for thing in drawings.read_objects()),
@@ -42,12 +41,12 @@ def export(trained: Path, out: Path) -> None:
     model.load_state_dict(torch.load(trained / WEIGHTS, weights_only=True))
     with torch.no_grad():
         model.logit_scale.clamp_(max=MAX_LOGIT_SCALE)
-    manifest = export_zero_shot(model, tokenizer, RECIPE, out)
+    manifest = export_model(model, tokenizer, RECIPE, out)
     if card is not None:
         (out / CARD).write_text(card, encoding="utf-8")
     size_mb = sum(file.stat().st_size for file in out.rglob("*") if file.is_file()) / 1e6
-    print(f"{out}: {size_mb:.1f} MB, deviation from the model {manifest['parity']}")
-    print(f"logit scale {manifest['logit_scale']:.1f}, at most {math.exp(MAX_LOGIT_SCALE):.0f}")
+    print(f"{out}: {size_mb:.1f} MB, deviation from the model {manifest.parity}")
+    print(f"logit scale {manifest.logit_scale:.1f}, at most {math.exp(MAX_LOGIT_SCALE):.0f}")
 
 
 if __name__ == "__main__":

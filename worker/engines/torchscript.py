@@ -13,6 +13,7 @@ import torch
 
 from worker.engines.base import resolve_device
 from worker.errors import ArtifactError
+from worker.models.precision import use_int8_engine
 
 if TYPE_CHECKING:
     from worker.models.artifact import Artifact
@@ -36,6 +37,8 @@ class TorchScriptEngine:
             ArtifactError: the file is no TorchScript that this torch can load.
         """
         target = resolve_device(device, artifact.manifest.precision)
+        if artifact.manifest.precision == "int8":
+            use_int8_engine()
         return cls(load_module(artifact.file("image.pt"), target), target)
 
     @property

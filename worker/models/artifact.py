@@ -18,7 +18,10 @@ MANIFEST: Final = "manifest.json"
 IMAGE_TOWER: Final = "image.pt"
 TEXT_TOWER: Final = "text.pt"
 TOKENIZER: Final = "tokenizer/tokenizer.json"
-_REQUIRED: Final = (IMAGE_TOWER, TEXT_TOWER, TOKENIZER)
+_REQUIRED: Final = {
+    "zero-shot": (IMAGE_TOWER, TEXT_TOWER, TOKENIZER),
+    "classifier": (IMAGE_TOWER,),
+}
 _ID_DIGITS: Final = 12
 
 
@@ -30,34 +33,43 @@ class Source(msgspec.Struct, frozen=True):
 
 
 class Preprocessing(msgspec.Struct, frozen=True, kw_only=True):
-    """How a decoded image becomes `height` x `width` pixels. Mean and deviation are in the graph.
+    """How a decoded image becomes `height` x `width` pixels.
 
-    `squash` ignores the aspect ratio; `shortest_edge` keeps it and cuts out the centre.
+    `squash` ignores the aspect ratio; `shortest_edge` keeps it and cuts out the centre, after a
+    resize to `edge` pixels, by default as few as the cut needs. `mean` and `std`, of values in
+    0..1, are in the graph already and stand here for whoever reads.
     """
 
     height: Positive
     width: Positive
     resize: Literal["squash", "shortest_edge"] = "squash"
-    interpolation: Literal["bicubic", "bilinear", "lanczos"] = "bicubic"
+    edge: Positive | None = None
+    interpolation: Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"] = (
+        "bicubic"
+    )
+    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """What `manifest.json` says. `files` maps each file's name to its sha256.
 
-    `logit_scale` is the factor itself (about 100 for CLIP), not its logarithm. `labels` names the
-    file of the model's own label set, if it has one. `parity` and `speed` were measured at export.
+    A `zero-shot` model embeds images and texts alike; a `classifier` gives logits, `embedding_dim`
+    of them, one for each of its own labels, and knows no texts. `logit_scale` is the factor itself
+    (about 100 for CLIP), not its logarithm. `labels` names the file of the model's own label set,
+    if it has one. `parity` and `speed` were measured at export.
     """
 
     format: int
     name: str
-    kind: str
+    kind: Literal["zero-shot", "classifier"]
     source: Source
     files: dict[str, str]
     preprocessing: Preprocessing
     embedding_dim: Positive
     logit_scale: float
-    max_text_tokens: Positive
-    template: str
+    max_text_tokens: int = 0
+    template: str = PLACEHOLDER
     labels: str | None = None
     precision: Literal["fp32", "fp16", "bf16", "int8"] = "fp32"
     batch_shapes: tuple[Positive, ...] = ()
@@ -74,7 +86,13 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         if self.template.count(PLACEHOLDER) != 1:
             msg = f"template must hold {PLACEHOLDER} exactly once"
             raise ValueError(msg)
-        needed = [*_REQUIRED, *([self.labels] if self.labels else [])]
+        if self.kind == "zero-shot" and self.max_text_tokens < 1:
+            msg = "max_text_tokens must be at least 1"
+            raise ValueError(msg)
+        if self.kind == "classifier" and not self.labels:
+            msg = "a classifier must name the file of its labels"
+            raise ValueError(msg)
+        needed = [*_REQUIRED[self.kind], *([self.labels] if self.labels else [])]
         if missing := [name for name in needed if name not in self.files]:
             msg = f"files must list {', '.join(missing)}"
             raise ValueError(msg)

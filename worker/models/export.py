@@ -1,194 +1,221 @@
-"""Chinese-CLIP -> artifact: both towers traced, compared with the model, described in a manifest.
+"""transformers model -> artifact: both towers traced, compared with the model, described.
 
 Shapes: N images or texts, C channels, H x W pixels, L tokens, D embedding dimensions.
 """
 
 from __future__ import annotations
 
+import copy
+import errno
 import hashlib
 import json
 import shutil
 import tempfile
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import msgspec
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
-from torch.jit._trace import TracerWarning
+from tokenizers import Tokenizer
 
-from worker.errors import ArtifactError
+from worker.engines.base import resolve_device
+from worker.errors import ExportError
 from worker.models.artifact import (
     FORMAT,
     IMAGE_TOWER,
     MANIFEST,
     TEXT_TOWER,
     TOKENIZER,
-    Preprocessing,
-    Source,
+    Manifest,
 )
+from worker.models.hub import find, load
+from worker.models.precision import Precision, check, convert, supported
+from worker.models.recipe import Recipe, recipe_of
+from worker.models.rewrite import for_inference
+from worker.models.towers import ClassifierTower, ImageTower, TextTower
+from worker.models.tracing import BATCHES, Trial, pixels, trace, try_out
 
 LABELS: Final = "labels.txt"
-TOLERANCE: Final = 1e-4
-# Traced at one size and compared at these: a batch size frozen into the graph would show.
-_TRACED_BATCH: Final = 2
-_CHECKED_BATCHES: Final = (1, 2, 3, 4, 8)
+Say = Callable[[str], None]
 
 
-class Recipe(msgspec.Struct, frozen=True, kw_only=True):
-    """What an artifact says beside its weights; `mean` and `std` are of values in 0..1."""
+def export(
+    name: str,
+    out: Path,
+    *,
+    precision: Precision | Literal["auto"] = "auto",
+    device: str = "auto",
+    revision: str | None = None,
+    say: Say = lambda _: None,
+) -> Manifest:
+    """Write the artifact of a Hugging Face id or directory to `out`; return its manifest.
 
-    name: str
-    source: Source
-    preprocessing: Preprocessing
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    max_text_tokens: int
-    template: str
-    labels: tuple[str, ...] = ()
-    notice: str | None = None
+    `say` hears each step, as a sentence for a person.
 
-
-class ImageTower(nn.Module):
-    """uint8 NCHW -> float32 unit embeddings ND; normalisation is part of the graph."""
-
-    mean_C11: Tensor
-    std_C11: Tensor
-
-    def __init__(self, model: Any, recipe: Recipe) -> None:
-        super().__init__()
-        self.vision_model = model.vision_model
-        self.projection = model.visual_projection
-        self.register_buffer("mean_C11", torch.tensor(recipe.mean).view(3, 1, 1))
-        self.register_buffer("std_C11", torch.tensor(recipe.std).view(3, 1, 1))
-
-    def forward(self, pixels_NCHW: Tensor) -> Tensor:
-        """Embed images."""
-        scaled = (pixels_NCHW.to(torch.float32) / 255 - self.mean_C11) / self.std_C11
-        pooled = self.vision_model(pixel_values=scaled, return_dict=False)[1]
-        return F.normalize(self.projection(pooled), dim=-1)
+    Raises:
+        ExportError: the model is not found, cannot be exported, or the artifact does not agree.
+        DeviceError: there is no such device, or it does not have this precision.
+    """
+    target = resolve_device(device, precision)
+    if precision != "auto":
+        check(precision, target)
+    say(f"looking for {name}")
+    found = find(name, revision)
+    say(f"loading {found.source.id}")
+    loaded = load(found)
+    recipe = recipe_of(loaded)
+    tried = supported(target) if precision == "auto" else (precision,)
+    return export_model(
+        loaded.model, loaded.tokenizer, recipe, out, precisions=tried, device=target, say=say
+    )
 
 
-class TextTower(nn.Module):
-    """Token ids NL and attention mask NL, both int64 -> float32 unit embeddings ND."""
-
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-        self.text_model = model.text_model
-        self.projection = model.text_projection
-
-    def forward(self, ids_NL: Tensor, mask_NL: Tensor) -> Tensor:
-        """Embed texts by the state of their first token, as Chinese-CLIP does."""
-        states_NLD = self.text_model(input_ids=ids_NL, attention_mask=mask_NL, return_dict=False)[0]
-        return F.normalize(self.projection(states_NLD[:, 0]), dim=-1)
-
-
-def export_zero_shot(model: Any, tokenizer: Any, recipe: Recipe, out: Path) -> dict[str, Any]:
-    """Write the artifact of a transformers `ChineseCLIPModel` to `out` and return its manifest.
+def export_model(
+    model: Any,
+    tokenizer: Any | None,
+    recipe: Recipe,
+    out: Path,
+    *,
+    precisions: tuple[Precision, ...] = ("fp32",),
+    device: torch.device | None = None,
+    say: Say = lambda _: None,
+) -> Manifest:
+    """Write the artifact of a model in the fastest of the precisions that agree with it.
 
     An artifact that stands there already is replaced, but only by a whole one.
 
     Raises:
-        ArtifactError: the traced towers do not agree with the model within `TOLERANCE`, or labels
-            of equal length collapse to the same tokens.
-        OSError: the directory cannot be written.
+        ExportError: the towers cannot be traced, or do not agree with the model.
     """
     model = model.eval().to("cpu", torch.float32)
-    _check_tokens(tokenizer, recipe)
     with _beside(out) as directory:
-        parity = {
-            "image_max_abs": _export_image(ImageTower(model, recipe), recipe, directory),
-            "text_max_abs": _export_text(TextTower(model), tokenizer, recipe, directory),
-        }
-        tokenizer.save_pretrained(directory / Path(TOKENIZER).parent)
+        trial = _export_image(
+            model, recipe, directory, precisions, device or torch.device("cpu"), say
+        )
+        parity: dict[str, Any] = trial.parity()
+        if tokenizer is not None:
+            say("tracing the text tower")
+            parity["text_max_abs"] = _export_text(model, tokenizer, recipe, directory)
         if recipe.labels:
             (directory / LABELS).write_text("\n".join(recipe.labels) + "\n", encoding="utf-8")
-        manifest = _manifest(model, recipe, parity, directory)
+        manifest = _manifest(model, recipe, trial, parity, directory)
         text = json.dumps(manifest, ensure_ascii=False, indent=1)
         (directory / MANIFEST).write_text(text + "\n", encoding="utf-8")
-    return manifest
+        return msgspec.convert(manifest, Manifest)
 
 
-def _check_tokens(tokenizer: Any, recipe: Recipe) -> None:
-    """Refuse a tokenizer without its vocabulary: it would give all labels one embedding."""
-    rows = [tuple(tokenizer(label)["input_ids"]) for label in recipe.labels]
-    if len(set(rows)) < len(rows):
-        msg = f"{len(rows)} labels give only {len(set(rows))} different rows of tokens"
-        raise ArtifactError(msg)
+def _export_image(
+    model: Any,
+    recipe: Recipe,
+    directory: Path,
+    precisions: tuple[Precision, ...],
+    device: torch.device,
+    say: Say,
+) -> Trial:
+    """Trace the image tower in each precision; keep the fastest that agrees with the model."""
+    spec = recipe.preprocessing
+    kind = ClassifierTower if recipe.kind == "classifier" else ImageTower
+    tower = kind(model, spec.mean, spec.std).eval()
+    images_NCHW = pixels(max(BATCHES), spec.height, spec.width)
+    with torch.no_grad():
+        reference_ND = tower(images_NCHW)
+    rewritten = for_inference(copy.deepcopy(tower))
+    best: Trial | None = None
+    for precision in precisions:
+        say(f"tracing the image tower in {precision}")
+        trial = try_out(
+            convert(rewritten, precision).to(device),
+            precision,
+            images_NCHW.to(device),
+            reference_ND,
+            directory / f"{precision}.pt",
+        )
+        say(str(trial))
+        if trial.agrees and (best is None or trial.ms < best.ms):
+            best = trial
+    if best is None:
+        msg = f"the traced image tower does not agree with the model: {trial}"
+        raise ExportError(msg)
+    best.file.rename(directory / IMAGE_TOWER)
+    for precision in precisions:
+        (directory / f"{precision}.pt").unlink(missing_ok=True)
+    return best
 
 
-def _export_image(tower: nn.Module, recipe: Recipe, directory: Path) -> float:
-    shape_CHW = (3, recipe.preprocessing.height, recipe.preprocessing.width)
-    dice = torch.Generator().manual_seed(0)
-    batches = [
-        (torch.randint(0, 256, (size, *shape_CHW), generator=dice, dtype=torch.uint8),)
-        for size in _CHECKED_BATCHES
-    ]
-    return _export(tower, batches, directory / IMAGE_TOWER)
-
-
-def _export_text(tower: nn.Module, tokenizer: Any, recipe: Recipe, directory: Path) -> float:
-    labels = recipe.labels or ("猫", "狗")
-    texts = [recipe.template.format(labels[n % len(labels)]) for n in range(max(_CHECKED_BATCHES))]
+def _export_text(model: Any, tokenizer: Any, recipe: Recipe, directory: Path) -> float:
+    """Trace the text tower and save the tokenizer; return the tower's largest deviation."""
+    labels = recipe.labels or ("猫", "a dog", "红色的苹果", "Zürich")
+    texts = [recipe.template.format(labels[n % len(labels)]) for n in range(max(BATCHES))]
     tokens = tokenizer(
         texts,
         padding="max_length",
         truncation=True,
         max_length=recipe.max_text_tokens,
         return_tensors="pt",
+        return_attention_mask=True,
     )
     ids_NL, mask_NL = tokens["input_ids"], tokens["attention_mask"]
-    batches = [(ids_NL[:size], mask_NL[:size]) for size in _CHECKED_BATCHES]
-    return _export(tower, batches, directory / TEXT_TOWER)
+    _save_tokenizer(tokenizer, recipe, directory / TOKENIZER)
+    _check_tokens(directory / TOKENIZER, recipe.labels, texts, ids_NL)
+    tower = TextTower(copy.deepcopy(model)).eval()
+    with torch.no_grad():
+        reference_ND = tower(ids_NL, mask_NL)
+    return trace(tower, (ids_NL, mask_NL), reference_ND, directory / TEXT_TOWER).max_abs
 
 
-def _export(tower: nn.Module, batches: Sequence[tuple[Tensor, ...]], file: Path) -> float:
-    """Trace, freeze and save a tower; return its largest deviation from the module, absolute."""
-    tower.eval()
-    with torch.no_grad(), warnings.catch_warnings():
-        # TorchScript is deprecated upstream and still the fastest to load and run from a file.
-        warnings.simplefilter("ignore", FutureWarning)
-        warnings.simplefilter("ignore", DeprecationWarning)
-        warnings.simplefilter("ignore", TracerWarning)
-        example = next(batch for batch in batches if len(batch[0]) == _TRACED_BATCH)
-        traced = torch.jit.freeze(torch.jit.trace(tower, example))  # type: ignore[no-untyped-call]
-        torch.jit.save(traced, str(file))
-        saved = torch.jit.load(str(file), map_location="cpu")  # type: ignore[no-untyped-call]
-        deviation = max(float((saved(*b) - tower(*b)).abs().max()) for b in batches)
-    if not deviation <= TOLERANCE:
-        msg = f"{file.name} deviates from the model by {deviation:.2g}, more than {TOLERANCE:g}"
-        raise ArtifactError(msg)
-    return deviation
+def _save_tokenizer(tokenizer: Any, recipe: Recipe, file: Path) -> None:
+    file.parent.mkdir()
+    fast = tokenizer.backend_tokenizer
+    fast.enable_truncation(max_length=recipe.max_text_tokens)
+    fast.enable_padding(
+        length=recipe.max_text_tokens,
+        pad_id=tokenizer.pad_token_id or 0,
+        pad_token=tokenizer.pad_token or "[PAD]",
+    )
+    fast.save(str(file))
+
+
+def _check_tokens(
+    file: Path, labels: tuple[str, ...], texts: list[str], ids_NL: torch.Tensor
+) -> None:
+    """Refuse a tokenizer that lost its vocabulary, or its own code on the way to the fast form."""
+    tokenizer = Tokenizer.from_file(str(file))
+    rows = {tuple(encoded.ids) for encoded in tokenizer.encode_batch(list(labels or set(texts)))}
+    wanted = len(labels or set(texts))
+    if len(rows) < wanted:
+        msg = f"{wanted} labels give only {len(rows)} different rows of tokens"
+        raise ExportError(msg)
+    if [encoded.ids for encoded in tokenizer.encode_batch(texts)] != ids_NL.tolist():
+        msg = "the tokenizer's fast form splits texts differently from the tokenizer itself"
+        raise ExportError(msg)
 
 
 def _manifest(
-    model: Any, recipe: Recipe, parity: dict[str, float], directory: Path
+    model: Any, recipe: Recipe, trial: Trial, parity: dict[str, Any], directory: Path
 ) -> dict[str, Any]:
     files = sorted(path for path in directory.rglob("*") if path.is_file())
+    scale = getattr(model, "logit_scale", None)
     return {
         "format": FORMAT,
         "name": recipe.name,
-        "kind": "zero-shot",
+        "kind": recipe.kind,
         "source": msgspec.to_builtins(recipe.source),
         "files": {
             path.relative_to(directory).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
             for path in files
         },
-        "preprocessing": msgspec.to_builtins(recipe.preprocessing)
-        | {"mean": recipe.mean, "std": recipe.std},
-        "embedding_dim": int(model.config.projection_dim),
-        "logit_scale": float(model.logit_scale.detach().exp()),
+        "preprocessing": msgspec.to_builtins(recipe.preprocessing),
+        "embedding_dim": trial.dim,
+        "logit_scale": 1.0 if scale is None else float(scale.detach().exp()),
         "max_text_tokens": recipe.max_text_tokens,
         "template": recipe.template,
         "labels": LABELS if recipe.labels else None,
-        "precision": "fp32",
-        "batch_shapes": list(_CHECKED_BATCHES),
+        "precision": trial.precision,
+        "batch_shapes": list(BATCHES),
         "parity": parity,
-        "speed": {},
+        "speed": trial.speed(),
         "torch": torch.__version__,
         "notice": recipe.notice,
     }
@@ -197,12 +224,20 @@ def _manifest(
 @contextmanager
 def _beside(out: Path) -> Iterator[Path]:
     """Yield a directory that takes the place of `out` when the block succeeds, else vanishes."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    fresh = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        fresh = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+    except OSError as e:
+        msg = f"{out} cannot be written: {e.strerror}"
+        raise ExportError(msg) from e
     try:
         yield fresh
         fresh.chmod(0o755)
         shutil.rmtree(out, ignore_errors=True)
         fresh.rename(out)
+    except OSError as e:
+        words = "the disk is full" if e.errno == errno.ENOSPC else e.strerror or str(e)
+        msg = f"{out} cannot be written: {words}"
+        raise ExportError(msg) from e
     finally:
         shutil.rmtree(fresh, ignore_errors=True)

@@ -9,7 +9,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -71,6 +71,56 @@ class LabelCache:
             with self._lock:
                 self._sets.pop(key, None)
             future.set_exception(e)
+
+
+class Encoder(Protocol):
+    """What makes a label set of a label pack. Several threads may ask at once."""
+
+    def encode(self, pack: LabelPack) -> LabelSet:
+        """Return the pack's label set; what the pack leaves open is filled in from the model."""
+
+
+def encoder_of(artifact: Artifact, device: str) -> Encoder:
+    """Return the encoder of a model: by its text tower, or by its fixed classes.
+
+    Raises:
+        ArtifactError: a file of the model cannot be used.
+    """
+    if artifact.manifest.kind == "classifier":
+        return Classes(artifact)
+    return LabelEncoder(artifact, device)
+
+
+class Classes:
+    """The labels of a classifier: label k is logit k, and a set is a choice among them."""
+
+    def __init__(self, artifact: Artifact) -> None:
+        """Read them.
+
+        Raises:
+            ArtifactError: there are more or fewer than logits.
+        """
+        self._labels = own_labels(artifact)
+        self._dim = artifact.manifest.embedding_dim
+        if len(self._labels) != self._dim:
+            msg = f"model {artifact.id} has {self._dim} logits for {len(self._labels)} labels"
+            raise ArtifactError(msg)
+        self._rows = {label: k for k, label in enumerate(self._labels)}
+
+    def encode(self, pack: LabelPack) -> LabelSet:
+        """Return the classes that the pack names, or all; templates mean nothing here.
+
+        Raises:
+            LabelsMissingError: it names one that the model does not know.
+        """
+        labels = pack.labels or self._labels
+        if unknown := [label for label in labels if label not in self._rows]:
+            more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
+            msg = f"the model is a classifier that does not know {unknown[0]!r}{more}"
+            raise LabelsMissingError(msg)
+        matrix_KD = np.zeros((len(labels), self._dim), np.float32)
+        matrix_KD[range(len(labels)), [self._rows[label] for label in labels]] = 1
+        return LabelSet(labels, matrix_KD)
 
 
 class LabelEncoder:
