@@ -73,7 +73,11 @@ def main() -> None:
 @out_option
 @click.option("--no-wait", is_flag=True, help="Send, print the job's id, and leave.")
 @click.option("--embedded", is_flag=True, help="Run a private Redis and a worker for this command.")
-@click.option("--model", metavar="ARTIFACT", help="Model of the --embedded worker.")
+@click.option(
+    "--model",
+    metavar="ARTIFACT|DIR|ID",
+    help="Model of the --embedded worker: an artifact, or a Hugging Face directory or id.",
+)
 @broker_option
 @told
 def submit(**words: Any) -> int:
@@ -84,7 +88,7 @@ def submit(**words: Any) -> int:
     session = Session(request, find_images(request.paths, say), console, say)
     with (
         _told_if_stopped(session, out, embedded=embedded),
-        open_desk(settings, embedded=embedded, model=words["model"]) as desk,
+        open_desk(settings, embedded=embedded, model=words["model"], say=say) as desk,
     ):
         session.greet(desk, waits=not words["no_wait"])
         if words["no_wait"]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Final
 
@@ -83,9 +83,15 @@ class Desk:
 
 @contextmanager
 def open_desk(
-    settings: Settings, *, embedded: bool = False, model: str | None = None
+    settings: Settings,
+    *,
+    embedded: bool = False,
+    model: str | None = None,
+    say: Callable[[str], None] = lambda _: None,
 ) -> Iterator[Desk]:
     """Yield a desk at the broker of the settings, or a private one that vanishes with the block.
+
+    `say` hears what takes long before it can begin.
 
     Raises:
         BrokerUnreachableError: Redis does not answer.
@@ -99,5 +105,5 @@ def open_desk(
     with EmbeddedRedis() as server:
         private = msgspec.structs.replace(settings, broker_url=server.url, result_url="")
         app = make_app(private, stores_results=False)
-        with LocalWorker(app, model) as local:
+        with LocalWorker(app, model, say) as local:
             yield Desk(private, app, local)

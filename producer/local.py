@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Final, Self
@@ -22,22 +23,29 @@ from worker.contract.processes import start_child, stop_child
 START_TIMEOUT_S: Final = 120.0
 STOP_GRACE_S: Final = 5.0
 _ASK_S: Final = 0.5
+# What an artifact holds; the worker knows the rest.
+_MANIFEST: Final = "manifest.json"
+_ERROR: Final = "error: "
 # Everything: whoever runs the command may name any file that they can read.
 _ROOTS: Final = os.sep
 # Where the program lies. -P keeps what lies in the directory of the user from taking its place.
 _HOME: Final = Path(contract.__file__).parents[2]
+_WORKER: Final = (sys.executable, "-P", "-m", "worker.cli")
 
 
 class LocalWorker:
     """Inside the `with` block a worker is online at the broker; afterwards it is gone.
 
+    A model that is no artifact yet is exported first; `say` hears how that goes.
+
     Raises:
         EmbeddedError: on entering, with the worker's own words, if it does not come up.
     """
 
-    def __init__(self, app: Celery, model: str | None) -> None:
+    def __init__(self, app: Celery, model: str | None, say: Callable[[str], None]) -> None:
         self._app = app
         self._model = model
+        self._say = say
         self._child: subprocess.Popen[bytes] | None = None
         self._log: IO[bytes] | None = None
         self.info: WorkerInfo
@@ -65,10 +73,12 @@ class LocalWorker:
 
     def start(self) -> None:
         """Start the worker and return once its model is warm."""
+        if self._model and not (Path(self._model).expanduser() / _MANIFEST).exists():
+            self._model = self._export(self._model)
         # Without a name on disk: it goes when both processes have.
         self._log = tempfile.TemporaryFile(prefix="wanwu-worker-")  # noqa: SIM115 - closed in stop
         self._child = start_child(
-            [sys.executable, "-P", "-m", "worker.cli", "start"],
+            [*_WORKER, "start"],
             env=self._environment(),
             stdin=subprocess.DEVNULL,
             stdout=self._log,
@@ -99,6 +109,25 @@ class LocalWorker:
             self._log.close()
             self._log = None
 
+    def _export(self, model: str) -> str:
+        """Return the artifact that `worker export` makes of a model, or has made before."""
+        self._child = start_child(
+            [*_WORKER, "export", "--model", model],
+            env=self._environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        told = ""
+        for line in self._child.stderr or ():
+            told = line.decode(errors="replace").strip()
+            if not told.startswith(_ERROR):
+                self._say(told)
+        place, _ = self._child.communicate()
+        if self._child.returncode:
+            raise EmbeddedError(told.removeprefix(_ERROR))
+        return place.decode().strip()
+
     def _environment(self) -> dict[str, str]:
         given = os.environ.get("PYTHONPATH")
         settings = {
@@ -108,7 +137,7 @@ class LocalWorker:
             "WANWU_IMAGE_ROOTS": _ROOTS,
         }
         if self._model:
-            settings["WANWU_MODEL"] = str(Path(self._model).resolve())
+            settings["WANWU_MODEL"] = str(Path(self._model).expanduser().resolve())
         return dict(os.environ) | settings
 
     def _last_words(self) -> str:
@@ -116,4 +145,4 @@ class LocalWorker:
             return ""
         self._log.seek(0)
         lines = self._log.read().decode(errors="replace").strip().splitlines()
-        return lines[-1].removeprefix("error: ") if lines else "the worker ended without a word"
+        return lines[-1].removeprefix(_ERROR) if lines else "the worker ended without a word"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +26,13 @@ from transformers import (
 )
 
 from worker.contract.labels import LabelPack
+from worker.contract.settings import Settings
 from worker.decode import decode
 from worker.engines.torchscript import TorchScriptEngine
-from worker.errors import DeviceError, ExportError, LabelsMissingError
+from worker.errors import ArtifactError, DeviceError, ExportError, LabelsMissingError
 from worker.infer import infer
-from worker.models.artifact import Artifact, open_artifact
-from worker.models.export import export
+from worker.models.artifact import Artifact, Manifest, open_artifact
+from worker.models.cache import export_to, open_model
 from worker.models.labels import encoder_of
 
 Rows = npt.NDArray[np.float32]
@@ -62,6 +64,15 @@ def exported(hub: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> 
     for family, directory in hub.items():
         export(str(directory), root / family, precision="fp32")
     return {family: open_artifact(root / family) for family in hub}
+
+
+def export(
+    model: str, out: Path, precision: str = "fp32", device: str = "cpu", **options: Any
+) -> Manifest:
+    """Export as `worker export` does."""
+    settings = Settings(model=model, precision=precision, device=device)  # type: ignore[arg-type]
+    said: Callable[[str], None] = options.get("say", lambda _: None)
+    return open_artifact(export_to(out, settings, None, said)).manifest
 
 
 def embed(artifact: Artifact, files: list[Path]) -> Rows:
@@ -189,7 +200,7 @@ def test_lower_precisions_stay_close(
 
 def test_auto_takes_the_fastest_that_agrees(hub: dict[str, Path], tmp_path: Path) -> None:
     said: list[str] = []
-    manifest = export(str(hub["chinese_clip"]), tmp_path / "out", say=said.append)
+    manifest = export(str(hub["chinese_clip"]), tmp_path / "out", "auto", say=said.append)
     tried = {
         line.partition(":")[0]: float(re.findall(r"4 in (\d+) ms", line)[0])
         for line in said
@@ -287,7 +298,7 @@ def test_without_a_network_an_id_is_one_sentence(
 
 
 def test_a_name_that_no_hub_could_have_is_one_sentence(tmp_path: Path) -> None:
-    assert "there is no model '/no/such/place'" in refused("/no/such/place", tmp_path)
+    assert "there is no model at /no/such/place" in refused("/no/such/place", tmp_path)
 
 
 def test_an_artifact_is_replaced_only_by_a_whole_one(hub: dict[str, Path], tmp_path: Path) -> None:
@@ -329,3 +340,51 @@ def test_the_files_of_the_manifest_are_those_that_lie_there(exported: dict[str, 
             if file.is_file()
         }
         assert present == listed | {"manifest.json"}
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "wanwu-tagger"
+
+
+def test_a_directory_is_exported_once_and_reused(hub: dict[str, Path], cache: Path) -> None:
+    settings = Settings(model=str(hub["clip"]), precision="fp32", device="cpu")
+    said: list[str] = []
+    first = open_model(settings, said.append)
+    assert any(line.startswith("exporting clip to") for line in said)
+    said.clear()
+    assert open_model(settings, said.append) == first
+    assert said == []
+    assert [first.path] == list(cache.iterdir())
+
+
+def test_other_weights_or_another_precision_are_exported_anew(
+    hub: dict[str, Path], cache: Path, tmp_path: Path
+) -> None:
+    model = broken(hub, tmp_path)
+    fp32 = Settings(model=str(model), precision="fp32", device="cpu")
+    first = open_model(fp32)
+    bf16 = open_model(Settings(model=str(model), precision="bf16", device="cpu"))
+    assert bf16.manifest.precision == "bf16"
+    weights = load_file(model / "model.safetensors")
+    weights["visual_projection.weight"] *= -1
+    save_file(weights, model / "model.safetensors", {"format": "pt"})
+    assert len({first.id, bf16.id, open_model(fp32).id}) == 3
+    assert len(list(cache.iterdir())) == 3
+
+
+def test_a_damaged_artifact_in_the_cache_is_made_anew(hub: dict[str, Path], cache: Path) -> None:
+    settings = Settings(model=str(hub["clip"]), precision="fp32", device="cpu")
+    first = open_model(settings)
+    (first.path / "image.pt").write_bytes(b"damaged")
+    assert (open_model(settings).path / "image.pt").stat().st_size > 1000
+
+
+def test_an_artifact_of_another_precision_than_asked_for_is_refused(
+    exported: dict[str, Artifact],
+) -> None:
+    path = str(exported["clip"].path)
+    assert open_model(Settings(model=path)).id == exported["clip"].id
+    with pytest.raises(ArtifactError, match="was exported in fp32, not int8"):
+        open_model(Settings(model=path, precision="int8"))

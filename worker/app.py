@@ -17,7 +17,7 @@ from celery.signals import setup_logging, worker_ready, worker_shutdown, worker_
 from worker import logs
 from worker.contract.broker import make_app
 from worker.contract.settings import Settings, mask
-from worker.models.artifact import open_artifact
+from worker.models.cache import open_model
 from worker.tagger import Tagger
 from worker.tasks import register
 
@@ -34,7 +34,8 @@ def build(settings: Settings) -> Celery:
 
 
 def _tagger(settings: Settings) -> Tagger:
-    return Tagger(settings, open_artifact(settings.model), node_name())
+    artifact = open_model(settings, lambda words: log.info("model.export", step=words))
+    return Tagger(settings, artifact, node_name())
 
 
 def _build(settings: Settings, tagger: Tagger) -> Celery:

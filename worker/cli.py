@@ -11,6 +11,7 @@ import click
 
 from worker.contract.settings import Settings, SettingsError
 
+PRECISIONS = ("auto", "fp32", "fp16", "bf16", "int8")
 EXTRA = "this command needs the worker's libraries: pip install 'wanwu-tagger[worker]'"
 
 
@@ -23,17 +24,24 @@ def main() -> None:
 @main.command(
     epilog="Example: worker start --broker redis://:secret@redis.example:6379/0 --device cuda"
 )
-@click.option("--model", metavar="ARTIFACT", help="Model artifact; the bundled one if not given.")
+@click.option(
+    "--model",
+    metavar="ARTIFACT|DIR|ID",
+    help="Artifact, or a Hugging Face directory or id, exported on first use. [default: bundled]",
+)
 @click.option("--device", metavar="auto|cpu|cuda[:n]", help="Where the model runs. [default: auto]")
+@click.option(
+    "--precision",
+    type=click.Choice(PRECISIONS),
+    help="For a model that is exported on first use. [default: auto]",
+)
 @click.option("--max-batch", type=click.IntRange(min=1), help="Largest micro-batch. [default: 4]")
 @click.option("--broker", metavar="URL", help="Redis of the queue, else WANWU_BROKER_URL.")
-def start(model: str | None, device: str | None, max_batch: int | None, broker: str | None) -> None:
+def start(broker: str | None, **options: Any) -> None:
     """Start a worker; Ctrl-C or SIGTERM finishes what is in flight and returns the rest."""
     _check_libraries()
     try:
-        settings = Settings.from_env(
-            model=model, device=device, max_batch=max_batch, broker_url=broker
-        )
+        settings = Settings.from_env(broker_url=broker, **options)
     except SettingsError as e:
         raise click.UsageError(str(e)) from e
     # Only now: these load torch, which takes seconds that `--help` need not.
@@ -54,33 +62,36 @@ def start(model: str | None, device: str | None, max_batch: int | None, broker: 
 )
 @click.option(
     "--out",
-    required=True,
     type=click.Path(file_okay=False, path_type=Path),
-    help="Directory of the artifact; replaced if it is one already.",
+    help="Directory of the artifact, replaced if it is one already. [default: in the cache, where "
+    "`worker start --model` with the same ID or DIR finds it]",
 )
 @click.option(
     "--precision",
-    type=click.Choice(["auto", "fp32", "fp16", "bf16", "int8"]),
-    default="auto",
-    show_default=True,
-    help="auto takes the fastest that agrees with the model.",
+    type=click.Choice(PRECISIONS),
+    help="auto takes the fastest that agrees with the model. [default: auto]",
 )
-@click.option("--device", default="auto", metavar="auto|cpu|cuda[:n]", help="Where it will run.")
+@click.option("--device", metavar="auto|cpu|cuda[:n]", help="Where it will run. [default: auto]")
 @click.option("--revision", metavar="COMMIT", help="Revision on the hub. [default: the latest]")
-def export(model: str, out: Path, **options: Any) -> None:
-    """Make a TorchScript artifact of a Hugging Face model, proved to agree with it."""
-    _check_libraries()
-    from worker.errors import TaggerError  # noqa: PLC0415
-    from worker.models.export import export as make  # noqa: PLC0415
+def export(model: str, out: Path | None, revision: str | None, **options: Any) -> None:
+    """Make a TorchScript artifact of a Hugging Face model, and print where it is.
 
-    if out.exists() and not (out / "manifest.json").exists() and any(out.iterdir()):
-        msg = f"{out} holds something else than an artifact; it would be replaced"
+    It is compared with the model itself: it agrees, or there is none.
+    """
+    _check_libraries()
+    if out and out.exists() and not (out / "manifest.json").exists() and any(out.iterdir()):
+        msg = f"{out} holds something else than an artifact, which would be replaced"
         raise click.UsageError(msg)
+    from worker.errors import TaggerError  # noqa: PLC0415
+    from worker.models.cache import export_to  # noqa: PLC0415
+
     try:
-        manifest = make(model, out, **options, say=lambda words: click.echo(words, err=True))
+        settings = Settings.from_env(model=model, **options)
+        click.echo(export_to(out, settings, revision, lambda words: click.echo(words, err=True)))
+    except SettingsError as e:
+        raise click.UsageError(str(e)) from e
     except TaggerError as e:
         _fail(str(e))
-    click.echo(f"{out}: {manifest.name} in {manifest.precision}")
 
 
 def _check_libraries() -> None:

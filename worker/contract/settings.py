@@ -32,6 +32,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     image_roots: tuple[str, ...] = ()
     decode: Literal["exact", "fast"] = "exact"
     device: str = "auto"
+    precision: Literal["auto", "fp32", "fp16", "bf16", "int8"] = "auto"
     max_batch: Positive = 4
     decode_threads: Annotated[int, Meta(ge=0)] = 0
     chunks_in_flight: Annotated[int, Meta(ge=0)] = 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -23,6 +24,8 @@ _REQUIRED: Final = {
     "classifier": (IMAGE_TOWER,),
 }
 _ID_DIGITS: Final = 12
+# An id of the Hugging Face hub, with its owner; a path that looks like one is a path if it exists.
+HUB_ID: Final = re.compile(r"\w[\w.-]*/[\w.-]+")
 
 
 class Source(msgspec.Struct, frozen=True):

@@ -20,7 +20,6 @@ import msgspec
 import torch
 from tokenizers import Tokenizer
 
-from worker.engines.base import resolve_device
 from worker.errors import ExportError
 from worker.models.artifact import (
     FORMAT,
@@ -30,7 +29,7 @@ from worker.models.artifact import (
     TOKENIZER,
     Manifest,
 )
-from worker.models.hub import find, load
+from worker.models.hub import Found, load
 from worker.models.precision import Precision, check, convert, supported
 from worker.models.recipe import Recipe, recipe_of
 from worker.models.rewrite import for_inference
@@ -41,34 +40,30 @@ LABELS: Final = "labels.txt"
 Say = Callable[[str], None]
 
 
-def export(
-    name: str,
+def export_found(
+    found: Found,
     out: Path,
     *,
     precision: Precision | Literal["auto"] = "auto",
-    device: str = "auto",
-    revision: str | None = None,
+    device: torch.device,
     say: Say = lambda _: None,
 ) -> Manifest:
-    """Write the artifact of a Hugging Face id or directory to `out`; return its manifest.
+    """Write the artifact of a Hugging Face model to `out`; return its manifest.
 
     `say` hears each step, as a sentence for a person.
 
     Raises:
-        ExportError: the model is not found, cannot be exported, or the artifact does not agree.
-        DeviceError: there is no such device, or it does not have this precision.
+        ExportError: the model cannot be exported, or the artifact does not agree with it.
+        DeviceError: the device does not have this precision.
     """
-    target = resolve_device(device, precision)
     if precision != "auto":
-        check(precision, target)
-    say(f"looking for {name}")
-    found = find(name, revision)
+        check(precision, device)
     say(f"loading {found.source.id}")
     loaded = load(found)
     recipe = recipe_of(loaded)
-    tried = supported(target) if precision == "auto" else (precision,)
+    tried = supported(device) if precision == "auto" else (precision,)
     return export_model(
-        loaded.model, loaded.tokenizer, recipe, out, precisions=tried, device=target, say=say
+        loaded.model, loaded.tokenizer, recipe, out, precisions=tried, device=device, say=say
     )
 
 

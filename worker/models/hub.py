@@ -31,7 +31,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from worker.errors import ExportError
-from worker.models.artifact import Source
+from worker.models.artifact import HUB_ID, Source
 from worker.models.towers import ZERO_SHOT
 
 _WEIGHTS: Final = ("*.safetensors", "pytorch_model*.bin")
@@ -57,8 +57,10 @@ class Loaded(NamedTuple):
     source: Source
 
 
-def find(name: str, revision: str | None = None) -> Found:
+def find(name: str, revision: str | None, say: Callable[[str], None]) -> Found:
     """Return the directory of a model, downloaded if `name` is an id of the hub.
+
+    `say` hears of a download before it begins.
 
     Raises:
         ExportError: there is no such directory or id, or the hub cannot be reached.
@@ -66,10 +68,14 @@ def find(name: str, revision: str | None = None) -> Found:
     directory = Path(name).expanduser()
     if directory.is_dir():
         return Found(directory, Source(id=directory.resolve().name, revision=_digest(directory)))
+    if not HUB_ID.fullmatch(name):
+        msg = f"there is no model at {name}"
+        raise ExportError(msg)
+    say(f"looking for {name} on the hub")
     try:
         return _download(name, revision)
     except (RepositoryNotFoundError, GatedRepoError, HFValidationError) as e:
-        msg = f"there is no model {name!r}: no directory of that name, and none on the hub for you"
+        msg = f"there is no model {name!r}, neither as a directory here nor on the hub for you"
         raise ExportError(msg) from e
     except RevisionNotFoundError as e:
         msg = f"model {name!r} has no revision {revision!r}"
