@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import click
 import pytest
 from click.testing import CliRunner
 from conftest import ROOT, Crew, environment
+from hub_models import save
 from images import fill
 
 import producer.cli
@@ -53,12 +55,30 @@ def shell(line: str, home: Path, **settings: str) -> subprocess.CompletedProcess
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("line", ours("--embedded", "./images") + ours("find "))
+@pytest.mark.parametrize(
+    "line",
+    [line for line in ours("--embedded", "./images") if "--model" not in line] + ours("find "),
+)
 def test_the_commands_for_one_machine_run_as_written(line: str, home: Path) -> None:
     done = shell(line, home)
     assert done.returncode == 0, done.stderr
     written = [file.read_text(encoding="utf-8") for file in home.glob("*.jsonl")] or [done.stdout]
     assert [text.count("\n") for text in written] == [1 if "find" in line else 4]
+
+
+@pytest.mark.integration
+def test_the_commands_for_a_model_of_your_own_run_as_written(home: Path) -> None:
+    hub_id = "OFA-Sys/chinese-clip-vit-base-patch16"
+    save(home / "downloaded", "chinese_clip")
+    lines = [line for line in commands() if "--model" in line]
+    assert len(lines) == 2
+    for line in lines:
+        # No hub here: the same command with the directory of a model of the same family.
+        done = shell(line.replace(hub_id, "downloaded"), home)
+        assert done.returncode == 0, f"{line}\n{done.stderr}"
+    records = [json.loads(line) for line in (home / "animals.jsonl").read_text().splitlines()]
+    assert {record["model"].partition("@")[0] for record in records} == {"downloaded"}
+    assert {tag["label"] for record in records for tag in record["tags"]} == {"猫", "狗"}
 
 
 @pytest.mark.integration
