@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, ParamSpec
 
 import click
+import msgspec
 
 from producer.scan import NoSuchPathError, check
 from producer.session import Request
@@ -52,7 +53,7 @@ def request_of(words: dict[str, Any]) -> Request:
         raise click.UsageError(str(e)) from e
     return Request(
         paths=words["paths"],
-        pack=LabelPack(_labels(words), words["template"]),
+        pack=msgspec.structs.replace(_labels(words), templates=words["template"]),
         top_k=words["top_k"],
         threshold=words["threshold"],
         as_blobs=words["blobs"],
@@ -74,14 +75,14 @@ def _exclude(words: dict[str, Any]) -> None:
         raise click.UsageError(problem)
 
 
-def _labels(words: dict[str, Any]) -> tuple[str, ...]:
+def _labels(words: dict[str, Any]) -> LabelPack:
     file: Path | None = words["labels"]
     if file is None:
         labels = unique(words["label"])
         if words["label"] and not labels:
             msg = "--label: it is blank"
             raise LabelsError(msg)
-        return labels
+        return LabelPack(labels)
     try:
         return parse_labels(file.read_text(encoding="utf-8"))
     except (LabelsError, UnicodeDecodeError, OSError) as e:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import redis
 from hypothesis import given
@@ -12,7 +14,31 @@ from worker.contract.messages import MessageError
 
 
 def test_a_label_file_may_have_a_byte_order_mark_comments_and_blank_lines() -> None:
-    assert parse_labels("\ufeff# 动物\n猫\n\n 狗 \n猫\n") == ("猫", "狗")
+    assert parse_labels("\ufeff# 动物\n猫\n\n 狗 \n猫\n") == LabelPack(("猫", "狗"))
+
+
+def test_a_label_may_have_aliases_and_a_parent() -> None:
+    pack = parse_labels("猫 | 小猫 | 猫咪 < 动物\n狗 < 动物\ntench, Tinca tinca\na<b|c\n")
+    assert pack.labels == ("猫", "狗", "tench, Tinca tinca", "a<b|c")
+    assert pack.aliases == {"猫": ("小猫", "猫咪")}
+    assert pack.parents == {"猫": "动物", "狗": "动物"}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("猫\n狗 |", "line 2: it is not of the form"),
+        ("| 猫", "line 1: it is not"),
+        ("猫 <", "line 1: it is not"),
+        ("猫 < 动物 < 生物", "line 1: it is not"),
+        ("< 动物", "line 1: it is not"),
+        ("猫 | 小猫\n\n小猫", "line 3: '小猫' stands in line 1 already"),
+        ("猫 < 动物\n猫 < 植物", "line 2: '猫' stands in line 1 already"),
+    ],
+)
+def test_a_line_that_cannot_be_meant_is_told_with_its_number(text: str, words: str) -> None:
+    with pytest.raises(LabelsError, match=re.escape(words)):
+        parse_labels(text)
 
 
 def test_a_label_that_is_too_long_is_told_with_its_line() -> None:
@@ -28,11 +54,11 @@ def test_a_file_without_labels_is_an_error() -> None:
 @given(st.text())
 def test_no_text_raises_anything_else(text: str) -> None:
     try:
-        labels = parse_labels(text)
+        pack = parse_labels(text)
     except LabelsError:
         return
-    assert labels
-    assert len(set(labels)) == len(labels)
+    assert pack.labels
+    assert set(pack.aliases) | set(pack.parents) <= set(pack.labels)
 
 
 def test_labels_of_a_command_line_lose_blanks_and_repetitions() -> None:
@@ -50,10 +76,12 @@ def test_the_hash_follows_the_content() -> None:
     assert pack.hash == LabelPack(("猫", "狗"), ("{}",)).hash
     assert pack.hash != LabelPack(("狗", "猫"), ("{}",)).hash
     assert pack.hash != LabelPack(("猫", "狗")).hash
+    assert pack.hash != LabelPack(("猫", "狗"), ("{}",), {"猫": ("小猫",)}).hash
+    assert pack.hash != LabelPack(("猫", "狗"), ("{}",), parents={"猫": "动物"}).hash
 
 
 def test_a_pack_is_stored_by_its_hash(client: redis.Redis) -> None:
-    store, pack = LabelStore(client), LabelPack(("猫", "狗"))
+    store, pack = LabelStore(client), LabelPack(("猫", "狗"), (), {"猫": ("小猫",)}, {"狗": "动物"})
     assert store.get(store.put(pack)) == pack
     store.put(pack)
     assert len(client.keys("wanwu:labels:*")) == 1

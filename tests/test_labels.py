@@ -10,12 +10,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import redis
+import torch
 from tiny_model import build, write_manifest
 
 from worker.contract.labels import LabelPack
 from worker.errors import ArtifactError, InferenceError, LabelsMissingError
 from worker.models.artifact import open_artifact
 from worker.models.labels import LabelCache, LabelEncoder, LabelSet
+from worker.models.shelf import RedisShelf
 
 GREY = 0.01
 SOON_S = 20
@@ -61,6 +64,16 @@ def test_several_templates_are_averaged_and_made_unit_again(encoder: LabelEncode
     label_set = encoder.encode(LabelPack(("红",), ("{}", "{}绿")))
     half = unit(1, 1, 0)
     assert label_set.matrix_KD[0].tolist() == pytest.approx(unit(1 + half[0], half[1], 0))
+
+
+def test_a_label_and_its_aliases_are_averaged(encoder: LabelEncoder) -> None:
+    pack = LabelPack(("红", "绿"), ("{}",), {"红": ("蓝", "蓝红")}, {"绿": "色"})
+    label_set = encoder.encode(pack)
+    assert label_set.labels == ("红", "绿")
+    half = unit(1, 0, 1)
+    assert label_set.matrix_KD[0].tolist() == pytest.approx(unit(1 + half[0], 0, 1 + half[2]))
+    assert label_set.matrix_KD[1].tolist() == [0, 1, 0]
+    assert dict(label_set.parents) == {"绿": "色"}
 
 
 def test_the_text_is_cut_at_the_length_that_was_traced(encoder: LabelEncoder) -> None:
@@ -176,3 +189,71 @@ def test_the_set_that_was_not_used_for_longest_goes_first() -> None:
     assert encode.packs == []
     cache.get("1", pack_of("1"))
     assert encode.packs == [LabelPack(("1",))]
+
+
+# --- shared with other workers
+
+
+class Counted(LabelEncoder):
+    """An encoder that counts how often its text tower is needed."""
+
+    loads = 0
+
+    def _load_tower(self) -> torch.jit.ScriptModule:
+        Counted.loads += 1
+        return super()._load_tower()
+
+
+def test_a_set_that_one_worker_has_encoded_no_other_encodes_again(
+    client: redis.Redis, tmp_path: Path
+) -> None:
+    artifact = open_artifact(build(tmp_path / "tiny"))
+    pack = LabelPack(("蓝", "红"), parents={"红": "色"})
+    first = LabelEncoder(artifact, "cpu", RedisShelf(client)).encode(pack)
+    before = Counted.loads
+    second = Counted(artifact, "cpu", RedisShelf(client)).encode(pack)
+    assert Counted.loads == before
+    assert (second.labels, second.parents) == (first.labels, first.parents)
+    np.testing.assert_array_equal(second.matrix_KD, first.matrix_KD)
+    assert LabelEncoder(artifact, "cpu", RedisShelf(client)).encode(LabelPack()).labels == tuple(
+        "红绿蓝"
+    )
+
+
+def test_another_model_encodes_for_itself(client: redis.Redis, tmp_path: Path) -> None:
+    pack, before = LabelPack(("蓝",)), Counted.loads
+    for name in ("one", "two"):
+        artifact = open_artifact(build(tmp_path / name, name=name))
+        Counted(artifact, "cpu", RedisShelf(client)).encode(pack)
+    assert Counted.loads == before + 2
+
+
+def test_while_one_encodes_the_others_wait_for_it(client: redis.Redis) -> None:
+    made, go_on = [], threading.Event()
+
+    def make() -> Any:
+        made.append(1)
+        assert go_on.wait(SOON_S)
+        return np.ones((2, 3), np.float32)
+
+    shelf = RedisShelf(client, poll_s=0.01)
+    with ThreadPoolExecutor(4) as threads:
+        asked = [threads.submit(shelf.get, "k", (2, 3), make) for _ in range(4)]
+        go_on.set()
+        found = [one.result(SOON_S) for one in asked]
+    assert len(made) == 1
+    assert all(one.tolist() == [[1, 1, 1], [1, 1, 1]] for one in found)
+
+
+def test_if_encoding_fails_the_next_tries_and_the_lock_is_gone(client: redis.Redis) -> None:
+    shelf = RedisShelf(client, poll_s=0.01)
+    with pytest.raises(ZeroDivisionError):
+        shelf.get("k", (1, 1), lambda: 1 / 0)  # type: ignore[return-value, arg-type]
+    assert client.keys("wanwu:matrix:*") == []
+    assert shelf.get("k", (1, 1), lambda: np.ones((1, 1), np.float32)).tolist() == [[1]]
+
+
+def test_a_matrix_of_another_shape_is_not_believed(client: redis.Redis) -> None:
+    client.set("wanwu:matrix:k", b"1234")
+    found = RedisShelf(client).get("k", (1, 2), lambda: np.ones((1, 2), np.float32))
+    assert found.tolist() == [[1, 1]]

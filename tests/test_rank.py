@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+import numpy.typing as npt
 import pytest
 
+from worker import rank as stage
+from worker.contract.messages import Tag
 from worker.models.labels import LabelSet
-from worker.rank import rank, softmax
+from worker.rank import softmax
 
 AXES = LabelSet(("猫", "狗", "鱼"), np.eye(3, dtype=np.float32))
+Embedding = npt.NDArray[np.float32]
 LEANING = np.array([0.6, 0.8, 0.0], np.float32)
+
+
+def rank(embedding_D: Embedding, labels: LabelSet, scale: float, **words: Any) -> tuple[Tag, ...]:
+    """Rank one image."""
+    (tags,) = stage.rank(embedding_D[None], labels, scale, **words)
+    return tags
 
 
 def test_the_best_label_stands_first_with_its_share() -> None:
@@ -64,3 +76,20 @@ def test_picking_from_a_large_set_equals_sorting_it() -> None:
 
 def test_shares_sum_to_one() -> None:
     assert softmax(np.array([1000.0, 999.0, -1000.0])).sum() == pytest.approx(1)
+
+
+def test_images_ranked_together_are_ranked_as_if_alone() -> None:
+    dice = np.random.default_rng(3)
+    many = LabelSet(tuple(map(str, range(50))), dice.standard_normal((50, 8)).astype(np.float32))
+    embeddings = dice.standard_normal((5, 8)).astype(np.float32)
+    together = stage.rank(embeddings, many, 3.0, top_k=4, threshold=0)
+    for embedding, tags in zip(embeddings, together, strict=True):
+        alone = rank(embedding, many, 3.0, top_k=4, threshold=0)
+        assert [tag.label for tag in tags] == [tag.label for tag in alone]
+        assert [tag.score for tag in tags] == pytest.approx([tag.score for tag in alone], rel=1e-4)
+
+
+def test_a_tag_tells_the_parent_of_its_label() -> None:
+    families = AXES._replace(parents={"猫": "动物"})
+    tags = rank(LEANING, families, 10.0, top_k=2, threshold=0)
+    assert [(tag.label, tag.parent) for tag in tags] == [("狗", None), ("猫", "动物")]

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Final, NamedTuple, TypeVar
 
+import numpy as np
 import redis
 import structlog
 
@@ -22,7 +23,15 @@ from worker.backlog import Embeddings, Inferred, Pixels
 from worker.batch import Batcher
 from worker.contract.blobs import BlobStore
 from worker.contract.labels import LabelPack, LabelStore
-from worker.contract.messages import Chunk, ChunkResult, ImageRef, ImageResult, MessageError, Tag
+from worker.contract.messages import (
+    Chunk,
+    ChunkResult,
+    Failure,
+    ImageRef,
+    ImageResult,
+    MessageError,
+    Tag,
+)
 from worker.contract.settings import Settings
 from worker.decode import decode, set_up
 from worker.emit import emit
@@ -34,12 +43,15 @@ from worker.intake import read
 from worker.measure import Clock, Counts, Stopwatch
 from worker.models.artifact import Artifact
 from worker.models.labels import LabelCache, LabelSet, encoder_of
+from worker.models.shelf import Shelf
 from worker.rank import rank
 
 T = TypeVar("T")
 
 # The label cache's key for the model's own labels: no pack's hash is empty.
 _OWN_LABELS: Final = ""
+# A thousand images times ten thousand labels would be 80 MB.
+_RANKED_TOGETHER: Final = 64
 
 log = structlog.get_logger()
 
@@ -62,6 +74,7 @@ class Pipeline:
         *,
         blobs: BlobStore,
         labels: LabelStore,
+        shelf: Shelf | None = None,
         worker: str = "",
         load_engine: Callable[[Artifact, str], Engine] = TorchScriptEngine.load,
         on_death: Callable[[], None] | None = None,
@@ -69,13 +82,15 @@ class Pipeline:
     ) -> None:
         """Take what the stages need; nothing is loaded yet.
 
-        `worker` is the name in results, the host's by default. `on_death` is called if the
+        Label matrices are shared on the `shelf`, if there is one. `worker` is the name in results,
+        the host's by default. `on_death` is called if the
         inference thread dies: nothing can be tagged any more, so the worker should stop.
         """
         self._settings = settings
         self._artifact = artifact
         self._blobs = blobs
         self._label_store = labels
+        self._shelf = shelf
         self._worker = worker or socket.gethostname()
         self._load_engine = load_engine
         self._clock = clock
@@ -100,7 +115,7 @@ class Pipeline:
         set_up(self._settings.max_pixels)
         self._engine = self._load_engine(self._artifact, self._settings.device)
         warm(self._engine, shape_CHW, self._settings.max_batch, manifest.embedding_dim)
-        encoder = encoder_of(self._artifact, self._engine.device)
+        encoder = encoder_of(self._artifact, self._engine.device, self._shelf)
         self._label_sets = LabelCache(encoder.encode)
         self._batcher.start()
         self._started = True
@@ -128,7 +143,7 @@ class Pipeline:
         if isinstance(label_set, ImageError):
             return self.refuse(chunk, label_set)
         journeys = self._depart(chunk.images, watches)
-        return self._sum_up(chunk, [self._arrive(one, chunk, label_set) for one in journeys])
+        return self._sum_up(chunk, self._arrive(journeys, chunk, label_set))
 
     def refuse(self, chunk: Chunk, error: ImageError) -> ChunkResult:
         """Return a result in which every image failed with `error`, untouched."""
@@ -188,23 +203,41 @@ class Pipeline:
         """Infer a batch, on the inference thread."""
         return infer(self._engine, pixels_CHW)
 
-    def _arrive(self, journey: Journey, chunk: Chunk, label_set: LabelSet) -> ImageResult:
-        """Await an image's embedding and tag it, on the task's thread."""
-        watch = journey.watch
-        inferred = _attempt(lambda: journey.decoded.result().result())
-        if isinstance(inferred, ImageError):
-            watch.stop()
-            return emit(journey.ref, inferred.failure(), watch.readings_ms)
-        watch.readings_ms["batch_wait_ms"] = inferred.batch_wait_ms
-        watch.readings_ms["infer_ms"] = inferred.infer_ms
-        tags = _attempt(lambda: self._rank(inferred.embedding_D, chunk, label_set))
-        watch.stop()
-        outcome = tags.failure() if isinstance(tags, ImageError) else tags
-        return emit(journey.ref, outcome, watch.readings_ms, inferred.batch_size)
+    def _arrive(
+        self, journeys: Sequence[Journey], chunk: Chunk, label_set: LabelSet
+    ) -> list[ImageResult]:
+        """Await the embeddings and tag the images, on the task's thread."""
+        outcomes = [_attempt(_embedding_of(one)) for one in journeys]
+        inferred = [one for one in outcomes if not isinstance(one, ImageError)]
+        tags = iter(self._tag(inferred, chunk, label_set))
+        results = []
+        for journey, outcome in zip(journeys, outcomes, strict=True):
+            journey.watch.stop()
+            readings_ms = journey.watch.readings_ms
+            if isinstance(outcome, ImageError):
+                results.append(emit(journey.ref, outcome.failure(), readings_ms))
+                continue
+            readings_ms["batch_wait_ms"] = outcome.batch_wait_ms
+            readings_ms["infer_ms"] = outcome.infer_ms
+            results.append(emit(journey.ref, next(tags), readings_ms, outcome.batch_size))
+        return results
 
-    def _rank(self, embedding_D: Embeddings, chunk: Chunk, label_set: LabelSet) -> tuple[Tag, ...]:
+    def _tag(
+        self, inferred: Sequence[Inferred], chunk: Chunk, label_set: LabelSet
+    ) -> Sequence[tuple[Tag, ...] | Failure]:
+        """Return the tags of each image, or why there are none."""
+        found: list[tuple[Tag, ...] | Failure] = []
+        for start in range(0, len(inferred), _RANKED_TOGETHER):
+            some = inferred[start : start + _RANKED_TOGETHER]
+            tags = _attempt(lambda some=some: self._rank(some, chunk, label_set))  # type: ignore[misc]
+            found += [tags.failure()] * len(some) if isinstance(tags, ImageError) else tags
+        return found
+
+    def _rank(
+        self, inferred: Sequence[Inferred], chunk: Chunk, label_set: LabelSet
+    ) -> list[tuple[Tag, ...]]:
         return rank(
-            embedding_D,
+            np.stack([one.embedding_D for one in inferred]),
             label_set,
             self._artifact.manifest.logit_scale,
             top_k=chunk.top_k,
@@ -222,6 +255,10 @@ class Pipeline:
         )
         self._counts.add(len(images), result.failed)
         return result
+
+
+def _embedding_of(journey: Journey) -> Callable[[], Inferred]:
+    return lambda: journey.decoded.result().result()
 
 
 def _attempt(step: Callable[[], T]) -> T | ImageError:

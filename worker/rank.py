@@ -1,6 +1,6 @@
-"""Embedding + label matrix -> tags, best first.
+"""Embeddings + label matrix -> tags, best first.
 
-Shapes: K labels, D embedding dimensions.
+Shapes: N images, K labels, D embedding dimensions.
 """
 
 from __future__ import annotations
@@ -19,24 +19,32 @@ Floats = npt.NDArray[np.float64]
 
 
 def rank(
-    embedding_D: npt.NDArray[np.float32],
+    embeddings_ND: npt.NDArray[np.float32],
     label_set: LabelSet,
     logit_scale: float,
     *,
     top_k: int,
     threshold: float,
-) -> tuple[Tag, ...]:
-    """Return at most `top_k` tags that score at least `threshold`, the best first.
+) -> list[tuple[Tag, ...]]:
+    """Return for each image at most `top_k` tags that score at least `threshold`, best first.
 
     A score is the label's share of the softmax over the whole set of `logit_scale` x cosine (CLIP,
     Radford et al. 2021, section 3.1.2); both sides are unit vectors. Equal scores stand in the
-    order of the labels.
+    order of the labels. Of a classifier the embedding is its logits, and the matrix picks them.
     """
-    scores_K = softmax(logit_scale * (label_set.matrix_KD @ embedding_D).astype(np.float64))
-    best = [int(k) for k in _best(scores_K, top_k)]
+    # All images at once: a large matrix is read from memory once, not once for each.
+    logits_NK = logit_scale * (embeddings_ND @ label_set.matrix_KD.T)
+    return [_tags(logits_K, label_set, top_k, threshold) for logits_K in logits_NK]
+
+
+def _tags(
+    logits_K: npt.NDArray[np.float32], label_set: LabelSet, top_k: int, threshold: float
+) -> tuple[Tag, ...]:
+    scores_K = softmax(logits_K.astype(np.float64))
+    names = [(int(k), label_set.labels[k]) for k in _best(scores_K, top_k)]
     return tuple(
-        Tag(label=label_set.labels[k], score=float(scores_K[k]))
-        for k in best
+        Tag(label=name, score=float(scores_K[k]), parent=label_set.parents.get(name))
+        for k, name in names
         if scores_K[k] >= threshold
     )
 

@@ -15,6 +15,7 @@ from worker.contract.messages import Chunk, ChunkResult
 from worker.contract.settings import Settings
 from worker.errors import CancelledError
 from worker.models.artifact import Artifact
+from worker.models.shelf import RedisShelf
 from worker.pipeline import Pipeline
 
 log = structlog.get_logger()
@@ -37,6 +38,7 @@ class Tagger:
             artifact,
             blobs=self._blobs,
             labels=LabelStore(client),
+            shelf=RedisShelf(client),
             worker=name,
             on_death=_end_worker,
         )

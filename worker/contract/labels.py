@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 
 PLACEHOLDER: Final = "{}"
 MAX_LABEL_CHARS: Final = 200
+_ALIAS: Final = re.compile(r"(?:^|(?<=\s))\|(?=\s|$)")
+_PARENT: Final = re.compile(r"(?:^|(?<=\s))<(?=\s|$)")
 # Longer than any queue should last: a pack that is gone fails every image of its job.
 LABELS_TTL_S: Final = 30 * 86_400
 
@@ -23,14 +26,17 @@ class LabelsError(ValueError):
     """A label file, a label or a prompt template cannot be used."""
 
 
-class LabelPack(msgspec.Struct, frozen=True):
+class LabelPack(msgspec.Struct, frozen=True, omit_defaults=True):
     """A label set with its prompt templates; empty means the model's own.
 
-    A template holds `{}` once, where the label goes. Several templates are averaged.
+    A template holds `{}` once, where the label goes. Several templates are averaged, and so are a
+    label and its aliases. A parent is told with the tag; it is no label unless it stands there too.
     """
 
     labels: tuple[str, ...] = ()
     templates: tuple[str, ...] = ()
+    aliases: dict[str, tuple[str, ...]] = {}
+    parents: dict[str, str] = {}
 
     def __post_init__(self) -> None:
         """Refuse what would silently tag everything alike."""
@@ -44,31 +50,67 @@ class LabelPack(msgspec.Struct, frozen=True):
 
     @property
     def hash(self) -> str:
-        """Sha256 over labels and templates, first 16 hexadecimal digits."""
+        """Sha256 over labels, templates, aliases and parents, first 16 hexadecimal digits."""
         return hashlib.sha256(msgspec.json.encode(self)).hexdigest()[:16]
 
 
-def parse_labels(text: str) -> tuple[str, ...]:
-    """Return the labels of a label file: UTF-8, one a line, in order.
+class _Line(NamedTuple):
+    """One label of a file, as it stands there."""
 
-    A byte order mark, blank lines, `#` comments and repetitions are passed over.
+    label: str
+    aliases: tuple[str, ...]
+    parent: str
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        return (self.label, *self.aliases)
+
+
+def parse_labels(text: str) -> LabelPack:
+    """Return the labels of a label file, in order: UTF-8, one a line, `label | alias < parent`.
+
+    Any number of aliases, each after a `|`, and a parent after a `<` may follow the label; both
+    signs stand between blanks. A byte order mark, blank lines, `#` comments and repetitions of a
+    line are passed over.
 
     Raises:
-        LabelsError: naming the line of a label that is too long, or if there is no label at all.
+        LabelsError: naming the line that cannot be used, or if there is no label at all.
     """
-    found: dict[str, None] = {}
+    found: dict[str, _Line] = {}
+    owners: dict[str, int] = {}
     for number, line in enumerate(text.removeprefix("\ufeff").splitlines(), start=1):
-        label = line.strip()
-        if not label or label.startswith("#"):
+        if not line.strip() or line.strip().startswith("#"):
             continue
-        if len(label) > MAX_LABEL_CHARS:
-            msg = f"line {number}: a label has at most {MAX_LABEL_CHARS} characters"
-            raise LabelsError(msg)
-        found[label] = None
+        entry = _parse_line(line, number)
+        if found.get(entry.label) == entry:
+            continue
+        for name in entry.texts:
+            if name in owners:
+                msg = f"line {number}: {name!r} stands in line {owners[name]} already"
+                raise LabelsError(msg)
+            owners[name] = number
+        found[entry.label] = entry
     if not found:
         msg = "no label in it"
         raise LabelsError(msg)
-    return tuple(found)
+    return LabelPack(
+        labels=tuple(found),
+        aliases={name: entry.aliases for name, entry in found.items() if entry.aliases},
+        parents={name: entry.parent for name, entry in found.items() if entry.parent},
+    )
+
+
+def _parse_line(line: str, number: int) -> _Line:
+    names, *parents = _PARENT.split(line.strip())
+    texts = tuple(dict.fromkeys(name.strip() for name in _ALIAS.split(names)))
+    parent = parents[0].strip() if parents else ""
+    if len(parents) > 1 or (parents and not parent) or not all(texts):
+        msg = f"line {number}: it is not of the form: label | alias < parent"
+        raise LabelsError(msg)
+    if max(map(len, (*texts, parent))) > MAX_LABEL_CHARS:
+        msg = f"line {number}: a label has at most {MAX_LABEL_CHARS} characters"
+        raise LabelsError(msg)
+    return _Line(texts[0], texts[1:], parent)
 
 
 def unique(labels: Iterable[str]) -> tuple[str, ...]:

@@ -113,11 +113,12 @@ def task_id(job: str, seq: int) -> str:
     return f"{job}-{seq}"
 
 
-class Tag(msgspec.Struct, frozen=True):
-    """A label and its share of the softmax over the label set, 0 to 1."""
+class Tag(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A label and its share of the softmax over the label set, 0 to 1; its parent if it has one."""
 
     label: str
     score: float
+    parent: str | None = None
 
 
 class Timing(msgspec.Struct, frozen=True, kw_only=True):

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -20,6 +22,7 @@ from worker.contract.labels import PLACEHOLDER, LabelPack, LabelsError, parse_la
 from worker.engines.torchscript import load_module
 from worker.errors import ArtifactError, InferenceError, LabelsMissingError
 from worker.models.artifact import TEXT_TOWER, TOKENIZER
+from worker.models.shelf import NoShelf, Shelf
 
 if TYPE_CHECKING:
     from worker.models.artifact import Artifact
@@ -37,6 +40,7 @@ class LabelSet(NamedTuple):
 
     labels: tuple[str, ...]
     matrix_KD: Matrix
+    parents: Mapping[str, str] = MappingProxyType({})
 
 
 class LabelCache:
@@ -80,7 +84,7 @@ class Encoder(Protocol):
         """Return the pack's label set; what the pack leaves open is filled in from the model."""
 
 
-def encoder_of(artifact: Artifact, device: str) -> Encoder:
+def encoder_of(artifact: Artifact, device: str, shelf: Shelf | None = None) -> Encoder:
     """Return the encoder of a model: by its text tower, or by its fixed classes.
 
     Raises:
@@ -88,7 +92,7 @@ def encoder_of(artifact: Artifact, device: str) -> Encoder:
     """
     if artifact.manifest.kind == "classifier":
         return Classes(artifact)
-    return LabelEncoder(artifact, device)
+    return LabelEncoder(artifact, device, shelf)
 
 
 class Classes:
@@ -100,7 +104,7 @@ class Classes:
         Raises:
             ArtifactError: there are more or fewer than logits.
         """
-        self._labels = own_labels(artifact)
+        self._labels = own_pack(artifact).labels
         self._dim = artifact.manifest.embedding_dim
         if len(self._labels) != self._dim:
             msg = f"model {artifact.id} has {self._dim} logits for {len(self._labels)} labels"
@@ -120,22 +124,24 @@ class Classes:
             raise LabelsMissingError(msg)
         matrix_KD = np.zeros((len(labels), self._dim), np.float32)
         matrix_KD[range(len(labels)), [self._rows[label] for label in labels]] = 1
-        return LabelSet(labels, matrix_KD)
+        return LabelSet(labels, matrix_KD, MappingProxyType(pack.parents))
 
 
 class LabelEncoder:
-    """An artifact's text tower and tokenizer. Several threads may encode at once."""
+    """An artifact's text tower and tokenizer, loaded when a set is first encoded here."""
 
-    def __init__(self, artifact: Artifact, device: str) -> None:
-        """Load both.
+    def __init__(self, artifact: Artifact, device: str, shelf: Shelf | None = None) -> None:
+        """Take the shelf on which encoded sets are shared with other workers, if there is one.
 
         Raises:
-            ArtifactError: one of them cannot be loaded.
+            ArtifactError: the tokenizer cannot be loaded.
         """
         self._artifact = artifact
         self._device = torch.device(device)
-        self._tower = load_module(artifact.file(TEXT_TOWER), self._device)
+        self._shelf = shelf or NoShelf()
         self._tokenizer = _load_tokenizer(artifact)
+        self._loading = threading.Lock()
+        self._tower: torch.jit.ScriptModule | None = None
 
     def encode(self, pack: LabelPack) -> LabelSet:
         """Return the pack's label set; what the pack leaves open is filled in from the model.
@@ -143,13 +149,31 @@ class LabelEncoder:
         Raises:
             LabelsMissingError: the pack is empty and the model has no labels of its own.
             InferenceError: the text tower failed.
+            ArtifactError: the text tower cannot be loaded.
+            redis.RedisError: the shelf is away.
         """
-        labels = pack.labels or own_labels(self._artifact)
-        templates = pack.templates or (self._artifact.manifest.template,)
-        total_KD = np.zeros((len(labels), self._artifact.manifest.embedding_dim), np.float32)
-        for template in templates:
-            total_KD += self._embed([template.replace(PLACEHOLDER, label) for label in labels])
-        return LabelSet(labels, _unit(total_KD))
+        full = pack if pack.labels else own_pack(self._artifact, pack.templates)
+        templates = full.templates or (self._artifact.manifest.template,)
+        shape = (len(full.labels), self._artifact.manifest.embedding_dim)
+        key = f"{self._artifact.id}:{pack.hash}"
+        matrix_KD = self._shelf.get(key, shape, lambda: self._matrix(full, templates))
+        return LabelSet(full.labels, matrix_KD, MappingProxyType(full.parents))
+
+    def _matrix(self, pack: LabelPack, templates: Sequence[str]) -> Matrix:
+        """Return unit embeddings KD: each the mean over templates, then over label and aliases."""
+        owners: list[int] = []
+        texts: list[str] = []
+        for k, label in enumerate(pack.labels):
+            names = (label, *pack.aliases.get(label, ()))
+            owners += [k] * len(names)
+            texts += names
+        embedded = [
+            self._embed([template.replace(PLACEHOLDER, text) for text in texts])
+            for template in templates
+        ]
+        total_KD = np.zeros((len(pack.labels), self._artifact.manifest.embedding_dim), np.float32)
+        np.add.at(total_KD, owners, _unit(np.sum(embedded, axis=0)))
+        return _unit(total_KD)
 
     def _embed(self, texts: Sequence[str]) -> Matrix:
         """Return unit embeddings ND of the texts."""
@@ -167,13 +191,21 @@ class LabelEncoder:
         encoded = self._tokenizer.encode_batch(list(texts))
         ids_NL = torch.tensor([e.ids for e in encoded], device=self._device)
         mask_NL = torch.tensor([e.attention_mask for e in encoded], device=self._device)
+        tower = self._load_tower()
         with torch.inference_mode():
-            rows: Matrix = self._tower(ids_NL, mask_NL).to("cpu", torch.float32).numpy()
+            rows: Matrix = tower(ids_NL, mask_NL).to("cpu", torch.float32).numpy()
         return rows
 
+    def _load_tower(self) -> torch.jit.ScriptModule:
+        """Return the text tower. A worker that finds every set on the shelf never needs it."""
+        with self._loading:
+            if self._tower is None:
+                self._tower = load_module(self._artifact.file(TEXT_TOWER), self._device)
+            return self._tower
 
-def own_labels(artifact: Artifact) -> tuple[str, ...]:
-    """Return the labels that the model came with.
+
+def own_pack(artifact: Artifact, templates: tuple[str, ...] = ()) -> LabelPack:
+    """Return the label set that the model came with.
 
     Raises:
         LabelsMissingError: it has none.
@@ -183,7 +215,11 @@ def own_labels(artifact: Artifact) -> tuple[str, ...]:
     if name is None:
         raise LabelsMissingError
     try:
-        return parse_labels(artifact.file(name).read_text(encoding="utf-8"))
+        text = artifact.file(name).read_text(encoding="utf-8")
+        if artifact.manifest.kind == "classifier":
+            # Names that somebody else gave: whatever signs they hold are letters.
+            return LabelPack(tuple(text.split("\n")[:-1]))
+        return msgspec.structs.replace(parse_labels(text), templates=templates)
     except (LabelsError, OSError, UnicodeError) as e:
         msg = f"{name} of model {artifact.id}: {e}"
         raise ArtifactError(msg) from e

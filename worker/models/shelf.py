@@ -1,0 +1,79 @@
+"""Label matrices, encoded once by one worker and shared with all through Redis.
+
+Shapes: K labels, D embedding dimensions.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import structlog
+
+from worker.contract.messages import KEY_PREFIX
+
+if TYPE_CHECKING:
+    import redis
+
+Matrix = npt.NDArray[np.float32]
+
+# As long as the label packs that they belong to.
+TTL_S: Final = 30 * 86_400
+# A worker that dies while it encodes holds the others up for this long. Ten thousand labels take a
+# large text tower some minutes on two cores.
+LOCK_S: Final = 600
+POLL_S: Final = 0.2
+
+log = structlog.get_logger()
+
+
+class Shelf(Protocol):
+    """Where label matrices are kept between jobs and workers."""
+
+    def get(self, key: str, shape: tuple[int, int], make: Callable[[], Matrix]) -> Matrix:
+        """Return the matrix KD of `key`; made, and kept, if nobody has made it yet."""
+
+
+class NoShelf:
+    """For a worker on its own: every matrix is made here."""
+
+    def get(self, key: str, shape: tuple[int, int], make: Callable[[], Matrix]) -> Matrix:  # noqa: ARG002
+        """Return what `make` makes."""
+        return make()
+
+
+class RedisShelf:
+    """Matrices in Redis, float32 row by row. While one worker makes one, the others wait for it."""
+
+    def __init__(self, client: redis.Redis, *, poll_s: float = POLL_S) -> None:
+        self._client = client
+        self._poll_s = poll_s
+
+    def get(self, key: str, shape: tuple[int, int], make: Callable[[], Matrix]) -> Matrix:
+        """Return the matrix KD of `key`.
+
+        Raises:
+            redis.RedisError: Redis is away.
+            Exception: what `make` raised; whoever waits tries for itself.
+        """
+        name = f"{KEY_PREFIX}matrix:{key}"
+        while True:
+            body = self._client.get(name)
+            if body is not None and len(bytes(body)) == 4 * shape[0] * shape[1]:  # type: ignore[arg-type]
+                return np.frombuffer(bytes(body), np.float32).reshape(shape)  # type: ignore[arg-type]
+            if self._client.set(f"{name}:lock", b"1", nx=True, ex=LOCK_S):
+                return self._make(name, make)
+            time.sleep(self._poll_s)
+
+    def _make(self, name: str, make: Callable[[], Matrix]) -> Matrix:
+        began_s = time.monotonic()
+        try:
+            matrix_KD = make()
+            self._client.set(name, matrix_KD.tobytes(), ex=TTL_S)
+        finally:
+            self._client.delete(f"{name}:lock")
+        log.info("labels.encoded", labels=len(matrix_KD), s=round(time.monotonic() - began_s, 3))
+        return matrix_KD
