@@ -14,7 +14,7 @@ from worker.decode import decode
 from worker.engines.torchscript import TorchScriptEngine
 from worker.infer import infer
 from worker.models.artifact import default_artifact, open_artifact
-from worker.models.labels import LabelEncoder, LabelSet, own_labels
+from worker.models.labels import LabelEncoder, LabelSet, own_pack
 
 CATEGORIES = ("动物", "植物", "交通工具", "电子产品", "食物", "自然景观")
 EXAMPLES = sorted(path for path in (ROOT / "ops/examples").iterdir() if path.suffix != ".md")
@@ -29,7 +29,9 @@ def test_it_is_small_whole_and_known_as_a_demonstration() -> None:
     artifact = open_artifact()
     files = [path for path in default_artifact().rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) <= 12e6
-    assert max(artifact.manifest.parity.values()) <= 1e-4
+    parity = artifact.manifest.parity
+    assert max(parity["image_max_abs"], parity["text_max_abs"]) <= 1e-4
+    assert parity["image_min_cosine"] >= 0.99999
     assert "demonstration" in (artifact.manifest.notice or "")
 
 
@@ -42,7 +44,7 @@ def test_it_names_several_hundred_objects_each_in_its_own_place(objects: LabelSe
 def test_its_labels_are_those_of_the_training_list() -> None:
     lines = (ROOT / "ops/demo_model/objects.tsv").read_text(encoding="utf-8").splitlines()
     names = tuple(line.split("\t")[1] for line in lines if not line.startswith("#"))
-    assert own_labels(open_artifact()) == names
+    assert own_pack(open_artifact()).labels == names
 
 
 def test_the_six_categories_are_told_apart() -> None:

@@ -38,9 +38,9 @@ TRAINING: Final = Strength(
     degrees=25.0,
     shift=0.25,
     stretch=0.25,
-    colour=0.35,
-    grey=0.12,
-    outline=0.35,
+    colour=0.45,
+    grey=0.2,
+    outline=0.5,
     cutout=0.15,
     blur=0.3,
     noise=0.04,
@@ -141,7 +141,7 @@ def _backgrounds(B: int, size: int, drawn: Tensor, dice: torch.Generator) -> Ten
     coarse = torch.rand(B, 3, 8, 8, generator=dice)
     clouds = F.interpolate(coarse, size=(size, size), mode="bicubic").clamp(0, 1)
     others = drawn[torch.randperm(B, generator=dice)] + 0.5 * solid
-    others = F.interpolate(F.avg_pool2d(others, 8), size=(size, size), mode="bilinear")
+    others = F.interpolate(F.avg_pool2d(others, size // 16), size=(size, size), mode="bilinear")
     white = torch.ones(B, 3, size, size)
     kinds = torch.stack([white, white, solid, gradient, clouds, others])
     pick = torch.randint(len(kinds), (B,), generator=dice)

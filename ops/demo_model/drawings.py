@@ -1,9 +1,10 @@
-"""npm packages of free emoji drawings -> RGBA uint8 arrays, one folder of the cache a design."""
+"""npm packages of free drawings -> RGBA uint8 arrays, one file of the cache a design."""
 
 from __future__ import annotations
 
 import io
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -27,11 +28,38 @@ TRAINING_DESIGNS: Final = {
     "fluent-emoji": "@iconify-json/fluent-emoji@1.2.7",
     "noto-v1": "@iconify-json/noto-v1@1.2.5",
     "emojione": "@iconify-json/emojione@1.2.3",
+    "fxemoji": "@iconify-json/fxemoji@1.2.2",
+}
+# Emoji as black shapes, and icons of lines or flat colours. They teach categories alone: a thing is
+# its outline more than its colours. Too alike as shapes, and too loosely named, to teach objects.
+SHAPE_DESIGNS: Final = {
+    "fluent-emoji-high-contrast": "@iconify-json/fluent-emoji-high-contrast@1.2.6",
+    "emojione-monotone": "@iconify-json/emojione-monotone@1.2.1",
+}
+ICON_SETS: Final = {
+    "streamline-emojis": "@iconify-json/streamline-emojis@1.2.4",
+    "streamline-color": "@iconify-json/streamline-color@1.2.2",
+    "icon-park": "@iconify-json/icon-park@1.2.4",
+    "ph": "@iconify-json/ph@1.2.2",
+    "tabler": "@iconify-json/tabler@1.2.41",
+    "mdi": "@iconify-json/mdi@1.2.3",
+    "lucide": "@iconify-json/lucide@1.2.137",
+    "fa6-solid": "@iconify-json/fa6-solid@1.2.4",
 }
 HELD_OUT_DESIGN: Final = "openmoji"
-PACKAGES: Final = TRAINING_DESIGNS | {HELD_OUT_DESIGN: "@iconify-json/openmoji@1.2.29"}
+PACKAGES: Final = (
+    TRAINING_DESIGNS
+    | SHAPE_DESIGNS
+    | ICON_SETS
+    | {HELD_OUT_DESIGN: "@iconify-json/openmoji@1.2.29"}
+)
+NONE: Final = -1
+CATEGORIES: Final = ("动物", "植物", "交通工具", "电子产品", "食物", "自然景观")
+# Endings that tell the styles of one icon apart. Phosphor's other weights differ too little.
+_STYLES: Final = re.compile(r"(-(fill|filled|duotone|outline|flat|\d+))+$")
 
 Pixels = npt.NDArray[np.uint8]
+Ids = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -45,10 +73,14 @@ class Object:
 
 @dataclass(frozen=True)
 class Drawings:
-    """N drawings: `pixels` N x SIZE x SIZE x 4 (RGBA), `object_ids` N, places in the objects."""
+    """N drawings: `pixels` N x SIZE x SIZE x 4 (RGBA), and of what they are.
+
+    `object_ids` (N) are places in the objects, `category_ids` (N) in the categories, NONE if none.
+    """
 
     pixels: Pixels
-    object_ids: npt.NDArray[np.int64]
+    object_ids: Ids
+    category_ids: Ids
 
 
 def read_objects() -> list[Object]:
@@ -59,14 +91,17 @@ def read_objects() -> list[Object]:
 
 
 def load(design: str, cache: Path) -> Drawings:
-    """Return a design's drawings of all objects that it has, rasterised once into `cache`."""
+    """Return a design's drawings of all objects that it has, rasterised once into `cache`.
+
+    An icon set's drawings are of no object, only of a category.
+    """
     file = cache / f"{design}-{SIZE}.npz"
     if not file.exists():
         _fetch(cache)
-        drawings = _rasterise(design, cache)
-        np.savez_compressed(file, pixels=drawings.pixels, object_ids=drawings.object_ids)
+        drawings = _icon_set(design, cache) if design in ICON_SETS else _emoji(design, cache)
+        np.savez_compressed(file, **vars(drawings))
     with np.load(file) as kept:
-        return Drawings(kept["pixels"], kept["object_ids"])
+        return Drawings(**kept)
 
 
 def render(svg: str, size: int) -> Pixels:
@@ -81,7 +116,7 @@ def render(svg: str, size: int) -> Pixels:
 
 def svg_of(design: str, code: str, cache: Path) -> str | None:
     """Return the drawing of an emoji as SVG text, None if the design lacks it."""
-    return _svg(_icons(design, cache), _names(design, cache), code)
+    return _svg(_icons(design, cache), _names(design, cache).get(code, ""))
 
 
 def _fetch(cache: Path) -> None:
@@ -95,15 +130,44 @@ def _fetch(cache: Path) -> None:
     subprocess.run(command, cwd=cache, check=True)  # noqa: S603 - the list above, no shell
 
 
-def _rasterise(design: str, cache: Path) -> Drawings:
+def _emoji(design: str, cache: Path) -> Drawings:
     icons, names = _icons(design, cache), _names(design, cache)
-    pixels, ids = [], []
+    pixels, objects, categories = [], [], []
     for number, thing in enumerate(read_objects()):
-        svg = _svg(icons, names, thing.code)
+        svg = _svg(icons, names.get(thing.code, ""))
         if svg:
             pixels.append(render(svg, SIZE))
-            ids.append(number)
-    return Drawings(np.stack(pixels), np.array(ids, dtype=np.int64))
+            objects.append(number)
+            categories.append(CATEGORIES.index(thing.category) if thing.category else NONE)
+    return _stacked(pixels, objects, categories)
+
+
+def _icon_set(design: str, cache: Path) -> Drawings:
+    icons = _icons(design, cache)
+    category_of = _read_icon_names()
+    pixels, categories = [], []
+    for name in icons["icons"]:
+        category = category_of.get(_STYLES.sub("", name))
+        svg = _svg(icons, name)
+        if category and svg:
+            pixels.append(render(svg, SIZE))
+            categories.append(CATEGORIES.index(category))
+    return _stacked(pixels, [NONE] * len(pixels), categories)
+
+
+def _stacked(pixels: list[Pixels], objects: list[int], categories: list[int]) -> Drawings:
+    return Drawings(
+        np.stack(pixels),
+        np.array(objects, dtype=np.int64),
+        np.array(categories, dtype=np.int64),
+    )
+
+
+def _read_icon_names() -> dict[str, str]:
+    """Return name -> category, as icons.tsv lists them."""
+    lines = (HERE / "icons.tsv").read_text(encoding="utf-8").splitlines()
+    rows = [line.split("\t") for line in lines if not line.startswith("#")]
+    return {name: category for category, names in rows for name in names.split()}
 
 
 def _icons(design: str, cache: Path) -> dict[str, Any]:
@@ -121,10 +185,10 @@ def _names(design: str, cache: Path) -> dict[str, str]:
     return {code.replace("-fe0f", ""): name for code, name in codes.items()}
 
 
-def _svg(icons: dict[str, Any], names: dict[str, str], code: str) -> str | None:
-    name = names.get(code, "")
+def _svg(icons: dict[str, Any], name: str) -> str | None:
     name = icons.get("aliases", {}).get(name, {}).get("parent", name)
-    icon = icons["icons"].get(name)
+    # Firefox OS writes the names that all share without hyphens.
+    icon = icons["icons"].get(name) or icons["icons"].get(name.replace("-", ""))
     if icon is None:
         return None
     width = icon.get("width", icons.get("width", 16))

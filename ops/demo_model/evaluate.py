@@ -18,7 +18,7 @@ import drawings
 import numpy as np
 import numpy.typing as npt
 import torch
-from model import CATEGORIES
+from drawings import CATEGORIES
 from PIL import Image
 
 from worker.contract.labels import LabelPack

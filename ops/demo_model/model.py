@@ -5,8 +5,9 @@ Shapes: N texts, L tokens, D embedding, B batch, HW pixels.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import Any, Final, cast
 
+import drawings
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -18,9 +19,6 @@ from transformers import (
     ChineseCLIPVisionConfig,
 )
 
-if TYPE_CHECKING:
-    from drawings import Object
-
 IMAGE_SIZE: Final = 64
 PATCH: Final = 16
 WIDTH: Final = 160
@@ -30,15 +28,18 @@ MAX_TEXT_TOKENS: Final = 24
 PROMPT: Final = "这是一张{}的照片"
 # The prompt that the product uses comes first and most often.
 PROMPTS: Final = (PROMPT, PROMPT, "{}", "一张{}的图片", "图中是{}")
-CATEGORIES: Final = ("动物", "植物", "交通工具", "电子产品", "食物", "自然景观")
 # About those of the training scenes; inside the graph.
 MEAN: Final = (0.67, 0.63, 0.59)
 STD: Final = (0.31, 0.31, 0.31)
 
 
-def build_tokenizer(objects: list[Object]) -> BertTokenizer:
+def build_tokenizer(objects: list[drawings.Object]) -> BertTokenizer:
     """Return a tokenizer of single characters: those of all names, categories and prompts."""
-    texts = [thing.name for thing in objects] + list(CATEGORIES) + [p.format("") for p in PROMPTS]
+    texts = (
+        [thing.name for thing in objects]
+        + list(drawings.CATEGORIES)
+        + [p.format("") for p in PROMPTS]
+    )
     characters = sorted(set("".join(texts)) - {" "})
     specials = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     vocabulary = {token: number for number, token in enumerate(specials + characters)}

@@ -22,8 +22,8 @@ import drawings
 import numpy as np
 import torch
 import torch.nn.functional as F
+from drawings import CATEGORIES, NONE
 from model import (
-    CATEGORIES,
     IMAGE_SIZE,
     PROMPTS,
     build_model,
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from transformers import BertTokenizer
 
 BATCH: Final = 192
+# So many of a batch are shapes and icons, which teach categories alone.
+SHAPES: Final = 36
 # Scenes cost more than learning from them: each batch is seen again, mirrored and shifted.
 ECHOES: Final = 2
 LARGEST_SHIFT: Final = 5
@@ -48,33 +50,40 @@ OTHER_RATE: Final = 2e-3
 WEIGHT_DECAY: Final = 0.05
 EMA: Final = 0.99
 MAX_LOGIT_SCALE: Final = math.log(40.0)
-CATEGORY_WEIGHT: Final = 0.5
-NO_CATEGORY: Final = -1
+CATEGORY_WEIGHT: Final = 0.7
 WEIGHTS: Final = "weights.pt"
-TEXT_STEPS: Final = 400
+TEXT_STEPS: Final = 800
 TEXT_RATE: Final = 2e-3
 CHECKPOINT: Final = "checkpoint.pt"
 
 
 @dataclass(frozen=True)
 class Data:
-    """All training drawings: RGBA N4SS, the object of each, and the category of each object."""
+    """All training drawings: RGBA N4SS, the object and the category of each, or NONE."""
 
     rgba_N4SS: Tensor
     object_ids_N: Tensor
-    category_ids_K: Tensor
+    category_ids_N: Tensor
     names: list[str]
 
 
 def read_data(cache: Path) -> Data:
-    """Return the drawings of every training design."""
-    things = drawings.read_objects()
-    designs = [drawings.load(design, cache) for design in drawings.TRAINING_DESIGNS]
-    pixels = torch.from_numpy(np.concatenate([design.pixels for design in designs]))
-    ids = torch.from_numpy(np.concatenate([design.object_ids for design in designs]))
-    categories = [CATEGORIES.index(t.category) if t.category else NO_CATEGORY for t in things]
-    names = [thing.name for thing in things]
-    return Data(pixels.permute(0, 3, 1, 2).contiguous(), ids, torch.tensor(categories), names)
+    """Return the drawings of everything that takes part in the training."""
+    named = [drawings.load(design, cache) for design in drawings.TRAINING_DESIGNS]
+    sets = (*drawings.SHAPE_DESIGNS, *drawings.ICON_SETS)
+    shapes = [drawings.load(design, cache) for design in sets]
+    pixels = np.concatenate([one.pixels for one in named + shapes])
+    categories = np.concatenate([one.category_ids for one in named + shapes])
+    objects = np.full(len(pixels), NONE)
+    ids = np.concatenate([one.object_ids for one in named])
+    objects[: len(ids)] = ids
+    taught = (objects != NONE) | (categories != NONE)
+    return Data(
+        torch.from_numpy(pixels[taught]).permute(0, 3, 1, 2).contiguous(),
+        torch.from_numpy(objects[taught]),
+        torch.from_numpy(categories[taught]),
+        [thing.name for thing in drawings.read_objects()],
+    )
 
 
 class ImageStage(nn.Module):
@@ -87,15 +96,14 @@ class ImageStage(nn.Module):
         rows = len(data.names) + len(CATEGORIES)
         self.prototypes_KD = nn.Parameter(torch.randn(rows, model.config.projection_dim))
 
-    def forward(self, images: Tensor, objects_B: Tensor) -> Tensor:
+    def forward(self, images: Tensor, objects_B: Tensor, categories_B: Tensor) -> Tensor:
         """Return the cross-entropy over the objects plus that over the categories."""
         scale = self.model.logit_scale.clamp(max=MAX_LOGIT_SCALE).exp()
         prototypes_KD = F.normalize(self.prototypes_KD, dim=-1)
         logits_BK = scale * embed_images(self.model, images) @ prototypes_KD.T
         split = len(self.data.names)
-        categories = self.data.category_ids_K[objects_B]
-        by_object = F.cross_entropy(logits_BK[:, :split], objects_B)
-        by_category = F.cross_entropy(logits_BK[:, split:], categories, ignore_index=NO_CATEGORY)
+        by_object = F.cross_entropy(logits_BK[:, :split], objects_B, ignore_index=NONE)
+        by_category = F.cross_entropy(logits_BK[:, split:], categories_B, ignore_index=NONE)
         return by_object + CATEGORY_WEIGHT * by_category
 
     def optimizers(self) -> list[torch.optim.Optimizer]:
@@ -122,24 +130,35 @@ def rate_at(step: int, steps: int) -> float:
     return min(1.0, (step + 1) / WARMUP_STEPS, 2.0 * (steps - step) / steps)
 
 
-def batches(data: Data, steps: int) -> Iterator[tuple[int, Tensor, Tensor]]:
-    """Yield step, scenes and object ids; every drawing comes once before any comes again."""
+def batches(data: Data, steps: int) -> Iterator[tuple[int, Tensor, Tensor, Tensor]]:
+    """Yield step, scenes, objects, categories; of a kind, all come once before any comes again."""
     order = torch.Generator().manual_seed(1)
-    queue = torch.empty(0, dtype=torch.long)
+    nameless_N = data.object_ids_N == NONE
+    shapes = _rounds((nameless_N).nonzero()[:, 0], SHAPES, order)
+    named = _rounds((~nameless_N).nonzero()[:, 0], BATCH - SHAPES, order)
     for step in range(steps):
-        if len(queue) < BATCH:
-            queue = torch.cat([queue, torch.randperm(len(data.object_ids_N), generator=order)])
-        picked_B, queue = queue[:BATCH], queue[BATCH:]
-        wild = int(BATCH * WILD_SHARE * step / steps)
         dice = torch.Generator().manual_seed(step)
+        picked_B = torch.cat([next(shapes), next(named)])
+        picked_B = picked_B[torch.randperm(BATCH, generator=dice)]
+        wild = int(BATCH * WILD_SHARE * step / steps)
         rgba_B4SS = data.rgba_N4SS[picked_B]
         parts = [augment.scenes(rgba_B4SS[wild:], IMAGE_SIZE, augment.EVALUATION, dice)]
         if wild:
             parts.insert(0, augment.scenes(rgba_B4SS[:wild], IMAGE_SIZE, augment.TRAINING, dice))
         images = torch.cat(parts)
         for _ in range(ECHOES):
-            yield step, images, data.object_ids_N[picked_B]
+            yield step, images, data.object_ids_N[picked_B], data.category_ids_N[picked_B]
             images = _echo(images, dice)
+
+
+def _rounds(numbers: Tensor, size: int, dice: torch.Generator) -> Iterator[Tensor]:
+    """Yield `size` of the numbers again and again, in rounds of ever new order."""
+    queue = numbers[:0]
+    while True:
+        while len(queue) < size:
+            queue = torch.cat([queue, numbers[torch.randperm(len(numbers), generator=dice)]])
+        yield queue[:size]
+        queue = queue[size:]
 
 
 def _echo(images: Tensor, dice: torch.Generator) -> Tensor:
@@ -162,9 +181,9 @@ def train_images(stage: ImageStage, steps: int, checkpoint: Path) -> None:
         for optimizer in optimizers
     ]
     began_s = time.monotonic()
-    for step, images, objects_B in batches(stage.data, steps):
+    for step, images, objects_B, categories_B in batches(stage.data, steps):
         stage.zero_grad()
-        loss = stage(images, objects_B)
+        loss = stage(images, objects_B, categories_B)
         loss.backward()
         for optimizer, schedule in zip(optimizers, schedules, strict=True):
             optimizer.step()
@@ -226,6 +245,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cache", type=Path, default=Path("drawings"), help="fetched drawings")
     parser.add_argument("--out", type=Path, default=Path("trained"), help="weights and tokenizer")
-    parser.add_argument("--steps", type=int, default=1450, help="of the image tower")
+    parser.add_argument("--steps", type=int, default=2800, help="of the image tower")
     words = parser.parse_args()
     train(words.cache, words.out, words.steps)
