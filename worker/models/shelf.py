@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -60,20 +60,28 @@ class RedisShelf:
             Exception: what `make` raised; whoever waits tries for itself.
         """
         name = f"{KEY_PREFIX}matrix:{key}"
-        while True:
-            body = self._client.get(name)
-            if body is not None and len(bytes(body)) == 4 * shape[0] * shape[1]:  # type: ignore[arg-type]
-                return np.frombuffer(bytes(body), np.float32).reshape(shape)  # type: ignore[arg-type]
-            if self._client.set(f"{name}:lock", b"1", nx=True, ex=LOCK_S):
-                return self._make(name, make)
-            time.sleep(self._poll_s)
+        while (found_KD := self._find(name, shape)) is None:
+            if not self._client.set(f"{name}:lock", b"1", nx=True, ex=LOCK_S):
+                time.sleep(self._poll_s)
+                continue
+            try:
+                # Between the look and the lock another may have finished.
+                found_KD = self._find(name, shape)
+                return self._make(name, make) if found_KD is None else found_KD
+            finally:
+                self._client.delete(f"{name}:lock")
+        return found_KD
+
+    def _find(self, name: str, shape: tuple[int, int]) -> Matrix | None:
+        """Return the matrix if it is there and has this shape."""
+        found: Any = self._client.get(name)
+        if found is None or len(found) != np.dtype(np.float32).itemsize * shape[0] * shape[1]:
+            return None
+        return np.frombuffer(found, np.float32).reshape(shape)
 
     def _make(self, name: str, make: Callable[[], Matrix]) -> Matrix:
         began_s = time.monotonic()
-        try:
-            matrix_KD = make()
-            self._client.set(name, matrix_KD.tobytes(), ex=TTL_S)
-        finally:
-            self._client.delete(f"{name}:lock")
+        matrix_KD = make()
+        self._client.set(name, matrix_KD.tobytes(), ex=TTL_S)
         log.info("labels.encoded", labels=len(matrix_KD), s=round(time.monotonic() - began_s, 3))
         return matrix_KD
