@@ -1,25 +1,66 @@
-"""Where a model runs, and that it runs as exported."""
+"""Where a model runs, and that every engine computes what transformers does."""
 
 from __future__ import annotations
 
+import shutil
+import warnings
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import msgspec
+import numpy as np
 import pytest
 import torch
-from tiny_model import SIDE, build
+from hub_models import FAMILIES, save
+from structlog.testing import capture_logs
+from tiny_model import SIDE, build, write_manifest
 
-from worker.engines.base import resolve_device
+from worker.contract.settings import Settings
+from worker.engines.base import Engine, resolve_device
+from worker.engines.choose import LOADERS, open_engine
+from worker.engines.fallback import FallbackEngine
+from worker.engines.onnx import OnnxEngine
 from worker.engines.torchscript import TorchScriptEngine, load_module
 from worker.errors import ArtifactError, DeviceError
-from worker.models.artifact import Artifact, open_artifact
+from worker.models.artifact import ORIGINAL, Artifact, open_artifact
+from worker.models.cache import export_to
+from worker.models.tracing import pixels
 
 no_cuda = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
 cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device here")
+CPU = Settings(device="cpu")
+# Cosines to transformers' own tower that an engine may have on the worst image.
+BOUNDS = {"fp32": 0.99999, "bf16": 0.999, "int8": 0.999}
 
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     return open_artifact(build(tmp_path_factory.mktemp("model") / "tiny"))
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Artifact]:
+    """Artifacts of tiny models, by family and precision, each made once."""
+    root = tmp_path_factory.mktemp("artifacts")
+
+    def find(family: str, precision: str = "fp32") -> Artifact:
+        place = root / f"{family}-{precision}"
+        if not place.exists():
+            source = root / family
+            if not source.exists():
+                save(source, family)
+            settings = msgspec.structs.replace(CPU, model=str(source), precision=precision)
+            export_to(place, settings, None, lambda _: None)
+        return open_artifact(place)
+
+    return find
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache"
 
 
 def test_cpu_is_cpu() -> None:
@@ -38,6 +79,11 @@ def test_auto_with_cuda_is_the_first_device() -> None:
 
 def test_an_int8_model_stays_on_the_cpu() -> None:
     assert resolve_device("auto", "int8") == torch.device("cpu")
+
+
+def test_an_fp16_model_is_refused_on_the_cpu() -> None:
+    with pytest.raises(DeviceError, match="fp16 model runs on CUDA alone; export one in bf16"):
+        resolve_device("cpu", "fp16")
 
 
 @cuda
@@ -73,13 +119,156 @@ def test_the_engine_gives_unit_embeddings(tiny: Artifact) -> None:
 
 
 @cuda
-def test_pixels_follow_the_weights_to_the_gpu(tiny: Artifact) -> None:
-    engine = TorchScriptEngine.load(tiny, "cuda")
+@pytest.mark.parametrize("name", ["torchscript", "eager", "compile"])
+def test_pixels_follow_the_weights_to_the_gpu(exported: Callable[..., Artifact], name: str) -> None:
+    engine = LOADERS[name](exported("chinese_clip"), "cuda")
     assert engine.device == "cuda:0"
-    assert engine.embed(torch.ones(1, 3, SIDE, SIDE, dtype=torch.uint8)).device.type == "cuda"
+    assert engine.embed(images(exported("chinese_clip"), 1)).device.type == "cuda"
 
 
 def test_a_file_that_is_no_torchscript_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "image.pt").write_bytes(b"not a model")
     with pytest.raises(ArtifactError, match=r"cannot load image\.pt of the model: [^\n]*$"):
         load_module(tmp_path / "image.pt", torch.device("cpu"))
+
+
+# Towers as tiny as these round coarsely; int8 of all families is compared at full size.
+@pytest.mark.parametrize(
+    ("engine", "precision", "family"),
+    [
+        *(("onnx", "fp32", family) for family in FAMILIES),
+        *(("torchscript", precision, "chinese_clip") for precision in BOUNDS),
+        ("onnx", "int8", "chinese_clip"),
+        ("eager", "int8", "chinese_clip"),
+    ],
+)
+def test_every_engine_agrees_with_transformers(
+    exported: Callable[..., Artifact], engine: str, precision: str, family: str
+) -> None:
+    artifact = exported(family, precision)
+    # What eager computes is transformers' own, whatever the artifact's precision.
+    bound = BOUNDS["fp32" if engine == "eager" else precision]
+    assert worst_cosine(LOADERS[engine](artifact, "cpu"), exported(family)) >= bound
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler: g++")
+@pytest.mark.timeout(300)
+def test_the_compiled_engine_agrees_with_transformers(exported: Callable[..., Artifact]) -> None:
+    engine = LOADERS["compile"](exported("chinese_clip"), "cpu")
+    assert worst_cosine(engine, exported("chinese_clip")) >= BOUNDS["fp32"]
+
+
+def test_an_onnx_file_is_made_once(exported: Callable[..., Artifact], cache: Path) -> None:
+    artifact = exported("vit")
+    OnnxEngine.load(artifact, "cpu")
+    (made,) = (cache / "wanwu-tagger" / "onnx").iterdir()
+    written = made.stat().st_mtime_ns
+    OnnxEngine.load(artifact, "cpu")
+    assert made.stat().st_mtime_ns == written
+    assert made.name.startswith(artifact.id)
+
+
+@pytest.mark.parametrize(
+    ("engine", "precision", "words"),
+    [
+        ("compile", "int8", "is int8, which torch.compile does not run: export it in fp32 or bf16"),
+        ("onnx", "bf16", "is bf16; the engine onnx runs fp32 and int8"),
+    ],
+)
+def test_an_engine_that_cannot_run_a_precision_says_so(
+    exported: Callable[..., Artifact], engine: str, precision: str, words: str
+) -> None:
+    with pytest.raises(ArtifactError, match=words):
+        LOADERS[engine](exported("chinese_clip", precision), "cpu")
+
+
+def test_without_a_compiler_the_compiled_engine_says_what_to_install(
+    exported: Callable[..., Artifact], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(DeviceError, match=r"needs a C\+\+ compiler"):
+        LOADERS["compile"](exported("chinese_clip"), "cpu")
+
+
+def test_an_artifact_without_transformers_weights_runs_on_torchscript_alone(
+    tiny: Artifact,
+) -> None:
+    assert open_engine(tiny, CPU).name == "torchscript"
+    with pytest.raises(ArtifactError, match=f"holds no {ORIGINAL}/config.json"):
+        open_engine(tiny, msgspec.structs.replace(CPU, engine="eager"))
+
+
+def test_threads_are_those_of_the_settings(tiny: Artifact) -> None:
+    before = torch.get_num_threads()
+    try:
+        open_engine(tiny, msgspec.structs.replace(CPU, threads=1))
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_when_torchscript_raises_eager_answers_from_then_on(
+    exported: Callable[..., Artifact], tmp_path: Path
+) -> None:
+    sound = exported("chinese_clip")
+    engine = open_engine(raising(sound, tmp_path / "raising"), CPU)
+    wanted = TorchScriptEngine.load(sound, "cpu").embed(images(sound, 3))
+    with capture_logs() as logs:
+        for _ in range(2):
+            assert torch.allclose(engine.embed(images(sound, 3)), wanted, atol=1e-5)
+    (warning,) = [one for one in logs if one["log_level"] == "warning"]
+    assert warning["event"] == "engine.fallback"
+    assert "the graph is broken" in warning["error"]
+    assert isinstance(engine, FallbackEngine)
+    assert (engine.name, engine.device, engine.fallbacks) == ("eager", "cpu", 1)
+
+
+def test_a_batch_that_no_engine_can_answer_fails_and_changes_nothing(
+    exported: Callable[..., Artifact],
+) -> None:
+    engine = open_engine(exported("chinese_clip"), CPU)
+    with pytest.raises(RuntimeError):
+        engine.embed(torch.zeros(1, 7, 48, 48, dtype=torch.uint8))
+    assert (engine.name, getattr(engine, "fallbacks", None)) == ("torchscript", 0)
+
+
+def images(artifact: Artifact, count: int) -> torch.Tensor:
+    spec = artifact.manifest.preprocessing
+    return pixels(count, spec.height, spec.width)
+
+
+def worst_cosine(engine: Engine, artifact: Artifact) -> float:
+    """The worst agreement with the eager engine of `artifact`, over several batch sizes."""
+    eager, worst = LOADERS["eager"](artifact, "cpu"), 1.0
+    for size in (1, 2, 4):
+        batch = images(artifact, size)
+        found, wanted = (one.embed(batch).double().numpy() for one in (engine, eager))
+        lengths = np.linalg.norm(found, axis=1) * np.linalg.norm(wanted, axis=1)
+        worst = min(worst, float(((found * wanted).sum(1) / lengths).min()))
+    return worst
+
+
+class Raising(torch.nn.Module):
+    """Answers blank images, so that it warms up, and raises on all others."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.dim = dim
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        if bool(pixels.any()):
+            raise RuntimeError("the graph is broken")  # noqa: EM101, TRY003 - it is compiled
+        return torch.ones(pixels.shape[0], self.dim)
+
+
+def raising(artifact: Artifact, place: Path) -> Artifact:
+    """A copy of an artifact whose TorchScript fails at run time."""
+    shutil.copytree(artifact.path, place)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch.jit is deprecated; see DESIGN, decision 9.
+        script: Any = torch.jit.script(Raising(artifact.manifest.embedding_dim))
+    script.save(str(place / "image.pt"))
+    manifest = msgspec.to_builtins(artifact.manifest)
+    del manifest["files"]
+    write_manifest(place, **manifest)
+    return open_artifact(place)

@@ -68,6 +68,11 @@ def files(tmp_path: Path) -> dict[str, str]:
     return {label: str(tmp_path / f"{label}.png") for label in COLOURS}
 
 
+def loading(kind: type[TorchScriptEngine]) -> Callable[[Artifact, Settings], TorchScriptEngine]:
+    """Load an engine of this kind instead of the one that the settings ask for."""
+    return lambda artifact, settings: kind.load(artifact, settings.device)
+
+
 def chunk(*paths: str | ImageRef, seq: int = 0, **fields: Any) -> Chunk:
     refs = tuple(ImageRef(one) if isinstance(one, str) else one for one in paths)
     return Chunk(job="job", seq=seq, images=refs, **({"sent_at_s": SENT_AT_S} | fields))
@@ -232,7 +237,7 @@ def test_images_of_many_chunks_share_batches(
             return super().embed(pixels_NCHW)
 
     armed: list[bool] = []
-    pipeline = started(load_engine=Patient.load)
+    pipeline = started(load_engine=loading(Patient))
     armed.append(True)
     with ThreadPoolExecutor(9) as tasks:
         first = tasks.submit(pipeline.process, chunk(files["红"]), SENT_AT_S)
@@ -300,7 +305,7 @@ def test_when_the_inference_thread_dies_images_fail_and_the_worker_hears(
             return super().embed(pixels_NCHW)
 
     heard = threading.Event()
-    pipeline = started(load_engine=Mortal.load, on_death=heard.set)
+    pipeline = started(load_engine=loading(Mortal), on_death=heard.set)
     assert not pipeline.died
     for _ in range(2):
         result = pipeline.process(chunk(files["红"], files["绿"]), SENT_AT_S)
@@ -319,7 +324,7 @@ def test_an_image_that_the_model_fails_on_does_not_fail_its_batch(
                 raise RuntimeError(msg)
             return super().embed(pixels_NCHW)
 
-    pipeline = started(load_engine=Choosy.load)
+    pipeline = started(load_engine=loading(Choosy))
     result = pipeline.process(chunk(*[files[label] for label in "红绿蓝红"]), SENT_AT_S)
     assert codes(result) == [None, "inference_failed", None, None]
     assert best(result) == ["红", None, "蓝", "红"]
@@ -330,9 +335,9 @@ def test_starting_twice_loads_once_and_stopping_twice_is_harmless(
 ) -> None:
     loads = []
 
-    def load(artifact: Artifact, device: str) -> TorchScriptEngine:
-        loads.append(device)
-        return TorchScriptEngine.load(artifact, device)
+    def load(artifact: Artifact, settings: Settings) -> TorchScriptEngine:
+        loads.append(settings.device)
+        return TorchScriptEngine.load(artifact, settings.device)
 
     pipeline = started(load_engine=load)
     pipeline.start()
@@ -350,7 +355,7 @@ def test_starting_runs_every_batch_size_that_can_come(started: Callable[..., Pip
             shapes.add(tuple(pixels_NCHW.shape))
             return super().embed(pixels_NCHW)
 
-    started(settings=msgspec.structs.replace(SETTINGS, max_batch=3), load_engine=Watched.load)
+    started(settings=msgspec.structs.replace(SETTINGS, max_batch=3), load_engine=loading(Watched))
     assert shapes == {(n, 3, SIDE, SIDE) for n in (1, 2, 3)}
 
 
@@ -391,6 +396,8 @@ def test_what_the_worker_page_shows_is_plain_json(
         "model": tiny.id,
         "device": "cpu",
         "precision": "fp32",
+        "engine": "torchscript",
+        "fallbacks": 0,
         "has_labels": True,
         "notice": None,
         "images": 2,

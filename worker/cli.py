@@ -11,6 +11,7 @@ import click
 
 from worker.contract.settings import Settings, SettingsError
 
+ENGINES = ("torchscript", "eager", "compile", "onnx")
 PRECISIONS = ("auto", "fp32", "fp16", "bf16", "int8")
 EXTRA = "this command needs the worker's libraries: pip install 'wanwu-tagger[worker]'"
 
@@ -34,6 +35,14 @@ def main() -> None:
     "--precision",
     type=click.Choice(PRECISIONS),
     help="For a model that is exported on first use. [default: auto]",
+)
+@click.option(
+    "--engine", type=click.Choice(ENGINES), help="What runs the model. [default: torchscript]"
+)
+@click.option(
+    "--threads",
+    type=click.IntRange(min=1),
+    help="CPU threads of the model. [default: one a physical core]",
 )
 @click.option("--max-batch", type=click.IntRange(min=1), help="Largest micro-batch. [default: 4]")
 @click.option("--broker", metavar="URL", help="Redis of the queue, else WANWU_BROKER_URL.")

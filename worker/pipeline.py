@@ -36,7 +36,7 @@ from worker.contract.settings import Settings
 from worker.decode import decode, set_up
 from worker.emit import emit
 from worker.engines.base import Engine
-from worker.engines.torchscript import TorchScriptEngine
+from worker.engines.choose import open_engine
 from worker.errors import ImageError, LabelsMissingError, UnexpectedError
 from worker.infer import infer, warm
 from worker.intake import read
@@ -76,7 +76,7 @@ class Pipeline:
         labels: LabelStore,
         shelf: Shelf | None = None,
         worker: str = "",
-        load_engine: Callable[[Artifact, str], Engine] = TorchScriptEngine.load,
+        load_engine: Callable[[Artifact, Settings], Engine] = open_engine,
         on_death: Callable[[], None] | None = None,
         clock: Clock = time.monotonic,
     ) -> None:
@@ -97,7 +97,7 @@ class Pipeline:
         self._engine: Engine
         self._label_sets: LabelCache
         self._started = False
-        self._decoders = ThreadPoolExecutor(settings.threads, thread_name_prefix="decode")
+        self._decoders = ThreadPoolExecutor(settings.decoders, thread_name_prefix="decode")
         self._batcher = Batcher(self._infer, settings.max_batch, clock=clock, on_death=on_death)
         self._counts = Counts()
 
@@ -113,7 +113,7 @@ class Pipeline:
         manifest = self._artifact.manifest
         shape_CHW = (3, manifest.preprocessing.height, manifest.preprocessing.width)
         set_up(self._settings.max_pixels)
-        self._engine = self._load_engine(self._artifact, self._settings.device)
+        self._engine = self._load_engine(self._artifact, self._settings)
         warm(self._engine, shape_CHW, self._settings.max_batch, manifest.embedding_dim)
         encoder = encoder_of(self._artifact, self._engine.device, self._shelf)
         self._label_sets = LabelCache(encoder.encode)
@@ -156,6 +156,8 @@ class Pipeline:
             "model": self._artifact.id,
             "device": self._engine.device,
             "precision": manifest.precision,
+            "engine": self._engine.name,
+            "fallbacks": getattr(self._engine, "fallbacks", 0),
             "has_labels": manifest.labels is not None,
             "notice": manifest.notice,
             "images": self._counts.images,

@@ -14,6 +14,7 @@ from worker.contract.labels import LabelStore
 from worker.contract.messages import Chunk, ChunkResult
 from worker.contract.settings import Settings
 from worker.errors import CancelledError
+from worker.memory import keep_freed_memory
 from worker.models.artifact import Artifact
 from worker.models.shelf import RedisShelf
 from worker.pipeline import Pipeline
@@ -45,9 +46,12 @@ class Tagger:
 
     def start(self) -> None:
         """Load the model and run every batch shape once, so that the first task finds it warm."""
+        keep_freed_memory()
         self.pipeline.start()
         info = self.pipeline.info()
-        log.info("model.warm", **{key: info[key] for key in ("model", "device", "precision")})
+        log.info(
+            "model.warm", **{key: info[key] for key in ("model", "device", "precision", "engine")}
+        )
 
     def stop(self) -> None:
         """Finish the batches at hand and end the threads."""

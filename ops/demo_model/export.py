@@ -41,6 +41,8 @@ def export(trained: Path, out: Path) -> None:
     model.load_state_dict(torch.load(trained / WEIGHTS, weights_only=True))
     with torch.no_grad():
         model.logit_scale.clamp_(max=MAX_LOGIT_SCALE)
+    # Rounded once, so that the weights ship in 16 bits and every engine computes the same.
+    model = model.half().float()
     manifest = export_model(model, tokenizer, RECIPE, out)
     if card is not None:
         (out / CARD).write_text(card, encoding="utf-8")

@@ -5,12 +5,12 @@ Shapes: N texts, L tokens, D embedding, B batch, HW pixels.
 
 from __future__ import annotations
 
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import drawings
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import (
     BertTokenizer,
     ChineseCLIPConfig,
@@ -18,6 +18,8 @@ from transformers import (
     ChineseCLIPTextConfig,
     ChineseCLIPVisionConfig,
 )
+
+from worker.models.stem import add_stem
 
 IMAGE_SIZE: Final = 64
 PATCH: Final = 16
@@ -49,35 +51,6 @@ def build_tokenizer(objects: list[drawings.Object]) -> BertTokenizer:
     return tokenizer
 
 
-class Stem(nn.Sequential):
-    """Images B x 3 x 64 x 64 -> patches B x WIDTH x 4 x 4, by five small convolutions.
-
-    It stands where Chinese-CLIP cuts patches with one large convolution. From scratch, from so few
-    drawings and in minutes, the plain cut learns next to nothing: after 160,000 images it named 6 %
-    of the drawings. See Xiao et al., "Early convolutions help transformers see better", 2021.
-    """
-
-    def __init__(self) -> None:
-        super().__init__(
-            *_convolution(3, 32, stride=2),
-            *_convolution(32, 64, stride=2),
-            *_convolution(64, 128, stride=2),
-            *_convolution(128, 128, stride=1),
-            nn.Conv2d(128, WIDTH, 3, stride=2, padding=1, bias=False),
-        )
-
-    @property
-    def weight(self) -> Tensor:
-        """The last convolution's: transformers asks a patch embedding for their type."""
-        last = self[-1]
-        return cast("nn.Conv2d", last).weight
-
-
-def _convolution(channels: int, width: int, *, stride: int) -> tuple[nn.Module, ...]:
-    layer = nn.Conv2d(channels, width, 3, stride=stride, padding=1, bias=False)
-    return layer, nn.BatchNorm2d(width), nn.ReLU()
-
-
 def build_model(vocabulary: int) -> Any:
     """Return a `ChineseCLIPModel` with random weights and a convolutional stem."""
     text = ChineseCLIPTextConfig(
@@ -106,9 +79,8 @@ def build_model(vocabulary: int) -> Any:
         projection_dim=128,
         logit_scale_init_value=2.5,
     )
-    model = ChineseCLIPModel(config)
+    model = add_stem(ChineseCLIPModel(config))
     embeddings = model.vision_model.embeddings
-    embeddings.patch_embedding = Stem()
     with torch.no_grad():
         # The class token starts as nothing, so that from the first layer on it is what patches say.
         embeddings.class_embedding.zero_()

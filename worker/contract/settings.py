@@ -33,6 +33,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     decode: Literal["exact", "fast"] = "exact"
     device: str = "auto"
     precision: Literal["auto", "fp32", "fp16", "bf16", "int8"] = "auto"
+    engine: Literal["torchscript", "eager", "compile", "onnx"] = "torchscript"
+    threads: Annotated[int, Meta(ge=0)] = 0
     max_batch: Positive = 4
     decode_threads: Annotated[int, Meta(ge=0)] = 0
     chunks_in_flight: Annotated[int, Meta(ge=0)] = 0
@@ -74,14 +76,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         return self.result_url or self.broker_url
 
     @property
-    def threads(self) -> int:
+    def decoders(self) -> int:
         """Decode threads: as set, else one per core that this process may use."""
         return self.decode_threads or len(os.sched_getaffinity(0))
 
     @property
     def concurrency(self) -> int:
         """Chunks held at once: enough to fill two batches even when every chunk is one image."""
-        return self.chunks_in_flight or 2 * self.max_batch + self.threads
+        return self.chunks_in_flight or 2 * self.max_batch + self.decoders
 
     def __repr__(self) -> str:
         """Show every setting, with secrets masked."""

@@ -37,9 +37,9 @@ def resolve_device(wanted: str, precision: str) -> torch.device:
     if wanted == "auto":
         # Dynamically quantised linear layers exist on the CPU alone.
         on_cuda = torch.cuda.is_available() and precision != "int8"
-        return torch.device("cuda:0" if on_cuda else "cpu")
+        return torch.device("cuda:0") if on_cuda else _cpu(precision)
     if wanted == "cpu":
-        return torch.device("cpu")
+        return _cpu(precision)
     match = re.fullmatch(r"cuda(?::(\d+))?", wanted)
     if match is None:
         msg = f"device {wanted!r} is none of auto, cpu, cuda and cuda:n"
@@ -53,3 +53,10 @@ def resolve_device(wanted: str, precision: str) -> torch.device:
         msg = "an int8 model runs on the CPU alone; export one in fp16 for CUDA"
         raise DeviceError(msg)
     return torch.device("cuda", index)
+
+
+def _cpu(precision: str) -> torch.device:
+    if precision == "fp16":
+        msg = "an fp16 model runs on CUDA alone; export one in bf16 or int8 for the CPU"
+        raise DeviceError(msg)
+    return torch.device("cpu")

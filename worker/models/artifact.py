@@ -19,6 +19,8 @@ MANIFEST: Final = "manifest.json"
 IMAGE_TOWER: Final = "image.pt"
 TEXT_TOWER: Final = "text.pt"
 TOKENIZER: Final = "tokenizer/tokenizer.json"
+# transformers' own config and weights, for every engine but TorchScript.
+ORIGINAL: Final = "transformers"
 _REQUIRED: Final = {
     "zero-shot": (IMAGE_TOWER, TEXT_TOWER, TOKENIZER),
     "classifier": (IMAGE_TOWER,),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -14,6 +13,7 @@ from worker.contract.settings import Settings
 from worker.engines.base import resolve_device
 from worker.errors import ArtifactError
 from worker.models.artifact import FORMAT, HUB_ID, MANIFEST, Artifact, Source, open_artifact
+from worker.models.places import cache_directory
 
 _HUGGING_FACE: Final = "config.json"
 _DIGITS: Final = 16
@@ -70,11 +70,6 @@ def _stands(place: Path) -> bool:
     except ArtifactError:
         return False
     return True
-
-
-def cache_directory() -> Path:
-    """Return where exported models are kept: `wanwu-tagger` in the user's cache directory."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "wanwu-tagger"
 
 
 def _is_source(name: str) -> bool:

@@ -30,6 +30,7 @@ from worker.models.artifact import (
     Manifest,
 )
 from worker.models.hub import Found, load
+from worker.models.original import keep
 from worker.models.precision import Precision, check, convert, supported
 from worker.models.recipe import Recipe, recipe_of
 from worker.models.rewrite import for_inference
@@ -93,6 +94,8 @@ def export_model(
         if tokenizer is not None:
             say("tracing the text tower")
             parity["text_max_abs"] = _export_text(model, tokenizer, recipe, directory)
+        say("keeping transformers' own weights, for the other engines")
+        keep(model, directory)
         if recipe.labels:
             (directory / LABELS).write_text("\n".join(recipe.labels) + "\n", encoding="utf-8")
         manifest = _manifest(model, recipe, trial, parity, directory)
@@ -121,7 +124,7 @@ def _export_image(
     for precision in precisions:
         say(f"tracing the image tower in {precision}")
         trial = try_out(
-            convert(rewritten, precision).to(device),
+            convert(rewritten, precision, device),
             precision,
             images_NCHW.to(device),
             reference_ND,

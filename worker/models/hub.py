@@ -20,6 +20,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from safetensors.torch import load_file
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
@@ -32,6 +33,7 @@ from transformers.utils import logging as transformers_logging
 
 from worker.errors import ExportError
 from worker.models.artifact import HUB_ID, Source
+from worker.models.stem import add_stem, has_stem
 from worker.models.towers import ZERO_SHOT
 
 _WEIGHTS: Final = ("*.safetensors", "pytorch_model*.bin")
@@ -96,9 +98,23 @@ def load(found: Found) -> Loaded:
     Raises:
         ExportError: its architecture cannot be exported, or something of it is missing or broken.
     """
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
     directory, name = found.directory, found.source.id
+    model = load_model(directory, name)
+    processor = _attempt(
+        lambda: AutoImageProcessor.from_pretrained(directory), f"the image processor of {name!r}"
+    )
+    zero_shot = model.config.model_type in ZERO_SHOT
+    tokenizer = _tokenizer(directory, name) if zero_shot else None
+    return Loaded(model, processor, tokenizer, found.source)
+
+
+def load_model(directory: Path, name: str) -> Any:
+    """Load the model of a directory in float32, ready for inference.
+
+    Raises:
+        ExportError: as for `load`.
+    """
+    quiet()
     config = _attempt(lambda: AutoConfig.from_pretrained(directory), f"the config of {name!r}")
     zero_shot = config.model_type in ZERO_SHOT
     if not zero_shot and type(config) not in AutoModelForImageClassification._model_mapping:  # noqa: SLF001
@@ -107,13 +123,15 @@ def load(found: Found) -> Loaded:
             f"classifiers can be exported"
         )
         raise ExportError(msg)
-    kind = AutoModel if zero_shot else AutoModelForImageClassification
-    model = _weights(kind, directory, name)
-    processor = _attempt(
-        lambda: AutoImageProcessor.from_pretrained(directory), f"the image processor of {name!r}"
-    )
-    tokenizer = _tokenizer(directory, name) if zero_shot else None
-    return Loaded(model, processor, tokenizer, found.source)
+    if has_stem(config):
+        return _attempt(lambda: _with_stem(config, directory), f"the weights of {name!r}")
+    return _weights(AutoModel if zero_shot else AutoModelForImageClassification, directory, name)
+
+
+def quiet() -> None:
+    """Keep transformers from printing: what matters is raised, or said by the exporter."""
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
 
 
 def _download(name: str, revision: str | None) -> Found:
@@ -135,6 +153,13 @@ def _weights(kind: Any, directory: Path, name: str) -> Any:
     if lacking := sorted(info["missing_keys"]) + sorted(map(str, info["mismatched_keys"])):
         msg = f"the weights of {name!r} lack {len(lacking)} that the model needs: {lacking[0]} ..."
         raise ExportError(msg)
+    return model.eval()
+
+
+def _with_stem(config: Any, directory: Path) -> Any:
+    """Return a model with a stem, which transformers by itself would not give it."""
+    model = add_stem(AutoModel.from_config(config)).to(torch.float32)
+    model.load_state_dict(load_file(directory / "model.safetensors"))
     return model.eval()
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from worker.errors import DeviceError
+from worker.models.rewrite import cut_patches_linearly, mix_in
 
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
 PRECISIONS: Final[tuple[Precision, ...]] = ("fp32", "fp16", "bf16", "int8")
@@ -25,7 +26,7 @@ def supported(device: torch.device) -> tuple[Precision, ...]:
         bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
         return ("fp32", "fp16", "bf16") if bf16 else ("fp32", "fp16")
     found: list[Precision] = ["fp32"]
-    if torch.ops.mkldnn._is_mkldnn_bf16_supported():  # noqa: SLF001 - there is no public way
+    if _multiplies_bf16():
         found.append("bf16")
     if INT8_ENGINE in torch.backends.quantized.supported_engines:
         found.append("int8")
@@ -46,17 +47,29 @@ def check(precision: Precision, device: torch.device) -> None:
         raise DeviceError(msg)
 
 
-def convert(tower: Any, precision: Precision) -> Any:
-    """Return a copy of an image tower that computes in `precision`; in and out stay as they are."""
+def convert(tower: Any, precision: Precision, device: torch.device) -> Any:
+    """Return a copy of a rewritten image tower that computes in `precision`, for one device.
+
+    What goes in and comes out stays as it is.
+    """
     tower = copy.deepcopy(tower)
+    if device.type == "cpu" and precision in {"bf16", "int8"} and _multiplies_bf16():
+        mix_in(tower, torch.bfloat16)
     if precision == "int8":
+        cut_patches_linearly(tower)
         return _quantized(tower)
     scaled = tower.scaled
     tower.to(_FLOATS[precision])
     # uint8 values are scaled in float32 and then rounded once.
     tower.scaled = scaled.to(torch.float32)
     tower.dtype = _FLOATS[precision]
-    return tower
+    return tower.to(device)
+
+
+def _multiplies_bf16() -> bool:
+    """Whether the processor multiplies bfloat16 itself; otherwise it is slower than float32."""
+    found: bool = torch.ops.mkldnn._is_mkldnn_bf16_supported()  # noqa: SLF001 - no public way
+    return found
 
 
 def use_int8_engine() -> None:

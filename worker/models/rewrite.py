@@ -1,7 +1,7 @@
 """A transformers tower -> the same function in fewer, larger operations, for inference alone.
 
 Exact up to rounding, and measured as such at export. Shapes: B images, L patches, D width, H heads,
-E = D / H.
+E = D / H, C channels, P the side of a patch.
 """
 
 from __future__ import annotations
@@ -17,16 +17,28 @@ from torch import Tensor, nn
 QUICK_GELU: Final = 1.702
 _PROJECTIONS: Final = ("q_proj", "k_proj", "v_proj")
 _OUTPUTS: Final = ("out_proj", "o_proj")
+# Model types whose image towers hand on the state of the first token alone.
+_FIRST_TOKEN: Final = ("clip_vision_model", "chinese_clip_vision_model", "vit")
+# Attention, the norm before it, the norm after it: by whose names a layer is known.
+_LAYERS: Final = (
+    ("self_attn", "layer_norm1", "layer_norm2"),
+    ("attention", "layernorm_before", "layernorm_after"),
+)
 
 
 class FusedAttention(nn.Module):
-    """Self-attention without a mask, its three input projections as one matrix product."""
+    """Self-attention without a mask, its three input projections as one matrix product.
+
+    Asked for `mixing`, a type of few bits, it mixes in that: two plain matrix products beat the
+    fused kernel on processors that multiply that type, and lose to it in float32.
+    """
 
     def __init__(self, attention: Any, output: nn.Linear) -> None:
         super().__init__()
         inputs = [getattr(attention, name) for name in _PROJECTIONS]
         self.head_dim = int(attention.head_dim)
         self.scale = float(getattr(attention, "scale", self.head_dim**-0.5))
+        self.mixing: torch.dtype | None = None
         self.qkv = _stacked(inputs)
         self.out = output
 
@@ -35,12 +47,86 @@ class FusedAttention(nn.Module):
         # The name is that by which transformers calls it.
         states_BLD = hidden_states
         B, L = states_BLD.shape[:2]
-        qkv = self.qkv(states_BLD).view(B, L, 3, -1, self.head_dim).permute(2, 0, 3, 1, 4)
-        queries_BHLE, keys_BHLE, values_BHLE = qkv[0], qkv[1], qkv[2]
-        mixed_BHLE = F.scaled_dot_product_attention(
-            queries_BHLE, keys_BHLE, values_BHLE, scale=self.scale
+        qkv_3BHLE = self.qkv(states_BLD).view(B, L, 3, -1, self.head_dim).permute(2, 0, 3, 1, 4)
+        mixed_BHLE = self._mix(qkv_3BHLE).transpose(1, 2)
+        mixed_BLHE = _laid_out(mixed_BHLE, states_BLD.dtype)
+        return self.out(mixed_BLHE.view(B, L, -1)), None
+
+    def _mix(self, qkv_3BHLE: Tensor) -> Tensor:
+        if self.mixing is None:
+            return F.scaled_dot_product_attention(
+                qkv_3BHLE[0], qkv_3BHLE[1], qkv_3BHLE[2], scale=self.scale
+            )
+        qkv_3BHLE = _laid_out(qkv_3BHLE, self.mixing)
+        _, B, H, L, E = qkv_3BHLE.shape
+        queries, keys, values = qkv_3BHLE.view(3, B * H, L, E).unbind(0)
+        scores = torch.bmm(queries * self.scale, keys.transpose(1, 2))
+        # A softmax of bfloat16 takes twice as long as one of float32.
+        weights = scores.softmax(dim=-1, dtype=torch.float32).to(self.mixing)
+        return torch.bmm(weights, values).view(B, H, L, E)
+
+
+def _laid_out(states: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return the states in another type and in the order of their axes: one pass over memory."""
+    return states.to(dtype, memory_format=torch.contiguous_format).contiguous()
+
+
+class FirstTokenLayer(nn.Module):
+    """The last layer of a tower that hands on its first token's state: nothing else is computed.
+
+    Of twelve layers' work this saves nearly one. Keys and values are still those of all tokens.
+    """
+
+    def __init__(self, layer: Any, names: tuple[str, str, str]) -> None:
+        super().__init__()
+        attention, norm_before, norm_after = (getattr(layer, name) for name in names)
+        D = attention.qkv.in_features
+        self.head_dim, self.scale = attention.head_dim, attention.scale
+        self.queries = _rows(attention.qkv, 0, D)
+        self.keys_values = _rows(attention.qkv, D, 3 * D)
+        self.out = attention.out
+        self.norm_before, self.norm_after, self.mlp = norm_before, norm_after, layer.mlp
+
+    def forward(self, hidden_states: Tensor, *_: Any, **__: Any) -> Tensor:
+        """Return the first token's state, B x 1 x D."""
+        B, L = hidden_states.shape[:2]
+        states_BLD, first_B1D = self.norm_before(hidden_states), hidden_states[:, :1]
+        queries = self.queries(states_BLD[:, :1]).view(B, 1, -1, self.head_dim).transpose(1, 2)
+        keys_values = self.keys_values(states_BLD).view(B, L, 2, -1, self.head_dim)
+        keys, values = keys_values.permute(2, 0, 3, 1, 4).unbind(0)
+        mixed = F.scaled_dot_product_attention(queries, keys, values, scale=self.scale)
+        first_B1D = first_B1D + self.out(mixed.transpose(1, 2).reshape(B, 1, -1))
+        out_B1D: Tensor = first_B1D + self.mlp(self.norm_after(first_B1D))
+        return out_B1D
+
+
+class PatchLinear(nn.Module):
+    """Images BCHW -> patches B x D x H/P x W/P, as a linear layer, which can be quantised."""
+
+    weight: Tensor
+
+    def __init__(self, convolution: nn.Conv2d) -> None:
+        super().__init__()
+        self.side = int(convolution.kernel_size[0])
+        bias = convolution.bias
+        self.linear = nn.Linear(
+            convolution.weight[0].numel(), convolution.out_channels, bias=bias is not None
         )
-        return self.out(mixed_BHLE.transpose(1, 2).reshape(B, L, -1)), None
+        with torch.no_grad():
+            self.linear.weight.copy_(convolution.weight.flatten(1))
+            if bias is not None:
+                self.linear.bias.copy_(bias)
+        # transformers asks a patch embedding for the type of its weight.
+        self.register_buffer("weight", torch.zeros(0), persistent=False)
+
+    def forward(self, images_BCHW: Tensor) -> Tensor:
+        """Cut patches and project them."""
+        B, C, height, width = images_BCHW.shape
+        P, rows, columns = self.side, height // self.side, width // self.side
+        patches = images_BCHW.view(B, C, rows, P, columns, P).permute(0, 2, 4, 1, 3, 5)
+        projected_BLD = self.linear(patches.reshape(B, rows * columns, C * P * P))
+        out: Tensor = projected_BLD.transpose(1, 2).reshape(B, -1, rows, columns)
+        return out
 
 
 def for_inference(tower: nn.Module) -> nn.Module:
@@ -53,7 +139,30 @@ def for_inference(tower: nn.Module) -> nn.Module:
                 setattr(parent, name, nn.Identity())
             elif (output := _output_of(child)) is not None:
                 setattr(parent, name, FusedAttention(child, output))
-    return tower
+    for parent in list(tower.modules()):
+        _shorten_last_layer(parent)
+    return tower.requires_grad_(requires_grad=False)
+
+
+def cut_patches_linearly(tower: nn.Module) -> None:
+    """Replace the convolution that cuts patches by a linear layer, in place."""
+    for parent in list(tower.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, nn.Conv2d) and _cuts_patches(child):
+                setattr(parent, name, PatchLinear(child).requires_grad_(requires_grad=False))
+
+
+def mix_in(tower: nn.Module, dtype: torch.dtype) -> None:
+    """Let attention mix in a type of fewer bits, in place."""
+    for module in tower.modules():
+        if isinstance(module, FusedAttention):
+            module.mixing = dtype
+
+
+def _cuts_patches(layer: nn.Conv2d) -> bool:
+    square = layer.kernel_size[0] == layer.kernel_size[1]
+    plain = layer.groups == 1 and layer.dilation == (1, 1) and layer.padding in {(0, 0), "valid"}
+    return square and plain and layer.stride == layer.kernel_size
 
 
 def _output_of(module: nn.Module) -> nn.Linear | None:
@@ -66,20 +175,44 @@ def _output_of(module: nn.Module) -> nn.Linear | None:
     return next((one for one in found if isinstance(one, nn.Linear)), None)
 
 
+def _shorten_last_layer(module: nn.Module) -> None:
+    """Let the last layer of a transformer compute its first token alone, if no more is read."""
+    config = getattr(module, "config", None)
+    if getattr(config, "model_type", "") not in _FIRST_TOKEN:
+        return
+    layers: Any = getattr(getattr(module, "encoder", module), "layers", None)
+    if not isinstance(layers, nn.ModuleList):
+        return
+    for names in _LAYERS:
+        if isinstance(getattr(layers[-1], names[0], None), FusedAttention):
+            layers[-1] = FirstTokenLayer(layers[-1], names)
+            return
+
+
 def _stacked(layers: list[nn.Linear]) -> nn.Linear:
     """Return one linear layer whose output is that of all layers, one after another."""
-    rows = sum(layer.out_features for layer in layers)
+    weight = torch.cat([layer.weight for layer in layers])
     biases: list[Tensor | None] = [layer.bias for layer in layers]
-    has_bias = any(bias is not None for bias in biases)
-    stacked = nn.Linear(layers[0].in_features, rows, bias=has_bias)
-    weight = torch.cat([layer.weight.detach() for layer in layers])
-    stacked = stacked.to(weight.device, weight.dtype)
+    if all(bias is None for bias in biases):
+        return _linear(weight, None)
+    zeros = weight.new_zeros(layers[0].out_features)
+    return _linear(weight, torch.cat([zeros if bias is None else bias for bias in biases]))
+
+
+def _rows(layer: nn.Linear, start: int, stop: int) -> nn.Linear:
+    """Return a linear layer that gives some of another's outputs."""
+    bias: Tensor | None = layer.bias
+    return _linear(layer.weight[start:stop], None if bias is None else bias[start:stop])
+
+
+def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
+    layer = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None)
+    layer = layer.to(weight.device, weight.dtype)
     with torch.no_grad():
-        stacked.weight.copy_(weight)
-        if has_bias:
-            zeros = weight.new_zeros(layers[0].out_features)
-            stacked.bias.copy_(torch.cat([zeros if bias is None else bias for bias in biases]))
-    return stacked.requires_grad_(requires_grad=False)
+        layer.weight.copy_(weight)
+        if bias is not None:
+            layer.bias.copy_(bias)
+    return layer.requires_grad_(requires_grad=False)
 
 
 def _fold_quick_gelu(module: Any) -> None:
