@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import shutil
-import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
 import pytest
 import torch
+from broken_models import raising
 from hub_models import FAMILIES, save
 from structlog.testing import capture_logs
-from tiny_model import SIDE, build, write_manifest
+from tiny_model import SIDE, build
 
 from worker.contract.settings import Settings
 from worker.engines.base import Engine, resolve_device
@@ -246,29 +245,3 @@ def worst_cosine(engine: Engine, artifact: Artifact) -> float:
         lengths = np.linalg.norm(found, axis=1) * np.linalg.norm(wanted, axis=1)
         worst = min(worst, float(((found * wanted).sum(1) / lengths).min()))
     return worst
-
-
-class Raising(torch.nn.Module):
-    """Answers blank images, so that it warms up, and raises on all others."""
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.dim = dim
-
-    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        if bool(pixels.any()):
-            raise RuntimeError("the graph is broken")  # noqa: EM101, TRY003 - it is compiled
-        return torch.ones(pixels.shape[0], self.dim)
-
-
-def raising(artifact: Artifact, place: Path) -> Artifact:
-    """A copy of an artifact whose TorchScript fails at run time."""
-    shutil.copytree(artifact.path, place)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch.jit is deprecated; see DESIGN, decision 9.
-        script: Any = torch.jit.script(Raising(artifact.manifest.embedding_dim))
-    script.save(str(place / "image.pt"))
-    manifest = msgspec.to_builtins(artifact.manifest)
-    del manifest["files"]
-    write_manifest(place, **manifest)
-    return open_artifact(place)

@@ -213,6 +213,7 @@ def test_auto_takes_the_fastest_that_agrees(hub: dict[str, Path], tmp_path: Path
         "manifest.json",
         "text.pt",
         "tokenizer",
+        "transformers",
     ]
 
 

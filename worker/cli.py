@@ -13,6 +13,7 @@ from worker.contract.settings import Settings, SettingsError
 
 ENGINES = ("torchscript", "eager", "compile", "onnx")
 PRECISIONS = ("auto", "fp32", "fp16", "bf16", "int8")
+PLACE = click.Path(dir_okay=False, path_type=Path)
 EXTRA = "this command needs the worker's libraries: pip install 'wanwu-tagger[worker]'"
 
 
@@ -97,6 +98,51 @@ def export(model: str, out: Path | None, revision: str | None, **options: Any) -
     try:
         settings = Settings.from_env(model=model, **options)
         click.echo(export_to(out, settings, revision, lambda words: click.echo(words, err=True)))
+    except SettingsError as e:
+        raise click.UsageError(str(e)) from e
+    except TaggerError as e:
+        _fail(str(e))
+
+
+@main.command(epilog="Example: worker bench --model chinese-clip --chart bench.png")
+@click.option(
+    "--model",
+    metavar="ARTIFACT|DIR|ID",
+    help="Artifact, or a Hugging Face directory or id. [default: bundled]",
+)
+@click.option("--device", metavar="auto|cpu|cuda[:n]", help="Where to measure. [default: auto]")
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads of every subject.")
+@click.option("--label", "labels", multiple=True, help="Label to compare by. [default: six words]")
+@click.option(
+    "--images",
+    type=click.Path(exists=True, path_type=Path),
+    multiple=True,
+    help="Files or directories of images to measure with. [default: pictures made up]",
+)
+@click.option("--runs", type=click.IntRange(min=1), default=100, show_default=True)
+@click.option(
+    "--seconds",
+    type=click.FloatRange(min=0, min_open=True),
+    default=30.0,
+    show_default=True,
+    help="For each subject and batch size, measure --runs calls or for so long.",
+)
+@click.option("--json", "json_file", type=PLACE, help="Write the figures to this file.")
+@click.option("--markdown", "markdown_file", type=PLACE, help="Write them as a table.")
+@click.option("--chart", "chart_file", type=PLACE, help="Draw them as PNG.")
+def bench(**options: Any) -> None:
+    """Measure a model in every engine and precision, beside transformers as people run it.
+
+    Batches of 1 and 4, five warm-ups, the median; each subject in a process of its own, all in
+    turns. What cannot be measured here says why.
+    """
+    _check_libraries()
+    from worker.bench.command import Request, run  # noqa: PLC0415
+    from worker.errors import TaggerError  # noqa: PLC0415
+
+    request = Request(*(options.pop(name) for name in Request._fields))
+    try:
+        run(request, Settings.from_env(**options), lambda words: click.echo(words, err=True))
     except SettingsError as e:
         raise click.UsageError(str(e)) from e
     except TaggerError as e:

@@ -5,7 +5,7 @@ Shapes: B batch, C channels, H = W = the model's image size, S = the size of the
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import torch
@@ -21,6 +21,7 @@ class Strength:
     """How wild the scenes are. Probabilities from 0 to 1, angles in degrees."""
 
     smallest: float
+    largest: float
     degrees: float
     shift: float
     stretch: float
@@ -35,6 +36,7 @@ class Strength:
 
 TRAINING: Final = Strength(
     smallest=0.45,
+    largest=1.05,
     degrees=25.0,
     shift=0.25,
     stretch=0.25,
@@ -46,9 +48,12 @@ TRAINING: Final = Strength(
     noise=0.04,
     jpeg=0.25,
 )
+# Of the second phase: drawings may also be larger than the frame.
+FINISHING: Final = replace(TRAINING, largest=1.3, outline=0.6)
 # What "new renderings" means in the model card.
 EVALUATION: Final = Strength(
     smallest=0.6,
+    largest=1.05,
     degrees=15.0,
     shift=0.15,
     stretch=0.15,
@@ -87,11 +92,11 @@ def _place(rgba_B4SS: Tensor, size: int, strength: Strength, dice: torch.Generat
     """Scale, turn, mirror and shift; premultiplied, drawn larger and averaged down."""
     B = len(rgba_B4SS)
     premultiplied = torch.cat([rgba_B4SS[:, :3] * rgba_B4SS[:, 3:], rgba_B4SS[:, 3:]], dim=1)
-    scale = _uniform((B,), strength.smallest, 1.05, dice)
+    scale = _uniform((B,), strength.smallest, strength.largest, dice)
     aspect = _uniform((B,), -strength.stretch, strength.stretch, dice).exp()
     angle = _uniform((B,), -strength.degrees, strength.degrees, dice) * torch.pi / 180
     mirror = torch.randint(2, (B,), generator=dice) * 2.0 - 1.0
-    room = (1.05 - scale).clamp(min=0) + strength.shift * 0.3
+    room = (strength.largest - scale).clamp(min=0) + strength.shift * 0.3
     shift_B2 = _uniform((B, 2), -1, 1, dice) * room[:, None]
     cos, sin = angle.cos(), angle.sin()
     wide, high = scale * aspect.sqrt() * mirror, scale / aspect.sqrt()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import tempfile
 from collections import defaultdict
 from pathlib import Path
 from typing import Final
@@ -27,6 +28,8 @@ from worker.engines.torchscript import TorchScriptEngine
 from worker.infer import infer
 from worker.models.artifact import Artifact, default_artifact, open_artifact
 from worker.models.labels import LabelEncoder, LabelSet
+from worker.models.precision import supported
+from worker.models.variant import variant
 
 # No seed of the training run comes near: that uses the numbers of its steps.
 SEED: Final = 1_000_003
@@ -40,6 +43,7 @@ class Model:
 
     def __init__(self, artifact: Artifact) -> None:
         self.artifact = artifact
+        self.precision = artifact.manifest.precision
         self._engine = TorchScriptEngine.load(artifact, "cpu")
         encoder = LabelEncoder(artifact, "cpu")
         self.objects: LabelSet = encoder.encode(LabelPack())
@@ -81,22 +85,27 @@ def top1(embeddings: npt.NDArray[np.float32], labels: LabelSet, truth: list[str]
     return [labels.labels[k] == right for k, right in zip(best, truth, strict=True)]
 
 
-def figures(model: Model, cache: Path) -> dict[str, object]:
-    """Measure everything that the card states."""
+def figures(models: list[Model], cache: Path) -> dict[str, object]:
+    """Measure everything that the card states of the first; of the others, what they lose."""
+    model, *others = models
     things = drawings.read_objects()
     found: dict[str, object] = {"model": model.artifact.id, "objects": len(things)}
     for name, strength in (("new", augment.EVALUATION), ("hard", augment.TRAINING)):
-        hits: list[bool] = []
+        hits: dict[str, list[bool]] = defaultdict(list)
         for design in drawings.TRAINING_DESIGNS:
             drawn = drawings.load(design, cache)
             truth = [things[n].name for n in drawn.object_ids]
             for view in range(VIEWS if name == "new" else 1):
-                hits += top1(
-                    model.embed(scenes(drawn, strength, SEED + view)), model.objects, truth
-                )
-        found[f"{name} renderings, objects"] = round(float(np.mean(hits)), 4)
-        found[f"{name} renderings, images"] = len(hits)
+                files = scenes(drawn, strength, SEED + view)
+                for one in models if name == "new" else [model]:
+                    hits[one.precision] += top1(one.embed(files), one.objects, truth)
+        found[f"{name} renderings, images"] = len(hits[model.precision])
+        for precision, right in hits.items():
+            found[f"{name} renderings, objects, {precision}"] = round(float(np.mean(right)), 4)
     found |= held_out(model, cache, things)
+    for one in others:
+        held = held_out(one, cache, things)
+        found[f"held-out design, categories, {one.precision}"] = held["held-out design, categories"]
     found["deviation of TorchScript"] = model.artifact.manifest.parity
     return found
 
@@ -129,5 +138,13 @@ if __name__ == "__main__":
     parser.add_argument("--cache", type=Path, default=Path("drawings"), help="fetched drawings")
     parser.add_argument("--model", type=Path, default=default_artifact())
     words = parser.parse_args()
-    result = figures(Model(open_artifact(words.model)), words.cache)
+    shipped = open_artifact(words.model)
+    cpu = torch.device("cpu")
+    with tempfile.TemporaryDirectory() as directory:
+        faster = [
+            variant(shipped, precision, Path(directory) / precision, cpu)
+            for precision in supported(cpu)
+            if precision != shipped.manifest.precision
+        ]
+        result = figures([Model(one) for one in (shipped, *faster)], words.cache)
     print(json.dumps(result, ensure_ascii=False, indent=1))

@@ -55,10 +55,10 @@ def build_model(vocabulary: int) -> Any:
     """Return a `ChineseCLIPModel` with random weights and a convolutional stem."""
     text = ChineseCLIPTextConfig(
         vocab_size=vocabulary,
-        hidden_size=96,
+        hidden_size=128,
         num_hidden_layers=2,
         num_attention_heads=4,
-        intermediate_size=192,
+        intermediate_size=256,
         max_position_embeddings=MAX_TEXT_TOKENS,
         hidden_dropout_prob=0.0,
         attention_probs_dropout_prob=0.0,

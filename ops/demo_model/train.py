@@ -1,9 +1,10 @@
 """Drawings -> a trained tiny Chinese-CLIP: python ops/demo_model/train.py.
 
-First the image tower, with one free vector for each object and category; then the text tower learns
-to put each name, in every prompt, where that vector lies. Two stages, because a text tower that is
-still mute teaches the image tower nothing, and costs as much as it. Afterwards export.py makes the
-artifact, and evaluate.py its figures.
+First the image tower, with one free vector for each object and category, in two phases: the second
+learns categories more, from the objects' kinship too, which black shapes have no other part in.
+Then the text tower learns to put each name, in every prompt, where its vector lies: a text tower
+that is still mute would teach the image tower nothing, and cost as much as it. Afterwards export.py
+makes the artifact, and evaluate.py its figures.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import copy
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -37,24 +38,65 @@ if TYPE_CHECKING:
     from transformers import BertTokenizer
 
 BATCH: Final = 192
-# So many of a batch are shapes and icons, which teach categories alone.
-SHAPES: Final = 36
 # Scenes cost more than learning from them: each batch is seen again, mirrored and shifted.
 ECHOES: Final = 2
 LARGEST_SHIFT: Final = 5
 WARMUP_STEPS: Final = 40
-# Scenes grow wilder: of the last images this share is of full training strength.
+# So many of the images are, in the end, of the phase's full strength.
 WILD_SHARE: Final = 0.6
 MATRIX_RATE: Final = 0.004
 OTHER_RATE: Final = 2e-3
 WEIGHT_DECAY: Final = 0.05
 EMA: Final = 0.99
 MAX_LOGIT_SCALE: Final = math.log(40.0)
-CATEGORY_WEIGHT: Final = 0.7
+# Six rows among five hundred would hardly count.
+CATEGORY_TEXT_WEIGHT: Final = 20.0
 WEIGHTS: Final = "weights.pt"
-TEXT_STEPS: Final = 800
+TEXT_STEPS: Final = 1500
+SEEDS_OF_A_PHASE: Final = 100_000
 TEXT_RATE: Final = 2e-3
 CHECKPOINT: Final = "checkpoint.pt"
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A part of the training of the image tower.
+
+    `shapes` of a batch are shapes and icons, which teach categories alone. `category` and `kinship`
+    weigh their losses against that of the objects. `level` is how long the rate stays at its
+    peak: 2 is half of the steps. Scenes of the first phase grow wilder step by step.
+    """
+
+    number: int
+    steps: int
+    strength: augment.Strength
+    shapes: int
+    rate: float
+    level: float
+    category: float
+    kinship: float
+
+
+LEARNING: Final = Phase(
+    number=1,
+    steps=2800,
+    strength=augment.TRAINING,
+    shapes=36,
+    rate=1.0,
+    level=2.0,
+    category=0.7,
+    kinship=0.0,
+)
+FINISHING: Final = Phase(
+    number=2,
+    steps=1200,
+    strength=augment.FINISHING,
+    shapes=48,
+    rate=0.4,
+    level=1.0,
+    category=1.5,
+    kinship=0.5,
+)
 
 
 @dataclass(frozen=True)
@@ -95,18 +137,34 @@ class ImageStage(nn.Module):
         self.data = data
         rows = len(data.names) + len(CATEGORIES)
         self.prototypes_KD = nn.Parameter(torch.randn(rows, model.config.projection_dim))
+        self.kin_CK = torch.tensor(
+            [
+                [thing.category == category for thing in drawings.read_objects()]
+                for category in CATEGORIES
+            ]
+        )
 
-    def forward(self, images: Tensor, objects_B: Tensor, categories_B: Tensor) -> Tensor:
-        """Return the cross-entropy over the objects plus that over the categories."""
+    def forward(
+        self, images: Tensor, objects_B: Tensor, categories_B: Tensor, phase: Phase
+    ) -> Tensor:
+        """Return the cross-entropy over the objects plus those over the categories.
+
+        A category's share is that of its own vector, and again the sum of its objects' shares.
+        """
         scale = self.model.logit_scale.clamp(max=MAX_LOGIT_SCALE).exp()
         prototypes_KD = F.normalize(self.prototypes_KD, dim=-1)
         logits_BK = scale * embed_images(self.model, images) @ prototypes_KD.T
         split = len(self.data.names)
         by_object = F.cross_entropy(logits_BK[:, :split], objects_B, ignore_index=NONE)
         by_category = F.cross_entropy(logits_BK[:, split:], categories_B, ignore_index=NONE)
-        return by_object + CATEGORY_WEIGHT * by_category
+        shares_BK = F.log_softmax(logits_BK[:, :split], dim=-1)
+        of_kin_BC = torch.stack(
+            [shares_BK[:, kin_K].logsumexp(dim=1) for kin_K in self.kin_CK], dim=1
+        )
+        by_kin = F.cross_entropy(of_kin_BC, categories_B, ignore_index=NONE)
+        return by_object + phase.category * by_category + phase.kinship * by_kin
 
-    def optimizers(self) -> list[torch.optim.Optimizer]:
+    def optimizers(self, rate: float) -> list[torch.optim.Optimizer]:
         """Return Muon for the matrices of the tower, AdamW for everything else it trains."""
         tower, projection = self.model.vision_model, self.model.visual_projection
         named = [*tower.named_parameters(), *projection.named_parameters()]
@@ -117,34 +175,34 @@ class ImageStage(nn.Module):
         return [
             torch.optim.Muon(
                 matrices,
-                lr=MATRIX_RATE,
+                lr=rate * MATRIX_RATE,
                 weight_decay=WEIGHT_DECAY,
                 adjust_lr_fn="match_rms_adamw",
             ),
-            torch.optim.AdamW(others, lr=OTHER_RATE, betas=(0.9, 0.98), weight_decay=0.0),
+            torch.optim.AdamW(others, lr=rate * OTHER_RATE, betas=(0.9, 0.98), weight_decay=0.0),
         ]
 
 
-def rate_at(step: int, steps: int) -> float:
+def rate_at(step: int, steps: int, level: float) -> float:
     """Return the share of the peak learning rate: linear warm-up, level, linear to zero."""
-    return min(1.0, (step + 1) / WARMUP_STEPS, 2.0 * (steps - step) / steps)
+    return min(1.0, (step + 1) / WARMUP_STEPS, level * (steps - step) / steps)
 
 
-def batches(data: Data, steps: int) -> Iterator[tuple[int, Tensor, Tensor, Tensor]]:
+def batches(data: Data, phase: Phase) -> Iterator[tuple[int, Tensor, Tensor, Tensor]]:
     """Yield step, scenes, objects, categories; of a kind, all come once before any comes again."""
-    order = torch.Generator().manual_seed(1)
+    order = torch.Generator().manual_seed(phase.number)
     nameless_N = data.object_ids_N == NONE
-    shapes = _rounds((nameless_N).nonzero()[:, 0], SHAPES, order)
-    named = _rounds((~nameless_N).nonzero()[:, 0], BATCH - SHAPES, order)
-    for step in range(steps):
-        dice = torch.Generator().manual_seed(step)
+    shapes = _rounds((nameless_N).nonzero()[:, 0], phase.shapes, order)
+    named = _rounds((~nameless_N).nonzero()[:, 0], BATCH - phase.shapes, order)
+    for step in range(phase.steps):
+        dice = torch.Generator().manual_seed(SEEDS_OF_A_PHASE * (phase.number - 1) + step)
         picked_B = torch.cat([next(shapes), next(named)])
         picked_B = picked_B[torch.randperm(BATCH, generator=dice)]
-        wild = int(BATCH * WILD_SHARE * step / steps)
+        wild = int(BATCH * WILD_SHARE * (step / phase.steps if phase.number == 1 else 1.0))
         rgba_B4SS = data.rgba_N4SS[picked_B]
         parts = [augment.scenes(rgba_B4SS[wild:], IMAGE_SIZE, augment.EVALUATION, dice)]
         if wild:
-            parts.insert(0, augment.scenes(rgba_B4SS[:wild], IMAGE_SIZE, augment.TRAINING, dice))
+            parts.insert(0, augment.scenes(rgba_B4SS[:wild], IMAGE_SIZE, phase.strength, dice))
         images = torch.cat(parts)
         for _ in range(ECHOES):
             yield step, images, data.object_ids_N[picked_B], data.category_ids_N[picked_B]
@@ -171,29 +229,31 @@ def _echo(images: Tensor, dice: torch.Generator) -> Tensor:
     return (moved * gain).clamp(0, 1)
 
 
-def train_images(stage: ImageStage, steps: int, checkpoint: Path) -> None:
-    """Train the image tower; it ends with the running average of its weights."""
+def train_images(stage: ImageStage, phase: Phase, checkpoint: Path) -> None:
+    """Train the image tower for a phase; it ends with the running average of its weights."""
     averaged = copy.deepcopy(stage)
     stage.train()
-    optimizers = stage.optimizers()
+    optimizers = stage.optimizers(phase.rate)
+    updates = ECHOES * phase.steps
     schedules = [
-        torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_at(step, ECHOES * steps))
+        torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: rate_at(step, updates, phase.level)
+        )
         for optimizer in optimizers
     ]
     began_s = time.monotonic()
-    for step, images, objects_B, categories_B in batches(stage.data, steps):
+    for step, images, objects_B, categories_B in batches(stage.data, phase):
         stage.zero_grad()
-        loss = stage(images, objects_B, categories_B)
+        loss = stage(images, objects_B, categories_B, phase)
         loss.backward()
         for optimizer, schedule in zip(optimizers, schedules, strict=True):
             optimizer.step()
             schedule.step()
         _average(averaged, stage, min(EMA, (step + 1) / (step + 10)))
         if step % 25 == 0:
-            print(
-                f"images {step} loss {loss.item():.3f} {time.monotonic() - began_s:.0f} s",
-                flush=True,
-            )
+            took_s = time.monotonic() - began_s
+            words = f"phase {phase.number} step {step} loss {loss.item():.3f} {took_s:.0f} s"
+            print(words, flush=True)
         if step % 100 == 99:  # noqa: PLR2004
             torch.save(averaged.state_dict(), checkpoint)
     stage.load_state_dict(averaged.state_dict())
@@ -207,12 +267,15 @@ def train_texts(stage: ImageStage, tokenizer: BertTokenizer) -> None:
     optimizer = torch.optim.AdamW(towers, lr=TEXT_RATE, betas=(0.9, 0.98), weight_decay=0.01)
     prototypes_KD = F.normalize(stage.prototypes_KD.detach(), dim=-1)
     names = [*stage.data.names, *CATEGORIES]
+    weights_K = torch.ones(len(names))
+    weights_K[-len(CATEGORIES) :] = CATEGORY_TEXT_WEIGHT
+    weights_K /= weights_K.sum()
     for step in range(TEXT_STEPS):
         for group in optimizer.param_groups:
-            group["lr"] = TEXT_RATE * rate_at(step, TEXT_STEPS)
+            group["lr"] = TEXT_RATE * rate_at(step, TEXT_STEPS, 2.0)
         prompt = PROMPTS[step % len(PROMPTS)]
         texts_KD = embed_texts(model, tokenizer, [prompt.format(name) for name in names])
-        loss = (1 - (texts_KD * prototypes_KD).sum(dim=-1)).mean()
+        loss = ((1 - (texts_KD * prototypes_KD).sum(dim=-1)) * weights_K).sum()
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
@@ -229,13 +292,15 @@ def _average(averaged: nn.Module, model: nn.Module, keep: float) -> None:
             old.copy_(buffer)
 
 
-def train(cache: Path, out: Path, steps: int) -> None:
-    """Train both towers and save weights and tokenizer under `out`."""
+def train(cache: Path, out: Path, share: float) -> None:
+    """Train both towers for a share of all steps; save weights and tokenizer under `out`."""
     torch.manual_seed(0)
     out.mkdir(parents=True, exist_ok=True)
     tokenizer = build_tokenizer(drawings.read_objects())
     stage = ImageStage(build_model(len(tokenizer)), read_data(cache))
-    train_images(stage, steps, out / CHECKPOINT)
+    for phase in (LEARNING, FINISHING):
+        steps = max(1, int(share * phase.steps))
+        train_images(stage, replace(phase, steps=steps), out / CHECKPOINT)
     train_texts(stage, tokenizer)
     tokenizer.save_pretrained(out)
     torch.save(stage.model.state_dict(), out / WEIGHTS)
@@ -245,6 +310,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cache", type=Path, default=Path("drawings"), help="fetched drawings")
     parser.add_argument("--out", type=Path, default=Path("trained"), help="weights and tokenizer")
-    parser.add_argument("--steps", type=int, default=2800, help="of the image tower")
+    parser.add_argument("--share", type=float, default=1.0, help="of all steps, for a trial")
     words = parser.parse_args()
-    train(words.cache, words.out, words.steps)
+    train(words.cache, words.out, words.share)

@@ -141,8 +141,12 @@ def open_artifact(path: str | Path = "") -> Artifact:
     manifest = _parse(body, directory)
     for name, digest in manifest.files.items():
         _check_file(directory, name, digest)
-    digest = hashlib.sha256(body).hexdigest()[:_ID_DIGITS]
-    return Artifact(directory, manifest, f"{manifest.name}@{digest}")
+    return Artifact(directory, manifest, artifact_id(manifest, body))
+
+
+def artifact_id(manifest: Manifest, body: bytes) -> str:
+    """Return the id of the artifact whose manifest is written as `body`."""
+    return f"{manifest.name}@{hashlib.sha256(body).hexdigest()[:_ID_DIGITS]}"
 
 
 def _no_manifest(directory: Path, error: OSError) -> str:

@@ -65,11 +65,14 @@ def original_tower(artifact: Artifact) -> Any:
     Raises:
         ArtifactError: as `original_model`.
     """
+    return image_tower(artifact, original_model(artifact))
+
+
+def image_tower(artifact: Artifact, model: Any) -> Any:
+    """Return the image tower of a model that was loaded from the artifact."""
     manifest = artifact.manifest
     kind = ClassifierTower if manifest.kind == "classifier" else ImageTower
-    tower: nn.Module = kind(
-        original_model(artifact), manifest.preprocessing.mean, manifest.preprocessing.std
-    )
+    tower: nn.Module = kind(model, manifest.preprocessing.mean, manifest.preprocessing.std)
     return tower.eval().requires_grad_(requires_grad=False)
 
 

@@ -1,0 +1,173 @@
+"""Models end to end: what a worker's tags are worth beside transformers, and when models fail."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from broken_models import changed, raising
+from conftest import ROOT, Crew, run
+from hub_models import LABELS, save
+from images import encoded, picture
+from PIL import Image
+from transformers import ChineseCLIPImageProcessor, PreTrainedTokenizerFast, pipeline
+
+from worker.contract.broker import make_app
+from worker.contract.embedded import EmbeddedRedis
+from worker.contract.settings import Settings
+from worker.models.artifact import Artifact, default_artifact, open_artifact
+from worker.models.original import original_model
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
+# Camera sizes, landscape and portrait, and one that is smaller than the model's own.
+SIZES = ((4000, 3000), (3000, 4000), (2400, 1600), (640, 480), (100, 60))
+Tags = dict[str, list[tuple[str, float]]]
+
+
+@pytest.fixture
+def queue() -> Iterator[str]:
+    with EmbeddedRedis() as server:
+        yield server.url
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundled examples, and JPEGs of camera size."""
+    directory = tmp_path_factory.mktemp("photos")
+    for file in (ROOT / "ops" / "examples").iterdir():
+        if file.suffix in {".jpg", ".png", ".webp"}:
+            shutil.copy(file, directory)
+    for number, size in enumerate(SIZES):
+        (directory / f"{number}.jpg").write_bytes(encoded(picture(7 * number + 1, size)))
+    return directory
+
+
+def tags(queue: str, photos: Path, out: Path, labels: tuple[str, ...]) -> Tags:
+    """What `producer submit` writes: all labels with their scores, by file."""
+    words = [word for label in labels for word in ("--label", label)]
+    words += ["--top-k", str(len(labels)), "--out", str(out)]
+    done = run("producer", "submit", str(photos), *words, broker_url=queue)
+    assert done.returncode == 0, done.stderr
+    found = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
+    return {r["path"]: [(tag["label"], tag["score"]) for tag in r["tags"]] for r in found}
+
+
+def compare(ours: Tags, zero_shot: Any, labels: tuple[str, ...], template: str) -> float:
+    """Hold all scores against those of transformers' pipeline; return how many firsts agree."""
+    agreed = 0
+    for path, found in ours.items():
+        with Image.open(path) as image:
+            theirs = zero_shot(
+                image.convert("RGB"), candidate_labels=list(labels), hypothesis_template=template
+            )
+        wanted = {one["label"]: one["score"] for one in theirs}
+        for label, score in found:
+            assert score == pytest.approx(wanted[label], abs=1e-3), (path, label)
+        agreed += found[0][0] == theirs[0]["label"]
+    return agreed / len(ours)
+
+
+@pytest.mark.timeout(600)
+def test_tags_of_a_full_size_model_are_those_of_transformers_own_pipeline(
+    queue: str, crew: Crew, photos: Path, tmp_path: Path
+) -> None:
+    model, artifact = save(tmp_path / "chinese-clip", "chinese_clip", full=True), tmp_path / "out"
+    done = run(
+        *("worker", "export", "--model", str(model), "--out", str(artifact)),
+        *("--precision", "fp32", "--device", "cpu"),
+        timeout_s=300,
+    )
+    assert done.returncode == 0, done.stderr
+    worker = crew.start(queue, "--model", str(artifact), "--device", "cpu")
+    ours = tags(queue, photos, tmp_path / "tags.jsonl", LABELS)
+    worker.stop()
+    zero_shot = pipeline("zero-shot-image-classification", model=str(model), device="cpu")
+    assert compare(ours, zero_shot, LABELS, "这是一张{}的照片") >= 0.99
+    shutil.rmtree(tmp_path)
+
+
+def test_tags_of_the_bundled_model_are_those_of_transformers_own_pipeline(
+    queue: str, crew: Crew, photos: Path, tmp_path: Path
+) -> None:
+    worker = crew.start(queue, "--device", "cpu")
+    labels = (*open_artifact().file("labels.txt").read_text(encoding="utf-8").split()[:40], "动物")
+    ours = tags(queue, photos, tmp_path / "tags.jsonl", labels)
+    worker.stop()
+    artifact = open_artifact()
+    zero_shot = pipeline(
+        "zero-shot-image-classification",
+        model=original_model(artifact),
+        tokenizer=_tokenizer(artifact),
+        image_processor=_processor(artifact),
+        device="cpu",
+    )
+    assert compare(ours, zero_shot, labels, artifact.manifest.template) >= 0.99
+
+
+def _tokenizer(artifact: Artifact) -> PreTrainedTokenizerFast:
+    file = artifact.file("tokenizer/tokenizer.json")
+    return PreTrainedTokenizerFast(tokenizer_file=str(file), pad_token="[PAD]")
+
+
+def _processor(artifact: Artifact) -> ChineseCLIPImageProcessor:
+    spec = artifact.manifest.preprocessing
+    return ChineseCLIPImageProcessor(
+        size={"height": spec.height, "width": spec.width},
+        do_center_crop=False,
+        resample=Image.Resampling.BICUBIC,
+        image_mean=list(spec.mean),
+        image_std=list(spec.std),
+    )
+
+
+def test_a_job_is_finished_by_eager_when_torchscript_raises(
+    queue: str, crew: Crew, photos: Path, tmp_path: Path
+) -> None:
+    labels = ("动物", "植物", "食物")
+    sound = crew.start(queue, "--device", "cpu")
+    wanted = tags(queue, photos, tmp_path / "sound.jsonl", labels)
+    sound.stop()
+    broken = raising(open_artifact(), tmp_path / "broken")
+    worker = crew.start(queue, "--device", "cpu", "--model", str(broken.path))
+    found = tags(queue, photos, tmp_path / "eager.jsonl", labels)
+    assert found.keys() == wanted.keys()
+    for path, right in wanted.items():
+        assert [label for label, _ in found[path]] == [label for label, _ in right]
+        for (_, score), (_, other) in zip(found[path], right, strict=True):
+            assert score == pytest.approx(other, abs=1e-4)
+    assert worker.text.count("engine.fallback") == 1
+    (stats,) = (
+        make_app(Settings(broker_url=queue), stores_results=False)
+        .control.inspect(timeout=5)
+        .stats()
+        .values()
+    )
+    assert (stats["tagger"]["engine"], stats["tagger"]["fallbacks"]) == ("eager", 1)
+    worker.stop()
+
+
+@pytest.mark.parametrize(
+    ("precision", "device", "words"),
+    [
+        pytest.param(
+            *("fp32", "cuda", "device cuda was asked for, but torch finds no CUDA device here"),
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device"),
+        ),
+        ("fp16", "cpu", "an fp16 model runs on CUDA alone; export one in bf16 or int8"),
+    ],
+)
+def test_a_model_for_another_device_is_refused_at_the_start(
+    queue: str, tmp_path: Path, precision: str, device: str, words: str
+) -> None:
+    place = Path(shutil.copytree(default_artifact(), tmp_path / "model"))
+    changed(open_artifact(place), place, precision=precision)
+    done = run("worker", "start", "--model", str(place), "--device", device, broker_url=queue)
+    assert done.returncode == 1
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+    assert words in line
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,143 @@
+"""Figures -> a table for people, JSON for programs, and a chart."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from worker.bench.run import BATCHES, Figure
+from worker.bench.subjects import PLAIN, WITH_TEXT
+from worker.errors import DeviceError
+
+_COLOURS: Final = {
+    "transformers": "#9a9a9a",
+    "eager": "#c9a227",
+    "torchscript": "#1f77b4",
+    "compile": "#2ca02c",
+    "onnx": "#d1495b",
+}
+_DOTS_PER_INCH: Final = 120
+
+
+def table(figures: Sequence[Figure], console: Console) -> None:
+    """Print all figures; what could not be measured says why."""
+    grid = Table(title="Milliseconds of a call, median; ratios at the same batch size")
+    for name in ("subject", "batch", "ms", "10-90 %", "ms/image", "images/s"):
+        grid.add_column(name, justify="left" if name == "subject" else "right")
+    for name in ("vs text", "vs plain", "cosine", "top-1", "MB", "calls"):
+        grid.add_column(name, justify="right")
+    for one in figures:
+        if one.problem is not None:
+            grid.add_row(one.subject, str(one.batch), one.problem)
+            continue
+        grid.add_row(
+            *(one.subject, str(one.batch), f"{one.median_ms:.1f}"),
+            f"{one.p10_ms:.1f}-{one.p90_ms:.1f}",
+            *(f"{one.ms_per_image:.1f}", f"{one.images_per_s:.1f}"),
+            *(_times(one.versus_text), _times(one.versus_eager)),
+            *(f"{one.cosine:.5f}", f"{one.top1:.1%}", f"{one.memory_mb:.0f}", str(one.runs)),
+        )
+    console.print(grid)
+    console.print(
+        f"vs text: against '{WITH_TEXT}'; vs plain: against '{PLAIN}', both fp32. Cosine and top-1 "
+        f"are against '{PLAIN}', of the worst image and of all."
+    )
+
+
+def markdown(figures: Sequence[Figure]) -> str:
+    """Return the figures as a table for a document."""
+    lines = [
+        "| | batch | ms/image | images/s | vs text | vs plain | cosine | top-1 | MB |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for one in figures:
+        if one.problem is not None:
+            lines.append(f"| {one.subject} | {one.batch} | {one.problem} | | | | | | |")
+            continue
+        cells = [
+            *(one.subject, str(one.batch), f"{one.ms_per_image:.1f}", f"{one.images_per_s:.1f}"),
+            *(_times(one.versus_text), _times(one.versus_eager), f"{one.cosine:.5f}"),
+            *(f"{one.top1:.1%}", f"{one.memory_mb:.0f}"),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def as_json(figures: Sequence[Figure], model: str, device: str) -> str:
+    """Return the figures with what they were measured on."""
+    content = {
+        "model": model,
+        "device": device,
+        "machine": machine(),
+        "figures": msgspec.to_builtins(figures),
+    }
+    return json.dumps(content, ensure_ascii=False, indent=1) + "\n"
+
+
+def machine() -> dict[str, Any]:
+    """Return what the figures depend on beside the model."""
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {
+        "processor": _processor(),
+        "cores": len(os.sched_getaffinity(0)),
+        "gpu": gpu,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def chart(figures: Sequence[Figure], title: str, file: Path) -> None:
+    """Draw milliseconds an image as bars, one group a subject, as PNG.
+
+    Raises:
+        DeviceError: matplotlib is not installed.
+    """
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415 - an extra
+        from matplotlib.figure import Figure as Sheet  # noqa: PLC0415
+    except ImportError as e:
+        msg = "a chart needs matplotlib: pip install 'wanwu-tagger[bench]'"
+        raise DeviceError(msg) from e
+    measured = [one for one in figures if one.problem is None]
+    names = list(dict.fromkeys(one.subject for one in measured))
+    sheet = Sheet(figsize=(9, 1.2 + 0.55 * len(names)), layout="constrained")
+    FigureCanvasAgg(sheet)
+    axes = sheet.add_subplot()
+    height = 0.8 / len(BATCHES)
+    for one in measured:
+        place = names.index(one.subject) + (BATCHES.index(one.batch) - 0.5) * height
+        colour = _COLOURS[one.subject.partition(" ")[0].rstrip(",")]
+        strength = 0.45 + 0.55 * BATCHES.index(one.batch) / (len(BATCHES) - 1)
+        axes.barh(place, one.ms_per_image, height * 0.92, color=colour, alpha=strength)
+        words = f" {one.ms_per_image:.1f} ms"
+        words += f"  ({one.versus_eager:.1f}x)" if one.versus_eager else ""
+        axes.text(one.ms_per_image, place, words, va="center", fontsize=8)
+    axes.set_yticks(range(len(names)), names)
+    axes.invert_yaxis()
+    axes.margins(x=0.18)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_xlabel("milliseconds an image, lower is better: pale batch 1, full batch 4")
+    axes.set_title(title, fontsize=10, loc="left")
+    sheet.savefig(file, dpi=_DOTS_PER_INCH)
+
+
+def _times(ratio: float | None) -> str:
+    return "" if ratio is None else f"{ratio:.2f}x"
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    found = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(found, platform.processor())

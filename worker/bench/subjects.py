@@ -1,0 +1,98 @@
+"""What is measured: transformers as people run it, and every engine and precision of ours.
+
+Shapes: N images, C channels, H x W pixels, K labels, D embedding dimensions.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any, Final
+
+import msgspec
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from worker.contract.settings import Settings
+from worker.engines.base import resolve_device
+from worker.engines.choose import LOADERS
+from worker.memory import keep_freed_memory
+from worker.models.artifact import TOKENIZER, Artifact
+from worker.models.original import image_tower, original_model
+from worker.models.precision import Precision
+from worker.models.towers import TextTower
+
+WITH_TEXT: Final = "transformers, text in every call"
+PLAIN: Final = "transformers"
+Run = Callable[[Tensor], Tensor]
+
+
+class Subject(msgspec.Struct, frozen=True):
+    """A way to run the model. `name` is what the table calls it; baselines have no `engine`."""
+
+    name: str
+    precision: Precision
+    engine: str | None = None
+
+
+def subjects(precisions: tuple[Precision, ...], *, has_text: bool) -> list[Subject]:
+    """Return all that can be asked of a device with these precisions, baselines first."""
+    found = [Subject(WITH_TEXT, "fp32")] if has_text else []
+    found += [Subject(PLAIN, "fp32"), Subject("eager fp32", "fp32", "eager")]
+    found += [Subject(f"torchscript {one}", one, "torchscript") for one in precisions]
+    found += [Subject(f"compile {one}", one, "compile") for one in precisions if one != "int8"]
+    found += [Subject(f"onnx {one}", one, "onnx") for one in precisions if one in {"fp32", "int8"}]
+    return found
+
+
+def open_subject(
+    subject: Subject, artifact: Artifact, labels: tuple[str, ...], settings: Settings
+) -> Run:
+    """Return a function from uint8 NCHW to rows ND that does what the subject says.
+
+    The artifact has the subject's precision. Engines run with the worker's memory settings, the
+    baselines as Python starts.
+
+    Raises:
+        TaggerError: it cannot be run here.
+    """
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    if subject.engine is not None:
+        keep_freed_memory()
+        return LOADERS[subject.engine](artifact, settings.device).embed
+    device = resolve_device(settings.device, subject.precision)
+    model = original_model(artifact).to(device)
+    tower = image_tower(artifact, model).to(device)
+    texts = _text_in_every_call(artifact, model, labels) if subject.name == WITH_TEXT else None
+
+    def run(pixels_NCHW: Tensor) -> Tensor:
+        with torch.inference_mode():
+            if texts is not None:
+                texts()
+            rows_ND: Tensor = tower(pixels_NCHW.to(device))
+        return rows_ND
+
+    return run
+
+
+def _text_in_every_call(
+    artifact: Artifact, model: Any, labels: tuple[str, ...]
+) -> Callable[[], Tensor]:
+    """Return what the usual zero-shot code does beside the images: all labels, in each call."""
+    manifest = artifact.manifest
+    tower, device = TextTower(model).eval(), model.device
+    tokenizer = Tokenizer.from_file(str(artifact.file(TOKENIZER)))
+    prompts = [manifest.template.format(label) for label in labels]
+
+    def embed() -> Tensor:
+        encoded = tokenizer.encode_batch(prompts)
+        ids_KL = torch.tensor([one.ids for one in encoded], device=device)
+        mask_KL = torch.tensor([one.attention_mask for one in encoded], device=device)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            texts_KD: Tensor = tower(ids_KL, mask_KL)
+        return texts_KD
+
+    return embed

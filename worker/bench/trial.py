@@ -1,0 +1,139 @@
+"""One subject in a process of its own, so that its memory and its allocator are its own.
+
+Shapes: N images, C channels, H x W pixels, D embedding dimensions.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import time
+from multiprocessing.connection import Connection
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, NamedTuple, Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from worker.bench.subjects import Run, Subject, open_subject
+from worker.contract.settings import Settings
+from worker.errors import TaggerError
+from worker.models.artifact import Artifact
+
+WARM_UPS: Final = 5
+_MB: Final = 1e6
+
+
+class Refused(TaggerError):  # noqa: N818 - a sentence for the table, not a fault
+    """A subject cannot be measured here; `str()` says why."""
+
+
+class Order(NamedTuple):
+    """What a process needs to know: its subject, the artifact in its precision, and the inputs.
+
+    `cache` is for files that are made to measure, and of no use later.
+    """
+
+    subject: Subject
+    artifact: Artifact
+    labels: tuple[str, ...]
+    settings: Settings
+    pixels_NCHW: npt.NDArray[np.uint8]
+    cache: str
+
+
+class Trial:
+    """A subject that is loaded and waits for orders. A context: at its end the process is gone."""
+
+    def __init__(self, order: Order) -> None:
+        """Start the process; `rows` waits until it is warm."""
+        context = multiprocessing.get_context("spawn")
+        self.subject = order.subject
+        self._here, there = context.Pipe()
+        self._process = context.Process(target=_live, args=(there, order), daemon=True)
+        self._process.start()
+        there.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, _kind: type[BaseException] | None, _e: BaseException | None, _t: TracebackType | None
+    ) -> None:
+        self._here.close()
+        self._process.join(10)
+        if self._process.is_alive():
+            self._process.terminate()
+
+    def rows(self) -> npt.NDArray[np.float32]:
+        """Return what the subject makes of the inputs, N x D.
+
+        Raises:
+            Refused: it cannot be run.
+        """
+        rows: npt.NDArray[np.float32] = self._answer()
+        return rows
+
+    def times_ms(self, batch: int, runs: int, seconds: float) -> list[float]:
+        """Return the time of each call, until there are so many or the time is up."""
+        self._here.send((batch, runs, seconds))
+        times: list[float] = self._answer()
+        return times
+
+    def memory_mb(self) -> float:
+        """Return what the process holds: GPU memory on CUDA, else resident memory."""
+        self._here.send(None)
+        memory: float = self._answer()
+        return memory
+
+    def _answer(self) -> Any:
+        try:
+            answer = self._here.recv()
+        except EOFError as e:
+            msg = "its process ended without a word, perhaps for want of memory"
+            raise Refused(msg) from e
+        if isinstance(answer, str):
+            raise Refused(answer)
+        return answer
+
+
+def _live(pipe: Connection, order: Order) -> None:
+    """Load, answer once with the rows, then obey until the other end is closed."""
+    os.environ["XDG_CACHE_HOME"] = order.cache
+    try:
+        run = open_subject(order.subject, order.artifact, order.labels, order.settings)
+        pixels_NCHW = torch.from_numpy(order.pixels_NCHW)
+        rows = [run(pixels_NCHW[n : n + 4]).cpu().numpy() for n in range(0, len(pixels_NCHW), 4)]
+        pipe.send(np.concatenate(rows))
+    except Exception as e:  # noqa: BLE001 - whatever keeps it from running belongs in the table
+        pipe.send(str(e).strip().partition("\n")[0] or repr(e))
+        return
+    while True:
+        try:
+            asked = pipe.recv()
+        except EOFError:
+            return
+        pipe.send(_memory_mb() if asked is None else _measure(run, pixels_NCHW, *asked))
+
+
+def _measure(run: Run, pixels_NCHW: torch.Tensor, batch: int, runs: int, s: float) -> list[float]:
+    """Time calls on ever other images; results are awaited on the CPU, as a worker needs them."""
+    times_ms: list[float] = []
+    batches = [pixels_NCHW[n : n + batch] for n in range(0, len(pixels_NCHW) - batch + 1, batch)]
+    for number in range(WARM_UPS):
+        run(batches[number % len(batches)]).cpu()
+    ends_s = time.perf_counter() + s
+    while len(times_ms) < runs and time.perf_counter() < ends_s:
+        began_s = time.perf_counter()
+        run(batches[len(times_ms) % len(batches)]).cpu()
+        times_ms.append((time.perf_counter() - began_s) * 1000)
+    return times_ms
+
+
+def _memory_mb() -> float:
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        return torch.cuda.max_memory_reserved() / _MB
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / _MB
