@@ -34,6 +34,7 @@ from worker.infer import infer
 from worker.models.artifact import Artifact, Manifest, open_artifact
 from worker.models.cache import export_to, open_model
 from worker.models.labels import encoder_of
+from worker.models.texts import TextEmbedder
 
 Rows = npt.NDArray[np.float32]
 ZERO_SHOT = tuple(family for family in FAMILIES if family != "vit")
@@ -215,6 +216,20 @@ def test_auto_takes_the_fastest_that_agrees(hub: dict[str, Path], tmp_path: Path
         "tokenizer",
         "transformers",
     ]
+
+
+@pytest.mark.parametrize(
+    ("family", "exact"), [("chinese_clip", True), ("clip", True), ("siglip", False)]
+)
+def test_texts_are_read_without_padding_only_where_that_changes_nothing(
+    hub: dict[str, Path], exported: dict[str, Artifact], family: str, exact: bool
+) -> None:
+    embedder = TextEmbedder(exported[family], "cpu")
+    texts = ["猫", "红苹果", "公共汽车"]
+    length = exported[family].manifest.max_text_tokens
+    wanted = transformers_texts(hub[family], texts, length)
+    assert np.abs(embedder.embed(texts) - wanted).max() <= 1e-5
+    assert embedder._trims is exact
 
 
 def broken(hub: dict[str, Path], tmp_path: Path) -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 import redis
-import torch
 from tiny_model import build, write_manifest
 
 from worker.contract.labels import LabelPack
 from worker.errors import ArtifactError, InferenceError, LabelsMissingError
 from worker.models.artifact import open_artifact
-from worker.models.labels import LabelCache, LabelEncoder, LabelSet
+from worker.models.labels import LabelCache, LabelEncoder, LabelSet, Matrix
 from worker.models.shelf import RedisShelf
+from worker.rank import rank
 
 GREY = 0.01
 SOON_S = 20
@@ -195,13 +195,13 @@ def test_the_set_that_was_not_used_for_longest_goes_first() -> None:
 
 
 class Counted(LabelEncoder):
-    """An encoder that counts how often its text tower is needed."""
+    """An encoder that counts how often it encodes."""
 
-    loads = 0
+    encodings = 0
 
-    def _load_tower(self) -> torch.jit.ScriptModule:
-        Counted.loads += 1
-        return super()._load_tower()
+    def _matrix(self, pack: LabelPack, templates: Sequence[str]) -> Matrix:
+        Counted.encodings += 1
+        return super()._matrix(pack, templates)
 
 
 def test_a_set_that_one_worker_has_encoded_no_other_encodes_again(
@@ -210,9 +210,9 @@ def test_a_set_that_one_worker_has_encoded_no_other_encodes_again(
     artifact = open_artifact(build(tmp_path / "tiny"))
     pack = LabelPack(("蓝", "红"), parents={"红": "色"})
     first = LabelEncoder(artifact, "cpu", RedisShelf(client)).encode(pack)
-    before = Counted.loads
+    before = Counted.encodings
     second = Counted(artifact, "cpu", RedisShelf(client)).encode(pack)
-    assert Counted.loads == before
+    assert Counted.encodings == before
     assert (second.labels, second.parents) == (first.labels, first.parents)
     np.testing.assert_array_equal(second.matrix_KD, first.matrix_KD)
     assert LabelEncoder(artifact, "cpu", RedisShelf(client)).encode(LabelPack()).labels == tuple(
@@ -221,11 +221,27 @@ def test_a_set_that_one_worker_has_encoded_no_other_encodes_again(
 
 
 def test_another_model_encodes_for_itself(client: redis.Redis, tmp_path: Path) -> None:
-    pack, before = LabelPack(("蓝",)), Counted.loads
+    pack, before = LabelPack(("蓝",)), Counted.encodings
     for name in ("one", "two"):
         artifact = open_artifact(build(tmp_path / name, name=name))
         Counted(artifact, "cpu", RedisShelf(client)).encode(pack)
-    assert Counted.loads == before + 2
+    assert Counted.encodings == before + 2
+
+
+def test_ten_thousand_labels_are_encoded_once_and_each_image_finds_its_own(
+    client: redis.Redis, tmp_path: Path
+) -> None:
+    artifact = open_artifact(build(tmp_path / "tiny"))
+    others = tuple(f"蓝{n}" for n in range(9_999))
+    pack, before = LabelPack((*others, "红")), Counted.encodings
+    for _ in range(2):
+        found = Counted(artifact, "cpu", RedisShelf(client)).encode(pack)
+    assert Counted.encodings == before + 1
+    assert found.matrix_KD.shape == (10_000, 3)
+    red_ND = np.tile(np.array([[1, 0, 0]], np.float32), (130, 1))
+    tags = rank(red_ND, found, 20.0, top_k=2, threshold=0.0)
+    assert {one[0].label for one in tags} == {"红"}
+    assert len(tags) == 130
 
 
 def test_while_one_encodes_the_others_wait_for_it(client: redis.Redis) -> None:

@@ -1,6 +1,6 @@
 """Label pack + text tower -> label matrix, once per label set and never per image.
 
-Shapes: N texts, L tokens, K labels, D embedding dimensions.
+Shapes: K labels, D embedding dimensions.
 """
 
 from __future__ import annotations
@@ -10,29 +10,24 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
-import torch
-from tokenizers import Tokenizer
 
 from worker.contract.labels import PLACEHOLDER, LabelPack, LabelsError, parse_labels
-from worker.engines.torchscript import load_module
-from worker.errors import ArtifactError, InferenceError, LabelsMissingError
-from worker.models.artifact import TEXT_TOWER, TOKENIZER
+from worker.errors import ArtifactError, LabelsMissingError
 from worker.models.shelf import NoShelf, Shelf
+from worker.models.texts import TextEmbedder, unit
 
 if TYPE_CHECKING:
     from worker.models.artifact import Artifact
 
 Matrix = npt.NDArray[np.float32]
 
-_BATCH_TEXTS: Final = 64
 # 20,000 labels of 512 dimensions are 40 MB.
 _SETS_KEPT: Final = 16
-_PAD_TOKENS: Final = ("[PAD]", "<pad>", "<|pad|>")
 
 
 class LabelSet(NamedTuple):
@@ -128,7 +123,7 @@ class Classes:
 
 
 class LabelEncoder:
-    """An artifact's text tower and tokenizer, loaded when a set is first encoded here."""
+    """Label sets of a zero-shot model: from the shelf, else by its text tower."""
 
     def __init__(self, artifact: Artifact, device: str, shelf: Shelf | None = None) -> None:
         """Take the shelf on which encoded sets are shared with other workers, if there is one.
@@ -137,11 +132,8 @@ class LabelEncoder:
             ArtifactError: the tokenizer cannot be loaded.
         """
         self._artifact = artifact
-        self._device = torch.device(device)
         self._shelf = shelf or NoShelf()
-        self._tokenizer = _load_tokenizer(artifact)
-        self._loading = threading.Lock()
-        self._tower: torch.jit.ScriptModule | None = None
+        self._texts = TextEmbedder(artifact, device)
 
     def encode(self, pack: LabelPack) -> LabelSet:
         """Return the pack's label set; what the pack leaves open is filled in from the model.
@@ -168,40 +160,12 @@ class LabelEncoder:
             owners += [k] * len(names)
             texts += names
         embedded = [
-            self._embed([template.replace(PLACEHOLDER, text) for text in texts])
+            self._texts.embed([template.replace(PLACEHOLDER, text) for text in texts])
             for template in templates
         ]
         total_KD = np.zeros((len(pack.labels), self._artifact.manifest.embedding_dim), np.float32)
-        np.add.at(total_KD, owners, _unit(np.sum(embedded, axis=0)))
-        return _unit(total_KD)
-
-    def _embed(self, texts: Sequence[str]) -> Matrix:
-        """Return unit embeddings ND of the texts."""
-        try:
-            rows = [
-                self._run(texts[start : start + _BATCH_TEXTS])
-                for start in range(0, len(texts), _BATCH_TEXTS)
-            ]
-            return _unit(np.concatenate(rows))
-        except (RuntimeError, ValueError) as e:
-            msg = f"the text tower failed on the labels: {e}"
-            raise InferenceError(msg) from e
-
-    def _run(self, texts: Sequence[str]) -> Matrix:
-        encoded = self._tokenizer.encode_batch(list(texts))
-        ids_NL = torch.tensor([e.ids for e in encoded], device=self._device)
-        mask_NL = torch.tensor([e.attention_mask for e in encoded], device=self._device)
-        tower = self._load_tower()
-        with torch.inference_mode():
-            rows: Matrix = tower(ids_NL, mask_NL).to("cpu", torch.float32).numpy()
-        return rows
-
-    def _load_tower(self) -> torch.jit.ScriptModule:
-        """Return the text tower. A worker that finds every set on the shelf never needs it."""
-        with self._loading:
-            if self._tower is None:
-                self._tower = load_module(self._artifact.file(TEXT_TOWER), self._device)
-            return self._tower
+        np.add.at(total_KD, owners, unit(np.sum(embedded, axis=0)))
+        return unit(total_KD)
 
 
 def own_pack(artifact: Artifact, templates: tuple[str, ...] = ()) -> LabelPack:
@@ -223,37 +187,3 @@ def own_pack(artifact: Artifact, templates: tuple[str, ...] = ()) -> LabelPack:
     except (LabelsError, OSError, UnicodeError) as e:
         msg = f"{name} of model {artifact.id}: {e}"
         raise ArtifactError(msg) from e
-
-
-def _load_tokenizer(artifact: Artifact) -> Tokenizer:
-    """Return the tokenizer, set to rows of exactly `max_text_tokens`: the shape that was traced."""
-    path = artifact.file(TOKENIZER)
-    try:
-        tokenizer = Tokenizer.from_file(str(path))
-    except Exception as e:  # tokenizers raises nothing narrower
-        msg = f"{TOKENIZER} of model {artifact.id} cannot be loaded: {e}"
-        raise ArtifactError(msg) from e
-    length = artifact.manifest.max_text_tokens
-    tokenizer.enable_truncation(max_length=length)
-    tokenizer.enable_padding(length=length, **_padding(tokenizer))
-    return tokenizer
-
-
-def _padding(tokenizer: Tokenizer) -> dict[str, Any]:
-    """Return the tokenizer's own way of padding, else its padding token, else id 0."""
-    if tokenizer.padding:
-        kept = ("direction", "pad_id", "pad_type_id", "pad_token")
-        return {name: tokenizer.padding[name] for name in kept}
-    for token in _PAD_TOKENS:
-        if (pad_id := tokenizer.token_to_id(token)) is not None:
-            return {"pad_id": pad_id, "pad_token": token}
-    return {}
-
-
-def _unit(matrix: Matrix) -> Matrix:
-    """Return the rows at length 1."""
-    lengths = np.linalg.norm(matrix, axis=1, keepdims=True)
-    if not (np.isfinite(lengths).all() and (lengths > 0).all()):
-        msg = "a label's embedding is not a finite vector"
-        raise ValueError(msg)
-    return np.ascontiguousarray(matrix / lengths, dtype=np.float32)
