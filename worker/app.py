@@ -12,11 +12,13 @@ from typing import Any, Final
 
 import structlog
 from celery import Celery, bootsteps
+from celery.exceptions import WorkerShutdown
 from celery.signals import setup_logging, worker_ready, worker_shutdown, worker_shutting_down
 
 from worker import logs
 from worker.contract.broker import make_app
 from worker.contract.settings import Settings, mask
+from worker.errors import TaggerError
 from worker.models.cache import open_model
 from worker.tagger import Tagger
 from worker.tasks import register
@@ -55,6 +57,9 @@ def serve(settings: Settings) -> int:
 
     A stop that somebody asked for is a success, by Ctrl-C too, which Celery calls a failure; one
     that the worker asked for itself, because it can infer no more, is none.
+
+    Raises:
+        TaggerError: the model, the device or the engine cannot be used.
     """
     tagger, stops = _tagger(settings), list[str]()
     worker_shutting_down.connect(lambda sig, **_: stops.append(sig), weak=False)
@@ -68,6 +73,8 @@ def serve(settings: Settings) -> int:
         without_mingle=True,
     )
     worker.start()
+    if tagger.refusal is not None:
+        raise tagger.refusal
     if tagger.pipeline.died:
         return os.EX_SOFTWARE
     return os.EX_OK if stops else int(worker.exitcode or os.EX_OK)
@@ -85,7 +92,13 @@ def _step(tagger: Tagger) -> type[bootsteps.StartStopStep]:
         requires: Final = {"celery.worker.components:Pool"}
 
         def start(self, parent: Any) -> None:  # noqa: ARG002 - Celery passes it
-            tagger.start()
+            try:
+                tagger.start()
+            except TaggerError as e:
+                # Celery would log a traceback; this is for a person, and `serve` passes it on.
+                log.critical("model.refused", reason=str(e))
+                tagger.refusal = e
+                raise WorkerShutdown(os.EX_CONFIG) from e
 
         def info(self, parent: Any) -> dict[str, Any]:  # noqa: ARG002
             return {"tagger": tagger.pipeline.info()}

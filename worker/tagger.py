@@ -13,7 +13,7 @@ from worker.contract.jobs import JobStore
 from worker.contract.labels import LabelStore
 from worker.contract.messages import Chunk, ChunkResult
 from worker.contract.settings import Settings
-from worker.errors import CancelledError
+from worker.errors import CancelledError, TaggerError
 from worker.memory import keep_freed_memory
 from worker.models.artifact import Artifact
 from worker.models.shelf import RedisShelf
@@ -28,12 +28,16 @@ def _end_worker() -> None:
 
 
 class Tagger:
-    """Tags chunks with one model. Many threads may call `tag` at once between start and stop."""
+    """Tags chunks with one model. Many threads may call `tag` at once between start and stop.
+
+    `refusal` is why the model could not be started, for whoever started the process.
+    """
 
     def __init__(self, settings: Settings, artifact: Artifact, name: str) -> None:
         client = patient_client(settings.broker_url)
         self._jobs = JobStore(client, settings.result_ttl_s)
         self._blobs = BlobStore(client, settings.result_ttl_s)
+        self.refusal: TaggerError | None = None
         self.pipeline = Pipeline(
             settings,
             artifact,
