@@ -46,6 +46,8 @@ _FILTERS: Final = {
 }
 # Fast mode: a box filter may do the rest of the reduction above twice the size wanted.
 _FAST_GAP: Final = 2
+# Times the size wanted: longer ones are cut before they are resized.
+_LONGEST_STRIP: Final = 8
 # What Pillow's decoders raise on hostile input: found by fuzzing them, and by reading them.
 _DECODER_ERRORS: Final = (
     *(OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, ArithmeticError),
@@ -122,33 +124,36 @@ def _draft(image: Image.Image, spec: Preprocessing) -> None:
 
 def fit(image: Image.Image, spec: Preprocessing, *, fast: bool = False) -> Pixels:
     """Return an RGB image at the model's size: uint8, CHW, C-contiguous."""
-    box = _cut(image.size, spec) if spec.resize == "shortest_edge" else None
-    fitted = image.resize(
-        (spec.width, spec.height),
-        _FILTERS[spec.interpolation],
-        box=box,
-        reducing_gap=_FAST_GAP if fast else None,
-    )
+    wanted, gap = (spec.width, spec.height), _FAST_GAP if fast else None
+    kernel = _FILTERS[spec.interpolation]
+    if spec.resize == "squash":
+        fitted = image.resize(wanted, kernel, reducing_gap=gap)
+    elif max(scaled := _scaled(image.size, spec)) <= _LONGEST_STRIP * max(wanted):
+        left, top = (scaled[0] - spec.width) // 2, (scaled[1] - spec.height) // 2
+        whole = image.resize(scaled, kernel, reducing_gap=gap)
+        fitted = whole.crop((left, top, left + spec.width, top + spec.height))
+    else:
+        box = _cut(image.size, scaled, wanted)
+        fitted = image.resize(wanted, kernel, box=box, reducing_gap=gap)
     pixels_HWC = np.asarray(fitted.convert("RGB"))
     return np.ascontiguousarray(pixels_HWC.transpose(2, 0, 1))
 
 
-def _cut(size: tuple[int, int], spec: Preprocessing) -> Box:
-    """Return the part of the source that remains after resizing by the shortest edge and cropping.
+def _cut(size: tuple[int, int], scaled: tuple[int, int], wanted: tuple[int, int]) -> Box:
+    """Return the part of a strip that remains after resizing by the shortest edge and cropping.
 
-    Resizing that part alone gives the same pixels, and a strip of 1 x 1,000,000 does not become
-    one of 224 x 224,000,000 on the way. Rounding is that of CLIP's image processor: both the long
-    edge and the margin are rounded down.
+    Resizing that part alone gives the same picture, if not always the last grey level, and a strip
+    of 1 x 1,000,000 does not become one of 224 x 224,000,000 on the way. Rounding is that of CLIP's
+    image processor: both the long edge and the margin are rounded down.
     """
     width, height = size
-    scaled = _scaled(size, spec)
-    left, top = (scaled[0] - spec.width) // 2, (scaled[1] - spec.height) // 2
+    left, top = (scaled[0] - wanted[0]) // 2, (scaled[1] - wanted[1]) // 2
     across, down = width / scaled[0], height / scaled[1]
     return (
         left * across,
         top * down,
-        min(width, (left + spec.width) * across),
-        min(height, (top + spec.height) * down),
+        min(width, (left + wanted[0]) * across),
+        min(height, (top + wanted[1]) * down),
     )
 
 

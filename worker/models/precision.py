@@ -91,4 +91,20 @@ def _quantized(tower: nn.Module) -> nn.Module:
         quantized: nn.Module = quantize(  # type: ignore[no-untyped-call]
             tower, {nn.Linear: scheme}, dtype=torch.qint8
         )
+    if torch.cpu._is_vnni_supported():  # noqa: SLF001 - there is no public way
+        for module in quantized.modules():
+            if type(module) is torch.ao.nn.quantized.dynamic.Linear:
+                module.__class__ = _EightBits
     return quantized
+
+
+class _EightBits(torch.ao.nn.quantized.dynamic.Linear):
+    """A dynamically quantised layer whose activations have eight bits instead of seven.
+
+    torch keeps one free for processors that add products in 16 bits; those with VNNI use 32.
+    """
+
+    def forward(self, states: Any) -> Any:
+        """Multiply."""
+        packed = self._packed_params._packed_params  # noqa: SLF001
+        return torch.ops.quantized.linear_dynamic(states, packed, reduce_range=False)
