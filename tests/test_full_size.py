@@ -11,16 +11,20 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from conftest import Crew
 from hub_models import FAMILIES, LABELS, save
 from images import encoded, picture
 from PIL import Image
+from side_by_side import compare, gather, tags
 from transformers import (
     AutoImageProcessor,
     AutoModel,
     AutoModelForImageClassification,
     AutoTokenizer,
+    pipeline,
 )
 
+from worker.contract.embedded import EmbeddedRedis
 from worker.contract.labels import LabelPack
 from worker.contract.settings import Settings
 from worker.decode import decode
@@ -50,6 +54,17 @@ class Model(NamedTuple):
     pixels: npt.NDArray[np.float64]
     rows: Rows
     texts: Rows | None
+
+
+@pytest.fixture
+def queue() -> Iterator[str]:
+    with EmbeddedRedis() as server:
+        yield server.url
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return gather(tmp_path_factory.mktemp("photos"))
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -132,6 +147,18 @@ def test_labels_are_embedded_as_transformers_does(model: Model) -> None:
         pytest.skip("a classifier has no texts")
     found = encoder_of(model.artifact, "cpu").encode(LabelPack(labels=LABELS)).matrix_KD
     assert np.abs(found - model.texts).max() <= 1e-5
+
+
+def test_tags_are_those_of_transformers_own_pipeline(
+    model: Model, queue: str, crew: Crew, photos: Path, tmp_path: Path
+) -> None:
+    if model.artifact.manifest.name != "chinese_clip":
+        pytest.skip("once through the queue is enough: the rest is compared above")
+    worker = crew.start(queue, "--model", str(model.artifact.path), "--device", "cpu")
+    ours = tags(queue, photos, tmp_path / "tags.jsonl", LABELS)
+    worker.stop()
+    zero_shot = pipeline("zero-shot-image-classification", model=str(model.directory), device="cpu")
+    assert compare(ours, zero_shot, LABELS, model.artifact.manifest.template) >= 0.99
 
 
 @pytest.mark.parametrize("precision", ["bf16", "int8"])

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from broken_models import changed, raising
-from conftest import ROOT, Crew, run
-from hub_models import LABELS, save
-from images import encoded, picture
-from PIL import Image, ImageOps
+from conftest import Crew, run
+from PIL import Image
+from side_by_side import compare, gather, tags
 from transformers import ChineseCLIPImageProcessorPil, PreTrainedTokenizerFast, pipeline
 
 from worker.contract.broker import make_app
@@ -24,9 +21,6 @@ from worker.models.artifact import Artifact, default_artifact, open_artifact
 from worker.models.original import original_model
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
-# Camera sizes, landscape and portrait, and one that is smaller than the model's own.
-SIZES = ((4000, 3000), (3000, 4000), (2400, 1600), (640, 480), (100, 60))
-Tags = dict[str, list[tuple[str, float]]]
 
 
 @pytest.fixture
@@ -37,60 +31,7 @@ def queue() -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The bundled examples, and JPEGs of camera size."""
-    directory = tmp_path_factory.mktemp("photos")
-    for file in (ROOT / "ops" / "examples").iterdir():
-        if file.suffix in {".jpg", ".png", ".webp"}:
-            shutil.copy(file, directory)
-    for number, size in enumerate(SIZES):
-        (directory / f"{number}.jpg").write_bytes(encoded(picture(7 * number + 1, size)))
-    return directory
-
-
-def tags(queue: str, photos: Path, out: Path, labels: tuple[str, ...]) -> Tags:
-    """What `producer submit` writes: all labels with their scores, by file."""
-    words = [word for label in labels for word in ("--label", label)]
-    words += ["--top-k", str(len(labels)), "--out", str(out)]
-    done = run("producer", "submit", str(photos), *words, broker_url=queue)
-    assert done.returncode == 0, done.stderr
-    found = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
-    return {r["path"]: [(tag["label"], tag["score"]) for tag in r["tags"]] for r in found}
-
-
-def compare(ours: Tags, zero_shot: Any, labels: tuple[str, ...], template: str) -> float:
-    """Hold all scores against those of transformers' pipeline; return how many firsts agree."""
-    agreed = 0
-    for path, found in ours.items():
-        with Image.open(path) as image:
-            theirs = zero_shot(
-                ImageOps.exif_transpose(image).convert("RGB"),
-                candidate_labels=list(labels),
-                hypothesis_template=template,
-            )
-        wanted = {one["label"]: one["score"] for one in theirs}
-        for label, score in found:
-            assert score == pytest.approx(wanted[label], abs=1e-3), (path, label)
-        agreed += found[0][0] == theirs[0]["label"]
-    return agreed / len(ours)
-
-
-@pytest.mark.timeout(600)
-def test_tags_of_a_full_size_model_are_those_of_transformers_own_pipeline(
-    queue: str, crew: Crew, photos: Path, tmp_path: Path
-) -> None:
-    model, artifact = save(tmp_path / "chinese-clip", "chinese_clip", full=True), tmp_path / "out"
-    done = run(
-        *("worker", "export", "--model", str(model), "--out", str(artifact)),
-        *("--precision", "fp32", "--device", "cpu"),
-        timeout_s=300,
-    )
-    assert done.returncode == 0, done.stderr
-    worker = crew.start(queue, "--model", str(artifact), "--device", "cpu")
-    ours = tags(queue, photos, tmp_path / "tags.jsonl", LABELS)
-    worker.stop()
-    zero_shot = pipeline("zero-shot-image-classification", model=str(model), device="cpu")
-    assert compare(ours, zero_shot, LABELS, "这是一张{}的照片") >= 0.99
-    shutil.rmtree(tmp_path)
+    return gather(tmp_path_factory.mktemp("photos"))
 
 
 def test_tags_of_the_bundled_model_are_those_of_transformers_own_pipeline(

@@ -28,8 +28,8 @@ MIN_COSINE: Final = {"fp32": 0.99999, "fp16": 0.999, "bf16": 0.999, "int8": 0.99
 # Of float32, absolute: of embeddings of length 1, or of a classifier's logits.
 MAX_ABS: Final = 1e-3
 _SPEED_BATCHES: Final = (1, 4)
-_WARM_UPS: Final = 3
-_RUNS: Final = 7
+_WARM_UPS: Final = 2
+_RUNS: Final = 5
 
 
 class Deviation(NamedTuple):
