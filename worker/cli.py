@@ -119,13 +119,19 @@ def export(model: str, out: Path | None, revision: str | None, **options: Any) -
     multiple=True,
     help="Files or directories of images to measure with. [default: pictures made up]",
 )
-@click.option("--runs", type=click.IntRange(min=1), default=100, show_default=True)
+@click.option(
+    "--runs",
+    type=click.IntRange(min=1),
+    default=100,
+    show_default=True,
+    help="Calls to measure, for each subject and batch size.",
+)
 @click.option(
     "--seconds",
     type=click.FloatRange(min=0, min_open=True),
     default=30.0,
     show_default=True,
-    help="For each subject and batch size, measure --runs calls or for so long.",
+    help="Time after which to stop before all of --runs are measured.",
 )
 @click.option("--json", "json_file", type=PLACE, help="Write the figures to this file.")
 @click.option("--markdown", "markdown_file", type=PLACE, help="Write them as a table.")
