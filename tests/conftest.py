@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,6 +21,25 @@ from worker.contract.processes import start_child, stop_child
 
 ROOT = Path(__file__).resolve().parent.parent
 ONLINE_TIMEOUT_S = 90
+
+
+@contextmanager
+def _locked(file: Path, how: int) -> Iterator[None]:
+    with file.open("rb") as lock:
+        fcntl.flock(lock, how)
+        yield
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Let a test that is marked `alone` have the machine, however many processes run tests."""
+    turnstile, room = ROOT / "pyproject.toml", Path(__file__)  # Any two files serve as locks.
+    alone = item.get_closest_marker("alone") is not None
+    with ExitStack() as stack:
+        # Whoever waits for an empty room holds the turnstile, so that nobody slips in meanwhile.
+        with _locked(turnstile, fcntl.LOCK_EX):
+            stack.enter_context(_locked(room, fcntl.LOCK_EX if alone else fcntl.LOCK_SH))
+        return (yield)
 
 
 @pytest.fixture(scope="session")

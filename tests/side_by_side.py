@@ -17,9 +17,9 @@ SIZES = ((4000, 3000), (3000, 4000), (2400, 1600), (640, 480), (100, 60))
 Tags = dict[str, list[tuple[str, float]]]
 
 
-def gather(directory: Path) -> Path:
-    """Put the bundled examples, and JPEGs of camera size, into a directory."""
-    for file in (ROOT / "ops" / "examples").iterdir():
+def gather(directory: Path, *, examples: bool = True) -> Path:
+    """Put JPEGs of camera size into a directory, and the bundled examples."""
+    for file in (ROOT / "ops" / "examples").iterdir() if examples else ():
         if file.suffix in {".jpg", ".png", ".webp"}:
             shutil.copy(file, directory)
     for number, size in enumerate(SIZES):

@@ -89,7 +89,7 @@ def test_the_password_is_in_no_file_and_in_no_command_line() -> None:
 def test_an_interrupted_program_leaves_no_server_and_no_directory() -> None:
     holder, pid, directory = hold()
     os.kill(holder.pid, signal.SIGINT)
-    holder.wait(10)
+    holder.wait(30)
     assert not psutil.pid_exists(pid)
     assert not directory.exists()
 

@@ -77,6 +77,7 @@ def test_two_workers_share_a_job_and_each_image_comes_back_once(
     assert left_in(two_workers, "wanwu:blob:*") == []
 
 
+@pytest.mark.alone
 def test_under_backlog_batches_are_full(
     two_workers: str, images: list[Path], tmp_path: Path
 ) -> None:
@@ -262,6 +263,7 @@ def test_a_warm_stop_finishes_what_is_in_flight_and_returns_the_rest(
     assert len({r["worker"] for r in found}) == 2
 
 
+@pytest.mark.alone
 def test_no_broker_is_one_clear_line_within_five_seconds(images: list[Path]) -> None:
     began_s = time.monotonic()
     done = run("producer", "submit", str(images[0]), "--broker", "redis://:geheim@127.0.0.1:1/0")
@@ -271,6 +273,7 @@ def test_no_broker_is_one_clear_line_within_five_seconds(images: list[Path]) -> 
     assert "cannot reach Redis at redis://:***@127.0.0.1:1/0" in done.stderr
 
 
+@pytest.mark.alone
 def test_no_worker_is_one_clear_line_within_five_seconds(
     server: EmbeddedRedis, images: list[Path]
 ) -> None:

@@ -29,11 +29,12 @@ from worker.contract.labels import LabelPack
 from worker.contract.settings import Settings
 from worker.decode import decode
 from worker.engines.torchscript import TorchScriptEngine
+from worker.errors import ExportError
 from worker.infer import infer
 from worker.models.artifact import Artifact, open_artifact
 from worker.models.cache import export_to
 from worker.models.labels import encoder_of
-from worker.models.precision import supported
+from worker.models.precision import adds_in_32_bits, supported
 from worker.models.variant import variant
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
@@ -64,7 +65,7 @@ def queue() -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return gather(tmp_path_factory.mktemp("photos"))
+    return gather(tmp_path_factory.mktemp("photos"), examples=False)
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -165,6 +166,13 @@ def test_tags_are_those_of_transformers_own_pipeline(
 def test_lower_precisions_stay_close(model: Model, precision: Any, tmp_path: Path) -> None:
     if precision not in supported(CPU):
         pytest.skip(f"this processor does not multiply {precision}")
-    artifact = variant(model.artifact, precision, tmp_path / precision, CPU)
+    try:
+        artifact = variant(model.artifact, precision, tmp_path / precision, CPU)
+    except ExportError as e:
+        if precision != "int8" or adds_in_32_bits():
+            raise
+        # With seven bits a model may be too far from itself: then it is refused, not shipped.
+        assert "too far from the model" in str(e)  # noqa: PT017 - either outcome is right
+        return
     assert worst_cosine(embed(model, artifact), model.rows) >= 0.999
     assert artifact.manifest.precision == precision

@@ -127,6 +127,7 @@ def test_wrong_usage_ends_with_2_and_says_what_is_wrong(words: list[str], senten
     assert done.stdout == ""
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(
     "words",
     [["submit", "a.jpg"], ["status"], ["results", "j"], ["cancel", "j"]],
@@ -151,6 +152,7 @@ def test_a_result_store_that_cannot_be_reached_is_found_before_any_work(
     assert client.llen(QUEUE) == 0
 
 
+@pytest.mark.alone
 def test_without_a_worker_nothing_is_sent_and_an_old_file_stays_as_it_was(
     server: EmbeddedRedis, client: redis.Redis
 ) -> None:

@@ -7,7 +7,7 @@ minutes as those that it is compared with. Shapes: N images, C channels, H x W, 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
@@ -94,26 +94,37 @@ def measure(
         made = _variants(
             artifact, {one.precision for one in wanted}, Path(directory), settings, say
         )
+        problems = {
+            one.name: found for one in wanted if isinstance(found := made[one.precision], str)
+        }
+        orders = (
+            Order(one, found, labels, settings, pixels_NCHW, directory)
+            for one in wanted
+            if not isinstance(found := made[one.precision], str)
+        )
         trials: dict[str, Trial] = {}
-        problems: dict[str, str] = {}
         rows: dict[str, Rows] = {}
-        for subject in wanted:
-            found = made[subject.precision]
-            if isinstance(found, str):
-                problems[subject.name] = found
-                continue
-            say(f"loading {subject.name}")
-            order = Order(subject, found, labels, settings, pixels_NCHW, directory)
-            trial = stack.enter_context(Trial(order))
+        for trial in _one_ahead(stack.enter_context(Trial(order)) for order in orders):
+            name = trial.subject.name
+            say(f"loading {name}")
             try:
-                rows[subject.name] = trial.rows()
-                trials[subject.name] = trial
+                rows[name] = trial.rows()
+                trials[name] = trial
             except Refused as e:
-                problems[subject.name] = str(e)
+                problems[name] = str(e)
         times = _in_turns(trials, effort, say)
         memory = {name: trial.memory_mb() for name, trial in trials.items()}
     agreement = _agreement(rows, artifact, labels)
     return _figures(wanted, problems, times, memory, agreement)
+
+
+def _one_ahead(trials: Iterator[Trial]) -> Iterator[Trial]:
+    """Start the next trial while one loads: most of it is one thread's work."""
+    waiting = next(trials, None)
+    while waiting is not None:
+        following = next(trials, None)
+        yield waiting
+        waiting = following
 
 
 def _variants(

@@ -16,6 +16,7 @@ import torch
 from worker.engines.base import resolve_device
 from worker.errors import ArtifactError, DeviceError
 from worker.models.places import cache_directory
+from worker.models.precision import adds_in_32_bits
 
 if TYPE_CHECKING:
     from worker.models.artifact import Artifact
@@ -71,19 +72,22 @@ class OnnxEngine:
 def onnx_file(artifact: Artifact) -> Path:
     """Return the artifact's image tower as an ONNX file, made on first use and kept in the cache.
 
-    int8 is what ONNX Runtime's own dynamic quantisation makes of float32, weights by channel.
+    int8 is what ONNX Runtime's own dynamic quantisation makes of float32, weights by channel; in
+    seven bits for processors whose sums would overflow.
 
     Raises:
         ArtifactError: as `OnnxEngine.load`.
     """
-    file = cache_directory() / "onnx" / f"{artifact.id}-{torch.__version__}.onnx"
+    is_int8 = artifact.manifest.precision == "int8"
+    bits = "" if not is_int8 or adds_in_32_bits() else "-7bit"
+    file = cache_directory() / "onnx" / f"{artifact.id}-{torch.__version__}{bits}.onnx"
     if file.exists():
         return file
     file.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=file.parent) as directory:
         made = Path(directory) / "fp32.onnx"
         _export(artifact, made)
-        if artifact.manifest.precision == "int8":
+        if is_int8:
             made = _quantize(made)
         # Whole or not at all, should several workers start at once.
         made.rename(file)
@@ -129,5 +133,11 @@ def _quantize(file: Path) -> Path:
 
     prepared, quantized = file.with_name("prepared.onnx"), file.with_name("int8.onnx")
     quant_pre_process(str(file), str(prepared), skip_symbolic_shape=True)
-    quantize_dynamic(str(prepared), str(quantized), weight_type=QuantType.QInt8, per_channel=True)
+    quantize_dynamic(
+        str(prepared),
+        str(quantized),
+        weight_type=QuantType.QInt8,
+        per_channel=True,
+        reduce_range=not adds_in_32_bits(),
+    )
     return quantized

@@ -72,6 +72,15 @@ def _multiplies_bf16() -> bool:
     return found
 
 
+def adds_in_32_bits() -> bool:
+    """Whether the processor has VNNI. Others add products of int8 in 16 bits, which overflow.
+
+    There, seven bits have to do: a model that this takes too far from itself is refused in int8.
+    """
+    found: bool = torch.cpu._is_vnni_supported()  # noqa: SLF001 - there is no public way
+    return found
+
+
 def use_int8_engine() -> None:
     """Let torch pack and run int8 layers with oneDNN, for the process."""
     if INT8_ENGINE in torch.backends.quantized.supported_engines:
@@ -91,7 +100,7 @@ def _quantized(tower: nn.Module) -> nn.Module:
         quantized: nn.Module = quantize(  # type: ignore[no-untyped-call]
             tower, {nn.Linear: scheme}, dtype=torch.qint8
         )
-    if torch.cpu._is_vnni_supported():  # noqa: SLF001 - there is no public way
+    if adds_in_32_bits():
         for module in quantized.modules():
             if type(module) is torch.ao.nn.quantized.dynamic.Linear:
                 module.__class__ = _EightBits
