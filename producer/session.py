@@ -12,11 +12,12 @@ from rich.console import Console
 
 from producer.collect import Collector
 from producer.desk import Desk
+from producer.outbox import Post
 from producer.progress import Tally, progress
 from producer.report import Summary, printable
 from producer.scan import STANDARD_INPUT, count_images, scan
 from producer.sinks import Sink
-from producer.submit import Feeder, Order, Post
+from producer.submit import Feeder, Order
 from producer.window import Window
 from worker.contract.labels import LabelPack
 from worker.contract.settings import mask

@@ -1,4 +1,4 @@
-"""Image paths -> chunks -> queue, in a thread of its own, held back by the window."""
+"""Image paths -> chunks -> outbox, in a thread of its own, held back by the window."""
 
 from __future__ import annotations
 
@@ -8,21 +8,18 @@ import stat
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from typing import Any, Final, NamedTuple
+from typing import Final
 
 import msgspec
-from celery import Celery
 
+from producer.outbox import MAX_BYTES, Outbox, Parcel, Post
 from producer.window import Sent, Window, WindowClosedError
-from worker.contract.blobs import BlobStore, blob_key
-from worker.contract.jobs import JobStore
-from worker.contract.messages import QUEUE, TASK, Chunk, Failure, ImageRef
+from worker.contract.blobs import blob_key
+from worker.contract.messages import Chunk, Failure, ImageRef
 
-# A message's blobs are held in memory and go to Redis at once.
-CHUNK_BYTES: Final = 32 * 1024 * 1024
+# The blobs of a message are held in memory, and go to Redis at once.
+CHUNK_BYTES: Final = MAX_BYTES
 STOP_TIMEOUT_S: Final = 1.0
-# As patient with an absent Redis as `broker.patient_client`: about half a minute.
-_RETRY: Final = {"max_retries": 12, "interval_start": 0.1, "interval_step": 0.5, "interval_max": 4}
 _KINDS: Final = {
     stat.S_IFDIR: "a directory",
     stat.S_IFIFO: "a FIFO",
@@ -42,14 +39,6 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     chunk_images: int
     as_blobs: bool
     max_bytes: int
-
-
-class Post(NamedTuple):
-    """Where chunks go, and where they are counted."""
-
-    app: Celery
-    jobs: JobStore
-    blobs: BlobStore
 
 
 class Feeder:
@@ -72,7 +61,7 @@ class Feeder:
     def stop(self) -> None:
         """Send no more; what is under way stays so."""
         self._window.close()
-        # It finishes the chunk at hand, so that none is counted but not sent; but it may wait for a
+        # It sends the chunks at hand, so that none is counted but not sent; but it may wait for a
         # line on standard input that never comes.
         self._thread.join(STOP_TIMEOUT_S)
 
@@ -98,11 +87,19 @@ class Feeder:
             self.error = e
 
     def _feed(self) -> None:
-        with self._post.app.producer_or_acquire() as producer:
+        outbox = Outbox(self._post, self._count)
+        outbox.start()
+        try:
             for seq, (images, blobs) in enumerate(self._chunks()):
-                self._window.add(seq, Sent(images, sum(map(len, blobs.values()))))
-                self._send(producer, seq, images, blobs)
-                self.images += len(images)
+                parcel = Parcel(self._chunk(seq, images), blobs)
+                self._window.add(seq, Sent(images, parcel.size_bytes))
+                outbox.put(parcel)
+        finally:
+            # What is counted as under way goes, whatever ended the loop.
+            outbox.close()
+
+    def _count(self, images: int) -> None:
+        self.images += images
 
     def _chunks(self) -> Iterator[tuple[tuple[ImageRef, ...], dict[str, bytes]]]:
         """Yield each chunk's references and, in blob mode, the bytes by key."""
@@ -129,11 +126,9 @@ class Feeder:
             return ImageRef(path, error=data), b""
         return ImageRef(path, blob=key), data
 
-    def _send(
-        self, producer: Any, seq: int, images: tuple[ImageRef, ...], blobs: dict[str, bytes]
-    ) -> None:
+    def _chunk(self, seq: int, images: tuple[ImageRef, ...]) -> Chunk:
         order = self._order
-        chunk = Chunk(
+        return Chunk(
             job=order.job,
             seq=seq,
             images=images,
@@ -141,19 +136,6 @@ class Feeder:
             top_k=order.top_k,
             threshold=order.threshold,
             sent_at_s=time.time(),
-        )
-        if blobs:
-            self._post.blobs.put(blobs)
-        # Counted first: a worker that is quicker than this line must not count beyond the total.
-        self._post.jobs.count_sent(order.job, len(images))
-        self._post.app.send_task(
-            TASK,
-            args=[chunk.to_wire()],
-            task_id=chunk.task_id,
-            queue=QUEUE,
-            producer=producer,
-            retry=True,
-            retry_policy=_RETRY,
         )
 
 

@@ -23,6 +23,15 @@ ROOT = Path(__file__).resolve().parent.parent
 ONLINE_TIMEOUT_S = 90
 
 
+# Two processes share the files: those that take minutes are begun first.
+LONGEST = ("test_full_size", "test_bench", "test_end_to_end", "test_readme", "test_real_models")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    order = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(order)))
+
+
 @contextmanager
 def _locked(file: Path, how: int) -> Iterator[None]:
     with file.open("rb") as lock:

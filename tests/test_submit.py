@@ -13,7 +13,8 @@ import redis
 from celery import Celery
 
 from producer import submit
-from producer.submit import Feeder, Order, Post, read_image
+from producer.outbox import Post
+from producer.submit import Feeder, Order, read_image
 from producer.window import Sent, Window, WindowClosedError
 from worker.contract.blobs import BlobStore, blob_key
 from worker.contract.broker import make_app

@@ -21,7 +21,8 @@ from PIL import Image
 
 from producer.collect import Collector
 from producer.desk import Desk, open_desk
-from producer.submit import Feeder, Order, Post
+from producer.outbox import Post
+from producer.submit import Feeder, Order
 from producer.window import Window
 from worker.contract.messages import Record
 from worker.contract.settings import Settings

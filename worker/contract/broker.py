@@ -90,8 +90,17 @@ def patient_client(url: str) -> redis.Redis:
     return redis.Redis.from_url(
         url,
         socket_connect_timeout=CONNECT_TIMEOUT_S,
-        retry=Retry(ExponentialWithJitterBackoff(base=0.05, cap=4.0), retries=12),
+        retry=patience(),
         retry_on_error=[redis.ConnectionError, redis.TimeoutError],
+    )
+
+
+def patience(*errors: type[Exception]) -> Retry:
+    """Return what tries again for about half a minute after Redis' own errors, or also others."""
+    return Retry(
+        ExponentialWithJitterBackoff(base=0.05, cap=4.0),
+        retries=12,
+        supported_errors=(redis.ConnectionError, redis.TimeoutError, *errors),
     )
 
 

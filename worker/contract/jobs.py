@@ -124,11 +124,11 @@ class JobStore:
                 pipe.hgetall(_key(job_id))
             return [_job(found) for found in pipe.execute() if found]
 
-    def count_sent(self, job_id: str, images: int) -> None:
-        """Note that one more chunk, of so many images, is about to be sent."""
+    def count_sent(self, job_id: str, images: int, *, chunks: int = 1) -> None:
+        """Note that one more chunk or several, of so many images, are about to be sent."""
         with self._client.pipeline() as pipe:
             pipe.hincrby(_key(job_id), "images", images)
-            pipe.hincrby(_key(job_id), "chunks", 1)
+            pipe.hincrby(_key(job_id), "chunks", chunks)
             pipe.expire(_key(job_id), self._ttl_s)
             pipe.execute()
 
