@@ -71,7 +71,12 @@ def main() -> None:
     help="Images a message.",
 )
 @out_option
-@click.option("--no-wait", is_flag=True, help="Send, print the job's id, and leave.")
+@click.option(
+    "--no-wait",
+    is_flag=True,
+    help="Send, print the job's id, and leave. "
+    "Above 20,000 images (512 as blobs), workers must make room first.",
+)
 @click.option("--embedded", is_flag=True, help="Run a private Redis and a worker for this command.")
 @click.option(
     "--model",
