@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Callable
 from typing import Any, Final
 
 import structlog
@@ -18,10 +19,15 @@ from celery.signals import setup_logging, worker_ready, worker_shutdown, worker_
 from worker import logs
 from worker.contract.broker import make_app
 from worker.contract.settings import Settings, mask
+from worker.engines.base import Engine
+from worker.engines.choose import open_engine
 from worker.errors import TaggerError
+from worker.models.artifact import Artifact
 from worker.models.cache import open_model
 from worker.tagger import Tagger
 from worker.tasks import register
+
+LoadEngine = Callable[[Artifact, Settings], Engine]
 
 log = structlog.get_logger()
 
@@ -32,12 +38,12 @@ def build(settings: Settings) -> Celery:
     Raises:
         ArtifactError: the model is missing or not what its manifest says.
     """
-    return _build(settings, _tagger(settings))
+    return _build(settings, _tagger(settings, open_engine))
 
 
-def _tagger(settings: Settings) -> Tagger:
+def _tagger(settings: Settings, load_engine: LoadEngine) -> Tagger:
     artifact = open_model(settings, lambda words: log.info("model.export", step=words))
-    return Tagger(settings, artifact, node_name())
+    return Tagger(settings, artifact, node_name(), load_engine)
 
 
 def _build(settings: Settings, tagger: Tagger) -> Celery:
@@ -52,16 +58,17 @@ def _build(settings: Settings, tagger: Tagger) -> Celery:
     return app
 
 
-def serve(settings: Settings) -> int:
+def serve(settings: Settings, load_engine: LoadEngine = open_engine) -> int:
     """Run a worker until it is told to stop; return its exit code.
 
-    A stop that somebody asked for is a success, by Ctrl-C too, which Celery calls a failure; one
-    that the worker asked for itself, because it can infer no more, is none.
+    Its model runs in the engine that `load_engine` returns. A stop that somebody asked for is a
+    success, by Ctrl-C too, which Celery calls a failure; one that the worker asked for itself,
+    because it can infer no more, is none.
 
     Raises:
         TaggerError: the model, the device or the engine cannot be used.
     """
-    tagger, stops = _tagger(settings), list[str]()
+    tagger, stops = _tagger(settings, load_engine), list[str]()
     worker_shutting_down.connect(lambda sig, **_: stops.append(sig), weak=False)
     worker = _build(settings, tagger).Worker(
         hostname=node_name(),

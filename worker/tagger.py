@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
 
 import structlog
 
@@ -13,6 +14,8 @@ from worker.contract.jobs import JobStore
 from worker.contract.labels import LabelStore
 from worker.contract.messages import Chunk, ChunkResult
 from worker.contract.settings import Settings
+from worker.engines.base import Engine
+from worker.engines.choose import open_engine
 from worker.errors import CancelledError, TaggerError
 from worker.memory import keep_freed_memory
 from worker.models.artifact import Artifact
@@ -33,7 +36,13 @@ class Tagger:
     `refusal` is why the model could not be started, for whoever started the process.
     """
 
-    def __init__(self, settings: Settings, artifact: Artifact, name: str) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        artifact: Artifact,
+        name: str,
+        load_engine: Callable[[Artifact, Settings], Engine] = open_engine,
+    ) -> None:
         client = patient_client(settings.broker_url)
         self._jobs = JobStore(client, settings.result_ttl_s)
         self._blobs = BlobStore(client, settings.result_ttl_s)
@@ -45,6 +54,7 @@ class Tagger:
             labels=LabelStore(client),
             shelf=RedisShelf(client),
             worker=name,
+            load_engine=load_engine,
             on_death=_end_worker,
         )
 

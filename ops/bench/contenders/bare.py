@@ -1,0 +1,92 @@
+"""The floor: the worker's own stages in one loop, with neither queue nor batcher.
+
+Shapes: N images, C channels, H x W pixels.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from worker.contract.settings import Settings
+from worker.decode import decode, set_up
+from worker.engines.base import Engine
+from worker.infer import infer, warm
+from worker.models.artifact import Artifact
+from worker.models.labels import LabelSet
+from worker.rank import rank
+
+Pixels = npt.NDArray[np.uint8]
+
+
+class Spent(NamedTuple):
+    """What a loop took: wall clock and CPU, both in seconds."""
+
+    wall_s: float
+    cpu_s: float
+
+
+class Bare:
+    """A warm engine, its labels, and the loop over them."""
+
+    def __init__(
+        self, settings: Settings, artifact: Artifact, engine: Engine, labels: LabelSet
+    ) -> None:
+        self._settings = settings
+        self._artifact = artifact
+        self._engine = engine
+        self._labels = labels
+        spec = artifact.manifest.preprocessing
+        set_up(settings.max_pixels)
+        warm(
+            engine,
+            (3, spec.height, spec.width),
+            settings.max_batch,
+            artifact.manifest.embedding_dim,
+        )
+
+    def one_by_one(self, paths: Sequence[str]) -> Spent:
+        """Decode and infer in turns on one thread: the least CPU that the work needs."""
+        return _timed(lambda: self._loop(map(self._prepare, paths)))
+
+    def threaded(self, paths: Sequence[str]) -> Spent:
+        """Decode on as many threads as a worker does, while this one infers full batches."""
+
+        def loop() -> None:
+            with ThreadPoolExecutor(self._settings.decoders) as pool:
+                self._loop(pool.map(self._prepare, paths))
+
+        return _timed(loop)
+
+    def _prepare(self, path: str) -> Pixels:
+        settings = self._settings
+        return decode(
+            Path(path).read_bytes(),
+            self._artifact.manifest.preprocessing,
+            max_pixels=settings.max_pixels,
+            fast=settings.decode == "fast",
+        )
+
+    def _loop(self, decoded: Iterable[Pixels]) -> None:
+        images = iter(decoded)
+        while batch_CHW := list(islice(images, self._settings.max_batch)):
+            rank(
+                infer(self._engine, batch_CHW),
+                self._labels,
+                self._artifact.manifest.logit_scale,
+                top_k=5,
+                threshold=0.0,
+            )
+
+
+def _timed(loop: Callable[[], None]) -> Spent:
+    began_s, cpu_s = time.perf_counter(), time.process_time()
+    loop()
+    return Spent(time.perf_counter() - began_s, time.process_time() - cpu_s)

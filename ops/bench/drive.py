@@ -1,0 +1,51 @@
+"""Images -> records, by the producer's own parts: what `producer submit` does without its words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Final
+
+from producer.collect import Collector
+from producer.desk import Desk
+from producer.outbox import Post
+from producer.session import MAX_IMAGES
+from producer.submit import Feeder, Order
+from producer.window import Window
+from worker.contract.labels import LabelPack
+from worker.contract.messages import Record
+
+SIX: Final = LabelPack(labels=("动物", "植物", "交通工具", "电子产品", "食物", "自然景观"))
+CHUNK_IMAGES: Final = 8
+
+
+def tag(
+    desk: Desk,
+    paths: Iterable[str],
+    *,
+    chunk_images: int = CHUNK_IMAGES,
+    pack: LabelPack = SIX,
+    take: Callable[[list[Record]], object],
+) -> None:
+    """Send all paths as one job, and hand its records to `take` as they come."""
+    job = desk.jobs.create().id
+    order = Order(
+        job=job,
+        labels=desk.labels.put(pack),
+        top_k=5,
+        threshold=0.0,
+        chunk_images=chunk_images,
+        as_blobs=False,
+        max_bytes=desk.settings.max_bytes,
+    )
+    window = Window(MAX_IMAGES, 2**30)
+    feeder = Feeder(paths, order, Post(desk.app, desk.jobs, desk.blobs), window)
+    feeder.start()
+    for records in Collector(desk.jobs, job, window, feeder.check).records():
+        take(records)
+
+
+def tagged(desk: Desk, paths: Iterable[str], chunk_images: int = CHUNK_IMAGES) -> list[Record]:
+    """Return all records of a job."""
+    found: list[Record] = []
+    tag(desk, paths, chunk_images=chunk_images, take=found.extend)
+    return found
