@@ -63,12 +63,17 @@ class Backlog:
             self._gap_from_s = now_s
         self._expected += images
 
-    def forget(self) -> None:
-        """Note that one of the expected images will not come."""
+    def forget(self) -> bool:
+        """Note that one of the expected images will not come; return as `put` does."""
         self._expected -= 1
+        return bool(self._ready) and self._is_due
 
-    def put(self, item: Item) -> None:
-        """Add an image that was expected and is now ready."""
+    def put(self, item: Item) -> bool:
+        """Add an image that was expected and is now ready.
+
+        Return whether that changes what `patience_s` says: a batch begins, or need not wait any
+        more. Otherwise whoever waits need not be woken, only to wait again.
+        """
         self._expected -= 1
         self._ready.append(item)
         gap_s = item.ready_at_s - self._gap_from_s
@@ -78,15 +83,22 @@ class Backlog:
         else:
             excess_s = min(gap_s, _GAP_CAP * self._mean_gap_s) - self._mean_gap_s
             self._mean_gap_s += _GAP_WEIGHT * excess_s
+        return len(self._ready) == 1 or self._is_due
+
+    @property
+    def _is_due(self) -> bool:
+        """Whether the batch is full, or what is expected cannot fill it."""
+        missing = self._max_batch - len(self._ready)
+        return missing <= 0 or self._expected < missing
 
     def patience_s(self, now_s: float) -> float | None:
         """Return for how long to wait before taking: 0 is at once, None until something happens."""
         if not self._ready:
             return None
-        missing = self._max_batch - len(self._ready)
-        if missing <= 0 or self._expected < missing:
+        if self._is_due:
             return 0.0
         if self._deadline_s is None:
+            missing = self._max_batch - len(self._ready)
             self._deadline_s = now_s + PATIENCE_GAPS * missing * (self._mean_gap_s or 0.0)
         return max(0.0, self._deadline_s - now_s)
 

@@ -78,8 +78,8 @@ class Batcher:
     def forget(self) -> None:
         """Take back the announcement of one image: it could not be decoded."""
         with self._changed:
-            self._backlog.forget()
-            self._changed.notify()
+            if self._backlog.forget():
+                self._changed.notify()
 
     def put(self, pixels_CHW: Pixels) -> Future[Inferred]:
         """Hand over an image that was announced; its future may fail with an `InferenceError`.
@@ -94,8 +94,7 @@ class Batcher:
                 raise RuntimeError(msg)
             if self._died:
                 item.future.set_exception(_thread_gone())
-            else:
-                self._backlog.put(item)
+            elif self._backlog.put(item):
                 self._changed.notify()
         return item.future
 

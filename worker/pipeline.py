@@ -12,8 +12,8 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Final, NamedTuple, TypeVar
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final, TypeVar
 
 import numpy as np
 import redis
@@ -38,6 +38,7 @@ from worker.emit import emit
 from worker.engines.base import Engine
 from worker.engines.choose import open_engine
 from worker.errors import ImageError, LabelsMissingError, UnexpectedError
+from worker.flight import Flight, Journey, Outcome
 from worker.infer import infer, warm
 from worker.intake import read
 from worker.measure import Clock, Counts, Stopwatch
@@ -54,14 +55,6 @@ _OWN_LABELS: Final = ""
 _RANKED_TOGETHER: Final = 64
 
 log = structlog.get_logger()
-
-
-class Journey(NamedTuple):
-    """An image under way: it will be decoded, and then its embedding will come."""
-
-    ref: ImageRef
-    watch: Stopwatch
-    decoded: Future[Future[Inferred]]
 
 
 class Pipeline:
@@ -138,11 +131,11 @@ class Pipeline:
             redis.RedisError: Redis is away, so nothing is known of the images: try the chunk again.
         """
         queue_ms = max(0.0, received_at_s - chunk.sent_at_s) * 1000
-        watches = [Stopwatch(self._clock, queue_ms) for _ in chunk.images]
+        journeys = [Journey(ref, Stopwatch(self._clock, queue_ms)) for ref in chunk.images]
         label_set = _attempt(lambda: self._label_set(chunk.labels))
         if isinstance(label_set, ImageError):
             return self.refuse(chunk, label_set)
-        journeys = self._depart(chunk.images, watches)
+        self._depart(journeys).wait()
         return self._sum_up(chunk, self._arrive(journeys, chunk, label_set))
 
     def refuse(self, chunk: Chunk, error: ImageError) -> ChunkResult:
@@ -176,30 +169,37 @@ class Pipeline:
 
         return self._label_sets.get(pack_hash or _OWN_LABELS, fetch)
 
-    def _depart(self, refs: Sequence[ImageRef], watches: Sequence[Stopwatch]) -> list[Journey]:
+    def _depart(self, journeys: Sequence[Journey]) -> Flight:
         # All are announced before the first is decoded: the batcher waits for what can still come.
-        self._batcher.expect(len(refs))
-        return [
-            Journey(ref, watch, self._decoders.submit(self._prepare, ref, watch))
-            for ref, watch in zip(refs, watches, strict=True)
-        ]
+        self._batcher.expect(len(journeys))
+        flight = Flight(journeys)
+        for journey in journeys:
+            self._decoders.submit(self._prepare, flight, journey)
+        return flight
 
-    def _prepare(self, ref: ImageRef, watch: Stopwatch) -> Future[Inferred]:
-        """Read and decode, on a decode thread."""
+    def _prepare(self, flight: Flight, journey: Journey) -> None:
+        """Read and decode, on a decode thread; whatever happens, the image lands."""
         try:
-            with watch.time("read_ms"):
-                data = read(ref, self._blobs, self._settings)
-            with watch.time("decode_ms"):
-                pixels_CHW = decode(
-                    data,
-                    self._artifact.manifest.preprocessing,
-                    max_pixels=self._settings.max_pixels,
-                    fast=self._settings.decode == "fast",
-                )
-        except BaseException:
+            pixels_CHW = self._decode(journey)
+        except BaseException as e:  # noqa: BLE001 - `_verdict` tells them apart
             self._batcher.forget()
-            raise
-        return self._batcher.put(pixels_CHW)
+            flight.land(journey, e)
+            return
+        try:
+            flight.land_with(journey, self._batcher.put(pixels_CHW))
+        except RuntimeError as e:  # The batcher was stopped.
+            flight.land(journey, e)
+
+    def _decode(self, journey: Journey) -> Pixels:
+        with journey.watch.time("read_ms"):
+            data = read(journey.ref, self._blobs, self._settings)
+        with journey.watch.time("decode_ms"):
+            return decode(
+                data,
+                self._artifact.manifest.preprocessing,
+                max_pixels=self._settings.max_pixels,
+                fast=self._settings.decode == "fast",
+            )
 
     def _infer(self, pixels_CHW: Sequence[Pixels]) -> Embeddings:
         """Infer a batch, on the inference thread."""
@@ -208,8 +208,8 @@ class Pipeline:
     def _arrive(
         self, journeys: Sequence[Journey], chunk: Chunk, label_set: LabelSet
     ) -> list[ImageResult]:
-        """Await the embeddings and tag the images, on the task's thread."""
-        outcomes = [_attempt(_embedding_of(one)) for one in journeys]
+        """Tag the images that have landed, on the task's thread."""
+        outcomes = [_verdict(one.outcome) for one in journeys]
         inferred = [one for one in outcomes if not isinstance(one, ImageError)]
         tags = iter(self._tag(inferred, chunk, label_set))
         results = []
@@ -259,10 +259,6 @@ class Pipeline:
         return result
 
 
-def _embedding_of(journey: Journey) -> Callable[[], Inferred]:
-    return lambda: journey.decoded.result().result()
-
-
 def _attempt(step: Callable[[], T]) -> T | ImageError:
     """Return what `step` returns, or the error that its image fails with.
 
@@ -271,12 +267,25 @@ def _attempt(step: Callable[[], T]) -> T | ImageError:
     """
     try:
         return step()
-    except ImageError as e:
-        return e
-    except redis.RedisError:
-        raise
-    except Exception:
-        # The one place that catches everything, MemoryError too: a bug of ours or of a library,
-        # met on one image, must not cost the images of the same chunk their results.
-        log.exception("image.failed")
-        return UnexpectedError()
+    except Exception as e:  # noqa: BLE001 - `_verdict` tells them apart
+        return _blame(e)
+
+
+def _verdict(outcome: Outcome | None) -> Inferred | ImageError:
+    """Return an image's embedding, or the error that it fails with.
+
+    Raises:
+        redis.RedisError: see `Pipeline.process`.
+    """
+    return outcome if isinstance(outcome, Inferred) else _blame(outcome)
+
+
+def _blame(error: BaseException | None) -> ImageError:
+    if isinstance(error, ImageError):
+        return error
+    if isinstance(error, redis.RedisError):
+        raise error
+    # The one place for everything else, MemoryError too: a bug of ours or of a library, met on one
+    # image, must not cost the images of the same chunk their results.
+    log.error("image.failed", exc_info=error)
+    return UnexpectedError()

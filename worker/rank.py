@@ -5,7 +5,8 @@ Shapes: N images, K labels, D embedding dimensions.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from worker.models.labels import LabelSet
 
 Floats = npt.NDArray[np.float64]
+# Up to so many labels all rows are sorted at once; beyond, each by its best alone.
+_SORTED_WHOLE: Final = 128
 
 
 def rank(
@@ -34,30 +37,42 @@ def rank(
     """
     # All images at once: a large matrix is read from memory once, not once for each.
     logits_NK = logit_scale * (embeddings_ND @ label_set.matrix_KD.T)
-    return [_tags(logits_K, label_set, top_k, threshold) for logits_K in logits_NK]
+    scores_NK = softmax(logits_NK.astype(np.float64))
+    names, parents = label_set.labels, label_set.parents
+    return [
+        tuple(
+            Tag(label=names[k], score=score, parent=parents.get(names[k]))
+            for k, score in best
+            if score >= threshold
+        )
+        for best in _best(scores_NK, top_k)
+    ]
 
 
-def _tags(
-    logits_K: npt.NDArray[np.float32], label_set: LabelSet, top_k: int, threshold: float
-) -> tuple[Tag, ...]:
-    scores_K = softmax(logits_K.astype(np.float64))
-    names = [(int(k), label_set.labels[k]) for k in _best(scores_K, top_k)]
-    return tuple(
-        Tag(label=name, score=float(scores_K[k]), parent=label_set.parents.get(name))
-        for k, name in names
-        if scores_K[k] >= threshold
-    )
+def softmax(logits_NK: Floats) -> Floats:
+    """Return shares of which each row sums to 1.
+
+    The greatest logit of a row is taken off first: exp never overflows.
+    """
+    weights_NK = np.exp(logits_NK - logits_NK.max(axis=-1, keepdims=True))
+    shares_NK: Floats = weights_NK / weights_NK.sum(axis=-1, keepdims=True)
+    return shares_NK
 
 
-def softmax(logits_K: Floats) -> Floats:
-    """Return shares that sum to 1. The greatest logit is taken off first: exp never overflows."""
-    weights_K = np.exp(logits_K - logits_K.max())
-    shares_K: Floats = weights_K / weights_K.sum()
-    return shares_K
+def _best(scores_NK: Floats, top_k: int) -> Iterator[list[tuple[int, float]]]:
+    """Yield of each row the `top_k` best, index and score, in order; ties by index."""
+    if scores_NK.shape[1] <= _SORTED_WHOLE:
+        order_NK = np.argsort(-scores_NK, axis=1, kind="stable")[:, :top_k]
+        best_NK = np.take_along_axis(scores_NK, order_NK, axis=1)
+        for order, best in zip(order_NK.tolist(), best_NK.tolist(), strict=True):
+            yield list(zip(order, best, strict=True))
+        return
+    for scores_K in scores_NK:
+        order_K = _best_of_many(scores_K, top_k)
+        yield list(zip(order_K.tolist(), scores_K[order_K].tolist(), strict=True))
 
 
-def _best(scores_K: Floats, top_k: int) -> npt.NDArray[np.intp]:
-    """Return the indices of the `top_k` best, in order; ties by index."""
+def _best_of_many(scores_K: Floats, top_k: int) -> npt.NDArray[np.intp]:
     candidates: npt.NDArray[np.intp] = np.arange(len(scores_K))
     if top_k < len(scores_K):
         # A full sort of a large set costs more than all the rest of ranking. All that tie with the

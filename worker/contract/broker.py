@@ -10,6 +10,7 @@ from kombu import Queue
 from redis.backoff import ExponentialWithJitterBackoff
 from redis.retry import Retry
 
+from worker.contract import transport
 from worker.contract.messages import APP_NAME, QUEUE, TASK
 from worker.contract.settings import Settings, mask
 
@@ -26,6 +27,7 @@ def make_app(settings: Settings, *, stores_results: bool) -> Celery:
     A producer's app has no result backend: with one, every message sent would subscribe to a
     channel of its own. Producers read results by key instead (see `jobs.JobStore.collect`).
     """
+    transport.register()
     app = Celery(
         APP_NAME,
         broker=settings.broker_url,
