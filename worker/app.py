@@ -18,6 +18,7 @@ from celery.signals import setup_logging, worker_ready, worker_shutdown, worker_
 
 from worker import logs
 from worker.contract.broker import make_app
+from worker.consumer import EventPulse, intake_step
 from worker.contract.settings import Settings, mask
 from worker.engines.base import Engine
 from worker.engines.choose import open_engine
@@ -51,6 +52,8 @@ def _build(settings: Settings, tagger: Tagger) -> Celery:
     app.conf.update(worker_pool="threads", worker_concurrency=settings.concurrency)
     register(app, tagger)
     app.steps["worker"].add(_step(tagger))
+    app.steps["consumer"].add(EventPulse)
+    app.steps["consumer"].add(intake_step(tagger.pipeline.room))
     # Not the step's `stop`: it is called while tasks still run, and they need the batcher.
     worker_shutdown.connect(lambda **_: tagger.stop(), weak=False)
     worker_ready.connect(lambda **_: _say_ready(settings), weak=False)

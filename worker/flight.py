@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Final
 
@@ -32,7 +32,11 @@ class Flight:
     and take the interpreter from the threads that decode: it needs them all, so it wakes once.
     """
 
-    def __init__(self, journeys: Sequence[Journey]) -> None:
+    def __init__(
+        self, journeys: Sequence[Journey], on_landed: Callable[[], None] = lambda: None
+    ) -> None:
+        """Take the images that are about to leave; `on_landed` is called after each landing."""
+        self._on_landed = on_landed
         self._left = len(journeys)
         self._lock = threading.Lock()
         self._all_landed = threading.Event()
@@ -43,6 +47,7 @@ class Flight:
         with self._lock:
             self._left -= 1
             is_last = not self._left
+        self._on_landed()
         if is_last:
             self._all_landed.set()
 

@@ -46,6 +46,7 @@ from worker.models.artifact import Artifact
 from worker.models.labels import LabelCache, LabelSet, encoder_of
 from worker.models.shelf import Shelf
 from worker.rank import rank
+from worker.room import Room
 
 T = TypeVar("T")
 
@@ -93,6 +94,7 @@ class Pipeline:
         self._decoders = ThreadPoolExecutor(settings.decoders, thread_name_prefix="decode")
         self._batcher = Batcher(self._infer, settings.max_batch, clock=clock, on_death=on_death)
         self._counts = Counts()
+        self.room = Room(settings.images_in_flight)
 
     def start(self) -> None:
         """Load the model, run every batch size until it is warm, start the threads. Once is enough.
@@ -172,7 +174,8 @@ class Pipeline:
     def _depart(self, journeys: Sequence[Journey]) -> Flight:
         # All are announced before the first is decoded: the batcher waits for what can still come.
         self._batcher.expect(len(journeys))
-        flight = Flight(journeys)
+        self.room.take(len(journeys))
+        flight = Flight(journeys, self.room.give_back)
         for journey in journeys:
             self._decoders.submit(self._prepare, flight, journey)
         return flight

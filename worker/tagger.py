@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable
+from typing import Final
 
 import structlog
 
@@ -21,6 +22,10 @@ from worker.memory import keep_freed_memory
 from worker.models.artifact import Artifact
 from worker.models.shelf import RedisShelf
 from worker.pipeline import Pipeline
+from worker.remember import Remembered
+
+# So long a cancelled job's chunks may still be tagged: a job is asked about at most so often.
+CANCEL_PAUSE_S: Final = 0.5
 
 log = structlog.get_logger()
 
@@ -46,6 +51,9 @@ class Tagger:
         client = patient_client(settings.broker_url)
         self._jobs = JobStore(client, settings.result_ttl_s)
         self._blobs = BlobStore(client, settings.result_ttl_s)
+        self._cancelled = Remembered(self._jobs.is_cancelled, CANCEL_PAUSE_S)
+        # Where results and jobs lie in one Redis, storing a result counts it.
+        self._counts_apart = settings.results != settings.broker_url
         self.refusal: TaggerError | None = None
         self.pipeline = Pipeline(
             settings,
@@ -73,15 +81,16 @@ class Tagger:
 
     def tag(self, chunk: Chunk, received_at_s: float) -> ChunkResult:
         """Return one result per image; a cancelled job's images fail at once."""
-        if self._jobs.is_cancelled(chunk.job):
+        if self._cancelled(chunk.job):
             return self.pipeline.refuse(chunk, CancelledError(chunk.job))
         result = self.pipeline.process(chunk, received_at_s)
         log.debug("chunk.done", task=chunk.task_id, images=len(chunk.images), failed=result.failed)
         return result
 
     def settle(self, chunk: Chunk, result: ChunkResult) -> None:
-        """Count a chunk whose result is stored, and free what it no longer needs."""
-        self._jobs.finish_chunk(
-            chunk.job, chunk.seq, images=len(result.images), failed=result.failed
-        )
+        """Free what a chunk whose result is stored no longer needs, and count it if none has yet."""
+        if self._counts_apart:
+            self._jobs.finish_chunk(
+                chunk.job, chunk.seq, images=len(result.images), failed=result.failed
+            )
         self._blobs.drop(image.blob for image in chunk.images if image.blob)

@@ -22,8 +22,11 @@ def register(app: Celery, tagger: Tagger, clock: Callable[[], float] = time.time
     class TagTask(Task):
         """Settles a chunk once its result is stored, not before."""
 
+        # Celery writes out each result to this length, for its log and for Flower.
+        resultrepr_maxsize = 64
+
         def on_success(self, retval: Any, _task_id: str, args: Any, _kwargs: Any) -> None:
-            """Count the chunk and free its blobs. Celery calls this after it stored the result."""
+            """Free what the chunk needs no more. Celery calls this after it stored the result."""
             tagger.settle(Chunk.from_wire(args[0]), ChunkResult.from_wire(retval))
 
     # `throws`: a message that is no chunk is the sender's fault; a line tells it, no traceback.

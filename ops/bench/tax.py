@@ -1,6 +1,6 @@
 """Measure the queue's tax: CPU of the worker an image beyond reading, decoding and inference.
 
-    python ops/bench/tax.py [--images 20000] [--json FILE]
+    python ops/bench/tax.py [--images 4000] [--rounds 5] [--json FILE]
 
 The model costs nothing and the images are small, so that next to nothing is left beside the queue:
 messages, threads, batches, tags, results. What a loop without all that spends on the same images, in
@@ -15,8 +15,11 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from statistics import median
 from typing import Any, Final
 
+import torch
+from celery import Celery
 from PIL import Image
 
 HERE: Final = Path(__file__).resolve().parent
@@ -24,7 +27,7 @@ sys.path.insert(0, str(HERE / "contenders"))
 
 from bare import Bare  # noqa: E402 - contenders run as programs, and here as modules
 from crew import CONTENDERS, Member, crew  # noqa: E402
-from drive import SIX, tag  # noqa: E402
+from drive import CHUNK_IMAGES, SIX, tag  # noqa: E402
 from simulated import SimulatedEngine  # noqa: E402
 
 from producer.desk import Desk, open_desk  # noqa: E402
@@ -35,7 +38,7 @@ from worker.models.labels import LabelEncoder  # noqa: E402
 
 SIZE: Final = (64, 64)
 WARM_UP: Final = 800
-CHUNKS: Final = (1, 4, 8, 16, 32, 64)
+CHUNKS: Final = (1, 8, 16, 32, 64)
 
 
 def small_images(directory: Path, count: int) -> list[str]:
@@ -47,40 +50,91 @@ def small_images(directory: Path, count: int) -> list[str]:
     return [str(files[number % len(files)]) for number in range(count)]
 
 
-def worker_ms(desk: Desk, member: Member, paths: list[str], chunk_images: int) -> dict[str, float]:
-    """Return CPU and wall clock an image of one job."""
+def spent_ms(desk: Desk, member: Member, paths: list[str], chunk_images: int) -> dict[str, float]:
+    """Return what an image of a job costs the worker, and how fast they came back."""
     began_s, cpu_s = time.perf_counter(), member.cpu_s()
     tag(desk, paths, chunk_images=chunk_images, take=len)
     wall_s, cpu_s = time.perf_counter() - began_s, member.cpu_s() - cpu_s
     return {"cpu_ms": 1000 * cpu_s / len(paths), "images_per_s": len(paths) / wall_s}
 
 
-def measure(images: int) -> dict[str, Any]:
+def naive_ms(url: str, paths: list[str]) -> dict[str, float]:
+    """Return the same of the usual Celery worker, whose tasks open and decode an image."""
+    argv = ["-m", "celery", "--app", "naive", "--workdir", str(CONTENDERS)]
+    argv += ["worker", "--pool", "prefork", "--concurrency", "2", "--loglevel", "WARNING"]
+    with crew(url, 1, argv) as (member,):
+        task = Celery("naive", broker=url, backend=url).signature("naive.tag")
+        for rehearsal in (paths[:WARM_UP // 4], paths):
+            began_s, cpu_s = time.perf_counter(), member.cpu_s()
+            waiting = [task.clone((path, list(SIX.labels))).delay() for path in rehearsal]
+            for one in waiting:
+                one.get()
+            wall_s, cpu_s = time.perf_counter() - began_s, member.cpu_s() - cpu_s
+    began_s = time.process_time()
+    for path in paths:
+        with Image.open(path) as image:
+            image.convert("RGB")
+    decode_ms = 1000 * (time.process_time() - began_s) / len(paths)
+    cpu_ms = 1000 * cpu_s / len(paths)
+    return {
+        "cpu_ms": cpu_ms,
+        "bare_ms": decode_ms,
+        "tax_ms": cpu_ms - decode_ms,
+        "images_per_s": len(paths) / wall_s,
+    }
+
+
+def measure(images: int, rounds: int) -> dict[str, Any]:
+    """Return the medians of the rounds; loop and worker take turns, since machines change speed."""
     artifact = open_artifact()
     labels = LabelEncoder(artifact, "cpu").encode(SIX)
+    # As in the worker: the decode threads of the loop have the same work and the same company.
+    torch.set_num_threads(1)
     engine = SimulatedEngine(artifact.manifest.embedding_dim, 0.0)
-    found: dict[str, Any] = {}
+    bare: dict[str, list[float]] = {"one thread": [], "threads": []}
+    ours: dict[int, list[dict[str, float]]] = {chunk: [] for chunk in CHUNKS}
     with tempfile.TemporaryDirectory() as directory, EmbeddedRedis() as server:
         paths = small_images(Path(directory), images)
-        bare = Bare(Settings(), artifact, engine, labels)
-        bare.one_by_one(paths[:WARM_UP])
-        floor = bare.one_by_one(paths)
-        floor_ms = 1000 * floor.cpu_s / images
-        found["bare"] = {"cpu_ms": floor_ms}
-        settings = Settings(broker_url=server.url)
+        loop = Bare(Settings(), artifact, engine, labels)
         with (
             crew(server.url, 1, [str(CONTENDERS / "simulated.py"), "0"]) as (member,),
-            open_desk(settings) as desk,
+            open_desk(Settings(broker_url=server.url)) as desk,
         ):
+            loop.threaded(paths[:WARM_UP])
             tag(desk, paths[:WARM_UP], take=len)
-            for chunk in CHUNKS:
-                n = images if chunk >= 8 else images // 4
-                row = worker_ms(desk, member, paths[:n], chunk)
-                row["tax_ms"] = row["cpu_ms"] - floor_ms
-                found[str(chunk)] = row
-                print(chunk, row, flush=True)
-    return found
+            for _ in range(rounds):
+                bare["one thread"].append(1000 * loop.one_by_one(paths).cpu_s / images)
+                for chunk, rows in ours.items():
+                    floor_ms = 1000 * loop.threaded(paths).cpu_s / images
+                    bare["threads"].append(floor_ms)
+                    row = spent_ms(desk, member, paths, chunk)
+                    rows.append(row | {"bare_ms": floor_ms, "tax_ms": row["cpu_ms"] - floor_ms})
+        naive = naive_ms(server.url, paths[: images // 4])
+    return {
+        "images": images,
+        "rounds": rounds,
+        "default_chunk": CHUNK_IMAGES,
+        "bare_cpu_ms": {name: median(found) for name, found in bare.items()},
+        "chunks": {
+            chunk: {name: median(row[name] for row in rows) for name in rows[0]}
+            for chunk, rows in ours.items()
+        },
+        "naive": naive,
+    }
+
+
+def main() -> None:
+    """Run the benchmark as the command line says."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--images", type=int, default=4000, help="of each job")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--json", type=Path, help="write the figures to this file")
+    words = parser.parse_args()
+    text = json.dumps(measure(words.images, words.rounds), indent=1)
+    print(text)
+    if words.json:
+        words.json.write_text(text + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
-    print(json.dumps(measure(int(sys.argv[1])), indent=1))
+    main()

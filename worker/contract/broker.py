@@ -27,11 +27,15 @@ def make_app(settings: Settings, *, stores_results: bool) -> Celery:
     A producer's app has no result backend: with one, every message sent would subscribe to a
     channel of its own. Producers read results by key instead (see `jobs.JobStore.collect`).
     """
+    backend = settings.results
+    if settings.results == settings.broker_url:
+        # By name: a producer need not load Celery's backend.
+        backend = f"worker.contract.results:ChunkResults+{backend}"
     transport.register()
     app = Celery(
         APP_NAME,
         broker=settings.broker_url,
-        backend=settings.results if stores_results else None,
+        backend=backend if stores_results else None,
         set_as_current=False,
     )
     app.conf.update(_common(settings))

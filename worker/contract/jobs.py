@@ -20,11 +20,19 @@ JobState = Literal["submitting", "submitted", "interrupted", "cancelled"]
 _INDEX: Final = f"{KEY_PREFIX}jobs"
 _RESULT_PREFIX: Final = "celery-task-meta-"
 
-# A redelivered chunk finds its bit set and counts nothing. ARGV: seq, images, failed, ttl_s.
+# A redelivered chunk finds its bit set: its first result stays, and nothing is counted. The result
+# is published too, as Celery's backend does, for whoever waits by `AsyncResult`.
+# KEYS: job, its bits, result. ARGV: seq, images, failed, ttl_s, and the result's body or "".
 _FINISH_CHUNK: Final = """
+local again = redis.call('GETBIT', KEYS[2], ARGV[1]) == 1
+if ARGV[5] ~= '' and not again then
+  redis.call('SETEX', KEYS[3], ARGV[4], ARGV[5])
+  redis.call('PUBLISH', KEYS[3], ARGV[5])
+end
 if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
 redis.call('EXPIRE', KEYS[1], ARGV[4])
-if redis.call('SETBIT', KEYS[2], ARGV[1], 1) == 1 then return 0 end
+if again then return 0 end
+redis.call('SETBIT', KEYS[2], ARGV[1], 1)
 redis.call('EXPIRE', KEYS[2], ARGV[4])
 redis.call('HINCRBY', KEYS[1], 'done', ARGV[2])
 redis.call('HINCRBY', KEYS[1], 'failed', ARGV[3])
@@ -141,10 +149,16 @@ class JobStore:
         """Whether the job was cancelled: asked by workers once for each chunk."""
         return bool(self._client.hget(_key(job_id), "state") == b"cancelled")
 
-    def finish_chunk(self, job_id: str, seq: int, *, images: int, failed: int) -> bool:
-        """Count a chunk's images as done, once however often it came; True if counted now."""
-        keys = [_key(job_id), _done_key(job_id)]
-        return bool(self._finish(keys=keys, args=[seq, images, failed, self._ttl_s]))
+    def finish_chunk(
+        self, job_id: str, seq: int, *, images: int, failed: int, body: bytes | str = b""
+    ) -> bool:
+        """Count a chunk's images as done, once however often it came; True if counted now.
+
+        `body` is the chunk's result in the backend's form; it is stored in the same step, unless
+        it was before.
+        """
+        keys = [_key(job_id), _done_key(job_id), _RESULT_PREFIX + task_id(job_id, seq)]
+        return bool(self._finish(keys=keys, args=[seq, images, failed, self._ttl_s, body]))
 
     def finished_chunks(self, job_id: str, seqs: Sequence[int]) -> set[int]:
         """Return those of `seqs` that have been counted as done."""
@@ -171,8 +185,11 @@ class JobStore:
 
 
 def _outcome(seq: int, body: bytes) -> ChunkResult | LostChunk:
-    # The standard library's JSON, not msgspec's: names that are no UTF-8 travel as lone surrogates.
-    meta = json.loads(body)
+    try:
+        meta = msgspec.json.decode(body)
+    except msgspec.DecodeError:
+        # Names that are no UTF-8 travel as lone surrogates, which msgspec refuses.
+        meta = json.loads(body)
     if meta.get("status") != "SUCCESS":
         return LostChunk(seq, f"{meta.get('status')}: {_message(meta.get('result'))}")
     try:

@@ -85,6 +85,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         """Chunks held at once: enough to fill two batches even when every chunk is one image."""
         return self.chunks_in_flight or 2 * self.max_batch + self.decoders
 
+    @property
+    def images_in_flight(self) -> int:
+        """Images with which a worker asks for no other chunk: two batches, and two a decoder."""
+        return 2 * self.max_batch + 2 * self.decoders
+
     def __repr__(self) -> str:
         """Show every setting, with secrets masked."""
         shown = {name: getattr(self, name) for name in self.__struct_fields__}

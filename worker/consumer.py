@@ -1,0 +1,58 @@
+"""Steps of Celery's consumer: when a worker takes in chunks, and when it tells of them."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from celery import bootsteps
+
+from worker.room import Room
+
+# Celery publishes events whenever its loop turns, once for each chunk or oftener: a tenth of the
+# main thread's work. A person who watches sees no difference.
+EVENT_PAUSE_S: Final = 0.2
+
+
+class EventPulse(bootsteps.StartStopStep):
+    """Publishes the events that have gathered, some times a second."""
+
+    requires: Final = {"celery.worker.consumer.events:Events"}
+
+    def __init__(self, parent: Any, **options: Any) -> None:
+        self._timer: Any = None
+        super().__init__(parent, **options)
+
+    def start(self, parent: Any) -> None:
+        """Take the dispatcher's own haste away. Also called when the broker is back."""
+        self.stop(parent)
+        if parent.hub and parent.event_dispatcher:
+            parent.event_dispatcher.on_send_buffered = None
+            self._timer = parent.hub.call_repeatedly(EVENT_PAUSE_S, parent._flush_events)  # noqa: SLF001
+
+    def stop(self, parent: Any) -> None:  # noqa: ARG002 - Celery passes it
+        """Rest; what has gathered is published by Celery, which then closes the dispatcher."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+def intake_step(room: Room) -> type[bootsteps.StartStopStep]:
+    """Return the step that asks for another chunk only while there is room for its images."""
+
+    class Intake(bootsteps.StartStopStep):
+        requires: Final = {"celery.worker.consumer.tasks:Tasks"}
+
+        def start(self, parent: Any) -> None:
+            """Add the condition to those of the channel, which is a new one after a reconnect."""
+            qos = parent.task_consumer.channel.qos
+            can_consume = qos.can_consume
+            qos.can_consume = lambda: room.is_left and can_consume()
+            if parent.hub:
+                # The loop sleeps until something happens, and this is something.
+                room.on_left = lambda: parent.hub.call_soon(_nothing)
+
+    return Intake
+
+
+def _nothing() -> None:
+    pass
