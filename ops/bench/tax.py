@@ -14,6 +14,7 @@ import json
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any, Final
@@ -84,7 +85,7 @@ def naive_ms(url: str, paths: list[str]) -> dict[str, float]:
     }
 
 
-def measure(images: int, rounds: int) -> dict[str, Any]:
+def measure(images: int, rounds: int, chunks: Sequence[int] = CHUNKS) -> dict[str, Any]:
     """Return the medians of the rounds; loop and worker take turns, since machines change speed."""
     artifact = open_artifact()
     labels = LabelEncoder(artifact, "cpu").encode(SIX)
@@ -92,7 +93,7 @@ def measure(images: int, rounds: int) -> dict[str, Any]:
     torch.set_num_threads(1)
     engine = SimulatedEngine(artifact.manifest.embedding_dim, 0.0)
     bare: dict[str, list[float]] = {"one thread": [], "threads": []}
-    ours: dict[int, list[dict[str, float]]] = {chunk: [] for chunk in CHUNKS}
+    ours: dict[int, list[dict[str, float]]] = {chunk: [] for chunk in chunks}
     with tempfile.TemporaryDirectory() as directory, EmbeddedRedis() as server:
         paths = small_images(Path(directory), images)
         loop = Bare(Settings(), artifact, engine, labels)
@@ -128,9 +129,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=4000, help="of each job")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--chunk", type=int, action="append", help="of so many images")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     words = parser.parse_args()
-    text = json.dumps(measure(words.images, words.rounds), indent=1)
+    text = json.dumps(measure(words.images, words.rounds, words.chunk or CHUNKS), indent=1)
     print(text)
     if words.json:
         words.json.write_text(text + "\n", encoding="utf-8")
