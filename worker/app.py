@@ -17,8 +17,8 @@ from celery.exceptions import WorkerShutdown
 from celery.signals import setup_logging, worker_ready, worker_shutdown, worker_shutting_down
 
 from worker import logs
-from worker.contract.broker import make_app
 from worker.consumer import EventPulse, intake_step
+from worker.contract.broker import make_app
 from worker.contract.settings import Settings, mask
 from worker.engines.base import Engine
 from worker.engines.choose import open_engine

@@ -27,7 +27,6 @@ from worker.contract.messages import (
     Chunk,
     ChunkResult,
     Failure,
-    ImageRef,
     ImageResult,
     MessageError,
     Tag,

@@ -88,7 +88,7 @@ class Tagger:
         return result
 
     def settle(self, chunk: Chunk, result: ChunkResult) -> None:
-        """Free what a chunk whose result is stored no longer needs, and count it if none has yet."""
+        """Free what a chunk whose result is stored needs no more; count it if that is not done."""
         if self._counts_apart:
             self._jobs.finish_chunk(
                 chunk.job, chunk.seq, images=len(result.images), failed=result.failed

@@ -17,36 +17,14 @@ from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
 
+from drive import tagged
 from PIL import Image
 
-from producer.collect import Collector
-from producer.desk import Desk, open_desk
-from producer.outbox import Post
-from producer.submit import Feeder, Order
-from producer.window import Window
+from producer.desk import open_desk
 from worker.contract.messages import Record
 from worker.contract.settings import Settings
 
 SIZE = (640, 480)
-
-
-def tag(desk: Desk, paths: list[str], chunk_images: int) -> list[Record]:
-    """Return the records of a job, as `producer submit` collects them."""
-    job = desk.jobs.create().id
-    order = Order(
-        job=job,
-        labels=None,
-        top_k=5,
-        threshold=0.0,
-        chunk_images=chunk_images,
-        as_blobs=False,
-        max_bytes=desk.settings.max_bytes,
-    )
-    window = Window(20_000, 2**30)
-    feeder = Feeder(paths, order, Post(desk.app, desk.jobs, desk.blobs), window)
-    feeder.start()
-    collector = Collector(desk.jobs, job, window, feeder.check)
-    return [record for records in collector.records() for record in records]
 
 
 def fill(records: list[Record]) -> float:
@@ -71,14 +49,14 @@ def measure(images: int, singles: int) -> dict[str, Any]:
         for path in paths:
             path.write_bytes(buffer.getvalue())
         names = [str(path) for path in paths]
-        tag(desk, names[:64], 8)
+        tagged(desk, names[:64], 8)
         began_s = time.monotonic()
-        backlog = tag(desk, names, 8)
+        backlog = tagged(desk, names, 8)
         elapsed_s = time.monotonic() - began_s
-        one_by_one = tag(desk, names, 1)
+        one_by_one = tagged(desk, names, 1)
         lone = []
         for _ in range(singles):
-            lone += tag(desk, names[:1], 8)
+            lone += tagged(desk, names[:1], 8)
             time.sleep(0.1)
     extra_ms = sorted(overhead_ms(record) for record in lone)
     return {

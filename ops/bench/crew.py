@@ -18,7 +18,7 @@ from worker.contract.broker import make_app
 from worker.contract.processes import start_child, stop_child
 from worker.contract.settings import Settings
 
-CONTENDERS: Final = Path(__file__).parent / "contenders"
+HERE: Final = Path(__file__).resolve().parent
 WORKER: Final = ("-m", "worker.cli", "start")
 START_TIMEOUT_S: Final = 300.0
 STOP_GRACE_S: Final = 30.0
@@ -62,7 +62,8 @@ def crew(
     Raises:
         SystemExit: with its log, if one of them ends or they do not answer in time.
     """
-    variables = os.environ | {"WANWU_BROKER_URL": url, "WANWU_RESULT_URL": ""} | (environ or {})
+    addresses = {"WANWU_BROKER_URL": url, "WANWU_RESULT_URL": ""}
+    variables = {**os.environ, **addresses, **(environ or {})}
     with TemporaryFile() as log:
         children = [
             start_child(
@@ -74,7 +75,8 @@ def crew(
             _await(url, children)
         except TimeoutError as e:
             log.seek(0)
-            raise SystemExit(f"{e}\n{log.read().decode(errors='replace')}") from e
+            words = f"{e}\n{log.read().decode(errors='replace')}"
+            raise SystemExit(words) from e
         else:
             yield [Member(child) for child in children]
         finally:

@@ -3,15 +3,14 @@
     python ops/bench/tax.py [--images 4000] [--rounds 5] [--json FILE]
 
 The model costs nothing and the images are small, so that next to nothing is left beside the queue:
-messages, threads, batches, tags, results. What a loop without all that spends on the same images, in
-the same run, is taken off. The usual Celery worker, a task an image, is measured beside it.
+messages, threads, batches, tags, results. What a loop without all that spends on the same images,
+in the same run, is taken off. The usual Celery worker, a task an image, is measured beside it.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -20,22 +19,18 @@ from statistics import median
 from typing import Any, Final
 
 import torch
+from bare import Bare
 from celery import Celery
+from crew import HERE, Member, crew
+from drive import CHUNK_IMAGES, SIX, tag
 from PIL import Image
+from simulated import SimulatedEngine
 
-HERE: Final = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE / "contenders"))
-
-from bare import Bare  # noqa: E402 - contenders run as programs, and here as modules
-from crew import CONTENDERS, Member, crew  # noqa: E402
-from drive import CHUNK_IMAGES, SIX, tag  # noqa: E402
-from simulated import SimulatedEngine  # noqa: E402
-
-from producer.desk import Desk, open_desk  # noqa: E402
-from worker.contract.embedded import EmbeddedRedis  # noqa: E402
-from worker.contract.settings import Settings  # noqa: E402
-from worker.models.artifact import open_artifact  # noqa: E402
-from worker.models.labels import LabelEncoder  # noqa: E402
+from producer.desk import Desk, open_desk
+from worker.contract.embedded import EmbeddedRedis
+from worker.contract.settings import Settings
+from worker.models.artifact import open_artifact
+from worker.models.labels import LabelEncoder
 
 SIZE: Final = (64, 64)
 WARM_UP: Final = 800
@@ -61,11 +56,11 @@ def spent_ms(desk: Desk, member: Member, paths: list[str], chunk_images: int) ->
 
 def naive_ms(url: str, paths: list[str]) -> dict[str, float]:
     """Return the same of the usual Celery worker, whose tasks open and decode an image."""
-    argv = ["-m", "celery", "--app", "naive", "--workdir", str(CONTENDERS)]
+    argv = ["-m", "celery", "--app", "naive", "--workdir", str(HERE)]
     argv += ["worker", "--pool", "prefork", "--concurrency", "2", "--loglevel", "WARNING"]
     with crew(url, 1, argv) as (member,):
         task = Celery("naive", broker=url, backend=url).signature("naive.tag")
-        for rehearsal in (paths[:WARM_UP // 4], paths):
+        for rehearsal in (paths[: WARM_UP // 4], paths):
             began_s, cpu_s = time.perf_counter(), member.cpu_s()
             waiting = [task.clone((path, list(SIX.labels))).delay() for path in rehearsal]
             for one in waiting:
@@ -98,7 +93,7 @@ def measure(images: int, rounds: int, chunks: Sequence[int] = CHUNKS) -> dict[st
         paths = small_images(Path(directory), images)
         loop = Bare(Settings(), artifact, engine, labels)
         with (
-            crew(server.url, 1, [str(CONTENDERS / "simulated.py"), "0"]) as (member,),
+            crew(server.url, 1, [str(HERE / "simulated.py"), "0"]) as (member,),
             open_desk(Settings(broker_url=server.url)) as desk,
         ):
             loop.threaded(paths[:WARM_UP])

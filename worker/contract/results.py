@@ -16,7 +16,7 @@ from celery.states import SUCCESS
 from worker.contract.jobs import JobStore
 
 
-class ChunkResults(RedisBackend):  # type: ignore[misc]
+class ChunkResults(RedisBackend):
     """Celery's Redis backend, where the job's record lies in the same Redis."""
 
     _jobs: JobStore | None = None

@@ -1,8 +1,8 @@
 """Kombu's Redis transport, with one client a channel instead of one an operation.
 
-Kombu makes a new client of redis-py whenever it acknowledges, publishes or polls. A client is only a
-handle on the pool of connections, and may be shared by threads; but in redis-py 8 making one fills a
-table of some two hundred entries, and took a fifth of the worker's main thread.
+Kombu makes a new client of redis-py whenever it acknowledges, publishes or polls. A client is only
+a handle on the pool of connections, and may be shared by threads; but in redis-py 8 making one
+fills a table of some two hundred entries, and took a fifth of the worker's main thread.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Celery as a first draft has it: a task an image, a result subscription each, prefork, no batches.
 
-    celery --app naive worker --pool prefork     # with NAIVE_MODEL: a Hugging Face directory, or none
+    celery --app naive worker --pool prefork
 
-Without a model a task only opens and decodes its image.
+The variable NAIVE_MODEL names a Hugging Face directory or id; without it a task only opens and
+decodes its image.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """A device that takes a fixed time for a batch and no CPU, and a worker of ours that holds one.
 
-    python ops/bench/contenders/simulated.py MS
+    python ops/bench/simulated.py MS
 
 Everything but the model is real. It stands for a fast GPU where there is none, and with 0 ms for a
 model that costs nothing, so that what is left is the queue's.
