@@ -7,14 +7,17 @@ from typing import Any, Final
 import redis
 from celery import Celery
 from kombu import Queue
+from kombu.transport import TRANSPORT_ALIASES
 from redis.backoff import ExponentialWithJitterBackoff
 from redis.retry import Retry
 
-from worker.contract import transport
 from worker.contract.messages import APP_NAME, QUEUE, TASK
 from worker.contract.settings import Settings, mask
 
 CONNECT_TIMEOUT_S: Final = 3.0
+# By name: they are loaded when they are needed, not when a command starts.
+_TRANSPORT: Final = "worker.contract.transport:Transport"
+_RESULTS: Final = "worker.contract.results:ChunkResults"
 
 
 class BrokerUnreachableError(ConnectionError):
@@ -29,9 +32,8 @@ def make_app(settings: Settings, *, stores_results: bool) -> Celery:
     """
     backend = settings.results
     if settings.results == settings.broker_url:
-        # By name: a producer need not load Celery's backend.
-        backend = f"worker.contract.results:ChunkResults+{backend}"
-    transport.register()
+        backend = f"{_RESULTS}+{backend}"
+    _lean_transport()
     app = Celery(
         APP_NAME,
         broker=settings.broker_url,
@@ -40,6 +42,12 @@ def make_app(settings: Settings, *, stores_results: bool) -> Celery:
     )
     app.conf.update(_common(settings))
     return app
+
+
+def _lean_transport() -> None:
+    """Let kombu use our form of its Redis transport in this process."""
+    for scheme in ("redis", "rediss"):
+        TRANSPORT_ALIASES[scheme] = _TRANSPORT
 
 
 def _common(settings: Settings) -> dict[str, Any]:

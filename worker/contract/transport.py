@@ -7,12 +7,9 @@ fills a table of some two hundred entries, and took a fifth of the worker's main
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any
 
-from kombu.transport import TRANSPORT_ALIASES
 from kombu.transport import redis as kombu_redis
-
-_SCHEMES: Final = ("redis", "rediss")
 
 
 class Channel(kombu_redis.Channel):
@@ -34,9 +31,3 @@ class Transport(kombu_redis.Transport):
     """Kombu's own with these channels."""
 
     Channel = Channel
-
-
-def register() -> None:
-    """Make this the transport of `redis://` and `rediss://` in this process."""
-    for scheme in _SCHEMES:
-        TRANSPORT_ALIASES[scheme] = f"{__name__}:{Transport.__name__}"
