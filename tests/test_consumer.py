@@ -1,0 +1,56 @@
+"""What a worker takes in and tells, seen from a real one."""
+
+from __future__ import annotations
+
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+import redis
+from conftest import Crew, run
+from images import fill
+
+from worker.contract.broker import make_app
+from worker.contract.embedded import EmbeddedRedis
+from worker.contract.settings import Settings
+
+pytestmark = pytest.mark.integration
+
+
+def test_events_come_in_groups_and_none_is_missing(
+    server: EmbeddedRedis, client: redis.Redis, crew: Crew, tmp_path: Path
+) -> None:
+    fill(tmp_path / "images", 64)
+    crew.start(server.url)
+    app = make_app(Settings(broker_url=server.url), stores_results=False)
+    found: list[str] = []
+    with app.connection_for_read() as connection:
+        receiver = app.events.Receiver(
+            connection, handlers={"*": lambda event: found.append(event["type"])}
+        )
+        with receiver.consumer_context() as (connected, _, _):
+            done = run("producer", "submit", str(tmp_path / "images"), broker_url=server.url)
+            assert done.returncode == 0, done.stderr
+            ends_s = time.monotonic() + 10
+            while found.count("task-succeeded") < 8 and time.monotonic() < ends_s:
+                with suppress(TimeoutError):
+                    connected.drain_events(timeout=1)
+    assert [found.count(f"task-{kind}") for kind in ("received", "started", "succeeded")] == [8] * 3
+
+
+def test_a_worker_leaves_to_others_what_it_has_no_room_for(
+    server: EmbeddedRedis, client: redis.Redis, crew: Crew, tmp_path: Path
+) -> None:
+    fill(tmp_path / "images", 1200, (800, 600))
+    for _ in range(2):
+        crew.start(server.url)
+    words = ["--chunk", "100", "--out", str(tmp_path / "out.jsonl")]
+    done = run("producer", "submit", str(tmp_path / "images"), *words, broker_url=server.url)
+    assert done.returncode == 0, done.stderr
+    # Twelve chunks: a worker that took as many as it has threads would have left none.
+    lines = (tmp_path / "out.jsonl").read_text(encoding="utf-8")
+    names = {f"worker-{one.process.pid}@" for one in crew.workers}
+    shares = [lines.count(name) for name in names]
+    assert sum(sorted(shares)[-2:]) == 1200
+    assert sorted(shares)[-2] >= 300
