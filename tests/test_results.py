@@ -71,6 +71,8 @@ def test_celery_itself_reads_what_is_stored(backend: ChunkResults, client: redis
     assert found.get(timeout=5) == json.loads(json.dumps(wire))
 
 
+# Celery's own, of redis-py's SETEX.
+@pytest.mark.filterwarnings("ignore:Call to deprecated setex:DeprecationWarning")
 def test_a_failed_task_is_left_to_celery(backend: ChunkResults, client: redis.Redis) -> None:
     jobs = JobStore(client, 60)
     job = jobs.create().id
