@@ -30,6 +30,9 @@ def test_events_come_in_groups_and_none_is_missing(
             connection, handlers={"*": lambda event: found.append(event["type"])}
         )
         with receiver.consumer_context() as (connected, _, _):
+            # Subscribed with the first look.
+            with suppress(TimeoutError):
+                connected.drain_events(timeout=0.5)
             done = run("producer", "submit", str(tmp_path / "images"), broker_url=server.url)
             assert done.returncode == 0, done.stderr
             ends_s = time.monotonic() + 10
@@ -43,14 +46,13 @@ def test_a_worker_leaves_to_others_what_it_has_no_room_for(
     server: EmbeddedRedis, client: redis.Redis, crew: Crew, tmp_path: Path
 ) -> None:
     fill(tmp_path / "images", 1200, (800, 600))
-    for _ in range(2):
+    while len(crew.workers) < 2:
         crew.start(server.url)
     words = ["--chunk", "100", "--out", str(tmp_path / "out.jsonl")]
     done = run("producer", "submit", str(tmp_path / "images"), *words, broker_url=server.url)
     assert done.returncode == 0, done.stderr
-    # Twelve chunks: a worker that took as many as it has threads would have left none.
+    # Twelve chunks, and ten threads a worker: one that took a chunk for each would leave but two.
     lines = (tmp_path / "out.jsonl").read_text(encoding="utf-8")
-    names = {f"worker-{one.process.pid}@" for one in crew.workers}
-    shares = [lines.count(name) for name in names]
-    assert sum(sorted(shares)[-2:]) == 1200
-    assert sorted(shares)[-2] >= 300
+    shares = [lines.count(f"worker-{one.process.pid}@") for one in crew.workers]
+    assert sum(shares) == 1200
+    assert min(shares) >= 300
