@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from celery import bootsteps
+from celery.worker import state
 
 from worker.room import Room
 
@@ -46,12 +47,17 @@ def intake_step(room: Room) -> type[bootsteps.StartStopStep]:
             """Add the condition to those of the channel, which is a new one after a reconnect."""
             qos = parent.task_consumer.channel.qos
             can_consume = qos.can_consume
-            qos.can_consume = lambda: room.is_left and can_consume()
+            qos.can_consume = lambda: room.is_left and not _is_expecting() and can_consume()
             if parent.hub:
                 # The loop sleeps until something happens, and this is something.
                 room.on_left = lambda: parent.hub.call_soon(_nothing)
 
     return Intake
+
+
+def _is_expecting() -> bool:
+    """Whether chunks are on their way to threads: how many images they hold is not known yet."""
+    return len(state.reserved_requests) - len(state.active_requests) > 1
 
 
 def _nothing() -> None:

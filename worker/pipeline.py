@@ -131,10 +131,17 @@ class Pipeline:
         Raises:
             redis.RedisError: Redis is away, so nothing is known of the images: try the chunk again.
         """
+        # At once: until it is counted, a chunk seems to leave room for another.
+        self.room.take(len(chunk.images))
         queue_ms = max(0.0, received_at_s - chunk.sent_at_s) * 1000
         journeys = [Journey(ref, Stopwatch(self._clock, queue_ms)) for ref in chunk.images]
-        label_set = _attempt(lambda: self._label_set(chunk.labels))
+        try:
+            label_set = _attempt(lambda: self._label_set(chunk.labels))
+        except redis.RedisError:
+            self.room.give_back(len(journeys))
+            raise
         if isinstance(label_set, ImageError):
+            self.room.give_back(len(journeys))
             return self.refuse(chunk, label_set)
         self._depart(journeys).wait()
         return self._sum_up(chunk, self._arrive(journeys, chunk, label_set))
@@ -173,7 +180,6 @@ class Pipeline:
     def _depart(self, journeys: Sequence[Journey]) -> Flight:
         # All are announced before the first is decoded: the batcher waits for what can still come.
         self._batcher.expect(len(journeys))
-        self.room.take(len(journeys))
         flight = Flight(journeys, self.room.give_back)
         for journey in journeys:
             self._decoders.submit(self._prepare, flight, journey)

@@ -28,11 +28,13 @@ class Room:
         """Count the images of a chunk that has come, however many there are."""
         with self._lock:
             self._held += images
+        if self.is_left:
+            self.on_left()
 
-    def give_back(self) -> None:
-        """Count an image as done; `on_left` is called when that makes another chunk welcome."""
+    def give_back(self, images: int = 1) -> None:
+        """Count images as done; `on_left` is called when that makes another chunk welcome."""
         with self._lock:
-            self._held -= 1
-            is_left_now = self._held == self._limit - 1
+            self._held -= images
+            is_left_now = self._held < self._limit <= self._held + images
         if is_left_now:
             self.on_left()
