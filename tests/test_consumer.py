@@ -22,7 +22,7 @@ def test_events_come_in_groups_and_none_is_missing(
     server: EmbeddedRedis, client: redis.Redis, crew: Crew, tmp_path: Path
 ) -> None:
     fill(tmp_path / "images", 64)
-    crew.start(server.url)
+    worker = crew.start(server.url)
     app = make_app(Settings(broker_url=server.url), stores_results=False)
     found: list[str] = []
     with app.connection_for_read() as connection:
@@ -35,6 +35,8 @@ def test_events_come_in_groups_and_none_is_missing(
                 connected.drain_events(timeout=0.5)
             done = run("producer", "submit", str(tmp_path / "images"), broker_url=server.url)
             assert done.returncode == 0, done.stderr
+            # What has gathered is published before a worker leaves.
+            assert worker.stop() == 0
             ends_s = time.monotonic() + 10
             while found.count("task-succeeded") < 8 and time.monotonic() < ends_s:
                 with suppress(TimeoutError):
@@ -46,13 +48,12 @@ def test_a_worker_leaves_to_others_what_it_has_no_room_for(
     server: EmbeddedRedis, client: redis.Redis, crew: Crew, tmp_path: Path
 ) -> None:
     fill(tmp_path / "images", 1200, (800, 600))
-    while len(crew.workers) < 2:
-        crew.start(server.url)
+    workers = [crew.start(server.url) for _ in range(2)]
     words = ["--chunk", "100", "--out", str(tmp_path / "out.jsonl")]
     done = run("producer", "submit", str(tmp_path / "images"), *words, broker_url=server.url)
     assert done.returncode == 0, done.stderr
     # Twelve chunks, and ten threads a worker: one that took a chunk for each would leave but two.
     lines = (tmp_path / "out.jsonl").read_text(encoding="utf-8")
-    shares = [lines.count(f"worker-{one.process.pid}@") for one in crew.workers]
+    shares = [lines.count(f"worker-{one.process.pid}@") for one in workers]
     assert sum(shares) == 1200
     assert min(shares) >= 300

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import redis
 
-from worker.contract.broker import make_app
+from worker.contract.broker import connect, make_app
 from worker.contract.embedded import EmbeddedRedis
 from worker.contract.jobs import JobStore, LostChunk
 from worker.contract.messages import ChunkResult, Failure, ImageResult
@@ -82,6 +82,17 @@ def test_a_failed_task_is_left_to_celery(backend: ChunkResults, client: redis.Re
     assert "broken" in lost.reason
 
 
-def test_results_in_a_redis_of_their_own_are_celery_s(server: EmbeddedRedis) -> None:
+@pytest.mark.filterwarnings("ignore:Call to deprecated setex:DeprecationWarning")
+def test_results_in_a_redis_of_their_own_are_counted_where_the_job_is(
+    server: EmbeddedRedis, client: redis.Redis
+) -> None:
     apart = Settings(broker_url=server.url, result_url=f"{server.url.rpartition('/')[0]}/1")
-    assert not isinstance(make_app(apart, stores_results=True).backend, ChunkResults)
+    with connect(apart.result_url) as results:
+        jobs = JobStore(client, 60, results=results)
+        job = jobs.create().id
+        jobs.count_sent(job, 1)
+        sent = result(job, "/a.jpg")
+        make_app(apart, stores_results=True).backend.mark_as_done(f"{job}-0", sent.to_wire())
+        assert jobs.collect(job, [0]) == [sent]
+        assert jobs.get(job).done == 1
+        results.flushdb()

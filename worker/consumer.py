@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from celery import bootsteps
 from celery.worker import state
+from kombu.common import ignore_errors
 
 from worker.room import Room
 
@@ -30,11 +31,12 @@ class EventPulse(bootsteps.StartStopStep):
             parent.event_dispatcher.on_send_buffered = None
             self._timer = parent.hub.call_repeatedly(EVENT_PAUSE_S, parent._flush_events)  # noqa: SLF001
 
-    def stop(self, parent: Any) -> None:  # noqa: ARG002 - Celery passes it
-        """Rest; what has gathered is published by Celery, which then closes the dispatcher."""
+    def stop(self, parent: Any) -> None:
+        """Publish what has gathered, if the broker is there, and rest."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+            ignore_errors(parent, parent._flush_events)  # noqa: SLF001
 
 
 def intake_step(room: Room) -> type[bootsteps.StartStopStep]:

@@ -7,11 +7,17 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Final
 
+import redis
+import structlog
+
 from worker.backlog import Inferred
 from worker.contract.messages import ImageRef
+from worker.errors import ImageError, UnexpectedError
 from worker.measure import Stopwatch
 
 Outcome = Inferred | BaseException
+
+log = structlog.get_logger()
 
 
 class Journey:
@@ -22,7 +28,15 @@ class Journey:
     def __init__(self, ref: ImageRef, watch: Stopwatch) -> None:
         self.ref: Final = ref
         self.watch: Final = watch
-        self.outcome: Outcome | None = None
+        self.outcome: Outcome
+
+    def verdict(self) -> Inferred | ImageError:
+        """Return the embedding of an image that has landed, or the error that it fails with.
+
+        Raises:
+            redis.RedisError: see `blame`.
+        """
+        return self.outcome if isinstance(self.outcome, Inferred) else blame(self.outcome)
 
 
 class Flight:
@@ -58,3 +72,19 @@ class Flight:
     def wait(self) -> None:
         """Wait until every image has landed."""
         self._all_landed.wait()
+
+
+def blame(error: BaseException) -> ImageError:
+    """Return the error that an image fails with when a stage has raised this one.
+
+    Raises:
+        redis.RedisError: Redis is away, so nothing is known of the image.
+    """
+    if isinstance(error, ImageError):
+        return error
+    if isinstance(error, redis.RedisError):
+        raise error
+    # The one place for everything else, MemoryError too: a bug of ours or of a library, met on one
+    # image, must not cost the images of the same chunk their results.
+    log.error("image.failed", exc_info=error)
+    return UnexpectedError()

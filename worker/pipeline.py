@@ -13,10 +13,9 @@ import socket
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import numpy as np
-import redis
 import structlog
 
 from worker.backlog import Embeddings, Inferred, Pixels
@@ -36,8 +35,8 @@ from worker.decode import decode, set_up
 from worker.emit import emit
 from worker.engines.base import Engine
 from worker.engines.choose import open_engine
-from worker.errors import ImageError, LabelsMissingError, UnexpectedError
-from worker.flight import Flight, Journey, Outcome
+from worker.errors import ImageError, LabelsMissingError
+from worker.flight import Flight, Journey, blame
 from worker.infer import infer, warm
 from worker.intake import read
 from worker.measure import Clock, Counts, Stopwatch
@@ -46,8 +45,6 @@ from worker.models.labels import LabelCache, LabelSet, encoder_of
 from worker.models.shelf import Shelf
 from worker.rank import rank
 from worker.room import Room
-
-T = TypeVar("T")
 
 # The label cache's key for the model's own labels: no pack's hash is empty.
 _OWN_LABELS: Final = ""
@@ -136,13 +133,10 @@ class Pipeline:
         queue_ms = max(0.0, received_at_s - chunk.sent_at_s) * 1000
         journeys = [Journey(ref, Stopwatch(self._clock, queue_ms)) for ref in chunk.images]
         try:
-            label_set = _attempt(lambda: self._label_set(chunk.labels))
-        except redis.RedisError:
+            label_set = self._label_set(chunk.labels)
+        except Exception as e:  # noqa: BLE001 - `blame` tells them apart
             self.room.give_back(len(journeys))
-            raise
-        if isinstance(label_set, ImageError):
-            self.room.give_back(len(journeys))
-            return self.refuse(chunk, label_set)
+            return self.refuse(chunk, blame(e))
         self._depart(journeys).wait()
         return self._sum_up(chunk, self._arrive(journeys, chunk, label_set))
 
@@ -189,7 +183,7 @@ class Pipeline:
         """Read and decode, on a decode thread; whatever happens, the image lands."""
         try:
             pixels_CHW = self._decode(journey)
-        except BaseException as e:  # noqa: BLE001 - `_verdict` tells them apart
+        except BaseException as e:  # noqa: BLE001 - `blame` tells them apart
             self._batcher.forget()
             flight.land(journey, e)
             return
@@ -217,7 +211,7 @@ class Pipeline:
         self, journeys: Sequence[Journey], chunk: Chunk, label_set: LabelSet
     ) -> list[ImageResult]:
         """Tag the images that have landed, on the task's thread."""
-        outcomes = [_verdict(one.outcome) for one in journeys]
+        outcomes = [one.verdict() for one in journeys]
         inferred = [one for one in outcomes if not isinstance(one, ImageError)]
         tags = iter(self._tag(inferred, chunk, label_set))
         results = []
@@ -239,8 +233,10 @@ class Pipeline:
         found: list[tuple[Tag, ...] | Failure] = []
         for start in range(0, len(inferred), _RANKED_TOGETHER):
             some = inferred[start : start + _RANKED_TOGETHER]
-            tags = _attempt(lambda some=some: self._rank(some, chunk, label_set))  # type: ignore[misc]
-            found += [tags.failure()] * len(some) if isinstance(tags, ImageError) else tags
+            try:
+                found += self._rank(some, chunk, label_set)
+            except Exception as e:  # noqa: BLE001 - `blame` tells them apart
+                found += [blame(e).failure()] * len(some)
         return found
 
     def _rank(
@@ -265,35 +261,3 @@ class Pipeline:
         )
         self._counts.add(len(images), result.failed)
         return result
-
-
-def _attempt(step: Callable[[], T]) -> T | ImageError:
-    """Return what `step` returns, or the error that its image fails with.
-
-    Raises:
-        redis.RedisError: see `Pipeline.process`.
-    """
-    try:
-        return step()
-    except Exception as e:  # noqa: BLE001 - `_verdict` tells them apart
-        return _blame(e)
-
-
-def _verdict(outcome: Outcome | None) -> Inferred | ImageError:
-    """Return an image's embedding, or the error that it fails with.
-
-    Raises:
-        redis.RedisError: see `Pipeline.process`.
-    """
-    return outcome if isinstance(outcome, Inferred) else _blame(outcome)
-
-
-def _blame(error: BaseException | None) -> ImageError:
-    if isinstance(error, ImageError):
-        return error
-    if isinstance(error, redis.RedisError):
-        raise error
-    # The one place for everything else, MemoryError too: a bug of ours or of a library, met on one
-    # image, must not cost the images of the same chunk their results.
-    log.error("image.failed", exc_info=error)
-    return UnexpectedError()

@@ -49,11 +49,10 @@ class Tagger:
         load_engine: Callable[[Artifact, Settings], Engine] = open_engine,
     ) -> None:
         client = patient_client(settings.broker_url)
-        self._jobs = JobStore(client, settings.result_ttl_s)
         self._blobs = BlobStore(client, settings.result_ttl_s)
-        self._cancelled = Remembered(self._jobs.is_cancelled, CANCEL_PAUSE_S)
-        # Where results and jobs lie in one Redis, storing a result counts it.
-        self._counts_apart = settings.results != settings.broker_url
+        self._cancelled = Remembered(
+            JobStore(client, settings.result_ttl_s).is_cancelled, CANCEL_PAUSE_S
+        )
         self.refusal: TaggerError | None = None
         self.pipeline = Pipeline(
             settings,
@@ -87,10 +86,6 @@ class Tagger:
         log.debug("chunk.done", task=chunk.task_id, images=len(chunk.images), failed=result.failed)
         return result
 
-    def settle(self, chunk: Chunk, result: ChunkResult) -> None:
-        """Free what a chunk whose result is stored needs no more; count it if that is not done."""
-        if self._counts_apart:
-            self._jobs.finish_chunk(
-                chunk.job, chunk.seq, images=len(result.images), failed=result.failed
-            )
+    def settle(self, chunk: Chunk) -> None:
+        """Free what a chunk whose result is stored needs no more."""
         self._blobs.drop(image.blob for image in chunk.images if image.blob)

@@ -10,7 +10,7 @@ import redis
 from celery import Celery, Task
 from celery.exceptions import Reject
 
-from worker.contract.messages import TASK, Chunk, ChunkResult, MessageError
+from worker.contract.messages import TASK, Chunk, MessageError
 
 if TYPE_CHECKING:
     from worker.tagger import Tagger
@@ -25,9 +25,9 @@ def register(app: Celery, tagger: Tagger, clock: Callable[[], float] = time.time
         # Celery writes out each result to this length, for its log and for Flower.
         resultrepr_maxsize = 64
 
-        def on_success(self, retval: Any, _task_id: str, args: Any, _kwargs: Any) -> None:
+        def on_success(self, _retval: Any, _task_id: str, args: Any, _kwargs: Any) -> None:
             """Free what the chunk needs no more. Celery calls this after it stored the result."""
-            tagger.settle(Chunk.from_wire(args[0]), ChunkResult.from_wire(retval))
+            tagger.settle(Chunk.from_wire(args[0]))
 
     # `throws`: a message that is no chunk is the sender's fault; a line tells it, no traceback.
     @app.task(name=TASK, base=TagTask, throws=(MessageError,))

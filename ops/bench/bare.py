@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -24,13 +23,6 @@ from worker.models.labels import LabelSet
 from worker.rank import rank
 
 Pixels = npt.NDArray[np.uint8]
-
-
-class Spent(NamedTuple):
-    """What a loop took: wall clock and CPU, both in seconds."""
-
-    wall_s: float
-    cpu_s: float
 
 
 class Bare:
@@ -52,18 +44,18 @@ class Bare:
             artifact.manifest.embedding_dim,
         )
 
-    def one_by_one(self, paths: Sequence[str]) -> Spent:
-        """Decode and infer in turns on one thread: the least CPU that the work needs."""
-        return _timed(lambda: self._loop(map(self._prepare, paths)))
+    def one_by_one(self, paths: Sequence[str]) -> float:
+        """Decode and infer in turns on one thread: the least CPU, in seconds."""
+        return _cpu_s(lambda: self._loop(map(self._prepare, paths)))
 
-    def threaded(self, paths: Sequence[str]) -> Spent:
-        """Decode on as many threads as a worker does, while this one infers full batches."""
+    def threaded(self, paths: Sequence[str]) -> float:
+        """Decode on as many threads as a worker does, while this one infers; CPU seconds."""
 
         def loop() -> None:
             with ThreadPoolExecutor(self._settings.decoders) as pool:
                 self._loop(pool.map(self._prepare, paths))
 
-        return _timed(loop)
+        return _cpu_s(loop)
 
     def _prepare(self, path: str) -> Pixels:
         settings = self._settings
@@ -86,7 +78,7 @@ class Bare:
             )
 
 
-def _timed(loop: Callable[[], None]) -> Spent:
-    began_s, cpu_s = time.perf_counter(), time.process_time()
+def _cpu_s(loop: Callable[[], None]) -> float:
+    began_s = time.process_time()
     loop()
-    return Spent(time.perf_counter() - began_s, time.process_time() - cpu_s)
+    return time.process_time() - began_s

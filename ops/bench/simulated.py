@@ -22,7 +22,7 @@ from worker.models.artifact import Artifact
 
 
 class SimulatedEngine:
-    """Answers every batch after `latency_s` with the same unit vectors, computed before."""
+    """Answers every batch after `latency_s` with the same unit vectors."""
 
     name = "simulated"
     device = "cpu"

@@ -1,6 +1,6 @@
 """Measure the queue's tax: CPU of the worker an image beyond reading, decoding and inference.
 
-    python ops/bench/tax.py [--images 4000] [--rounds 5] [--json FILE]
+    python ops/bench/tax.py [--images 4000] [--rounds 5] [--chunk N ...] [--json FILE]
 
 The model costs nothing and the images are small, so that next to nothing is left beside the queue:
 messages, threads, batches, tags, results. What a loop without all that spends on the same images,
@@ -21,7 +21,7 @@ from typing import Any, Final
 import torch
 from bare import Bare
 from celery import Celery
-from crew import HERE, Member, crew
+from crew import HERE, Member, worker_at
 from drive import CHUNK_IMAGES, SIX, tag
 from PIL import Image
 from simulated import SimulatedEngine
@@ -58,7 +58,7 @@ def naive_ms(url: str, paths: list[str]) -> dict[str, float]:
     """Return the same of the usual Celery worker, whose tasks open and decode an image."""
     argv = ["-m", "celery", "--app", "naive", "--workdir", str(HERE)]
     argv += ["worker", "--pool", "prefork", "--concurrency", "2", "--loglevel", "WARNING"]
-    with crew(url, 1, argv) as (member,):
+    with worker_at(url, *argv) as member:
         task = Celery("naive", broker=url, backend=url).signature("naive.tag")
         for rehearsal in (paths[: WARM_UP // 4], paths):
             began_s, cpu_s = time.perf_counter(), member.cpu_s()
@@ -93,15 +93,15 @@ def measure(images: int, rounds: int, chunks: Sequence[int] = CHUNKS) -> dict[st
         paths = small_images(Path(directory), images)
         loop = Bare(Settings(), artifact, engine, labels)
         with (
-            crew(server.url, 1, [str(HERE / "simulated.py"), "0"]) as (member,),
+            worker_at(server.url, str(HERE / "simulated.py"), "0") as member,
             open_desk(Settings(broker_url=server.url)) as desk,
         ):
             loop.threaded(paths[:WARM_UP])
             tag(desk, paths[:WARM_UP], take=len)
             for _ in range(rounds):
-                bare["one thread"].append(1000 * loop.one_by_one(paths).cpu_s / images)
+                bare["one thread"].append(1000 * loop.one_by_one(paths) / images)
                 for chunk, rows in ours.items():
-                    floor_ms = 1000 * loop.threaded(paths).cpu_s / images
+                    floor_ms = 1000 * loop.threaded(paths) / images
                     bare["threads"].append(floor_ms)
                     row = spent_ms(desk, member, paths, chunk)
                     rows.append(row | {"bare_ms": floor_ms, "tax_ms": row["cpu_ms"] - floor_ms})

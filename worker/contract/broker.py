@@ -30,14 +30,11 @@ def make_app(settings: Settings, *, stores_results: bool) -> Celery:
     A producer's app has no result backend: with one, every message sent would subscribe to a
     channel of its own. Producers read results by key instead (see `jobs.JobStore.collect`).
     """
-    backend = settings.results
-    if settings.results == settings.broker_url:
-        backend = f"{_RESULTS}+{backend}"
     _lean_transport()
     app = Celery(
         APP_NAME,
         broker=settings.broker_url,
-        backend=backend if stores_results else None,
+        backend=f"{_RESULTS}+{settings.results}" if stores_results else None,
         set_as_current=False,
     )
     app.conf.update(_common(settings))

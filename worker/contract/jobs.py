@@ -146,7 +146,7 @@ class JobStore:
             self._client.hset(_key(job_id), "state", state)
 
     def is_cancelled(self, job_id: str) -> bool:
-        """Whether the job was cancelled: asked by workers once for each chunk."""
+        """Whether the job was cancelled: workers ask again and again."""
         return bool(self._client.hget(_key(job_id), "state") == b"cancelled")
 
     def finish_chunk(

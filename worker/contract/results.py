@@ -1,25 +1,28 @@
 """A chunk's result -> Redis: stored and counted in one step, by Celery's own backend.
 
-Celery asks first whether there is a result, then stores this one, and the job's record is updated
-after that: three round trips, and a worker that dies between them leaves a chunk that is done and
-not counted.
+Celery asks first whether there is a result, then stores this one, and the job's record would be
+updated after that: three round trips, and a worker that dies between them leaves a chunk that is
+done and not counted.
 """
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 import msgspec
 from celery.backends.redis import RedisBackend
 from celery.states import SUCCESS
 
+from worker.contract.broker import patient_client
 from worker.contract.jobs import JobStore
 
 
 class ChunkResults(RedisBackend):
-    """Celery's Redis backend, where the job's record lies in the same Redis."""
+    """Celery's Redis backend, which counts a chunk in its job's record when it is stored.
 
-    _jobs: JobStore | None = None
+    Where results have a Redis of their own it takes two steps: stored first, counted then.
+    """
 
     def _store_result(
         self,
@@ -30,22 +33,25 @@ class ChunkResults(RedisBackend):
         request: Any = None,
         **options: Any,
     ) -> Any:
-        if state != SUCCESS or not isinstance(result, dict) or "images" not in result:
-            return super()._store_result(task_id, result, state, traceback, request, **options)
-        meta = self._get_result_meta(
-            result=result, state=state, traceback=traceback, request=request
-        )
-        images = result["images"]
-        self._store().finish_chunk(
-            result["job"],
-            result["seq"],
-            images=len(images),
-            failed=sum(image["error"] is not None for image in images),
-            body=self._body(meta | {"task_id": task_id}),
-        )
+        is_chunk = state == SUCCESS and isinstance(result, dict) and "images" in result
+        apart = self.url != self.app.conf.broker_url
+        if apart or not is_chunk:
+            super()._store_result(task_id, result, state, traceback, request, **options)
+        if is_chunk:
+            body = b"" if apart else self._body(task_id, result, request)
+            self._jobs.finish_chunk(
+                result["job"],
+                result["seq"],
+                images=len(result["images"]),
+                failed=sum(image["error"] is not None for image in result["images"]),
+                body=body,
+            )
         return result
 
-    def _body(self, meta: dict[str, Any]) -> bytes | str:
+    def _body(self, task_id: str, result: dict[str, Any], request: Any) -> bytes | str:
+        meta = self._get_result_meta(
+            result=result, state=SUCCESS, traceback=None, request=request
+        ) | {"task_id": task_id}
         try:
             return msgspec.json.encode(meta)
         except UnicodeEncodeError:
@@ -53,7 +59,7 @@ class ChunkResults(RedisBackend):
             body: bytes | str = self.encode(meta)
             return body
 
-    def _store(self) -> JobStore:
-        if self._jobs is None:
-            self._jobs = JobStore(self.client, int(self.expires))
-        return self._jobs
+    @cached_property
+    def _jobs(self) -> JobStore:
+        # A client that rides out a short absence of Redis, as Celery's own storing does.
+        return JobStore(patient_client(self.app.conf.broker_url), int(self.expires))
