@@ -82,7 +82,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def concurrency(self) -> int:
-        """Most chunks held at once: enough to fill two batches even when every chunk is one image."""
+        """Most chunks held at once: two batches even when every chunk is one image."""
         return self.chunks_in_flight or 2 * self.max_batch + self.decoders
 
     @property
