@@ -38,7 +38,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     top_k: int
     threshold: float
     as_blobs: bool
-    chunk_images: int
+    chunk_images: int | None
 
 
 class NoWorkerError(RuntimeError):

@@ -19,6 +19,11 @@ from worker.contract.messages import Chunk, Failure, ImageRef
 
 # The blobs of a message are held in memory, and go to Redis at once.
 CHUNK_BYTES: Final = MAX_BYTES
+# A chunk costs a worker 4 ms whatever it holds, so a long job has larger ones; but each stays a
+# small part of what went before, so that all workers end at nearly the same time.
+SMALLEST_CHUNK: Final = 8
+LARGEST_CHUNK: Final = 64
+CHUNKS_BEFORE_GROWTH: Final = 128
 STOP_TIMEOUT_S: Final = 1.0
 _KINDS: Final = {
     stat.S_IFDIR: "a directory",
@@ -30,13 +35,16 @@ _KINDS: Final = {
 
 
 class Order(msgspec.Struct, frozen=True, kw_only=True):
-    """How each image of a job is to be tagged and sent. `labels` is the hash of a label pack."""
+    """How each image of a job is to be tagged and sent.
+
+    `labels` is the hash of a label pack. Without `chunk_images`, chunks grow with the job.
+    """
 
     job: str
     labels: str | None
     top_k: int
     threshold: float
-    chunk_images: int
+    chunk_images: int | None
     as_blobs: bool
     max_bytes: int
 
@@ -103,7 +111,7 @@ class Feeder:
 
     def _chunks(self) -> Iterator[tuple[tuple[ImageRef, ...], dict[str, bytes]]]:
         """Yield each chunk's references and, in blob mode, the bytes by key."""
-        seq, size_bytes = 0, 0
+        seq, size_bytes, begun = 0, 0, 0
         images: list[ImageRef] = []
         blobs: dict[str, bytes] = {}
         for path in self._paths:
@@ -114,11 +122,18 @@ class Feeder:
                     blobs[ref.blob] = data
                     size_bytes += len(data)
             images.append(ref)
-            if len(images) >= self._order.chunk_images or size_bytes >= CHUNK_BYTES:
+            if len(images) >= self._chunk_images(begun) or size_bytes >= CHUNK_BYTES:
                 yield tuple(images), blobs
+                begun += len(images)
                 seq, size_bytes, images, blobs = seq + 1, 0, [], {}
         if images:
             yield tuple(images), blobs
+
+    def _chunk_images(self, begun: int) -> int:
+        if self._order.chunk_images:
+            return self._order.chunk_images
+        # Few blobs fit in Redis at a time: they are to go round all workers.
+        return SMALLEST_CHUNK if self._order.as_blobs else growing_chunk(begun)
 
     def _with_bytes(self, path: str, key: str) -> tuple[ImageRef, bytes]:
         data = read_image(path, self._order.max_bytes)
@@ -137,6 +152,12 @@ class Feeder:
             threshold=order.threshold,
             sent_at_s=time.time(),
         )
+
+
+def growing_chunk(begun: int) -> int:
+    """Return how many images the next chunk holds after so many: a power of two, 8 to 64."""
+    share = begun // CHUNKS_BEFORE_GROWTH
+    return max(SMALLEST_CHUNK, min(LARGEST_CHUNK, 1 << share.bit_length() >> 1))
 
 
 def read_image(path: str, max_bytes: int) -> bytes | Failure:

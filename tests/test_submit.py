@@ -62,7 +62,7 @@ def order(post: Post, **fields: Any) -> Order:
         "labels": None,
         "top_k": 5,
         "threshold": 0.0,
-        "chunk_images": 8,
+        "chunk_images": None,
         "as_blobs": False,
         "max_bytes": 1000,
     }
@@ -70,7 +70,7 @@ def order(post: Post, **fields: Any) -> Order:
 
 
 def send(paths: list[str], what: Order, post: Post) -> None:
-    feeder = Feeder(paths, what, post, Window(1000, 10**9))
+    feeder = Feeder(paths, what, post, Window(10_000, 10**9))
     feeder.start()
     feeder._thread.join(10)
     assert not feeder.check()
@@ -94,6 +94,28 @@ def test_paths_travel_in_chunks_in_their_order(
     assert {(c.labels, c.top_k, c.threshold) for c in chunks} == {("0123456789abcdef", 3, 0.25)}
     job = post.jobs.get(what.job)
     assert (job.images, job.chunks, job.state) == (21, 3, "submitted")
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [(None, [8] * 256 + [16] * 128 + [32] * 128 + [64] * 12 + [40]), (100, [100] * 90)],
+)
+def test_chunks_grow_with_the_job_unless_their_size_was_given(
+    post: Post, inbox: Callable[[], list[Chunk]], given: int | None, wanted: list[int]
+) -> None:
+    paths = [f"/{number}.jpg" for number in range(9000)]
+    send(paths, order(post, chunk_images=given), post)
+    chunks = inbox()
+    assert [len(chunk.images) for chunk in chunks] == wanted
+    assert [image.path for chunk in chunks for image in chunk.images] == paths
+
+
+def test_blobs_travel_in_small_chunks(
+    post: Post, inbox: Callable[[], list[Chunk]], tmp_path: Path
+) -> None:
+    (tmp_path / "one.jpg").write_bytes(b"x")
+    send([str(tmp_path / "one.jpg")] * 20, order(post, as_blobs=True), post)
+    assert [len(chunk.images) for chunk in inbox()] == [8, 8, 4]
 
 
 def test_a_message_needs_no_subscription_of_its_own(post: Post, client: redis.Redis) -> None:

@@ -15,14 +15,13 @@ from worker.contract.labels import LabelPack
 from worker.contract.messages import Record
 
 SIX: Final = LabelPack(labels=("动物", "植物", "交通工具", "电子产品", "食物", "自然景观"))
-CHUNK_IMAGES: Final = 8
 
 
 def tag(
     desk: Desk,
     paths: Iterable[str],
     *,
-    chunk_images: int = CHUNK_IMAGES,
+    chunk_images: int | None = None,
     pack: LabelPack = SIX,
     take: Callable[[list[Record]], object],
 ) -> None:
@@ -44,7 +43,7 @@ def tag(
         take(records)
 
 
-def tagged(desk: Desk, paths: Iterable[str], chunk_images: int = CHUNK_IMAGES) -> list[Record]:
+def tagged(desk: Desk, paths: Iterable[str], chunk_images: int | None = None) -> list[Record]:
     """Return all records of a job."""
     found: list[Record] = []
     tag(desk, paths, chunk_images=chunk_images, take=found.extend)

@@ -22,7 +22,7 @@ import torch
 from bare import Bare
 from celery import Celery
 from crew import HERE, Member, worker_at
-from drive import CHUNK_IMAGES, SIX, tag
+from drive import SIX, tag
 from PIL import Image
 from simulated import SimulatedEngine
 
@@ -35,6 +35,8 @@ from worker.models.labels import LabelEncoder
 SIZE: Final = (64, 64)
 WARM_UP: Final = 800
 CHUNKS: Final = (1, 8, 16, 32, 64)
+# As `producer submit` has them when it is told nothing.
+GROWING: Final = None
 
 
 def small_images(directory: Path, count: int) -> list[str]:
@@ -46,7 +48,9 @@ def small_images(directory: Path, count: int) -> list[str]:
     return [str(files[number % len(files)]) for number in range(count)]
 
 
-def spent_ms(desk: Desk, member: Member, paths: list[str], chunk_images: int) -> dict[str, float]:
+def spent_ms(
+    desk: Desk, member: Member, paths: list[str], chunk_images: int | None
+) -> dict[str, float]:
     """Return what an image of a job costs the worker, and how fast they came back."""
     began_s, cpu_s = time.perf_counter(), member.cpu_s()
     tag(desk, paths, chunk_images=chunk_images, take=len)
@@ -88,7 +92,7 @@ def measure(images: int, rounds: int, chunks: Sequence[int] = CHUNKS) -> dict[st
     torch.set_num_threads(1)
     engine = SimulatedEngine(artifact.manifest.embedding_dim, 0.0)
     bare: dict[str, list[float]] = {"one thread": [], "threads": []}
-    ours: dict[int, list[dict[str, float]]] = {chunk: [] for chunk in chunks}
+    ours: dict[int | None, list[dict[str, float]]] = {chunk: [] for chunk in (GROWING, *chunks)}
     with tempfile.TemporaryDirectory() as directory, EmbeddedRedis() as server:
         paths = small_images(Path(directory), images)
         loop = Bare(Settings(), artifact, engine, labels)
@@ -109,10 +113,9 @@ def measure(images: int, rounds: int, chunks: Sequence[int] = CHUNKS) -> dict[st
     return {
         "images": images,
         "rounds": rounds,
-        "default_chunk": CHUNK_IMAGES,
         "bare_cpu_ms": {name: median(found) for name, found in bare.items()},
         "chunks": {
-            chunk: {name: median(row[name] for row in rows) for name in rows[0]}
+            chunk or "default": {name: median(row[name] for row in rows) for name in rows[0]}
             for chunk, rows in ours.items()
         },
         "naive": naive,
