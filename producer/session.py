@@ -79,6 +79,7 @@ class Session:
         self._images = images
         self._console = console
         self._say = say
+        self._counter = _Counter(request.paths)
         self.tally = Tally()
         self.job = ""
 
@@ -117,7 +118,7 @@ class Session:
 
     def tag(self, desk: Desk, sink: Sink) -> None:
         """Send every image and write each result to `sink` as it comes."""
-        counter, summary, self.tally = _Counter(self._request.paths), Summary(), Tally()
+        summary, self.tally = Summary(), Tally()
         feeder, collector = self._begin(desk)
         try:
             with progress(self._console, self.tally) as shown:
@@ -127,7 +128,7 @@ class Session:
                     sink.flush()
                     self.tally.add(records)
                     summary.add(records)
-                    shown.update(feeder.images if feeder.sent_all else counter.total)
+                    shown.update(feeder.images if feeder.sent_all else self._counter.total)
         finally:
             self._leave(desk, feeder)
         summary.show(self._console)
@@ -135,6 +136,7 @@ class Session:
 
     def _begin(self, desk: Desk) -> tuple[Feeder, Collector]:
         request = self._request
+        self._counter.start()
         self.job = desk.jobs.create().id
         order = Order(
             job=self.job,
@@ -147,7 +149,7 @@ class Session:
         )
         window = Window(MAX_BLOB_IMAGES if request.as_blobs else MAX_IMAGES, MAX_BLOB_BYTES)
         post = Post(desk.app, desk.jobs, desk.blobs)
-        feeder = Feeder(self._images, order, post, window)
+        feeder = Feeder(self._images, order, post, window, lambda: self._counter.total)
 
         def is_feeding() -> bool:
             desk.check()
@@ -171,8 +173,12 @@ class _Counter:
 
     def __init__(self, paths: tuple[str, ...]) -> None:
         self.total: int | None = None
-        if STANDARD_INPUT not in paths:  # A list on standard input can be read but once.
-            threading.Thread(target=self._count, args=(paths,), daemon=True).start()
+        self._paths = paths
 
-    def _count(self, paths: tuple[str, ...]) -> None:
-        self.total = count_images(paths)
+    def start(self) -> None:
+        """Begin to count, unless it is a list on standard input, which can be read but once."""
+        if STANDARD_INPUT not in self._paths:
+            threading.Thread(target=self._count, daemon=True).start()
+
+    def _count(self) -> None:
+        self.total = count_images(self._paths)

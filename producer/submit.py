@@ -7,7 +7,7 @@ import os
 import stat
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 import msgspec
@@ -19,11 +19,11 @@ from worker.contract.messages import Chunk, Failure, ImageRef
 
 # The blobs of a message are held in memory, and go to Redis at once.
 CHUNK_BYTES: Final = MAX_BYTES
-# A chunk costs a worker 4 ms whatever it holds, so a long job has larger ones; but each stays a
-# small part of what went before, so that all workers end at nearly the same time.
+# A chunk costs a worker 4 ms whatever it holds, so a long job has larger ones; but small ones at
+# both ends, so that all workers begin and end at nearly the same time.
 SMALLEST_CHUNK: Final = 8
 LARGEST_CHUNK: Final = 64
-CHUNKS_BEFORE_GROWTH: Final = 128
+CHUNK_SHARE: Final = 128
 STOP_TIMEOUT_S: Final = 1.0
 _KINDS: Final = {
     stat.S_IFDIR: "a directory",
@@ -52,8 +52,17 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
 class Feeder:
     """Sends all images of a job while another thread collects what comes back."""
 
-    def __init__(self, paths: Iterable[str], order: Order, post: Post, window: Window) -> None:
+    def __init__(
+        self,
+        paths: Iterable[str],
+        order: Order,
+        post: Post,
+        window: Window,
+        total: Callable[[], int | None] = lambda: None,
+    ) -> None:
+        """Take what is to be sent; `total` tells how many paths there are, once that is known."""
         self._paths = paths
+        self._total = total
         self._order = order
         self._post = post
         self._window = window
@@ -133,7 +142,7 @@ class Feeder:
         if self._order.chunk_images:
             return self._order.chunk_images
         # Few blobs fit in Redis at a time: they are to go round all workers.
-        return SMALLEST_CHUNK if self._order.as_blobs else growing_chunk(begun)
+        return SMALLEST_CHUNK if self._order.as_blobs else chunk_images(begun, self._total())
 
     def _with_bytes(self, path: str, key: str) -> tuple[ImageRef, bytes]:
         data = read_image(path, self._order.max_bytes)
@@ -154,9 +163,12 @@ class Feeder:
         )
 
 
-def growing_chunk(begun: int) -> int:
-    """Return how many images the next chunk holds after so many: a power of two, 8 to 64."""
-    share = begun // CHUNKS_BEFORE_GROWTH
+def chunk_images(begun: int, total: int | None) -> int:
+    """Return how many images the next chunk holds after so many: a power of two, 8 to 64.
+
+    It is a 128th of what went before or, if that is less, of what is known to be left.
+    """
+    share = (begun if total is None else min(begun, max(0, total - begun))) // CHUNK_SHARE
     return max(SMALLEST_CHUNK, min(LARGEST_CHUNK, 1 << share.bit_length() >> 1))
 
 

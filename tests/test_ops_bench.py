@@ -6,17 +6,16 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import ROOT, environment
 
 
-@pytest.mark.integration
-def test_the_queue_s_tax_is_measured_beside_a_loop_and_the_usual_worker(tmp_path: Path) -> None:
-    out = tmp_path / "tax.json"
-    words = ["--images", "160", "--rounds", "1", "--chunk", "8", "--json", str(out)]
+def bench(script: str, out: Path, *words: str) -> Any:
+    """Run a benchmark and return what it writes."""
     done = subprocess.run(
-        [sys.executable, str(ROOT / "ops/bench/tax.py"), *words],
+        [sys.executable, str(ROOT / "ops/bench" / script), *words, "--json", str(out)],
         env=environment(),
         capture_output=True,
         text=True,
@@ -24,6 +23,23 @@ def test_the_queue_s_tax_is_measured_beside_a_loop_and_the_usual_worker(tmp_path
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    found = json.loads(out.read_text(encoding="utf-8"))
-    assert found["chunks"]["8"]["cpu_ms"] > 0
+    return json.loads(out.read_text(encoding="utf-8"))
+
+
+@pytest.mark.integration
+def test_the_queue_s_tax_is_measured_beside_a_loop_and_the_usual_worker(tmp_path: Path) -> None:
+    words = ["--images", "160", "--rounds", "1", "--chunk", "8"]
+    found = bench("tax.py", tmp_path / "tax.json", *words)
+    assert found["chunks"]["default"]["cpu_ms"] > 0
     assert found["naive"]["cpu_ms"] > found["naive"]["bare_ms"] > 0
+
+
+@pytest.mark.integration
+def test_workers_with_a_simulated_device_are_counted_against_one(tmp_path: Path) -> None:
+    words = ["--latency", "50", "--workers", "1", "--workers", "2", "--seconds", "2"]
+    one, two = bench("scaling.py", tmp_path / "scaling.json", *words)
+    assert (one["workers"], one["times_one"], two["workers"]) == (1, 1.0, 2)
+    # No device can be faster than it is, and two have more than one to do.
+    assert 0 < one["of_devices"] <= 1
+    assert two["images_per_s"] > one["images_per_s"]
+    assert all(cost > 0 for cost in two["cpu_ms"].values())

@@ -69,8 +69,8 @@ def order(post: Post, **fields: Any) -> Order:
     return Order(job=post.jobs.create().id, **(values | fields))
 
 
-def send(paths: list[str], what: Order, post: Post) -> None:
-    feeder = Feeder(paths, what, post, Window(10_000, 10**9))
+def send(paths: list[str], what: Order, post: Post, total: int | None = None) -> None:
+    feeder = Feeder(paths, what, post, Window(10_000, 10**9), lambda: total)
     feeder.start()
     feeder._thread.join(10)
     assert not feeder.check()
@@ -97,14 +97,22 @@ def test_paths_travel_in_chunks_in_their_order(
 
 
 @pytest.mark.parametrize(
-    ("given", "wanted"),
-    [(None, [8] * 256 + [16] * 128 + [32] * 128 + [64] * 12 + [40]), (100, [100] * 90)],
+    ("given", "total", "wanted"),
+    [
+        (None, None, [8] * 256 + [16] * 128 + [32] * 128 + [64] * 12 + [40]),
+        (None, 9000, [8] * 256 + [16] * 128 + [32] * 26 + [16] * 127 + [8] * 255),
+        (100, 9000, [100] * 90),
+    ],
 )
 def test_chunks_grow_with_the_job_unless_their_size_was_given(
-    post: Post, inbox: Callable[[], list[Chunk]], given: int | None, wanted: list[int]
+    post: Post,
+    inbox: Callable[[], list[Chunk]],
+    given: int | None,
+    total: int | None,
+    wanted: list[int],
 ) -> None:
     paths = [f"/{number}.jpg" for number in range(9000)]
-    send(paths, order(post, chunk_images=given), post)
+    send(paths, order(post, chunk_images=given), post, total)
     chunks = inbox()
     assert [len(chunk.images) for chunk in chunks] == wanted
     assert [image.path for chunk in chunks for image in chunk.images] == paths

@@ -1,4 +1,4 @@
-"""A worker process of a benchmark: started, waited for, accounted, and stopped at its end."""
+"""Worker processes of a benchmark: started, waited for, accounted, and stopped at its end."""
 
 from __future__ import annotations
 
@@ -44,30 +44,48 @@ def worker_at(url: str, *argv: str) -> Iterator[Member]:
     Raises:
         SystemExit: with its log, if it ends or does not answer in time.
     """
+    with workers_at(url, 1, *argv) as (member,):
+        yield member
+
+
+@contextmanager
+def workers_at(url: str, count: int, *argv: str) -> Iterator[list[Member]]:
+    """Start so many workers at a broker that has none; yield once all answer.
+
+    Raises:
+        SystemExit: with their log, if one ends or does not answer in time.
+    """
     variables = os.environ | {"WANWU_BROKER_URL": url, "WANWU_RESULT_URL": ""}
+    children: list[subprocess.Popen[bytes]] = []
     with TemporaryFile() as log:
-        child = start_child(
-            [sys.executable, *argv], env=variables, stdout=log, stderr=subprocess.STDOUT
-        )
         try:
-            _await(url, child)
+            while len(children) < count:
+                children += [
+                    start_child(
+                        [sys.executable, *argv], env=variables, stdout=log, stderr=subprocess.STDOUT
+                    )
+                ]
+            _await(url, children)
         except TimeoutError as e:
             log.seek(0)
             words = f"{e}\n{log.read().decode(errors='replace')}"
             raise SystemExit(words) from e
         else:
-            yield Member(child)
+            yield [Member(child) for child in children]
         finally:
-            stop_child(child, STOP_GRACE_S)
+            for child in children:
+                child.terminate()
+            for child in children:
+                stop_child(child, STOP_GRACE_S)
 
 
-def _await(url: str, child: subprocess.Popen[bytes]) -> None:
+def _await(url: str, children: list[subprocess.Popen[bytes]]) -> None:
     app = make_app(Settings(broker_url=url), stores_results=False)
     ends_s = time.monotonic() + START_TIMEOUT_S
-    while not app.control.ping(timeout=1.0, limit=1):
-        if child.poll() is not None:
-            msg = "the worker has ended before it began"
+    while len(app.control.ping(timeout=1.0, limit=len(children))) < len(children):
+        if any(child.poll() is not None for child in children):
+            msg = "a worker has ended before it began"
             raise TimeoutError(msg)
         if time.monotonic() > ends_s:
-            msg = f"the worker did not come up in {START_TIMEOUT_S:.0f} s"
+            msg = f"the workers did not come up in {START_TIMEOUT_S:.0f} s"
             raise TimeoutError(msg)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from producer.collect import Collector
@@ -19,7 +19,7 @@ SIX: Final = LabelPack(labels=("动物", "植物", "交通工具", "电子产品
 
 def tag(
     desk: Desk,
-    paths: Iterable[str],
+    paths: Sequence[str],
     *,
     chunk_images: int | None = None,
     pack: LabelPack = SIX,
@@ -37,13 +37,14 @@ def tag(
         max_bytes=desk.settings.max_bytes,
     )
     window = Window(MAX_IMAGES, 2**30)
-    feeder = Feeder(paths, order, Post(desk.app, desk.jobs, desk.blobs), window)
+    post = Post(desk.app, desk.jobs, desk.blobs)
+    feeder = Feeder(paths, order, post, window, lambda: len(paths))
     feeder.start()
     for records in Collector(desk.jobs, job, window, feeder.check).records():
         take(records)
 
 
-def tagged(desk: Desk, paths: Iterable[str], chunk_images: int | None = None) -> list[Record]:
+def tagged(desk: Desk, paths: Sequence[str], chunk_images: int | None = None) -> list[Record]:
     """Return all records of a job."""
     found: list[Record] = []
     tag(desk, paths, chunk_images=chunk_images, take=found.extend)

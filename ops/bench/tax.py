@@ -25,6 +25,7 @@ from crew import HERE, Member, worker_at
 from drive import SIX, tag
 from PIL import Image
 from simulated import SimulatedEngine
+from small import small_images
 
 from producer.desk import Desk, open_desk
 from worker.contract.embedded import EmbeddedRedis
@@ -32,20 +33,10 @@ from worker.contract.settings import Settings
 from worker.models.artifact import open_artifact
 from worker.models.labels import LabelEncoder
 
-SIZE: Final = (64, 64)
 WARM_UP: Final = 800
 CHUNKS: Final = (1, 8, 16, 32, 64)
 # As `producer submit` has them when it is told nothing.
 GROWING: Final = None
-
-
-def small_images(directory: Path, count: int) -> list[str]:
-    """Return so many paths of small JPEGs; a few files, over and over."""
-    files = [directory / f"{number}.jpg" for number in range(16)]
-    for number, file in enumerate(files):
-        picture = Image.effect_mandelbrot(SIZE, (-2, -1.2, 1, 1.2), 20 + number)
-        picture.convert("RGB").save(file)
-    return [str(files[number % len(files)]) for number in range(count)]
 
 
 def spent_ms(
