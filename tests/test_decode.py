@@ -49,6 +49,12 @@ def plainly(image: Image.Image, size: tuple[int, int] = (48, 32)) -> npt.NDArray
     return np.asarray(image.convert("RGB").resize(size, Image.Resampling.BICUBIC))
 
 
+def close(one: npt.NDArray[np.uint8], other: npt.NDArray[np.uint8]) -> bool:
+    """Whether no value differs by more than a grey level, and few by that: rounding differs."""
+    off = np.abs(one.astype(int) - other)
+    return bool(off.max() <= 1 and off.mean() < 0.2)
+
+
 def reopened(data: bytes) -> Image.Image:
     return Image.open(io.BytesIO(data))
 
@@ -75,16 +81,16 @@ def test_pixels_are_uint8_channels_first_and_contiguous() -> None:
 @pytest.mark.parametrize(
     "kind", ["JPEG", "PNG", "WEBP", "AVIF", "TIFF", "BMP", "JPEG2000", "PPM", "TGA", "QOI", "MPO"]
 )
-def test_an_opaque_image_equals_convert_and_resize_to_the_bit(kind: str) -> None:
+def test_an_opaque_image_equals_convert_and_resize_to_one_grey_level(kind: str) -> None:
     data = encoded(picture(2, (301, 207)), kind)
-    assert (seen(data) == plainly(reopened(data))).all()
+    assert close(seen(data), plainly(reopened(data)))
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "CMYK", "YCbCr"])
 def test_other_opaque_modes_equal_convert_and_resize_too(mode: str) -> None:
     data = encoded(picture(3, (120, 90)).convert(mode), "TIFF")
     assert reopened(data).mode == mode
-    assert (seen(data) == plainly(reopened(data))).all()
+    assert close(seen(data), plainly(reopened(data)))
 
 
 @pytest.mark.parametrize("name", ["bicubic", "bilinear", "lanczos"])
@@ -92,7 +98,7 @@ def test_the_interpolation_is_the_one_asked_for(name: str) -> None:
     data = encoded(picture(4, (120, 90)), "PNG")
     spec = Preprocessing(height=32, width=48, interpolation=name)  # type: ignore[arg-type]
     expected = reopened(data).resize((48, 32), Image.Resampling[name.upper()])
-    assert (seen(data, spec) == np.asarray(expected)).all()
+    assert close(seen(data, spec), np.asarray(expected))
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF"])
@@ -102,7 +108,7 @@ def test_an_image_stands_as_its_exif_says(kind: str, orientation: int) -> None:
     exif[0x0112] = orientation
     data = encoded(picture(5, (120, 90)), kind, exif=exif)
     upright = ImageOps.exif_transpose(reopened(data))
-    assert (seen(data) == plainly(upright)).all()
+    assert close(seen(data), plainly(upright))
 
 
 @pytest.mark.parametrize(
@@ -110,7 +116,7 @@ def test_an_image_stands_as_its_exif_says(kind: str, orientation: int) -> None:
 )
 def test_a_bad_exif_block_does_not_cost_the_image(exif: bytes) -> None:
     data = encoded(picture(6), "JPEG", exif=exif)
-    assert (seen(data) == plainly(reopened(data))).all()
+    assert close(seen(data), plainly(reopened(data)))
 
 
 def test_what_is_transparent_lies_on_white() -> None:
@@ -188,7 +194,7 @@ def test_a_useless_profile_leaves_cmyk_to_pillow(profile: bytes | str) -> None:
     if profile == "rgb":
         profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     data = encoded(picture(8).convert("CMYK"), "JPEG", icc_profile=profile)
-    assert (seen(data) == plainly(reopened(data))).all()
+    assert close(seen(data), plainly(reopened(data)))
 
 
 def test_ink_is_dark_in_adobe_jpegs_as_well() -> None:

@@ -12,7 +12,7 @@ from broken_models import changed, raising
 from conftest import Crew, run
 from PIL import Image
 from side_by_side import compare, gather, tags
-from transformers import ChineseCLIPImageProcessorPil, PreTrainedTokenizerFast, pipeline
+from transformers import ChineseCLIPImageProcessor, PreTrainedTokenizerFast, pipeline
 
 from worker.contract.broker import make_app
 from worker.contract.embedded import EmbeddedRedis
@@ -57,10 +57,10 @@ def _tokenizer(artifact: Artifact) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_file=str(file), pad_token="[PAD]")
 
 
-def _processor(artifact: Artifact) -> ChineseCLIPImageProcessorPil:
+def _processor(artifact: Artifact) -> ChineseCLIPImageProcessor:
     """The one that resizes with Pillow: the other's last grey level moves so small a model."""
     spec = artifact.manifest.preprocessing
-    return ChineseCLIPImageProcessorPil(
+    return ChineseCLIPImageProcessor(
         size={"height": spec.height, "width": spec.width},
         do_center_crop=False,
         resample=Image.Resampling.BICUBIC,

@@ -1,4 +1,4 @@
-"""Pillow image of any mode -> `L` or `RGB`, 8 bits, opaque, upright. A helper of decode.py.
+"""Pillow image of any mode -> `L` or `RGB`, 8 bits, opaque; and pixels upright. For decode.py.
 
 Greyscale stays `L`: resizing one band and copying it to three gives what resizing three would, at a
 third of the price.
@@ -7,6 +7,7 @@ third of the price.
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from io import BytesIO
 from typing import Any, Final
 
@@ -14,14 +15,17 @@ import numpy as np
 import numpy.typing as npt
 from PIL import ExifTags, Image, ImageCms
 
-_TURNS: Final = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
+Pixels = npt.NDArray[np.uint8]
+
+# Of arrays with rows first, then columns.
+_TURNS: Final[dict[int, Callable[[Pixels], Pixels]]] = {
+    2: np.fliplr,
+    3: lambda pixels: np.rot90(pixels, 2),
+    4: np.flipud,
+    5: lambda pixels: pixels.swapaxes(0, 1),
+    6: lambda pixels: np.rot90(pixels, -1),
+    7: lambda pixels: np.rot90(pixels, 2).swapaxes(0, 1),
+    8: np.rot90,
 }
 # What a mangled EXIF block makes Pillow raise. The picture itself may be perfectly sound.
 _BAD_EXIF: Final = (SyntaxError, ValueError, KeyError, IndexError, TypeError, OSError, struct.error)
@@ -29,14 +33,14 @@ _TIFF_BITS_PER_SAMPLE: Final = 258
 _WHOLE_RANGES: Final = (1, 255, 65_535)
 
 
-def upright(image: Image.Image) -> Image.Image:
-    """Return the image as its EXIF orientation says it is to be seen."""
+def upright(pixels: Pixels, image: Image.Image) -> Pixels:
+    """Return the pixels, HWC or HW, as the EXIF orientation of their image says."""
     try:
         orientation: object = image.getexif().get(ExifTags.Base.Orientation)
     except _BAD_EXIF:
-        return image
+        return pixels
     turn = _TURNS.get(orientation) if isinstance(orientation, int) else None
-    return image if turn is None else image.transpose(turn)
+    return pixels if turn is None else np.ascontiguousarray(turn(pixels))
 
 
 def flatten(image: Image.Image) -> Image.Image:
@@ -49,7 +53,9 @@ def flatten(image: Image.Image) -> Image.Image:
         return _on_white(image.convert("RGBA"))
     if image.mode == "CMYK":
         return _from_cmyk(image)
-    return image.convert("L" if image.mode in {"1", "L"} else "RGB")
+    if image.mode in {"L", "RGB"}:
+        return image
+    return image.convert("L" if image.mode == "1" else "RGB")
 
 
 def _on_white(rgba: Image.Image) -> Image.Image:

@@ -1,4 +1,4 @@
-"""Bytes -> pixels, uint8 CHW. Rejects what is not an image; knows nothing of queues.
+"""Bytes -> pixels at the model's size. Rejects what is not an image; knows nothing of queues.
 
 Shapes: C colour channels (red, green, blue), H height, W width.
 """
@@ -23,12 +23,12 @@ from worker.errors import (
     TooManyPixelsError,
     TruncatedError,
 )
+from worker.resize import fit
 
 if TYPE_CHECKING:
     from worker.models.artifact import Preprocessing
 
 Pixels = npt.NDArray[np.uint8]
-Box = tuple[float, float, float, float]
 
 # Raster formats that people keep pictures in; MPO comes with JPEG. Refused: EPS, which Pillow hands
 # to Ghostscript; and fonts, films and stubs.
@@ -36,18 +36,8 @@ FORMATS: Final = (
     *("JPEG", "PNG", "WEBP", "GIF", "AVIF", "BMP", "TIFF", "JPEG2000", "PPM", "ICO", "ICNS"),
     *("PSD", "QOI", "DDS", "SGI", "PCX", "TGA"),
 )
-_FILTERS: Final = {
-    "nearest": Image.Resampling.NEAREST,
-    "box": Image.Resampling.BOX,
-    "bilinear": Image.Resampling.BILINEAR,
-    "hamming": Image.Resampling.HAMMING,
-    "bicubic": Image.Resampling.BICUBIC,
-    "lanczos": Image.Resampling.LANCZOS,
-}
-# Fast mode: a box filter may do the rest of the reduction above twice the size wanted.
+# Fast mode: a JPEG may be decoded at a fraction of its size, but at twice the size wanted or more.
 _FAST_GAP: Final = 2
-# Times the size wanted: longer ones are cut before they are resized.
-_LONGEST_STRIP: Final = 8
 # What Pillow's decoders raise on hostile input: found by fuzzing them, and by reading them.
 _DECODER_ERRORS: Final = (
     *(OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, ArithmeticError),
@@ -69,13 +59,15 @@ def set_up(max_pixels: int) -> None:
     Image.init()
     Image.MAX_IMAGE_PIXELS = max_pixels
     warnings.filterwarnings("ignore", module=r"PIL\.")
+    # Pillow's pixels are read-only, and nobody writes to them.
+    warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
 
 
 def decode(data: bytes, spec: Preprocessing, *, max_pixels: int, fast: bool = False) -> Pixels:
     """Return the first frame at the model's size: uint8, CHW, C-contiguous.
 
-    Exact mode equals `image.convert("RGB").resize(...)` to the bit where an image is opaque and
-    upright; fast mode lets JPEG's own scaling and a box filter do the coarse part.
+    Exact mode gives what Pillow's `convert("RGB")` and torchvision's antialiased resizing give
+    where an image is opaque and upright; fast mode lets a JPEG's own scaling do the coarse part.
 
     Raises:
         ImageError: of stage `decode`.
@@ -87,7 +79,7 @@ def decode(data: bytes, spec: Preprocessing, *, max_pixels: int, fast: bool = Fa
             if fast:
                 _draft(image, spec)
             image.load()
-            return fit(flatten(upright(image)), spec, fast=fast)
+            return fit(upright(np.asarray(flatten(image)), image), spec)
     except Image.DecompressionBombError as e:
         raise TooManyPixelsError(None, max_pixels) from e
     except _DECODER_ERRORS as e:
@@ -120,52 +112,6 @@ def _draft(image: Image.Image, spec: Preprocessing) -> None:
     """Let a JPEG decode at an eighth, a quarter or half its size, if that leaves enough."""
     side = _FAST_GAP * max(spec.height, spec.width, spec.edge or 0)
     image.draft(None, (side, side))
-
-
-def fit(image: Image.Image, spec: Preprocessing, *, fast: bool = False) -> Pixels:
-    """Return an RGB image at the model's size: uint8, CHW, C-contiguous."""
-    wanted, gap = (spec.width, spec.height), _FAST_GAP if fast else None
-    kernel = _FILTERS[spec.interpolation]
-    if spec.resize == "squash":
-        fitted = image.resize(wanted, kernel, reducing_gap=gap)
-    elif max(scaled := _scaled(image.size, spec)) <= _LONGEST_STRIP * max(wanted):
-        left, top = (scaled[0] - spec.width) // 2, (scaled[1] - spec.height) // 2
-        whole = image.resize(scaled, kernel, reducing_gap=gap)
-        fitted = whole.crop((left, top, left + spec.width, top + spec.height))
-    else:
-        box = _cut(image.size, scaled, wanted)
-        fitted = image.resize(wanted, kernel, box=box, reducing_gap=gap)
-    pixels_HWC = np.asarray(fitted.convert("RGB"))
-    return np.ascontiguousarray(pixels_HWC.transpose(2, 0, 1))
-
-
-def _cut(size: tuple[int, int], scaled: tuple[int, int], wanted: tuple[int, int]) -> Box:
-    """Return the part of a strip that remains after resizing by the shortest edge and cropping.
-
-    Resizing that part alone gives the same picture, if not always the last grey level, and a strip
-    of 1 x 1,000,000 does not become one of 224 x 224,000,000 on the way. Rounding is that of CLIP's
-    image processor: both the long edge and the margin are rounded down.
-    """
-    width, height = size
-    left, top = (scaled[0] - wanted[0]) // 2, (scaled[1] - wanted[1]) // 2
-    across, down = width / scaled[0], height / scaled[1]
-    return (
-        left * across,
-        top * down,
-        min(width, (left + wanted[0]) * across),
-        min(height, (top + wanted[1]) * down),
-    )
-
-
-def _scaled(size: tuple[int, int], spec: Preprocessing) -> tuple[int, int]:
-    """Return width and height before the crop: just enough for it, or more if `edge` says so."""
-    width, height = size
-    edge = spec.edge or 0
-    if spec.width * height >= spec.height * width:
-        across = max(spec.width, edge)
-        return across, max(spec.height, height * across // width)
-    down = max(spec.height, edge)
-    return max(spec.width, width * down // height), down
 
 
 def _explain(error: Exception, data: bytes, sentence: str = "") -> ImageError:

@@ -8,10 +8,10 @@ import msgspec
 import numpy as np
 from PIL import Image
 
-from worker.decode import fit
 from worker.errors import ExportError
 from worker.models.artifact import Preprocessing, Source
 from worker.models.hub import Loaded
+from worker.resize import fit
 
 # By Pillow's numbers, which transformers' configs use.
 _INTERPOLATIONS: Final = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
@@ -115,7 +115,7 @@ def _compare(spec: Preprocessing, processor: Any) -> None:
     for number, size in enumerate(_SAMPLES):
         image = _sample(size, seed=number)
         theirs = np.asarray(processor(images=image, return_tensors="pt")["pixel_values"][0])
-        ours = (fit(image, spec).astype(np.float64) / 255 - mean) / std
+        ours = (fit(np.array(image), spec).astype(np.float64) / 255 - mean) / std
         if theirs.shape != ours.shape:
             msg = f"the model's image processor gives {theirs.shape}, not {ours.shape}"
             raise ExportError(msg)
