@@ -76,6 +76,13 @@ def export(
     return open_artifact(export_to(out, settings, None, said)).manifest
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_fast_decoding_is_tried_and_told(exported: dict[str, Artifact], family: str) -> None:
+    manifest = exported[family].manifest
+    mean, worst = (manifest.parity[f"fast_decode_{name}_cosine"] for name in ("mean", "min"))
+    assert manifest.fast_decode == (mean >= 0.999 and worst >= 0.99)
+
+
 def embed(artifact: Artifact, files: list[Path]) -> Rows:
     spec = artifact.manifest.preprocessing
     images = [decode(file.read_bytes(), spec, max_pixels=10**8) for file in files]

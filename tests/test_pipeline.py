@@ -23,9 +23,11 @@ from worker.contract.blobs import BlobStore
 from worker.contract.labels import LabelPack, LabelStore
 from worker.contract.messages import Chunk, ChunkResult, Failure, ImageRef
 from worker.contract.settings import Settings
+from worker.decode import decode
 from worker.engines.torchscript import TorchScriptEngine
 from worker.errors import ArtifactError, CancelledError
 from worker.models.artifact import Artifact, open_artifact
+from worker.models.samples import photographs
 from worker.pipeline import Pipeline
 
 COLOURS = {"红": "red", "绿": "lime", "蓝": "blue"}
@@ -386,6 +388,41 @@ def test_fast_decoding_tags_alike(
     pipeline = started(settings=msgspec.structs.replace(SETTINGS, decode="fast"))
     sent = chunk(str(tmp_path / "large.jpg"), files["红"])
     assert best(pipeline.process(sent, SENT_AT_S)) == ["蓝", "红"]
+
+
+@pytest.mark.parametrize(
+    ("mode", "passed", "fast"),
+    [("auto", True, True), ("auto", False, False), ("exact", True, False), ("fast", False, True)],
+)
+def test_jpegs_are_decoded_as_the_settings_say_or_the_manifest(
+    started: Callable[..., Pipeline],
+    tiny: Artifact,
+    tmp_path: Path,
+    mode: Any,
+    passed: bool,
+    fast: bool,
+) -> None:
+    seen: list[torch.Tensor] = []
+
+    class Watched(TorchScriptEngine):
+        def embed(self, pixels_NCHW: torch.Tensor) -> torch.Tensor:
+            seen.append(pixels_NCHW[0])
+            return super().embed(pixels_NCHW)
+
+    file = tmp_path / "large.jpg"
+    file.write_bytes(photographs()[0])
+    artifact = msgspec.structs.replace(
+        tiny, manifest=msgspec.structs.replace(tiny.manifest, fast_decode=passed)
+    )
+    settings = msgspec.structs.replace(SETTINGS, decode=mode)
+    pipeline = started(artifact, settings, load_engine=loading(Watched))
+    assert not pipeline.process(chunk(str(file)), SENT_AT_S).failed
+    expected, other = (
+        decode(file.read_bytes(), tiny.manifest.preprocessing, max_pixels=10**8, fast=one)
+        for one in (fast, not fast)
+    )
+    assert (seen[-1].numpy() == expected).all()
+    assert (seen[-1].numpy() != other).any()
 
 
 def test_what_the_worker_page_shows_is_plain_json(

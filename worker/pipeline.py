@@ -82,6 +82,7 @@ class Pipeline:
         self._label_store = labels
         self._shelf = shelf
         self._worker = worker or socket.gethostname()
+        self._fast = artifact.manifest.decodes_fast(settings.decode)
         self._load_engine = load_engine
         self._clock = clock
         self._engine: Engine
@@ -200,7 +201,7 @@ class Pipeline:
                 data,
                 self._artifact.manifest.preprocessing,
                 max_pixels=self._settings.max_pixels,
-                fast=self._settings.decode == "fast",
+                fast=self._fast,
             )
 
     def _infer(self, pixels_CHW: Sequence[Pixels]) -> Embeddings:

@@ -63,7 +63,7 @@ class Bare:
             Path(path).read_bytes(),
             self._artifact.manifest.preprocessing,
             max_pixels=settings.max_pixels,
-            fast=settings.decode == "fast",
+            fast=self._artifact.manifest.decodes_fast(settings.decode),
         )
 
     def _loop(self, decoded: Iterable[Pixels]) -> None:

@@ -23,14 +23,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that can be set. Field `max_batch` is read from `WANWU_MAX_BATCH`, and so on.
 
     Sizes are in bytes or pixels, times in seconds, as the names say. `image_roots` is separated by
-    the system's path separator (`:`). An empty variable counts as not set.
+    the system's path separator (`:`). An empty variable counts as not set. With `auto`,
+    `decode` is fast where the model's manifest says that its embeddings stay what they are.
     """
 
     broker_url: str = "redis://localhost:6379/0"
     result_url: str = ""
     model: str = ""
     image_roots: tuple[str, ...] = ()
-    decode: Literal["exact", "fast"] = "exact"
+    decode: Literal["auto", "exact", "fast"] = "auto"
     device: str = "auto"
     precision: Literal["auto", "fp32", "fp16", "bf16", "int8"] = "auto"
     engine: Literal["torchscript", "eager", "compile", "onnx"] = "torchscript"

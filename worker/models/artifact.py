@@ -62,7 +62,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     A `zero-shot` model embeds images and texts alike; a `classifier` gives logits, `embedding_dim`
     of them, one for each of its own labels, and knows no texts. `logit_scale` is the factor itself
     (about 100 for CLIP), not its logarithm. `labels` names the file of the model's own label set,
-    if it has one. `parity` and `speed` were measured at export.
+    if it has one. `parity` and `speed` were measured at export; `fast_decode` says that embeddings
+    stay what they are when JPEGs are scaled down while they are decoded.
     """
 
     format: int
@@ -79,9 +80,14 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     precision: Literal["fp32", "fp16", "bf16", "int8"] = "fp32"
     batch_shapes: tuple[Positive, ...] = ()
     parity: dict[str, Any] = {}
+    fast_decode: bool = False
     speed: dict[str, Any] = {}
     torch: str = ""
     notice: str | None = None
+
+    def decodes_fast(self, mode: str) -> bool:
+        """Whether JPEGs are scaled down while they are decoded, in mode auto, exact or fast."""
+        return mode == "fast" or (mode == "auto" and self.fast_decode)
 
     def __post_init__(self) -> None:
         """Hold what types cannot express."""

@@ -13,6 +13,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -20,7 +21,9 @@ import msgspec
 import torch
 from tokenizers import Tokenizer
 
+from worker.engines.torchscript import TorchScriptEngine, load_module
 from worker.errors import ExportError
+from worker.infer import infer
 from worker.models.artifact import (
     FORMAT,
     IMAGE_TOWER,
@@ -29,9 +32,10 @@ from worker.models.artifact import (
     TOKENIZER,
     Manifest,
 )
+from worker.models.decoding import Agreement, agreement
 from worker.models.hub import Found, load
 from worker.models.original import keep
-from worker.models.precision import Precision, check, convert, supported
+from worker.models.precision import Precision, check, convert, supported, use_int8_engine
 from worker.models.recipe import Recipe, recipe_of
 from worker.models.rewrite import for_inference
 from worker.models.towers import ClassifierTower, ImageTower, TextTower
@@ -91,6 +95,8 @@ def export_model(
             model, recipe, directory, precisions, device or torch.device("cpu"), say
         )
         parity: dict[str, Any] = trial.parity()
+        scaled = _compare_decoding(trial, recipe, directory, device or torch.device("cpu"))
+        say(f"fast decoding: {scaled}")
         if tokenizer is not None:
             say("tracing the text tower")
             parity["text_max_abs"] = _export_text(model, tokenizer, recipe, directory)
@@ -98,7 +104,8 @@ def export_model(
         keep(model, directory)
         if recipe.labels:
             (directory / LABELS).write_text("\n".join(recipe.labels) + "\n", encoding="utf-8")
-        manifest = _manifest(model, recipe, trial, parity, directory)
+        manifest = _manifest(model, recipe, trial, parity | scaled.parity(), directory)
+        manifest["fast_decode"] = scaled.holds
         text = json.dumps(manifest, ensure_ascii=False, indent=1)
         (directory / MANIFEST).write_text(text + "\n", encoding="utf-8")
         return msgspec.convert(manifest, Manifest)
@@ -140,6 +147,15 @@ def _export_image(
     for precision in precisions:
         (directory / f"{precision}.pt").unlink(missing_ok=True)
     return best
+
+
+def _compare_decoding(
+    trial: Trial, recipe: Recipe, directory: Path, device: torch.device
+) -> Agreement:
+    if trial.precision == "int8":
+        use_int8_engine()
+    engine = TorchScriptEngine(load_module(directory / IMAGE_TOWER, device), device)
+    return agreement(partial(infer, engine), recipe.preprocessing)
 
 
 def _export_text(model: Any, tokenizer: Any, recipe: Recipe, directory: Path) -> float:

@@ -6,11 +6,11 @@ from typing import Any, Final
 
 import msgspec
 import numpy as np
-from PIL import Image
 
 from worker.errors import ExportError
 from worker.models.artifact import Preprocessing, Source
 from worker.models.hub import Loaded
+from worker.models.samples import picture
 from worker.resize import fit
 
 # By Pillow's numbers, which transformers' configs use.
@@ -113,7 +113,7 @@ def _compare(spec: Preprocessing, processor: Any) -> None:
     """Refuse a processor whose pixels are not those that the worker will make."""
     mean, std = (np.array(values).reshape(3, 1, 1) for values in (spec.mean, spec.std))
     for number, size in enumerate(_SAMPLES):
-        image = _sample(size, seed=number)
+        image = picture(size, seed=number)
         theirs = np.asarray(processor(images=image, return_tensors="pt")["pixel_values"][0])
         ours = (fit(np.array(image), spec).astype(np.float64) / 255 - mean) / std
         if theirs.shape != ours.shape:
@@ -126,16 +126,6 @@ def _compare(spec: Preprocessing, processor: Any) -> None:
                 f"{size[0]} x {size[1]} differs by {levels:.0f} grey levels"
             )
             raise ExportError(msg)
-
-
-def _sample(size: tuple[int, int], seed: int) -> Image.Image:
-    """Return a picture with edges, slopes and noise, such as a photograph has."""
-    width, height = size
-    dice = np.random.default_rng(seed)
-    coarse = dice.integers(0, 256, (height // 20, width // 20, 3), dtype=np.uint8)
-    image = Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC)
-    grain = dice.integers(-12, 13, (height, width, 3))
-    return Image.fromarray((np.asarray(image) + grain).clip(0, 255).astype(np.uint8))
 
 
 def _text_tokens(config: Any, tokenizer: Any) -> int:
