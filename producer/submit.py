@@ -142,7 +142,7 @@ class Feeder:
         if self._order.chunk_images:
             return self._order.chunk_images
         # Few blobs fit in Redis at a time: they are to go round all workers.
-        return SMALLEST_CHUNK if self._order.as_blobs else chunk_images(begun, self._total())
+        return SMALLEST_CHUNK if self._order.as_blobs else size_of_chunk(begun, self._total())
 
     def _with_bytes(self, path: str, key: str) -> tuple[ImageRef, bytes]:
         data = read_image(path, self._order.max_bytes)
@@ -163,7 +163,7 @@ class Feeder:
         )
 
 
-def chunk_images(begun: int, total: int | None) -> int:
+def size_of_chunk(begun: int, total: int | None) -> int:
     """Return how many images the next chunk holds after so many: a power of two, 8 to 64.
 
     It is a 128th of what went before or, if that is less, of what is known to be left.

@@ -18,8 +18,10 @@ from worker.contract.broker import BrokerUnreachableError, connect
 from worker.contract.embedded import EmbeddedRedis, server_program
 from worker.contract.processes import start_child, stop_child
 
+# Ctrl-C as in a terminal: whoever runs in the background inherits that it is ignored.
 HOLD = """
-    import time
+    import signal, time
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     from worker.contract.embedded import EmbeddedRedis
     with EmbeddedRedis() as server:
         print(server._child.pid, server._directory, flush=True)

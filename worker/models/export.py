@@ -90,12 +90,11 @@ def export_model(
         ExportError: the towers cannot be traced, or do not agree with the model.
     """
     model = model.eval().to("cpu", torch.float32)
+    device = device or torch.device("cpu")
     with _beside(out) as directory:
-        trial = _export_image(
-            model, recipe, directory, precisions, device or torch.device("cpu"), say
-        )
+        trial = _export_image(model, recipe, directory, precisions, device, say)
         parity: dict[str, Any] = trial.parity()
-        scaled = _compare_decoding(trial, recipe, directory, device or torch.device("cpu"))
+        scaled = _compare_decoding(trial, recipe, directory, device)
         say(f"fast decoding: {scaled}")
         if tokenizer is not None:
             say("tracing the text tower")
@@ -152,6 +151,7 @@ def _export_image(
 def _compare_decoding(
     trial: Trial, recipe: Recipe, directory: Path, device: torch.device
 ) -> Agreement:
+    """Ask the exported image tower whether it sees the same after fast decoding."""
     if trial.precision == "int8":
         use_int8_engine()
     engine = TorchScriptEngine(load_module(directory / IMAGE_TOWER, device), device)
