@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from full_size import parts, spread
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import (
     BertTokenizer,
@@ -42,44 +43,28 @@ def save(directory: Path, family: str, *, full: bool = False) -> Path:
     torch.manual_seed(0)
     makers = {"chinese_clip": _chinese_clip, "clip": _clip, "siglip": _siglip, "vit": _vit}
     model, processor, tokenizer = makers[family](full)
-    _spread(model)
+    spread(model)
     for part in (model, processor, tokenizer):
         if part is not None:
             part.save_pretrained(directory)
     return directory
 
 
-def _spread(model: Any) -> None:
-    """Make biases and norms matter: as initialised, they are all 0 and 1."""
-    with torch.no_grad():
-        for name, weight in model.named_parameters():
-            if name.endswith("bias") and weight.ndim == 1:
-                weight.normal_(std=0.05)
-            elif "norm" in name.lower() and weight.ndim == 1:
-                weight.normal_(mean=1.0, std=0.1)
-
-
 def _chinese_clip(full: bool) -> tuple[Any, Any, Any]:
+    if full:
+        return parts()
     tokenizer = BertTokenizer(
         vocab={
             token: n
             for n, token in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *CHARACTERS])
         }
     )
-    side = 224 if full else 48
-    if full:
-        config = ChineseCLIPConfig(
-            text_config={"vocab_size": 21128},
-            vision_config={"image_size": 224, "patch_size": 16, "projection_dim": 512},
-            projection_dim=512,
-        )
-    else:
-        config = ChineseCLIPConfig(
-            text_config=TINY_TEXT | {"vocab_size": len(tokenizer), "max_position_embeddings": 64},
-            vision_config=TINY_VISION | {"projection_dim": 16},
-            projection_dim=16,
-        )
-    size = {"height": side, "width": side}
+    config = ChineseCLIPConfig(
+        text_config=TINY_TEXT | {"vocab_size": len(tokenizer), "max_position_embeddings": 64},
+        vision_config=TINY_VISION | {"projection_dim": 16},
+        projection_dim=16,
+    )
+    size = {"height": 48, "width": 48}
     processor = ChineseCLIPImageProcessor(size=size, crop_size=size, do_center_crop=False)
     return ChineseCLIPModel(config), processor, tokenizer
 

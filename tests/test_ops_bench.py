@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 from conftest import ROOT, environment
+from hub_models import save
+from PIL import Image
 
 
 def bench(script: str, out: Path, *words: str) -> Any:
@@ -43,3 +45,27 @@ def test_workers_with_a_simulated_device_are_counted_against_one(tmp_path: Path)
     assert 0 < one["of_devices"] <= 1
     assert two["images_per_s"] > one["images_per_s"]
     assert all(cost > 0 for cost in two["cpu_ms"].values())
+
+
+@pytest.mark.integration
+def test_four_ways_to_tag_the_same_photographs_are_held_side_by_side(tmp_path: Path) -> None:
+    model = save(tmp_path / "tiny", "chinese_clip")
+    words = ["--photos", str(ROOT / "ops/examples"), "--model", str(model), "--precision", "fp32"]
+    words += ["--seconds", "0.2", "--rounds", "1", "--chart", str(tmp_path / "chart.png")]
+    words += ["--markdown", str(tmp_path / "table.md")]
+    found = bench("compare.py", tmp_path / "compare.json", *words)
+    assert list(found["contenders"]) == [
+        *("bare loop", "transformers pipeline", "naive Celery", "wanwu, one worker")
+    ]
+    for one in found["contenders"].values():
+        assert one["images_per_s"] > 0
+        assert one["cpu_ms"]["worker"] > 0
+        assert one["peak_mb"] > 0
+    assert found["contenders"]["transformers pipeline"]["times_pipeline"] == 1
+    assert found["worker"]["mean_batch"] == pytest.approx(4, abs=1)
+    assert all(found["worker"]["stages_ms"].values())
+    assert found["photographs"].startswith("24 photographs")
+    with Image.open(tmp_path / "chart.png") as chart:
+        assert chart.width > chart.height
+    table = (tmp_path / "table.md").read_text(encoding="utf-8")
+    assert all(name in table for name in found["contenders"])

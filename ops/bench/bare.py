@@ -6,8 +6,9 @@ Shapes: N images, C channels, H x W pixels.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 
@@ -53,9 +54,19 @@ class Bare:
 
         def loop() -> None:
             with ThreadPoolExecutor(self._settings.decoders) as pool:
-                self._loop(pool.map(self._prepare, paths))
+                self._loop(self._ahead(pool, paths))
 
         return _cpu_s(loop)
+
+    def _ahead(self, pool: ThreadPoolExecutor, paths: Sequence[str]) -> Iterator[Pixels]:
+        """Yield the pixels in order; as many are decoded or under way as a worker would have."""
+        waiting: deque[Future[Pixels]] = deque()
+        for path in paths:
+            waiting.append(pool.submit(self._prepare, path))
+            if len(waiting) == self._settings.images_in_flight:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
     def _prepare(self, path: str) -> Pixels:
         settings = self._settings

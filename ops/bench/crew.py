@@ -21,48 +21,66 @@ from worker.contract.settings import Settings
 HERE: Final = Path(__file__).resolve().parent
 START_TIMEOUT_S: Final = 300.0
 STOP_GRACE_S: Final = 30.0
+_KIB: Final = 1024
+_MB: Final = 1e6
 
 
 class Member:
     """A process with all its children, as the kernel accounts for them."""
 
-    def __init__(self, process: subprocess.Popen[bytes]) -> None:
-        self._process = psutil.Process(process.pid)
+    def __init__(self, pid: int) -> None:
+        self._process = psutil.Process(pid)
 
     def cpu_s(self) -> float:
         """Return the seconds of CPU, user and system, spent so far."""
         return sum(sum(one.cpu_times()[:2]) for one in self._family())
 
+    def peak_mb(self) -> float:
+        """Return the most memory that each has been resident in, summed."""
+        return sum(map(_peak_mb, self._family()))
+
     def _family(self) -> list[psutil.Process]:
         return [self._process, *self._process.children(recursive=True)]
 
 
+def _peak_mb(process: psutil.Process) -> float:
+    # psutil does not tell the peak of another process; the kernel does.
+    status = Path(f"/proc/{process.pid}/status").read_text(encoding="ascii", errors="replace")
+    fields = dict(line.partition(":")[::2] for line in status.splitlines())
+    return int(fields["VmHWM"].split()[0]) * _KIB / _MB
+
+
 @contextmanager
-def worker_at(url: str, *argv: str) -> Iterator[Member]:
+def worker_at(url: str, *argv: str, **variables: str) -> Iterator[Member]:
     """Start the worker `python *argv` at the broker; yield once it answers Celery's ping.
+
+    `variables` are set in its environment.
 
     Raises:
         SystemExit: with its log, if it ends or does not answer in time.
     """
-    with workers_at(url, 1, *argv) as (member,):
+    with workers_at(url, 1, *argv, **variables) as (member,):
         yield member
 
 
 @contextmanager
-def workers_at(url: str, count: int, *argv: str) -> Iterator[list[Member]]:
+def workers_at(url: str, count: int, *argv: str, **variables: str) -> Iterator[list[Member]]:
     """Start so many workers at a broker that has none; yield once all answer.
 
     Raises:
         SystemExit: with their log, if one ends or does not answer in time.
     """
-    variables = os.environ | {"WANWU_BROKER_URL": url, "WANWU_RESULT_URL": ""}
+    environment = os.environ | {"WANWU_BROKER_URL": url, "WANWU_RESULT_URL": ""} | variables
     children: list[subprocess.Popen[bytes]] = []
     with TemporaryFile() as log:
         try:
             while len(children) < count:
                 children += [
                     start_child(
-                        [sys.executable, *argv], env=variables, stdout=log, stderr=subprocess.STDOUT
+                        [sys.executable, *argv],
+                        env=environment,
+                        stdout=log,
+                        stderr=subprocess.STDOUT,
                     )
                 ]
             _await(url, children)
@@ -71,7 +89,7 @@ def workers_at(url: str, count: int, *argv: str) -> Iterator[list[Member]]:
             words = f"{e}\n{log.read().decode(errors='replace')}"
             raise SystemExit(words) from e
         else:
-            yield [Member(child) for child in children]
+            yield [Member(child.pid) for child in children]
         finally:
             for child in children:
                 child.terminate()

@@ -10,6 +10,7 @@ from typing import Final
 import torch
 
 from worker.contract.settings import Settings
+from worker.decode import set_up
 from worker.engines.base import resolve_device
 from worker.errors import ArtifactError
 from worker.models.artifact import FORMAT, HUB_ID, MANIFEST, Artifact, Source, open_artifact
@@ -46,6 +47,7 @@ def export_to(out: Path | None, settings: Settings, revision: str | None, say: S
     from worker.models.export import export_found  # noqa: PLC0415
     from worker.models.hub import find  # noqa: PLC0415
 
+    set_up(settings.max_pixels)
     device = resolve_device(settings.device, settings.precision)
     found = find(settings.model, revision, say)
     place = out or _place(found.source, settings.precision, device)

@@ -1,0 +1,272 @@
+"""Tag the same photographs side by side: this system, a bare loop, transformers, naive Celery.
+
+    python ops/bench/compare.py [--photos DIR] [--model DIR|ID] [--precision auto] [--json FILE]
+                                [--markdown FILE] [--chart FILE]
+
+All four take turns over the same files, each turn about `--seconds` long, and stay loaded between
+turns: whatever the machine's speed does, it does to all. Without `--model` it is a Chinese-CLIP of
+B/16's size with random weights; without `--photos` the photographs are made up, of camera size.
+Rates are medians of the turns, ratios medians of the rounds' ratios. CPU of an image is that of all
+processes: of the worker, Redis and the producer (this process). Memory is the peak.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import ExitStack
+from itertools import cycle, islice
+from pathlib import Path
+from statistics import fmean, median
+from typing import Any, Final, NamedTuple
+
+import contenders
+from charts import Bar, bars
+from contenders import BATCH, Contender
+from full_size import save
+from PIL import Image
+from tables import markdown
+
+from worker.bench.report import machine
+from worker.contract.messages import Record
+from worker.contract.settings import Settings
+from worker.models.artifact import open_artifact
+from worker.models.cache import export_to
+from worker.models.samples import photographs
+
+SECONDS: Final = 20.0
+ROUNDS: Final = 3
+LOOP, PIPELINE, OURS = "bare loop", "transformers pipeline", "wanwu, one worker"
+_STARTS: Final = (contenders.loop, contenders.pipeline, contenders.naive, contenders.ours)
+# Enough that each child of the usual worker has loaded its model.
+_REHEARSAL: Final = 8
+_STAGES: Final = ("read_ms", "decode_ms", "batch_wait_ms", "infer_ms")
+_MILLION: Final = 1e6
+
+
+class Turn(NamedTuple):
+    """What a contender did once: images a second, CPU of an image by process, and its records."""
+
+    images: int
+    images_per_s: float
+    cpu_ms: dict[str, float]
+    records: Sequence[Record]
+
+
+def take_turn(contender: Contender, photos: Sequence[str], images: int) -> Turn:
+    """Let it tag so many images, the photographs over and over.
+
+    Raises:
+        SystemExit: an image could not be tagged.
+    """
+    paths = list(islice(cycle(photos), images))
+    before_s, began_s = contender.cpu_s(), time.perf_counter()
+    records = contender.tag(paths)
+    took_s = time.perf_counter() - began_s
+    spent_s = contender.cpu_s()
+    for record in records:
+        if record.error is not None:
+            msg = f"{record.path}: {record.error.message}"
+            raise SystemExit(msg)
+    cpu_ms = {name: 1000 * (now_s - before_s[name]) / images for name, now_s in spent_s.items()}
+    return Turn(images, images / took_s, cpu_ms, records)
+
+
+def measure(
+    artifact: Path, directory: Path, photos: Sequence[str], seconds: float, rounds: int
+) -> dict[str, Any]:
+    """Return the figures of each contender, and the stages and batches of our worker."""
+    with ExitStack() as stack:
+        field = []
+        for start in _STARTS:
+            field.append(stack.enter_context(start(artifact, directory)))
+            _say(f"{field[-1].name} is ready")
+        counts = {one.name: _count(one, photos, seconds) for one in field}
+        turns: dict[str, list[Turn]] = {one.name: [] for one in field}
+        for number in range(1, rounds + 1):
+            for one in field:
+                turns[one.name].append(take_turn(one, photos, counts[one.name]))
+                rate = turns[one.name][-1].images_per_s
+                _say(f"round {number} of {rounds}: {one.name}, {rate:.1f} images/s")
+        peaks_mb = {one.name: one.member.peak_mb() for one in field}
+    return {
+        "contenders": {
+            name: _figures(found, turns) | {"peak_mb": peaks_mb[name]}
+            for name, found in turns.items()
+        },
+        "worker": _inside([record for turn in turns[OURS] for record in turn.records]),
+    }
+
+
+def _count(contender: Contender, photos: Sequence[str], seconds: float) -> int:
+    """Return how many images it tags in that time, in whole batches; it has warmed up then."""
+    take_turn(contender, photos, _REHEARSAL)
+    rate = take_turn(contender, photos, _REHEARSAL).images_per_s
+    return max(_REHEARSAL, BATCH * round(rate * seconds / BATCH))
+
+
+def _figures(turns: list[Turn], of_all: dict[str, list[Turn]]) -> dict[str, Any]:
+    rates = [turn.images_per_s for turn in turns]
+    return {
+        "images": sum(turn.images for turn in turns),
+        "images_per_s": median(rates),
+        "slowest_and_fastest": [min(rates), max(rates)],
+        "times_pipeline": _ratio(turns, of_all[PIPELINE]),
+        "of_loop": _ratio(turns, of_all[LOOP]),
+        "cpu_ms": {name: median(turn.cpu_ms[name] for turn in turns) for name in turns[0].cpu_ms},
+    }
+
+
+def _ratio(turns: list[Turn], others: list[Turn]) -> float:
+    pairs = zip(turns, others, strict=True)
+    return median(one.images_per_s / other.images_per_s for one, other in pairs)
+
+
+def _inside(records: Sequence[Record]) -> dict[str, Any]:
+    """Return the mean time of each stage, and how many batches of each size there were."""
+    images = Counter(record.batch_size for record in records if record.batch_size)
+    batches = {size: count / size for size, count in sorted(images.items())}
+    stages = {
+        stage: fmean(getattr(record.timing, stage) or 0.0 for record in records)
+        for stage in _STAGES
+    }
+    return {
+        "stages_ms": stages,
+        "batches": {str(size): round(count) for size, count in batches.items()},
+        "mean_batch": images.total() / sum(batches.values()),
+    }
+
+
+def table(figures: dict[str, Any]) -> str:
+    """Return the contenders as a person reads them."""
+    heads = ("", "images/s", "times the pipeline", "of the loop", "CPU ms/image", "peak MB")
+    rows = [
+        [
+            name,
+            f"{found['images_per_s']:.2f}",
+            f"{found['times_pipeline']:.2f}",
+            f"{found['of_loop']:.3f}",
+            " + ".join(f"{ms:.2f}" if ms < 1 else f"{ms:.0f}" for ms in found["cpu_ms"].values()),
+            f"{found['peak_mb']:,.0f}",
+        ]
+        for name, found in figures["contenders"].items()
+    ]
+    worker = figures["worker"]
+    stages = ", ".join(
+        f"{stage.removesuffix('_ms').replace('_', ' ')} {ms:.1f} ms"
+        for stage, ms in worker["stages_ms"].items()
+    )
+    sizes = ", ".join(f"{count} of {size}" for size, count in worker["batches"].items())
+    return (
+        f"{markdown(heads, rows)}\n\n"
+        f"CPU: worker + Redis + producer. Our worker, mean of an image: {stages}. "
+        f"Batches: {sizes}; {worker['mean_batch']:.2f} on average.\n\n{_setting(figures)}\n"
+    )
+
+
+def _setting(figures: dict[str, Any]) -> str:
+    found = figures["machine"]
+    return (
+        f"{figures['model']} in {figures['precision']}, {figures['photographs']}; "
+        f"{found['processor']}, {found['cores']} cores, torch {found['torch']}; "
+        f"{figures['rounds']} rounds of turns of about {figures['seconds']:g} s."
+    )
+
+
+def chart(figures: dict[str, Any], file: Path) -> None:
+    """Draw images a second, a bar a contender."""
+    rows = [
+        Bar(
+            name,
+            found["images_per_s"],
+            f"{found['images_per_s']:.1f}  ({found['times_pipeline']:.1f}x)",
+            name == OURS,
+        )
+        for name, found in figures["contenders"].items()
+    ]
+    place = figures["machine"]
+    title = f"{figures['model']}, {figures['photographs']}\n{place['processor']}, "
+    title += f"{place['cores']} cores"
+    bars(rows, title, "images a second, and how many times the pipeline's", file)
+
+
+def find_photos(directory: Path | None, made: Path) -> tuple[list[str], str]:
+    """Return the files of the directory that Pillow knows, or some made up, and what they are.
+
+    Raises:
+        SystemExit: there is none.
+    """
+    if directory is None:
+        for number, data in enumerate(photographs()):
+            (made / f"{number}.jpg").write_bytes(data)
+    sizes: dict[str, int] = {}
+    for file in sorted((directory or made).rglob("*")):
+        try:
+            with Image.open(file) as image:
+                sizes[str(file)] = image.width * image.height
+        except OSError:
+            continue
+    if not sizes:
+        msg = f"there is no image in {directory}"
+        raise SystemExit(msg)
+    kind = "made-up photographs" if directory is None else "photographs"
+    pixels = fmean(sizes.values()) / _MILLION
+    return list(sizes), f"{len(sizes)} {kind} of {pixels:.1f} MP on average"
+
+
+def run(words: argparse.Namespace) -> dict[str, Any]:
+    """Make or find model and photographs, measure, and return the figures with their setting."""
+    with tempfile.TemporaryDirectory(prefix="wanwu-compare-") as name:
+        place = Path(name)
+        (place / "photos").mkdir()
+        photos, what = find_photos(words.photos, place / "photos")
+        directory = words.model or str(save(place / "full-size"))
+        settings = Settings(model=directory, precision=words.precision, device="cpu")
+        artifact = export_to(place / "artifact", settings, None, _say)
+        manifest = open_artifact(artifact).manifest
+        figures = measure(artifact, Path(directory), photos, words.seconds, words.rounds)
+    return {
+        "model": words.model or "Chinese-CLIP B/16 with random weights",
+        "precision": manifest.precision,
+        "fast_decode": manifest.decodes_fast("auto"),
+        "photographs": what,
+        "machine": machine(),
+        "seconds": words.seconds,
+        "rounds": words.rounds,
+        **figures,
+    }
+
+
+def _say(words: str) -> None:
+    print(words, file=sys.stderr, flush=True)
+
+
+def main() -> None:
+    """Run the benchmark as the command line says."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--photos", type=Path, metavar="DIR", help="photographs, else made up")
+    parser.add_argument("--model", metavar="DIR|ID", help="a Chinese-CLIP in transformers' form")
+    parser.add_argument("--precision", default="auto", help="of our artifact")
+    parser.add_argument("--seconds", type=float, default=SECONDS, help="of a turn, about")
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--json", type=Path, help="write the figures to this file")
+    parser.add_argument("--markdown", type=Path, help="write the table to this file")
+    parser.add_argument("--chart", type=Path, help="draw the rates as PNG")
+    words = parser.parse_args()
+    figures = run(words)
+    print(table(figures))
+    if words.json:
+        words.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    if words.markdown:
+        words.markdown.write_text(table(figures), encoding="utf-8")
+    if words.chart:
+        chart(figures, words.chart)
+
+
+if __name__ == "__main__":
+    main()

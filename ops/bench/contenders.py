@@ -1,0 +1,178 @@
+"""Four ways to tag the same files, each in processes of its own that stay loaded between turns."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from bare import Bare
+from celery import Celery
+from crew import HERE, Member, worker_at
+from drive import SIX, tagged
+from naive import PROMPT
+
+from producer.desk import open_desk
+from worker.contract.broker import connect
+from worker.contract.embedded import EmbeddedRedis
+from worker.contract.messages import Record
+from worker.contract.settings import Settings
+from worker.engines.choose import open_engine
+from worker.memory import keep_freed_memory
+from worker.models.artifact import open_artifact
+from worker.models.labels import LabelEncoder
+
+BATCH: Final = 4
+# As many tasks under way keep two children busy, and no result waits for long.
+_NAIVE_AHEAD: Final = 16
+Tag = Callable[[Sequence[str]], Sequence[Record]]
+
+
+class Contender(NamedTuple):
+    """A way to tag files. `tag` returns records where there are any; `cpu_s` tells who paid."""
+
+    name: str
+    member: Member
+    tag: Tag
+    cpu_s: Callable[[], dict[str, float]]
+
+
+@contextmanager
+def loop(artifact: Path, directory: Path) -> Iterator[Contender]:
+    """Our decoder and our model in a loop with decode threads: all of the work, and no queue."""
+    del directory
+    with _solo("bare loop", _load_loop, str(artifact)) as contender:
+        yield contender
+
+
+@contextmanager
+def pipeline(artifact: Path, directory: Path) -> Iterator[Contender]:
+    """Hugging Face's zero-shot pipeline at batch 4, as its documentation calls it."""
+    del artifact
+    with _solo("transformers pipeline", _load_pipeline, str(directory)) as contender:
+        yield contender
+
+
+@contextmanager
+def naive(artifact: Path, directory: Path) -> Iterator[Contender]:
+    """Celery with a task an image, a child a core, and that pipeline in each child."""
+    del artifact
+    argv = ["-m", "celery", "--app", "naive", "--workdir", str(HERE)]
+    argv += ["worker", "--pool", "prefork", "--loglevel", "WARNING"]
+    with (
+        EmbeddedRedis() as server,
+        worker_at(server.url, *argv, NAIVE_MODEL=str(directory)) as member,
+    ):
+        task = Celery("naive", broker=server.url, backend=server.url).signature("naive.tag")
+
+        def tag(paths: Sequence[str]) -> list[Record]:
+            waiting: deque[Any] = deque()
+            for path in paths:
+                waiting.append(task.clone((path, list(SIX.labels))).delay())
+                if len(waiting) > _NAIVE_AHEAD:
+                    waiting.popleft().get()
+            for one in waiting:
+                one.get()
+            return []
+
+        yield Contender("naive Celery", member, tag, _payers(member, server.url))
+
+
+@contextmanager
+def ours(artifact: Path, directory: Path) -> Iterator[Contender]:
+    """One worker of ours, fed by the producer's own parts through Redis."""
+    del directory
+    argv = ("-m", "worker.cli", "start", "--model", str(artifact))
+    with (
+        EmbeddedRedis() as server,
+        worker_at(server.url, *argv) as member,
+        open_desk(Settings(broker_url=server.url)) as desk,
+    ):
+
+        def tag(paths: Sequence[str]) -> list[Record]:
+            return tagged(desk, paths)
+
+        yield Contender("wanwu, one worker", member, tag, _payers(member, server.url))
+
+
+def _payers(member: Member, url: str) -> Callable[[], dict[str, float]]:
+    client = connect(url)
+
+    def cpu_s() -> dict[str, float]:
+        info = client.info("cpu")
+        return {
+            "worker": member.cpu_s(),
+            "redis": info["used_cpu_sys"] + info["used_cpu_user"],
+            "producer": time.process_time(),
+        }
+
+    return cpu_s
+
+
+@contextmanager
+def _solo(
+    name: str, load: Callable[[str], Callable[[Sequence[str]], object]], model: str
+) -> Iterator[Contender]:
+    """Run what `load` returns in a process of its own: its memory and its threads are its own."""
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe()
+    process = context.Process(target=_live, args=(there, load, model), daemon=True)
+    process.start()
+    there.close()
+    try:
+        pid = here.recv()
+        member = Member(pid)
+
+        def tag(paths: Sequence[str]) -> list[Record]:
+            here.send(list(paths))
+            here.recv()
+            return []
+
+        yield Contender(name, member, tag, lambda: {"worker": member.cpu_s()})
+    except EOFError as e:
+        msg = f"the process of {name} has ended"
+        raise SystemExit(msg) from e
+    finally:
+        here.close()
+        process.join(10)
+        process.kill()
+
+
+def _live(
+    pipe: Connection, load: Callable[[str], Callable[[Sequence[str]], object]], model: str
+) -> None:
+    run = load(model)
+    pipe.send(os.getpid())
+    while True:
+        try:
+            paths = pipe.recv()
+        except EOFError:
+            return
+        run(paths)
+        pipe.send(len(paths))
+
+
+def _load_loop(model: str) -> Callable[[Sequence[str]], object]:
+    keep_freed_memory()
+    settings, artifact = Settings(model=model), open_artifact(Path(model))
+    engine = open_engine(artifact, settings)
+    labels = LabelEncoder(artifact, engine.device).encode(SIX)
+    return Bare(settings, artifact, engine, labels).threaded
+
+
+def _load_pipeline(model: str) -> Callable[[Sequence[str]], object]:
+    from transformers import pipeline as open_pipeline  # noqa: PLC0415 - the others need none
+
+    classify = open_pipeline("zero-shot-image-classification", model=model, device="cpu")
+
+    def run(paths: Sequence[str]) -> object:
+        words = {"candidate_labels": list(SIX.labels), "hypothesis_template": PROMPT}
+        return classify(list(paths), batch_size=BATCH, **words)
+
+    return run
