@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import re
 import shutil
 import subprocess
 import sys
@@ -15,6 +14,8 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 import resvg_py
+from fontTools.pens.svgPathPen import SVGPathPen
+from fontTools.ttLib import TTFont
 from PIL import Image
 
 HERE: Final = Path(__file__).resolve().parent
@@ -46,17 +47,79 @@ ICON_SETS: Final = {
     "lucide": "@iconify-json/lucide@1.2.137",
     "fa6-solid": "@iconify-json/fa6-solid@1.2.4",
 }
+# The third phase adds these: drawings of objects in lines, a font by weight, and a set with fills.
+LINE_DESIGNS: Final = {
+    "noto-emoji-300": "@fontsource/noto-emoji@5.3.2",
+    "noto-emoji-600": "@fontsource/noto-emoji@5.3.2",
+    "streamline-emojis-named": "@iconify-json/streamline-emojis@1.2.4",
+}
+MORE_ICON_SETS: Final = {
+    "streamline-ultimate-color": "@iconify-json/streamline-ultimate-color@1.2.2",
+    "streamline-plump-color": "@iconify-json/streamline-plump-color@1.2.2",
+    "streamline-freehand-color": "@iconify-json/streamline-freehand-color@1.2.2",
+    "streamline-flex-color": "@iconify-json/streamline-flex-color@1.2.2",
+    "streamline-sharp-color": "@iconify-json/streamline-sharp-color@1.2.2",
+    "streamline-stickies-color": "@iconify-json/streamline-stickies-color@1.2.2",
+    "streamline": "@iconify-json/streamline@1.2.5",
+    "streamline-ultimate": "@iconify-json/streamline-ultimate@1.2.2",
+    "flat-color-icons": "@iconify-json/flat-color-icons@1.2.3",
+    "meteocons": "@iconify-json/meteocons@1.2.4",
+    "healthicons": "@iconify-json/healthicons@1.2.13",
+    "maki": "@iconify-json/maki@1.2.5",
+    "temaki": "@iconify-json/temaki@1.2.6",
+    "pinhead": "@iconify-json/pinhead@1.2.28",
+    "mingcute": "@iconify-json/mingcute@1.2.8",
+    "hugeicons": "@iconify-json/hugeicons@1.2.35",
+    "solar": "@iconify-json/solar@1.2.13",
+    "iconoir": "@iconify-json/iconoir@1.2.11",
+    "guidance": "@iconify-json/guidance@1.2.2",
+    "bxs": "@iconify-json/bxs@1.2.3",
+    "lucide-lab": "@iconify-json/lucide-lab@1.2.3",
+    "marketeq": "@iconify-json/marketeq@1.2.2",
+    "game-icons": "@iconify-json/game-icons@1.2.4",
+}
+# To choose by, and never trained on: two sets of icons in colours, and an older emoji design.
+DEVELOPMENT_DESIGNS: Final = {
+    "emojione-v1": "@iconify-json/emojione-v1@1.2.3",
+    "streamline-kameleon-color": "@iconify-json/streamline-kameleon-color@1.2.2",
+    "streamline-cyber-color": "@iconify-json/streamline-cyber-color@1.2.2",
+}
 HELD_OUT_DESIGN: Final = "openmoji"
 PACKAGES: Final = (
     TRAINING_DESIGNS
     | SHAPE_DESIGNS
     | ICON_SETS
+    | LINE_DESIGNS
+    | MORE_ICON_SETS
+    | DEVELOPMENT_DESIGNS
     | {HELD_OUT_DESIGN: "@iconify-json/openmoji@1.2.29"}
 )
 NONE: Final = -1
 CATEGORIES: Final = ("动物", "植物", "交通工具", "电子产品", "食物", "自然景观")
 # Endings that tell the styles of one icon apart. Phosphor's other weights differ too little.
-_STYLES: Final = re.compile(r"(-(fill|filled|duotone|outline|flat|\d+))+$")
+_STYLES: Final = frozenset(
+    (
+        "fill",
+        "filled",
+        "duotone",
+        "outline",
+        "flat",
+        "line",
+        "linear",
+        "solid",
+        "remix",
+        "duo",
+        "bold",
+    )
+)
+_ICONS_WITHOUT_OBJECTS: Final = (
+    *ICON_SETS,
+    *MORE_ICON_SETS,
+    "streamline-kameleon-color",
+    "streamline-cyber-color",
+)
+_FONT: Final = "noto-emoji-"
+_NAMED: Final = "-named"
 
 Pixels = npt.NDArray[np.uint8]
 Ids = npt.NDArray[np.int64]
@@ -98,7 +161,8 @@ def load(design: str, cache: Path) -> Drawings:
     file = cache / f"{design}-{SIZE}.npz"
     if not file.exists():
         _fetch(cache)
-        drawings = _icon_set(design, cache) if design in ICON_SETS else _emoji(design, cache)
+        icons = design in _ICONS_WITHOUT_OBJECTS
+        drawings = _icon_set(design, cache) if icons else _emoji(design, cache)
         np.savez_compressed(file, **vars(drawings))
     with np.load(file) as kept:
         return Drawings(**kept)
@@ -126,15 +190,20 @@ def _fetch(cache: Path) -> None:
         sys.exit("npm is needed to fetch the drawings (Debian: apt-get install npm)")
     cache.mkdir(parents=True, exist_ok=True)
     (cache / "package.json").write_text('{"name": "drawings", "private": true}\n')
-    command = ["npm", "install", "--silent", "--no-audit", "--no-fund", *PACKAGES.values()]
+    command = ["npm", "install", "--silent", "--no-audit", "--no-fund"]
+    command += sorted(set(PACKAGES.values()))
     subprocess.run(command, cwd=cache, check=True)  # noqa: S603 - the list above, no shell
 
 
 def _emoji(design: str, cache: Path) -> Drawings:
-    icons, names = _icons(design, cache), _names(design, cache)
+    if design.startswith(_FONT):
+        svgs = _font_svgs(design, cache)
+    else:
+        icons, names = _icons(design, cache), _names(design, cache)
+        svgs = {code: svg for code, name in names.items() if (svg := _svg(icons, name))}
     pixels, objects, categories = [], [], []
     for number, thing in enumerate(read_objects()):
-        svg = _svg(icons, names.get(thing.code, ""))
+        svg = svgs.get(thing.code)
         if svg:
             pixels.append(render(svg, SIZE))
             objects.append(number)
@@ -144,10 +213,10 @@ def _emoji(design: str, cache: Path) -> Drawings:
 
 def _icon_set(design: str, cache: Path) -> Drawings:
     icons = _icons(design, cache)
-    category_of = _read_icon_names()
+    icon_names = IconNames()
     pixels, categories = [], []
     for name in icons["icons"]:
-        category = category_of.get(_STYLES.sub("", name))
+        category = icon_names.category(name)
         svg = _svg(icons, name)
         if category and svg:
             pixels.append(render(svg, SIZE))
@@ -163,15 +232,53 @@ def _stacked(pixels: list[Pixels], objects: list[int], categories: list[int]) ->
     )
 
 
-def _read_icon_names() -> dict[str, str]:
-    """Return name -> category, as icons.tsv lists them."""
-    lines = (HERE / "icons.tsv").read_text(encoding="utf-8").splitlines()
-    rows = [line.split("\t") for line in lines if not line.startswith("#")]
-    return {name: category for category, names in rows for name in names.split()}
+class IconNames:
+    """The category of an icon by its English name, as icons.tsv lists names and words."""
+
+    def __init__(self) -> None:
+        lines = (HERE / "icons.tsv").read_text(encoding="utf-8").splitlines()
+        rows = [line.split("\t") for line in lines if not line.startswith("#")]
+        self._names, self._words = (
+            {word: category for of, category, words in rows if of == kind for word in words.split()}
+            for kind in ("name", "word")
+        )
+
+    def category(self, name: str) -> str | None:
+        """Return the category of a name that is listed, or of whose words each is listed.
+
+        None where one word is unknown, or where they speak of two categories, or of none.
+        """
+        words = [word for word in name.split("-") if not word.isdigit() and word not in _STYLES]
+        whole = self._names.get("-".join(words))
+        if whole:
+            return whole
+        found = {self._words.get(word) for word in words} - {"-"}
+        return found.pop() if len(found) == 1 else None
+
+
+def _font_svgs(design: str, cache: Path) -> dict[str, str]:
+    """Return code -> glyph as SVG text, of a font that is cut into several files."""
+    folder = cache / "node_modules/@fontsource/noto-emoji/files"
+    weight = design.removeprefix(_FONT)
+    svgs = {}
+    for file in sorted(folder.glob(f"noto-emoji-*-{weight}-normal.woff")):
+        font = TTFont(file)
+        glyphs, metrics = font.getGlyphSet(), font["hhea"]
+        for code, name in font.getBestCmap().items():
+            pen = SVGPathPen(glyphs)
+            glyphs[name].draw(pen)
+            width, high = glyphs[name].width, metrics.ascent - metrics.descent
+            svgs[f"{code:x}"] = (
+                f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {high}">'
+                f'<path transform="matrix(1 0 0 -1 0 {metrics.ascent})" d="{pen.getCommands()}"/>'
+                "</svg>"
+            )
+    return svgs
 
 
 def _icons(design: str, cache: Path) -> dict[str, Any]:
-    file = cache / "node_modules/@iconify-json" / design / "icons.json"
+    package = design.removesuffix(_NAMED)
+    file = cache / "node_modules/@iconify-json" / package / "icons.json"
     icons: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     return icons
 

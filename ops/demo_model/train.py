@@ -1,7 +1,8 @@
-"""Drawings -> a trained tiny Chinese-CLIP: python ops/demo_model/train.py.
+"""Drawings -> a trained tiny Chinese-CLIP: python ops/demo_model/train.py [--from ARTIFACT].
 
 First the image tower, with one free vector for each object and category, in two phases: the second
 learns categories more, from the objects' kinship too, which black shapes have no other part in.
+`--from` goes on from an artifact of that with a third, on more drawings, half of them drawn anew.
 Then the text tower learns to put each name, in every prompt, where its vector lies: a text tower
 that is still mute would teach the image tower nothing, and cost as much as it. Afterwards export.py
 makes the artifact, and evaluate.py its figures.
@@ -21,11 +22,13 @@ from typing import TYPE_CHECKING, Any, Final
 import augment
 import drawings
 import numpy as np
+import regions
 import torch
 import torch.nn.functional as F
 from drawings import CATEGORIES, NONE
 from model import (
     IMAGE_SIZE,
+    PROMPT,
     PROMPTS,
     build_model,
     build_tokenizer,
@@ -34,18 +37,21 @@ from model import (
 )
 from torch import Tensor, nn
 
+from worker.models.artifact import open_artifact
+from worker.models.original import original_model
+
 if TYPE_CHECKING:
     from transformers import BertTokenizer
 
 BATCH: Final = 192
-# Scenes cost more than learning from them: each batch is seen again, mirrored and shifted.
-ECHOES: Final = 2
 LARGEST_SHIFT: Final = 5
 WARMUP_STEPS: Final = 40
 # So many of the images are, in the end, of the phase's full strength.
 WILD_SHARE: Final = 0.6
 MATRIX_RATE: Final = 0.004
+ADAM_RATE: Final = 1e-3
 OTHER_RATE: Final = 2e-3
+BETAS: Final = (0.9, 0.98)
 WEIGHT_DECAY: Final = 0.05
 EMA: Final = 0.99
 MAX_LOGIT_SCALE: Final = math.log(40.0)
@@ -64,22 +70,31 @@ class Phase:
 
     `shapes` of a batch are shapes and icons, which teach categories alone. `category` and `kinship`
     weigh their losses against that of the objects. `level` is how long the rate stays at its
-    peak: 2 is half of the steps. Scenes of the first phase grow wilder step by step.
+    peak: 2 is half of the steps. Scenes of the first phase grow wilder step by step. So many of the
+    drawings are `redrawn` in another style, and so many images `plain`: hardly changed, on white.
+    Scenes cost more than learning from them: each batch is seen again, mirrored and shifted.
+    Without `muon` AdamW trains the matrices too: Muon multiplies in bfloat16, which on a processor
+    without instructions for it takes three times as long as all else.
     """
 
     number: int
     steps: int
+    echoes: int
     strength: augment.Strength
     shapes: int
     rate: float
     level: float
     category: float
     kinship: float
+    redrawn: float = 0.0
+    plain: float = 0.0
+    muon: bool = True
 
 
 LEARNING: Final = Phase(
     number=1,
     steps=2800,
+    echoes=2,
     strength=augment.TRAINING,
     shapes=36,
     rate=1.0,
@@ -90,6 +105,7 @@ LEARNING: Final = Phase(
 FINISHING: Final = Phase(
     number=2,
     steps=1200,
+    echoes=2,
     strength=augment.FINISHING,
     shapes=48,
     rate=0.4,
@@ -97,22 +113,44 @@ FINISHING: Final = Phase(
     category=1.5,
     kinship=0.5,
 )
+REFINING: Final = Phase(
+    number=3,
+    steps=1400,
+    echoes=2,
+    strength=augment.FINISHING,
+    shapes=64,
+    rate=0.8,
+    level=1.0,
+    category=1.5,
+    kinship=0.5,
+    redrawn=0.5,
+    plain=0.35,
+    muon=False,
+)
 
 
 @dataclass(frozen=True)
 class Data:
-    """All training drawings: RGBA N4SS, the object and the category of each, or NONE."""
+    """All training drawings: RGBA N4SS, the object and the category of each, or NONE.
+
+    `regions_NSS` are the maps by which they can be redrawn, `weights_N` how often each is to come;
+    without them, all come equally often.
+    """
 
     rgba_N4SS: Tensor
     object_ids_N: Tensor
     category_ids_N: Tensor
     names: list[str]
+    regions_NSS: Tensor | None = None
+    weights_N: Tensor | None = None
 
 
-def read_data(cache: Path) -> Data:
-    """Return the drawings of everything that takes part in the training."""
-    named = [drawings.load(design, cache) for design in drawings.TRAINING_DESIGNS]
-    sets = (*drawings.SHAPE_DESIGNS, *drawings.ICON_SETS)
+def read_data(cache: Path, *, more: bool = False) -> Data:
+    """Return the drawings of everything that takes part in the training, or in its third phase."""
+    designs = [*drawings.TRAINING_DESIGNS, *(drawings.LINE_DESIGNS if more else ())]
+    sets = [*drawings.SHAPE_DESIGNS, *drawings.ICON_SETS]
+    sets += [*(drawings.MORE_ICON_SETS if more else ())]
+    named = [drawings.load(design, cache) for design in designs]
     shapes = [drawings.load(design, cache) for design in sets]
     pixels = np.concatenate([one.pixels for one in named + shapes])
     categories = np.concatenate([one.category_ids for one in named + shapes])
@@ -120,23 +158,43 @@ def read_data(cache: Path) -> Data:
     ids = np.concatenate([one.object_ids for one in named])
     objects[: len(ids)] = ids
     taught = (objects != NONE) | (categories != NONE)
-    return Data(
+    data = Data(
         torch.from_numpy(pixels[taught]).permute(0, 3, 1, 2).contiguous(),
         torch.from_numpy(objects[taught]),
         torch.from_numpy(categories[taught]),
         [thing.name for thing in drawings.read_objects()],
     )
+    if not more:
+        return data
+    maps = torch.cat([regions.load(design, cache) for design in designs + sets])
+    return replace(data, regions_NSS=maps[torch.from_numpy(taught)], weights_N=_weights(data))
+
+
+def _weights(data: Data) -> Tensor:
+    """Return how often each drawing is to come: few plants are drawn, and many animals.
+
+    Icons are drawn so that their categories come equally often, objects half of the way to that.
+    """
+    nameless_N = data.object_ids_N == NONE
+    weights_N = torch.ones(len(nameless_N))
+    for kind_N, power in ((nameless_N, 1.0), (~nameless_N, 0.5)):
+        counts_C = (data.category_ids_N[kind_N] + 1).bincount(minlength=len(CATEGORIES) + 1)
+        share_C = (counts_C.clamp(min=1) / counts_C.max()) ** -power
+        weights_N[kind_N] = share_C[data.category_ids_N[kind_N] + 1]
+    return weights_N
 
 
 class ImageStage(nn.Module):
     """The model's image tower, with a vector for each object and each category."""
 
-    def __init__(self, model: Any, data: Data) -> None:
+    def __init__(self, model: Any, data: Data, prototypes_KD: Tensor | None = None) -> None:
         super().__init__()
         self.model = model
         self.data = data
-        rows = len(data.names) + len(CATEGORIES)
-        self.prototypes_KD = nn.Parameter(torch.randn(rows, model.config.projection_dim))
+        if prototypes_KD is None:
+            rows = len(data.names) + len(CATEGORIES)
+            prototypes_KD = torch.randn(rows, model.config.projection_dim)
+        self.prototypes_KD = nn.Parameter(prototypes_KD)
         self.kin_CK = torch.tensor(
             [
                 [thing.category == category for thing in drawings.read_objects()]
@@ -164,23 +222,28 @@ class ImageStage(nn.Module):
         by_kin = F.cross_entropy(of_kin_BC, categories_B, ignore_index=NONE)
         return by_object + phase.category * by_category + phase.kinship * by_kin
 
-    def optimizers(self, rate: float) -> list[torch.optim.Optimizer]:
-        """Return Muon for the matrices of the tower, AdamW for everything else it trains."""
+    def optimizers(self, phase: Phase) -> list[torch.optim.Optimizer]:
+        """Return one for the matrices of the tower, and AdamW for everything else it trains."""
         tower, projection = self.model.vision_model, self.model.visual_projection
         named = [*tower.named_parameters(), *projection.named_parameters()]
         matrices = [p for name, p in named if p.ndim == 2 and "embed" not in name]  # noqa: PLR2004
         known = {id(p) for p in matrices}
         others = [p for _, p in named if id(p) not in known]
         others += [self.prototypes_KD, self.model.logit_scale]
-        return [
-            torch.optim.Muon(
+        of_matrices: torch.optim.Optimizer
+        if phase.muon:
+            of_matrices = torch.optim.Muon(
                 matrices,
-                lr=rate * MATRIX_RATE,
+                lr=phase.rate * MATRIX_RATE,
                 weight_decay=WEIGHT_DECAY,
                 adjust_lr_fn="match_rms_adamw",
-            ),
-            torch.optim.AdamW(others, lr=rate * OTHER_RATE, betas=(0.9, 0.98), weight_decay=0.0),
-        ]
+            )
+        else:
+            of_matrices = torch.optim.AdamW(
+                matrices, lr=phase.rate * ADAM_RATE, betas=BETAS, weight_decay=WEIGHT_DECAY
+            )
+        rate = phase.rate * OTHER_RATE
+        return [of_matrices, torch.optim.AdamW(others, lr=rate, betas=BETAS, weight_decay=0.0)]
 
 
 def rate_at(step: int, steps: int, level: float) -> float:
@@ -192,21 +255,49 @@ def batches(data: Data, phase: Phase) -> Iterator[tuple[int, Tensor, Tensor, Ten
     """Yield step, scenes, objects, categories; of a kind, all come once before any comes again."""
     order = torch.Generator().manual_seed(phase.number)
     nameless_N = data.object_ids_N == NONE
-    shapes = _rounds((nameless_N).nonzero()[:, 0], phase.shapes, order)
-    named = _rounds((~nameless_N).nonzero()[:, 0], BATCH - phase.shapes, order)
+    shapes = _drawn(nameless_N.nonzero()[:, 0], phase.shapes, data.weights_N, order)
+    named = _drawn((~nameless_N).nonzero()[:, 0], BATCH - phase.shapes, data.weights_N, order)
     for step in range(phase.steps):
         dice = torch.Generator().manual_seed(SEEDS_OF_A_PHASE * (phase.number - 1) + step)
         picked_B = torch.cat([next(shapes), next(named)])
         picked_B = picked_B[torch.randperm(BATCH, generator=dice)]
-        wild = int(BATCH * WILD_SHARE * (step / phase.steps if phase.number == 1 else 1.0))
-        rgba_B4SS = data.rgba_N4SS[picked_B]
-        parts = [augment.scenes(rgba_B4SS[wild:], IMAGE_SIZE, augment.EVALUATION, dice)]
-        if wild:
-            parts.insert(0, augment.scenes(rgba_B4SS[:wild], IMAGE_SIZE, phase.strength, dice))
-        images = torch.cat(parts)
-        for _ in range(ECHOES):
+        images = torch.cat(_scenes(data, picked_B, phase, step, dice))
+        for _ in range(phase.echoes):
             yield step, images, data.object_ids_N[picked_B], data.category_ids_N[picked_B]
             images = _echo(images, dice)
+
+
+def _scenes(
+    data: Data, picked_B: Tensor, phase: Phase, step: int, dice: torch.Generator
+) -> list[Tensor]:
+    """Return scenes of the picked drawings, in order: wild, plain, and some in between."""
+    wild = int(BATCH * WILD_SHARE * (step / phase.steps if phase.number == 1 else 1.0))
+    plain = int(BATCH * phase.plain)
+    wild -= int(wild * phase.plain)
+    rgba_B4SS = data.rgba_N4SS[picked_B]
+    if data.regions_NSS is not None:
+        anew_R = (torch.rand(BATCH, generator=dice) < phase.redrawn).nonzero()[:, 0]
+        maps_RSS = data.regions_NSS[picked_B[anew_R]]
+        rgba_B4SS[anew_R] = augment.redrawn(rgba_B4SS[anew_R], maps_RSS, dice)
+    parts = (
+        (rgba_B4SS[:wild], phase.strength),
+        (rgba_B4SS[wild : wild + plain], augment.PLAIN),
+        (rgba_B4SS[wild + plain :], augment.EVALUATION),
+    )
+    return [
+        augment.scenes(part, IMAGE_SIZE, strength, dice) for part, strength in parts if len(part)
+    ]
+
+
+def _drawn(
+    numbers: Tensor, size: int, weights_N: Tensor | None, dice: torch.Generator
+) -> Iterator[Tensor]:
+    """Yield `size` of the numbers again and again: by weight, or in rounds of ever new order."""
+    if weights_N is None:
+        yield from _rounds(numbers, size, dice)
+    else:
+        while True:
+            yield numbers[torch.multinomial(weights_N[numbers], size, generator=dice)]
 
 
 def _rounds(numbers: Tensor, size: int, dice: torch.Generator) -> Iterator[Tensor]:
@@ -233,8 +324,8 @@ def train_images(stage: ImageStage, phase: Phase, checkpoint: Path) -> None:
     """Train the image tower for a phase; it ends with the running average of its weights."""
     averaged = copy.deepcopy(stage)
     stage.train()
-    optimizers = stage.optimizers(phase.rate)
-    updates = ECHOES * phase.steps
+    optimizers = stage.optimizers(phase)
+    updates = phase.echoes * phase.steps
     schedules = [
         torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: rate_at(step, updates, phase.level)
@@ -264,7 +355,7 @@ def train_texts(stage: ImageStage, tokenizer: BertTokenizer) -> None:
     """Train the text tower to put names and categories where their vectors lie."""
     model = stage.model
     towers = [*model.text_model.parameters(), *model.text_projection.parameters()]
-    optimizer = torch.optim.AdamW(towers, lr=TEXT_RATE, betas=(0.9, 0.98), weight_decay=0.01)
+    optimizer = torch.optim.AdamW(towers, lr=TEXT_RATE, betas=BETAS, weight_decay=0.01)
     prototypes_KD = F.normalize(stage.prototypes_KD.detach(), dim=-1)
     names = [*stage.data.names, *CATEGORIES]
     weights_K = torch.ones(len(names))
@@ -295,10 +386,37 @@ def _average(averaged: nn.Module, model: nn.Module, keep: float) -> None:
 def train(cache: Path, out: Path, share: float) -> None:
     """Train both towers for a share of all steps; save weights and tokenizer under `out`."""
     torch.manual_seed(0)
-    out.mkdir(parents=True, exist_ok=True)
     tokenizer = build_tokenizer(drawings.read_objects())
     stage = ImageStage(build_model(len(tokenizer)), read_data(cache))
-    for phase in (LEARNING, FINISHING):
+    _train(stage, tokenizer, (LEARNING, FINISHING), out, share)
+
+
+def train_on(source: Path, cache: Path, out: Path, share: float, times: int) -> None:
+    """Do the third phase, from an artifact, for the first or a further time; save as `train` does.
+
+    Each time picks and draws other scenes.
+    """
+    torch.manual_seed(times - 1)
+    phase = replace(REFINING, number=REFINING.number + times - 1)
+    tokenizer = build_tokenizer(drawings.read_objects())
+    model = original_model(open_artifact(source))
+    data = read_data(cache, more=True)
+    with torch.no_grad():
+        texts = [PROMPT.format(name) for name in (*data.names, *CATEGORIES)]
+        # As long as vectors that start at random, so that the rate means the same.
+        prototypes_KD = embed_texts(model, tokenizer, texts) * model.config.projection_dim**0.5
+    _train(ImageStage(model.requires_grad_(), data, prototypes_KD), tokenizer, (phase,), out, share)
+
+
+def _train(
+    stage: ImageStage,
+    tokenizer: BertTokenizer,
+    phases: tuple[Phase, ...],
+    out: Path,
+    share: float,
+) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    for phase in phases:
         steps = max(1, int(share * phase.steps))
         train_images(stage, replace(phase, steps=steps), out / CHECKPOINT)
     train_texts(stage, tokenizer)
@@ -311,5 +429,10 @@ if __name__ == "__main__":
     parser.add_argument("--cache", type=Path, default=Path("drawings"), help="fetched drawings")
     parser.add_argument("--out", type=Path, default=Path("trained"), help="weights and tokenizer")
     parser.add_argument("--share", type=float, default=1.0, help="of all steps, for a trial")
+    parser.add_argument("--from", dest="source", type=Path, help="an artifact, to refine it")
+    parser.add_argument("--time", type=int, default=1, help="how often it was refined, plus one")
     words = parser.parse_args()
-    train(words.cache, words.out, words.share)
+    if words.source:
+        train_on(words.source, words.cache, words.out, words.share, words.time)
+    else:
+        train(words.cache, words.out, words.share)
