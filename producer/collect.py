@@ -13,7 +13,8 @@ from producer.window import Window
 from worker.contract.jobs import JobStore, LostChunk
 from worker.contract.messages import ChunkResult, Failure, ImageRef, Record, Timing
 
-WINDOW_CHUNKS: Final = 256
+# Results of so many images are fetched and held at a time: some megabytes.
+WINDOW_IMAGES: Final = 2048
 # A small job can be fetched again with `producer results`; a large one must not fill Redis.
 KEPT_IMAGES: Final = 10_000
 SHORTEST_PAUSE_S: Final = 0.005
@@ -83,11 +84,10 @@ class Collector:
         pause_s, stall_at_s = SHORTEST_PAUSE_S, now() + STALL_S
         # The feeder is asked first: what it sent before it ended is then seen in the window.
         while self._is_feeding() or (self._window.images and not until_sent):
-            began_s, under_way = now(), self._window.seqs()
-            for start in range(0, len(under_way), WINDOW_CHUNKS):
-                yield under_way[start : start + WINDOW_CHUNKS]
+            began_s, under_way = now(), self._window.parts(WINDOW_IMAGES)
+            yield from under_way
             self._stalled = False
-            if not under_way or self._window.has_lost(under_way):
+            if not under_way or any(map(self._window.has_lost, under_way)):
                 pause_s, stall_at_s = SHORTEST_PAUSE_S, now() + STALL_S
             else:
                 pause_s = min(pause_s * 1.5, LONGEST_PAUSE_S)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
-from producer.collect import STALL_S, STILL_S, SYSTEM_CLOCK, WINDOW_CHUNKS, Clock
+from producer.collect import STALL_S, STILL_S, SYSTEM_CLOCK, WINDOW_IMAGES, Clock
 from producer.sinks import Sink
 from worker.contract.jobs import Job, JobStore, LostChunk
 from worker.contract.messages import ChunkResult
@@ -62,8 +62,9 @@ def fetch(jobs: JobStore, job_id: str, sink: Sink) -> Fetched:
     job = jobs.get(job_id)
     images = failed = gone = 0
     lost: list[LostChunk] = []
-    for start in range(0, job.chunks, WINDOW_CHUNKS):
-        seqs = range(start, min(start + WINDOW_CHUNKS, job.chunks))
+    step = max(1, WINDOW_IMAGES * job.chunks // max(1, job.images))
+    for start in range(0, job.chunks, step):
+        seqs = range(start, min(start + step, job.chunks))
         found = jobs.collect(job_id, seqs)
         for outcome in found:
             if isinstance(outcome, ChunkResult):

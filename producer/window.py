@@ -71,6 +71,22 @@ class Window:
         with self._changed:
             return list(self._sent)
 
+    def parts(self, max_images: int) -> list[list[int]]:
+        """Return the chunks under way, the oldest first, in parts of at most so many images.
+
+        A chunk that is larger on its own is a part of its own.
+        """
+        found: list[list[int]] = []
+        room = 0
+        with self._changed:
+            for seq, sent in self._sent.items():
+                if not found or len(sent.images) > room:
+                    found.append([])
+                    room = max_images
+                found[-1].append(seq)
+                room -= len(sent.images)
+        return found
+
     def has_lost(self, seqs: Iterable[int]) -> bool:
         """Whether any of these chunks has been taken out."""
         with self._changed:

@@ -131,10 +131,17 @@ def test_a_chunk_that_celery_gave_up_fails_each_of_its_images(job: Job) -> None:
 
 
 def test_many_chunks_are_asked_for_in_windows(client: redis.Redis) -> None:
-    job = Job(client, 2 * collect.WINDOW_CHUNKS + 10, images=1)
-    job.finish(*range(2 * collect.WINDOW_CHUNKS + 10))
+    job = Job(client, 10, images=collect.WINDOW_IMAGES // 4)
+    job.finish(*range(10))
     sizes = [len(batch) for batch in job.collector.records()]
-    assert sizes == [collect.WINDOW_CHUNKS, collect.WINDOW_CHUNKS, 10]
+    assert sizes == [collect.WINDOW_IMAGES, collect.WINDOW_IMAGES, collect.WINDOW_IMAGES // 2]
+
+
+def test_a_chunk_larger_than_a_window_is_asked_for_alone(client: redis.Redis) -> None:
+    job = Job(client, 2, images=collect.WINDOW_IMAGES + 1)
+    job.finish(0, 1)
+    sizes = [len(batch) for batch in job.collector.records()]
+    assert sizes == [collect.WINDOW_IMAGES + 1] * 2
 
 
 def test_the_results_of_the_last_images_stay_in_redis(

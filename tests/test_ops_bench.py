@@ -69,3 +69,15 @@ def test_four_ways_to_tag_the_same_photographs_are_held_side_by_side(tmp_path: P
         assert chart.width > chart.height
     table = (tmp_path / "table.md").read_text(encoding="utf-8")
     assert all(name in table for name in found["contenders"])
+
+
+@pytest.mark.integration
+def test_memory_is_traced_from_the_first_thousands_of_images_on(tmp_path: Path) -> None:
+    words = ["--paths", "12000", "--images", "300"]
+    found = bench("memory.py", tmp_path / "memory.json", *words)
+    assert found["producer"]["images"] == 12000
+    assert found["worker"]["images"] == 300
+    for one in found.values():
+        assert 0 < one["settled_mb"] <= one["most_mb"]
+    # Thousands of results at once would be more than this.
+    assert found["producer"]["growth_mb"] < 20

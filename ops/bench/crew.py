@@ -35,6 +35,10 @@ class Member:
         """Return the seconds of CPU, user and system, spent so far."""
         return sum(sum(one.cpu_times()[:2]) for one in self._family())
 
+    def resident_mb(self) -> float:
+        """Return the memory that all are resident in now."""
+        return sum(one.memory_info().rss for one in self._family()) / _MB
+
     def peak_mb(self) -> float:
         """Return the most memory that each has been resident in, summed."""
         return sum(map(_peak_mb, self._family()))
