@@ -81,3 +81,14 @@ def test_memory_is_traced_from_the_first_thousands_of_images_on(tmp_path: Path) 
         assert 0 < one["settled_mb"] <= one["most_mb"]
     # Thousands of results at once would be more than this.
     assert found["producer"]["growth_mb"] < 20
+
+
+@pytest.mark.integration
+def test_fast_decoding_is_held_against_pillow_and_exact_decoding(tmp_path: Path) -> None:
+    model = save(tmp_path / "tiny", "chinese_clip")
+    words = ["--model", str(model), "--rounds", "1"]
+    found = bench("decoding.py", tmp_path / "decoding.json", *words)
+    assert list(found["cpu_ms"]) == ["Pillow", "exact", "fast"]
+    assert found["times_pillow"]["Pillow"] == 1
+    assert found["photographs"].startswith("4 made-up photographs")
+    assert 0.99 < found["worst_cosine"] <= found["mean_cosine"] <= 1

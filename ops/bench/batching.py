@@ -13,9 +13,11 @@ import io
 import json
 import tempfile
 import time
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median, quantiles
-from typing import Any
+from typing import Any, Final
 
 from drive import tagged
 from PIL import Image
@@ -24,12 +26,20 @@ from producer.desk import open_desk
 from worker.contract.messages import Record
 from worker.contract.settings import Settings
 
-SIZE = (640, 480)
+SIZE: Final = (640, 480)
+# Until then the worker is idle again.
+PAUSE_S: Final = 0.1
 
 
-def fill(records: list[Record]) -> float:
+def fill(records: Sequence[Record]) -> float:
     """Return the mean batch size: an image in a batch of 4 stands for a quarter of it."""
     return len(records) / sum(1 / record.batch_size for record in records if record.batch_size)
+
+
+def batches(records: Sequence[Record]) -> dict[int, int]:
+    """Return how many batches of each size the images were in."""
+    images = Counter(record.batch_size for record in records if record.batch_size)
+    return {size: round(count / size) for size, count in sorted(images.items())}
 
 
 def overhead_ms(record: Record) -> float:
@@ -49,31 +59,34 @@ def measure(images: int, singles: int) -> dict[str, Any]:
         for path in paths:
             path.write_bytes(buffer.getvalue())
         names = [str(path) for path in paths]
-        tagged(desk, names[:64], 8)
+        tagged(desk, names[:64])
         began_s = time.monotonic()
-        backlog = tagged(desk, names, 8)
+        backlog = tagged(desk, names)
         elapsed_s = time.monotonic() - began_s
         one_by_one = tagged(desk, names, 1)
         lone = []
         for _ in range(singles):
-            lone += tagged(desk, names[:1], 8)
-            time.sleep(0.1)
+            lone += tagged(desk, names[:1])
+            time.sleep(PAUSE_S)
     extra_ms = sorted(overhead_ms(record) for record in lone)
     return {
         "backlog of images": images,
         "images a second": round(images / elapsed_s, 1),
-        "mean batch, chunks of 8": round(fill(backlog), 3),
+        "mean batch": round(fill(backlog), 3),
+        "batches by size": batches(backlog),
         "mean batch, chunks of 1": round(fill(one_by_one), 3),
+        "batches by size, chunks of 1": batches(one_by_one),
         "lone images": singles,
         "lone image, ms outside read, decode and inference, median": round(median(extra_ms), 2),
         "the same, 90th percentile": round(quantiles(extra_ms, n=10)[-1], 2),
+        "the same, 99th percentile": round(quantiles(extra_ms, n=100)[-1], 2),
     }
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=2000)
-    parser.add_argument("--singles", type=int, default=100)
+    parser.add_argument("--singles", type=int, default=300)
     parser.add_argument("--json", type=Path)
     words = parser.parse_args()
     figures = measure(words.images, words.singles)

@@ -17,7 +17,6 @@ import json
 import sys
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
 from itertools import cycle, islice
@@ -26,18 +25,16 @@ from statistics import fmean, median
 from typing import Any, Final, NamedTuple
 
 import contenders
+from batching import batches, fill
 from charts import Bar, bars
 from contenders import BATCH, Contender
-from full_size import save
-from PIL import Image
+from full_size import exported
+from photos import find_photos
 from tables import markdown
 
 from worker.bench.report import machine
 from worker.contract.messages import Record
-from worker.contract.settings import Settings
 from worker.models.artifact import open_artifact
-from worker.models.cache import export_to
-from worker.models.samples import photographs
 
 SECONDS: Final = 20.0
 ROUNDS: Final = 3
@@ -46,7 +43,6 @@ _STARTS: Final = (contenders.loop, contenders.pipeline, contenders.naive, conten
 # Enough that each child of the usual worker has loaded its model.
 _REHEARSAL: Final = 8
 _STAGES: Final = ("read_ms", "decode_ms", "batch_wait_ms", "infer_ms")
-_MILLION: Final = 1e6
 
 
 class Turn(NamedTuple):
@@ -78,7 +74,7 @@ def take_turn(contender: Contender, photos: Sequence[str], images: int) -> Turn:
 
 
 def measure(
-    artifact: Path, directory: Path, photos: Sequence[str], seconds: float, rounds: int
+    artifact: Path, directory: str, photos: Sequence[str], seconds: float, rounds: int
 ) -> dict[str, Any]:
     """Return the figures of each contender, and the stages and batches of our worker."""
     with ExitStack() as stack:
@@ -129,16 +125,13 @@ def _ratio(turns: list[Turn], others: list[Turn]) -> float:
 
 def _inside(records: Sequence[Record]) -> dict[str, Any]:
     """Return the mean time of each stage, and how many batches of each size there were."""
-    images = Counter(record.batch_size for record in records if record.batch_size)
-    batches = {size: count / size for size, count in sorted(images.items())}
-    stages = {
-        stage: fmean(getattr(record.timing, stage) or 0.0 for record in records)
-        for stage in _STAGES
-    }
     return {
-        "stages_ms": stages,
-        "batches": {str(size): round(count) for size, count in batches.items()},
-        "mean_batch": images.total() / sum(batches.values()),
+        "stages_ms": {
+            stage: fmean(getattr(record.timing, stage) or 0.0 for record in records)
+            for stage in _STAGES
+        },
+        "batches": batches(records),
+        "mean_batch": fill(records),
     }
 
 
@@ -195,41 +188,13 @@ def chart(figures: dict[str, Any], file: Path) -> None:
     bars(rows, title, "images a second, and how many times the pipeline's", file)
 
 
-def find_photos(directory: Path | None, made: Path) -> tuple[list[str], str]:
-    """Return the files of the directory that Pillow knows, or some made up, and what they are.
-
-    Raises:
-        SystemExit: there is none.
-    """
-    if directory is None:
-        for number, data in enumerate(photographs()):
-            (made / f"{number}.jpg").write_bytes(data)
-    sizes: dict[str, int] = {}
-    for file in sorted((directory or made).rglob("*")):
-        try:
-            with Image.open(file) as image:
-                sizes[str(file)] = image.width * image.height
-        except OSError:
-            continue
-    if not sizes:
-        msg = f"there is no image in {directory}"
-        raise SystemExit(msg)
-    kind = "made-up photographs" if directory is None else "photographs"
-    pixels = fmean(sizes.values()) / _MILLION
-    return list(sizes), f"{len(sizes)} {kind} of {pixels:.1f} MP on average"
-
-
 def run(words: argparse.Namespace) -> dict[str, Any]:
     """Make or find model and photographs, measure, and return the figures with their setting."""
     with tempfile.TemporaryDirectory(prefix="wanwu-compare-") as name:
-        place = Path(name)
-        (place / "photos").mkdir()
-        photos, what = find_photos(words.photos, place / "photos")
-        directory = words.model or str(save(place / "full-size"))
-        settings = Settings(model=directory, precision=words.precision, device="cpu")
-        artifact = export_to(place / "artifact", settings, None, _say)
+        photos, what = find_photos(words.photos, Path(name))
+        directory, artifact = exported(words.model, words.precision, Path(name))
         manifest = open_artifact(artifact).manifest
-        figures = measure(artifact, Path(directory), photos, words.seconds, words.rounds)
+        figures = measure(artifact, directory, photos, words.seconds, words.rounds)
     return {
         "model": words.model or "Chinese-CLIP B/16 with random weights",
         "precision": manifest.precision,

@@ -44,7 +44,7 @@ class Contender(NamedTuple):
 
 
 @contextmanager
-def loop(artifact: Path, directory: Path) -> Iterator[Contender]:
+def loop(artifact: Path, directory: str) -> Iterator[Contender]:
     """Our decoder and our model in a loop with decode threads: all of the work, and no queue."""
     del directory
     with _solo("bare loop", _load_loop, str(artifact)) as contender:
@@ -52,22 +52,22 @@ def loop(artifact: Path, directory: Path) -> Iterator[Contender]:
 
 
 @contextmanager
-def pipeline(artifact: Path, directory: Path) -> Iterator[Contender]:
+def pipeline(artifact: Path, directory: str) -> Iterator[Contender]:
     """Hugging Face's zero-shot pipeline at batch 4, as its documentation calls it."""
     del artifact
-    with _solo("transformers pipeline", _load_pipeline, str(directory)) as contender:
+    with _solo("transformers pipeline", _load_pipeline, directory) as contender:
         yield contender
 
 
 @contextmanager
-def naive(artifact: Path, directory: Path) -> Iterator[Contender]:
+def naive(artifact: Path, directory: str) -> Iterator[Contender]:
     """Celery with a task an image, a child a core, and that pipeline in each child."""
     del artifact
     argv = ["-m", "celery", "--app", "naive", "--workdir", str(HERE)]
     argv += ["worker", "--pool", "prefork", "--loglevel", "WARNING"]
     with (
         EmbeddedRedis() as server,
-        worker_at(server.url, *argv, NAIVE_MODEL=str(directory)) as member,
+        worker_at(server.url, *argv, NAIVE_MODEL=directory) as member,
     ):
         task = Celery("naive", broker=server.url, backend=server.url).signature("naive.tag")
 
@@ -85,7 +85,7 @@ def naive(artifact: Path, directory: Path) -> Iterator[Contender]:
 
 
 @contextmanager
-def ours(artifact: Path, directory: Path) -> Iterator[Contender]:
+def ours(artifact: Path, directory: str) -> Iterator[Contender]:
     """One worker of ours, fed by the producer's own parts through Redis."""
     del directory
     argv = ("-m", "worker.cli", "start", "--model", str(artifact))

@@ -5,6 +5,7 @@ It costs what the real one costs and knows nothing: for speed, memory and agreem
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,6 +16,9 @@ from transformers import (
     ChineseCLIPImageProcessor,
     ChineseCLIPModel,
 )
+
+from worker.contract.settings import Settings
+from worker.models.cache import export_to
 
 IMAGE_SIZE: Final = 224
 DIM: Final = 512
@@ -31,6 +35,20 @@ def save(directory: Path) -> Path:
     for part in parts():
         part.save_pretrained(directory)
     return directory
+
+
+def exported(model: str | None, precision: str, place: Path) -> tuple[str, Path]:
+    """Export a directory or id, or else this model, to `place`; return what it was and where it is.
+
+    Raises:
+        ExportError: it cannot be exported.
+    """
+    directory = model or str(save(place / "full-size"))
+    settings = Settings.from_env(model=directory, precision=precision, device="cpu")
+    artifact = export_to(
+        place / "artifact", settings, None, lambda words: print(words, file=sys.stderr)
+    )
+    return directory, artifact
 
 
 def parts() -> tuple[Any, Any, Any]:

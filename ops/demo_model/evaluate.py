@@ -36,6 +36,9 @@ SEED: Final = 1_000_003
 SCENE_SIZE: Final = 192
 VIEWS: Final = 2
 BATCH: Final = 32
+# As a camera's smallest: a JPEG of this side is decoded at an eighth of it in fast mode.
+LARGE_SIZE: Final = 1024
+LARGE_QUALITY: Final = 90
 
 
 class Model:
@@ -49,10 +52,10 @@ class Model:
         self.objects: LabelSet = encoder.encode(LabelPack())
         self.categories: LabelSet = encoder.encode(LabelPack(labels=CATEGORIES))
 
-    def embed(self, files: list[bytes]) -> npt.NDArray[np.float32]:
+    def embed(self, files: list[bytes], *, fast: bool = False) -> npt.NDArray[np.float32]:
         """Return unit embeddings, N x D."""
         preprocessing = self.artifact.manifest.preprocessing
-        pixels = [decode(f, preprocessing, max_pixels=10**8, fast=False) for f in files]
+        pixels = [decode(f, preprocessing, max_pixels=10**8, fast=fast) for f in files]
         rows = [infer(self._engine, pixels[n : n + BATCH]) for n in range(0, len(pixels), BATCH)]
         return np.concatenate(rows)
 
@@ -79,6 +82,15 @@ def _png(pixels: npt.NDArray[np.uint8]) -> bytes:
     return buffer.getvalue()
 
 
+def enlarged(file: bytes) -> bytes:
+    """Return an image as a JPEG so large that fast decoding scales it down."""
+    buffer = io.BytesIO()
+    with Image.open(io.BytesIO(file)) as image:
+        large = image.resize((LARGE_SIZE, LARGE_SIZE), Image.Resampling.BICUBIC)
+    large.save(buffer, "JPEG", quality=LARGE_QUALITY)
+    return buffer.getvalue()
+
+
 def top1(embeddings: npt.NDArray[np.float32], labels: LabelSet, truth: list[str]) -> list[bool]:
     """Return for each image whether its best label is the right one."""
     best = (embeddings @ labels.matrix_KD.T).argmax(axis=1)
@@ -102,12 +114,34 @@ def figures(models: list[Model], cache: Path) -> dict[str, object]:
         found[f"{name} renderings, images"] = len(hits[model.precision])
         for precision, right in hits.items():
             found[f"{name} renderings, objects, {precision}"] = round(float(np.mean(right)), 4)
+    found |= fast_decoding(model, cache, things)
     found |= held_out(model, cache, things)
     for one in others:
         held = held_out(one, cache, things)
         found[f"held-out design, categories, {one.precision}"] = held["held-out design, categories"]
     found["deviation of TorchScript"] = model.artifact.manifest.parity
     return found
+
+
+def fast_decoding(model: Model, cache: Path, things: list[drawings.Object]) -> dict[str, object]:
+    """Measure what fast decoding changes: one new rendering of each drawing, as a large JPEG."""
+    same: list[bool] = []
+    hits: dict[bool, list[bool]] = defaultdict(list)
+    for design in drawings.TRAINING_DESIGNS:
+        drawn = drawings.load(design, cache)
+        truth = [things[n].name for n in drawn.object_ids]
+        files = [enlarged(file) for file in scenes(drawn, augment.EVALUATION, SEED)]
+        rows = {fast: model.embed(files, fast=fast) for fast in (False, True)}
+        best = {fast: (found @ model.objects.matrix_KD.T).argmax(1) for fast, found in rows.items()}
+        same += (best[True] == best[False]).tolist()
+        for fast, found in rows.items():
+            hits[fast] += top1(found, model.objects, truth)
+    return {
+        "large JPEGs, images": len(same),
+        "large JPEGs, same object in fast and exact mode": round(float(np.mean(same)), 4),
+        "large JPEGs, objects, exact": round(float(np.mean(hits[False])), 4),
+        "large JPEGs, objects, fast": round(float(np.mean(hits[True])), 4),
+    }
 
 
 def held_out(model: Model, cache: Path, things: list[drawings.Object]) -> dict[str, object]:
