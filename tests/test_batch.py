@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from worker.backlog import PATIENCE_GAPS, Backlog, Embeddings, Inferred, Item, Pixels
-from worker.batch import Batcher
+from worker.batch import Batcher, Wait
 from worker.errors import InferenceError
 
 SOON_S = 20
@@ -62,6 +62,16 @@ class Script:
         return np.array([[value] for value in values], np.float32)
 
 
+def at_once(infer: Callable[[Sequence[Pixels]], Embeddings]) -> Callable[[Sequence[Pixels]], Wait]:
+    """Launch as an engine on the CPU does: the batch is computed before it returns."""
+
+    def launch(batch: Sequence[Pixels]) -> Wait:
+        rows = infer(batch)
+        return lambda: rows
+
+    return launch
+
+
 @dataclass
 class Bench:
     """A batcher with its script and clock."""
@@ -80,7 +90,7 @@ class Bench:
 @contextmanager
 def bench(max_batch: int = 4, *, started: bool = True) -> Iterator[Bench]:
     script, clock, deaths = Script(), Clock(), list[None]()
-    batcher = Batcher(script, max_batch, clock=clock, on_death=lambda: deaths.append(None))
+    batcher = Batcher(at_once(script), max_batch, clock=clock, on_death=lambda: deaths.append(None))
     if started:
         batcher.start()
     try:
@@ -304,7 +314,7 @@ def test_an_engine_that_drops_a_row_fails_instead_of_mixing_images_up() -> None:
     def drop_one(batch: Sequence[Pixels]) -> Embeddings:
         return np.zeros((len(batch) - 1, 1), np.float32)
 
-    batcher = Batcher(drop_one, 2)
+    batcher = Batcher(at_once(drop_one), 2)
     batcher.expect(2)
     futures = [batcher.put(pixels(0)) for _ in range(2)]
     batcher.start()
@@ -377,3 +387,142 @@ def test_the_histogram_counts_batches_by_size() -> None:
         for future in futures:
             future.result(SOON_S)
         assert b.batcher.sizes() == {1: 1, 4: 2}
+
+
+# --- a device that works on its own
+
+
+class Device:
+    """Launches at once and ends a batch when told to; `fail` makes those fail that hold a value."""
+
+    def __init__(self) -> None:
+        self.launched: list[list[int]] = []
+        self.awaited: list[list[int]] = []
+        self.go_on = threading.Semaphore(0)
+        self.fail: dict[int, BaseException] = {}
+
+    def __call__(self, batch: Sequence[Pixels]) -> Wait:
+        values = [int(one[0, 0, 0]) for one in batch]
+        self.launched.append(values)
+
+        def wait() -> Embeddings:
+            assert self.go_on.acquire(timeout=SOON_S)
+            self.awaited.append(values)
+            for value in values:
+                if value in self.fail:
+                    raise self.fail[value]
+            return np.array([[value] for value in values], np.float32)
+
+        return wait
+
+
+@dataclass
+class Ahead:
+    """A batcher on such a device."""
+
+    batcher: Batcher
+    device: Device
+    clock: Clock
+
+    def put(self, *values: int) -> list[Future[Inferred]]:
+        self.batcher.expect(len(values))
+        return [self.batcher.put(pixels(value)) for value in values]
+
+
+@pytest.fixture
+def ahead() -> Iterator[Ahead]:
+    device, clock = Device(), Clock()
+    batcher = Batcher(device, 2, clock=clock)
+    yield Ahead(batcher, device, clock)
+    device.go_on.release(99)
+    batcher.stop()
+
+
+WaitUntil = Callable[[Callable[[], bool]], None]
+
+
+def test_a_full_batch_is_launched_while_one_runs_and_no_third(
+    ahead: Ahead, wait_until: WaitUntil
+) -> None:
+    futures = ahead.put(1, 2, 3, 4, 5, 6)
+    ahead.batcher.start(runs_ahead=True)
+    wait_until(lambda: len(ahead.device.launched) == 2)
+    assert not any(future.done() for future in futures)
+    ahead.device.go_on.release()
+    assert [future.result(SOON_S).embedding_D[0] for future in futures[:2]] == [1, 2]
+    wait_until(lambda: len(ahead.device.launched) == 3)
+    assert ahead.device.launched == [[1, 2], [3, 4], [5, 6]]
+    ahead.device.go_on.release(2)
+    assert [future.result(SOON_S).embedding_D[0] for future in futures] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_batch_that_is_not_full_waits_for_the_device(ahead: Ahead, wait_until: WaitUntil) -> None:
+    futures = ahead.put(1, 2, 3)
+    ahead.batcher.start(runs_ahead=True)
+    wait_until(lambda: len(ahead.device.launched) == 1)
+    ahead.device.go_on.release()
+    futures[1].result(SOON_S)
+    wait_until(lambda: len(ahead.device.launched) == 2)
+    # Until the device was free, a fourth image could still have come.
+    assert ahead.device.awaited == [[1, 2]]
+    ahead.device.go_on.release()
+    assert futures[2].result(SOON_S).batch_size == 1
+
+
+def test_an_engine_that_computes_itself_is_never_given_two(ahead: Ahead) -> None:
+    futures = ahead.put(1, 2, 3, 4)
+    ahead.device.go_on.release(2)
+    ahead.batcher.start()
+    for future in futures:
+        future.result(SOON_S)
+    assert ahead.device.launched == ahead.device.awaited == [[1, 2], [3, 4]]
+
+
+def test_neighbours_are_spared_after_the_batch_that_was_launched_meanwhile(ahead: Ahead) -> None:
+    ahead.device.fail = {2: RuntimeError("no twos")}
+    ahead.device.go_on.release(99)
+    futures = ahead.put(1, 2, 3, 4)
+    ahead.batcher.start(runs_ahead=True)
+    with pytest.raises(InferenceError):
+        futures[1].result(SOON_S)
+    for number in (0, 2, 3):
+        assert futures[number].result(SOON_S).embedding_D[0] == number + 1
+    assert ahead.device.awaited == [[1, 2], [3, 4], [1], [2]]
+
+
+@pytest.mark.parametrize("death", [SystemExit(), KeyboardInterrupt()])
+def test_when_the_thread_dies_both_batches_fail(ahead: Ahead, death: BaseException) -> None:
+    ahead.device.fail = {1: death}
+    ahead.device.go_on.release(99)
+    futures = ahead.put(1, 2, 3, 4, 5)
+    ahead.batcher.start(runs_ahead=True)
+    for future in futures:
+        with pytest.raises(InferenceError, match="thread has ended"):
+            future.result(SOON_S)
+    assert ahead.batcher.died
+
+
+def test_stopping_awaits_what_was_launched(ahead: Ahead, wait_until: WaitUntil) -> None:
+    futures = ahead.put(1, 2, 3, 4, 5)
+    ahead.batcher.start(runs_ahead=True)
+    wait_until(lambda: len(ahead.device.launched) == 2)
+    ahead.device.go_on.release(99)
+    ahead.batcher.stop()
+    assert [future.result(0).embedding_D[0] for future in futures] == [1, 2, 3, 4, 5]
+
+
+def test_a_batch_is_timed_from_the_end_of_the_one_before(
+    ahead: Ahead, wait_until: WaitUntil
+) -> None:
+    futures = ahead.put(1, 2, 3, 4)
+    ahead.batcher.start(runs_ahead=True)
+    wait_until(lambda: len(ahead.device.launched) == 2)
+    ahead.clock.now_s += 0.008
+    ahead.device.go_on.release()
+    first = futures[1].result(SOON_S)
+    wait_until(lambda: ahead.device.awaited == [[1, 2]])
+    ahead.clock.now_s += 0.005
+    ahead.device.go_on.release()
+    second = futures[3].result(SOON_S)
+    assert [first.infer_ms, first.batch_wait_ms] == pytest.approx([8, 0])
+    assert [second.infer_ms, second.batch_wait_ms] == pytest.approx([5, 8])

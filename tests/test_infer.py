@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 
+from worker.engines.base import Synchronous
 from worker.errors import ArtifactError, InferenceError
 from worker.infer import infer, warm
 
 
-class Engine:
+class Engine(Synchronous):
     """Does what it is told and keeps the shapes that it saw."""
 
     name = "scripted"

@@ -86,6 +86,11 @@ class Backlog:
         return len(self._ready) == 1 or self._is_due
 
     @property
+    def is_full(self) -> bool:
+        """Whether a whole batch is ready."""
+        return len(self._ready) >= self._max_batch
+
+    @property
     def _is_due(self) -> bool:
         """Whether the batch is full, or what is expected cannot fill it."""
         missing = self._max_batch - len(self._ready)

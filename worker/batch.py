@@ -3,15 +3,19 @@
 ::
 
     decode threads --put--> Backlog --take--> inference thread --Future--> task threads
+
+On a device that works on its own, a GPU, the thread launches a full batch while one runs: the
+device does not wait while results are handed out and the next images are stacked.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from typing import NamedTuple
 
 import structlog
 
@@ -22,32 +26,49 @@ from worker.measure import Clock
 log = structlog.get_logger()
 
 
+Wait = Callable[[], Embeddings]
+
+
+class Running(NamedTuple):
+    """A batch that was launched, and how its embeddings are awaited."""
+
+    items: list[Item]
+    wait: Wait
+    launched_at_s: float
+
+
 class Batcher:
-    """Runs `infer` on batches in one thread. Every future handed out is resolved, whatever happens.
+    """Runs batches in one thread. Every future handed out is resolved, whatever happens.
 
     One thread infers: two would contend for the cores and blur the timings.
     """
 
     def __init__(
         self,
-        infer: Callable[[Sequence[Pixels]], Embeddings],
+        launch: Callable[[Sequence[Pixels]], Wait],
         max_batch: int,
         *,
         clock: Clock = time.monotonic,
         on_death: Callable[[], None] | None = None,
     ) -> None:
-        self._infer = infer
+        """Take what begins a batch, and returns what waits for its embeddings."""
+        self._launch = launch
         self._clock = clock
         self._on_death = on_death
         self._backlog = Backlog(max_batch)
         self._changed = threading.Condition()
+        self._runs_ahead = False
+        self._running: deque[Running] = deque()
+        self._unresolved: list[Item] = []
+        self._free_at_s = 0.0
         self._stopping = False
         self._died = False
         self._sizes: Counter[int] = Counter()
         self._thread = threading.Thread(target=self._live, name="inference", daemon=True)
 
-    def start(self) -> None:
-        """Start the inference thread."""
+    def start(self, *, runs_ahead: bool = False) -> None:
+        """Start the inference thread; if `runs_ahead`, two batches may be under way at a time."""
+        self._runs_ahead = runs_ahead
         self._thread.start()
 
     def stop(self) -> None:
@@ -99,17 +120,31 @@ class Batcher:
         return item.future
 
     def _live(self) -> None:
-        batch: list[Item] = []
         try:
-            while batch := self._next():
-                self._run(batch)
+            while (batch := self._next()) or self._running:
+                self._unresolved = [one for one in self._unresolved if not one.future.done()]
+                self._unresolved += batch
+                if batch:
+                    self._begin(batch)
+                if self._running and not (batch and self._may_go_ahead):
+                    self._finish(self._running.popleft())
         except BaseException as e:  # Nobody may wait for ever, whatever it was.
             log.critical("inference.died", exc_info=e)
-            self._die(batch)
+            self._die()
+
+    @property
+    def _may_go_ahead(self) -> bool:
+        return self._runs_ahead and len(self._running) == 1
 
     def _next(self) -> list[Item]:
-        """Wait for a batch that is worth taking; an empty one means stop."""
+        """Wait for a batch that is worth taking; an empty one means stop.
+
+        While one runs, only a full one is worth it, and nothing is waited for: fewer images than
+        that lose no time until the device is free, and more may come.
+        """
         with self._changed:
+            if self._running:
+                return self._backlog.take() if self._backlog.is_full else []
             while not self._stopping:
                 patience_s = self._backlog.patience_s(self._clock())
                 if patience_s == 0:
@@ -117,17 +152,29 @@ class Batcher:
                 self._changed.wait(patience_s)
             return self._backlog.take()
 
-    def _run(self, batch: list[Item]) -> None:
-        started_s = self._clock()
+    def _begin(self, batch: list[Item]) -> None:
+        launched_at_s = self._clock()
         try:
-            embeddings_ND = self._infer([item.pixels_CHW for item in batch])
+            wait = self._launch([item.pixels_CHW for item in batch])
+        except Exception as e:  # noqa: BLE001 - engines raise what they like
+            self._spare_neighbours(batch, e)
+            return
+        self._running.append(Running(batch, wait, launched_at_s))
+
+    def _finish(self, running: Running) -> None:
+        batch = running.items
+        try:
+            embeddings_ND = running.wait()
             if len(embeddings_ND) != len(batch):
                 msg = f"{len(batch)} images gave {len(embeddings_ND)} embeddings"
                 raise InferenceError(msg)  # noqa: TRY301 - handled like any other failure of a batch
         except Exception as e:  # noqa: BLE001 - engines raise what they like
             self._spare_neighbours(batch, e)
             return
-        infer_ms = (self._clock() - started_s) * 1000
+        # The device took it up when it was done with the one before.
+        started_s = max(running.launched_at_s, self._free_at_s)
+        self._free_at_s = self._clock()
+        infer_ms = (self._free_at_s - started_s) * 1000
         with self._changed:
             self._sizes[len(batch)] += 1
         for item, embedding_D in zip(batch, embeddings_ND, strict=True):
@@ -135,23 +182,30 @@ class Batcher:
             item.future.set_result(Inferred(embedding_D, wait_ms, infer_ms, len(batch)))
         log.debug("batch.done", size=len(batch), infer_ms=round(infer_ms, 3))
 
+    def _finish_all(self) -> None:
+        while self._running:
+            self._finish(self._running.popleft())
+
     def _spare_neighbours(self, batch: list[Item], error: Exception) -> None:
         """Run the images of a failed batch one by one, so that only the culprit fails."""
         if len(batch) > 1:
             log.warning("batch.failed", size=len(batch), error=str(error))
+            # Of those that run alone each is awaited at once: nothing older may still wait.
+            self._finish_all()
             for item in batch:
-                self._run([item])
+                self._begin([item])
+                self._finish_all()
             return
         failure = error if isinstance(error, InferenceError) else InferenceError()
         failure.__cause__ = failure.__cause__ or (error if failure is not error else None)
         log.error("image.failed", stage="infer", exc_info=error)
         batch[0].future.set_exception(failure)
 
-    def _die(self, batch: list[Item]) -> None:
+    def _die(self) -> None:
         """Fail everything at hand, and let everything that comes later fail."""
         with self._changed:
             self._died = True
-        self._fail(batch)
+        self._fail(self._unresolved)
         if self._on_death is not None:
             self._on_death()
 

@@ -5,7 +5,7 @@ Shapes: N images, C colour channels, H height, W width, D embedding dimensions.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -17,22 +17,36 @@ from worker.errors import ArtifactError, InferenceError
 if TYPE_CHECKING:
     from worker.engines.base import Engine
 
+Embeddings = npt.NDArray[np.float32]
 # The profiling executor of TorchScript measures on the first run of a shape and compiles on the
 # second; the third shows that it is done.
 _WARM_RUNS: Final = 3
 
 
-def infer(engine: Engine, pixels_CHW: Sequence[npt.NDArray[np.uint8]]) -> npt.NDArray[np.float32]:
+def infer(engine: Engine, pixels_CHW: Sequence[npt.NDArray[np.uint8]]) -> Embeddings:
     """Return embeddings ND, float32 on the CPU, one row an image in the order given.
 
     Raises:
         InferenceError: the model returned something other than N rows of finite numbers.
         Exception: whatever the engine raises.
     """
-    stacked_NCHW = torch.from_numpy(np.stack(pixels_CHW))
-    embeddings_ND = engine.embed(stacked_NCHW).to("cpu", torch.float32).numpy()
-    if embeddings_ND.ndim != 2 or len(embeddings_ND) != len(pixels_CHW):  # noqa: PLR2004 - N and D
-        msg = f"{len(pixels_CHW)} images gave embeddings of shape {embeddings_ND.shape}"
+    return launch(engine, pixels_CHW)()
+
+
+def launch(engine: Engine, pixels_CHW: Sequence[npt.NDArray[np.uint8]]) -> Callable[[], Embeddings]:
+    """Begin a batch; what is returned waits for the embeddings that `infer` returns.
+
+    Raises:
+        Exception: whatever the engine raises. What is returned raises as `infer` does.
+    """
+    wait = engine.launch(torch.from_numpy(np.stack(pixels_CHW)))
+    return lambda: _checked(wait(), len(pixels_CHW))
+
+
+def _checked(rows_ND: torch.Tensor, images: int) -> Embeddings:
+    embeddings_ND: Embeddings = rows_ND.to("cpu", torch.float32).numpy()
+    if embeddings_ND.ndim != 2 or len(embeddings_ND) != images:  # noqa: PLR2004 - N and D
+        msg = f"{images} images gave embeddings of shape {embeddings_ND.shape}"
         raise InferenceError(msg)
     if not np.isfinite(embeddings_ND).all():
         msg = "the model returned numbers that are not finite"

@@ -37,7 +37,7 @@ from worker.engines.base import Engine
 from worker.engines.choose import open_engine
 from worker.errors import ImageError, LabelsMissingError
 from worker.flight import Flight, Journey, blame
-from worker.infer import infer, warm
+from worker.infer import launch, warm
 from worker.intake import read
 from worker.measure import Clock, Counts, Stopwatch
 from worker.models.artifact import Artifact
@@ -89,7 +89,7 @@ class Pipeline:
         self._label_sets: LabelCache
         self._started = False
         self._decoders = ThreadPoolExecutor(settings.decoders, thread_name_prefix="decode")
-        self._batcher = Batcher(self._infer, settings.max_batch, clock=clock, on_death=on_death)
+        self._batcher = Batcher(self._launch, settings.max_batch, clock=clock, on_death=on_death)
         self._counts = Counts()
         self.room = Room(settings.images_in_flight)
 
@@ -109,7 +109,7 @@ class Pipeline:
         warm(self._engine, shape_CHW, self._settings.max_batch, manifest.embedding_dim)
         encoder = encoder_of(self._artifact, self._engine.device, self._shelf)
         self._label_sets = LabelCache(encoder.encode)
-        self._batcher.start()
+        self._batcher.start(runs_ahead=self._engine.runs_ahead)
         self._started = True
 
     def stop(self) -> None:
@@ -204,9 +204,9 @@ class Pipeline:
                 fast=self._fast,
             )
 
-    def _infer(self, pixels_CHW: Sequence[Pixels]) -> Embeddings:
-        """Infer a batch, on the inference thread."""
-        return infer(self._engine, pixels_CHW)
+    def _launch(self, pixels_CHW: Sequence[Pixels]) -> Callable[[], Embeddings]:
+        """Begin a batch, on the inference thread."""
+        return launch(self._engine, pixels_CHW)
 
     def _arrive(
         self, journeys: Sequence[Journey], chunk: Chunk, label_set: LabelSet

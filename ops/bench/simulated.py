@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -22,22 +23,39 @@ from worker.models.artifact import Artifact
 
 
 class SimulatedEngine:
-    """Answers every batch after `latency_s` with the same unit vectors."""
+    """Answers with the same unit vectors, a batch `latency_s` after the one before it ended.
+
+    As a GPU it works on its own: another batch may be launched meanwhile.
+    """
 
     name = "simulated"
     device = "cpu"
+    runs_ahead = True
 
     def __init__(self, dim: int, latency_s: float) -> None:
         self._dim = dim
         self._latency_s = latency_s
+        self._free_at_s = 0.0
 
     def embed(self, pixels_NCHW: Tensor) -> Tensor:
         """Return ND, the first dimension 1 and the others 0."""
-        if self._latency_s:
-            time.sleep(self._latency_s)
-        embeddings_ND = torch.zeros(len(pixels_NCHW), self._dim)
-        embeddings_ND[:, 0] = 1
-        return embeddings_ND
+        return self.launch(pixels_NCHW)()
+
+    def launch(self, pixels_NCHW: Tensor) -> Callable[[], Tensor]:
+        """Begin a batch; what is returned sleeps until it has ended."""
+        images = len(pixels_NCHW)
+        ends_at_s = max(time.monotonic(), self._free_at_s) + self._latency_s
+        self._free_at_s = ends_at_s
+
+        def wait() -> Tensor:
+            # At 0 ms not even a thread gives way.
+            if (pause_s := ends_at_s - time.monotonic()) > 0:
+                time.sleep(pause_s)
+            embeddings_ND = torch.zeros(images, self._dim)
+            embeddings_ND[:, 0] = 1
+            return embeddings_ND
+
+        return wait
 
 
 def main(latency_ms: float) -> int:

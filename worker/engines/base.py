@@ -6,15 +6,18 @@ Shapes: N images, C colour channels, H height, W width, D embedding dimensions.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Protocol
 
 import torch
 
 from worker.errors import DeviceError
 
+Wait = Callable[[], torch.Tensor]
+
 
 class Engine(Protocol):
-    """A model ready to run. One thread calls `embed`; everything else may be read from any."""
+    """A model ready to run. One thread calls it; its properties may be read from any."""
 
     @property
     def name(self) -> str:
@@ -24,8 +27,33 @@ class Engine(Protocol):
     def device(self) -> str:
         """Where it runs: `cpu` or `cuda:0`."""
 
+    @property
+    def runs_ahead(self) -> bool:
+        """Whether `launch` returns before the batch is done: then another may be launched."""
+
     def embed(self, pixels_NCHW: torch.Tensor) -> torch.Tensor:
         """Return unit embeddings ND for uint8 pixels, which may lie on any device."""
+
+    def launch(self, pixels_NCHW: torch.Tensor) -> Wait:
+        """Begin a batch; what is returned waits for its embeddings, and is called once.
+
+        At most two batches may be under way, and they are awaited in order.
+        """
+
+
+class Synchronous:
+    """The part of an engine on the CPU that is the same for all: whoever launches computes."""
+
+    runs_ahead = False
+
+    def embed(self, pixels_NCHW: torch.Tensor) -> torch.Tensor:
+        """Return unit embeddings ND for uint8 pixels, which may lie on any device."""
+        raise NotImplementedError
+
+    def launch(self, pixels_NCHW: torch.Tensor) -> Wait:
+        """Compute the batch; what is returned hands over its embeddings."""
+        rows_ND = self.embed(pixels_NCHW)
+        return lambda: rows_ND
 
 
 def resolve_device(wanted: str, precision: str) -> torch.device:

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any, Self
 
 import torch
 
-from worker.engines.base import resolve_device
+from worker.engines.base import Synchronous, resolve_device
 from worker.errors import ArtifactError, DeviceError
 
 if TYPE_CHECKING:
     from worker.models.artifact import Artifact
 
 
-class CompileEngine:
+class CompileEngine(Synchronous):
     """The image tower compiled while the worker warms up, for any batch size."""
 
     name = "compile"

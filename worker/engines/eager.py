@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any, Self
 
 import torch
 
-from worker.engines.base import resolve_device
+from worker.engines.base import Synchronous, resolve_device
 
 if TYPE_CHECKING:
     from worker.models.artifact import Artifact
 
 
-class EagerEngine:
+class EagerEngine(Synchronous):
     """The image tower as transformers runs it. Weights lie on `device`; inputs are moved there."""
 
     name = "eager"

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import structlog
 import torch
 
-from worker.engines.base import Engine
+from worker.engines.base import Engine, Wait
 
 log = structlog.get_logger()
 
@@ -39,33 +39,59 @@ class FallbackEngine:
         """Where the engine that answers now runs."""
         return self._engine.device
 
+    @property
+    def runs_ahead(self) -> bool:
+        """Whether the engine that answers now does."""
+        return self._engine.runs_ahead
+
     def embed(self, pixels_NCHW: torch.Tensor) -> torch.Tensor:
         """Return unit embeddings ND for uint8 pixels.
 
         Raises:
             Exception: whatever the first engine raised, if the spare cannot answer either.
         """
-        try:
-            return self._engine.embed(pixels_NCHW)
-        except (torch.OutOfMemoryError, MemoryError):
-            # A second model would need even more.
-            raise
-        except Exception as e:
-            if self._engine is self._spare:
-                raise
-            return self._fall_back(pixels_NCHW, e)
+        return self.launch(pixels_NCHW)()
 
-    def _fall_back(self, pixels_NCHW: torch.Tensor, error: Exception) -> torch.Tensor:
+    def launch(self, pixels_NCHW: torch.Tensor) -> Wait:
+        """Begin a batch; it may fail, and the spare be asked, now or when it is awaited.
+
+        Raises:
+            Exception: whatever the first engine raised, if the spare cannot answer either.
+        """
+        engine = self._engine
+        try:
+            wait = engine.launch(pixels_NCHW)
+        except Exception as e:  # noqa: BLE001 - engines raise what they like
+            rows_ND = self._from_spare(engine, pixels_NCHW, e)
+            return lambda: rows_ND
+
+        def wait_or_fall_back() -> torch.Tensor:
+            try:
+                return wait()
+            except Exception as e:  # noqa: BLE001
+                return self._from_spare(engine, pixels_NCHW, e)
+
+        return wait_or_fall_back
+
+    def _from_spare(
+        self, engine: Engine, pixels_NCHW: torch.Tensor, error: Exception
+    ) -> torch.Tensor:
+        # For want of memory a second model would need even more.
+        if engine is self._spare or isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+            raise error
         try:
             self._spare = self._spare or self._load_spare()
             rows_ND = self._spare.embed(pixels_NCHW)
         except Exception as second:  # noqa: BLE001 - the first error is the one to report
             log.debug("engine.spare_failed", error=repr(second))
             raise error from None
-        reason = str(error).strip().rpartition("\n")[2] or repr(error)
-        log.warning(
-            "engine.fallback", engine=self._engine.name, spare=self._spare.name, error=reason
-        )
-        self._engine = self._spare
-        self.fallbacks += 1
+        # Two batches may have been under way: the second need not say it again.
+        if self._engine is engine:
+            self._change_to(self._spare, error)
         return rows_ND
+
+    def _change_to(self, spare: Engine, error: Exception) -> None:
+        reason = str(error).strip().rpartition("\n")[2] or repr(error)
+        log.warning("engine.fallback", engine=self._engine.name, spare=spare.name, error=reason)
+        self._engine = spare
+        self.fallbacks += 1

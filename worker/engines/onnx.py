@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 import torch
 
-from worker.engines.base import resolve_device
+from worker.engines.base import Synchronous, resolve_device
 from worker.errors import ArtifactError, DeviceError
 from worker.models.places import cache_directory
 from worker.models.precision import adds_in_32_bits
@@ -27,7 +27,7 @@ _PRECISIONS: Final = ("fp32", "int8")
 _PROVIDERS: Final = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
-class OnnxEngine:
+class OnnxEngine(Synchronous):
     """An ONNX Runtime session. It takes pixels from and gives rows to the CPU."""
 
     name = "onnx"

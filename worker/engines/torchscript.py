@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Self
 
 import torch
 
-from worker.engines.base import resolve_device
+from worker.engines.base import Synchronous, resolve_device
 from worker.errors import ArtifactError
 from worker.models.precision import use_int8_engine
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from worker.models.artifact import Artifact
 
 
-class TorchScriptEngine:
+class TorchScriptEngine(Synchronous):
     """The image tower in TorchScript. Weights lie on `device`, and every input is moved there."""
 
     name = "torchscript"
