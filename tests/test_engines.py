@@ -122,7 +122,10 @@ def test_the_engine_gives_unit_embeddings(tiny: Artifact) -> None:
 def test_pixels_follow_the_weights_to_the_gpu(exported: Callable[..., Artifact], name: str) -> None:
     engine = LOADERS[name](exported("chinese_clip"), "cuda")
     assert engine.device == "cuda:0"
-    assert engine.embed(images(exported("chinese_clip"), 1)).device.type == "cuda"
+    pixels_NCHW = images(exported("chinese_clip"), 1)
+    on_cpu = LOADERS[name](exported("chinese_clip"), "cpu").embed(pixels_NCHW)
+    for _ in range(4):
+        assert torch.allclose(engine.embed(pixels_NCHW).cpu(), on_cpu, atol=1e-3)
 
 
 def test_a_file_that_is_no_torchscript_is_one_sentence(tmp_path: Path) -> None:

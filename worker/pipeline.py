@@ -89,7 +89,9 @@ class Pipeline:
         self._label_sets: LabelCache
         self._started = False
         self._decoders = ThreadPoolExecutor(settings.decoders, thread_name_prefix="decode")
-        self._batcher = Batcher(self._launch, settings.max_batch, clock=clock, on_death=on_death)
+        self._batcher = Batcher(
+            self._launch, settings.largest_batch, clock=clock, on_death=on_death
+        )
         self._counts = Counts()
         self.room = Room(settings.images_in_flight)
 
@@ -106,7 +108,7 @@ class Pipeline:
         shape_CHW = (3, manifest.preprocessing.height, manifest.preprocessing.width)
         set_up(self._settings.max_pixels)
         self._engine = self._load_engine(self._artifact, self._settings)
-        warm(self._engine, shape_CHW, self._settings.max_batch, manifest.embedding_dim)
+        warm(self._engine, shape_CHW, self._settings.largest_batch, manifest.embedding_dim)
         encoder = encoder_of(self._artifact, self._engine.device, self._shelf)
         self._label_sets = LabelCache(encoder.encode)
         self._batcher.start(runs_ahead=self._engine.runs_ahead)

@@ -5,8 +5,10 @@ Shapes: N images, C colour channels, H height, W width, D embedding dimensions.
 
 from __future__ import annotations
 
+import platform
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -44,7 +46,10 @@ class Engine(Protocol):
 class Synchronous:
     """The part of an engine on the CPU that is the same for all: whoever launches computes."""
 
-    runs_ahead = False
+    @property
+    def runs_ahead(self) -> bool:
+        """A batch is done when `launch` returns."""
+        return False
 
     def embed(self, pixels_NCHW: torch.Tensor) -> torch.Tensor:
         """Return unit embeddings ND for uint8 pixels, which may lie on any device."""
@@ -81,6 +86,18 @@ def resolve_device(wanted: str, precision: str) -> torch.device:
         msg = "an int8 model runs on the CPU alone; export one in fp16 for CUDA"
         raise DeviceError(msg)
     return torch.device("cuda", index)
+
+
+def device_name(device: torch.device) -> str:
+    """Return what the device is called: a GPU's name, or the processor's."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    found = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(found, platform.processor())
 
 
 def _cpu(precision: str) -> torch.device:

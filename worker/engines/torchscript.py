@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Self
 
 import torch
 
-from worker.engines.base import Synchronous, resolve_device
+from worker.engines.base import Synchronous, Wait, resolve_device
+from worker.engines.cuda import CudaCard, CudaRunner
 from worker.errors import ArtifactError
 from worker.models.precision import use_int8_engine
 
@@ -20,13 +21,17 @@ if TYPE_CHECKING:
 
 
 class TorchScriptEngine(Synchronous):
-    """The image tower in TorchScript. Weights lie on `device`, and every input is moved there."""
+    """The image tower in TorchScript. Weights lie on `device`, and every input is moved there.
+
+    On CUDA it runs ahead, in graphs, and embeddings come back to the CPU.
+    """
 
     name = "torchscript"
 
     def __init__(self, module: torch.jit.ScriptModule, device: torch.device) -> None:
         self._module = module
         self._device = device
+        self._runner = CudaRunner(module, CudaCard(device)) if device.type == "cuda" else None
 
     @classmethod
     def load(cls, artifact: Artifact, device: str = "auto") -> Self:
@@ -46,8 +51,21 @@ class TorchScriptEngine(Synchronous):
         """Where the weights lie: `cpu` or `cuda:0`."""
         return str(self._device)
 
+    @property
+    def runs_ahead(self) -> bool:
+        """Whether it runs on CUDA."""
+        return self._runner is not None
+
+    def launch(self, pixels_NCHW: torch.Tensor) -> Wait:
+        """Begin a batch on CUDA, or compute it on the CPU."""
+        if self._runner is None:
+            return super().launch(pixels_NCHW)
+        return self._runner.launch(pixels_NCHW)
+
     def embed(self, pixels_NCHW: torch.Tensor) -> torch.Tensor:
         """Return unit embeddings ND for uint8 pixels."""
+        if self._runner is not None:
+            return self._runner.launch(pixels_NCHW)()
         with torch.inference_mode():
             embeddings_ND: torch.Tensor = self._module(pixels_NCHW.to(self._device))
         return embeddings_ND
