@@ -10,7 +10,7 @@ import torch
 
 from worker.engines.base import Synchronous
 from worker.errors import ArtifactError, InferenceError
-from worker.infer import infer, warm
+from worker.infer import infer, warm, warm_sizes
 
 
 class Engine(Synchronous):
@@ -71,6 +71,11 @@ def test_warming_runs_every_batch_size_more_than_once() -> None:
     warm(engine, (3, 5, 4), max_batch=4, dim=3)
     assert set(engine.shapes) == {(n, 3, 5, 4) for n in (1, 2, 3, 4)}
     assert all(engine.shapes.count(shape) >= 2 for shape in engine.shapes)
+
+
+def test_of_large_batches_some_sizes_are_warmed_and_the_largest_first() -> None:
+    assert warm_sizes(4) == [4, 3, 2, 1]
+    assert warm_sizes(40) == [40, 32, 16, 8, 7, 6, 5, 4, 3, 2, 1]
 
 
 def test_a_model_that_does_not_run_is_found_when_warming() -> None:

@@ -9,7 +9,7 @@ from worker.contract.settings import Settings, SettingsError, mask
 
 def test_defaults_need_no_environment() -> None:
     settings = Settings.from_env({})
-    assert settings.max_batch == 4
+    assert settings.largest_batch == 4
     assert settings.results == settings.broker_url
 
 
@@ -20,7 +20,7 @@ def test_the_command_line_wins_over_the_environment() -> None:
 
 
 def test_an_empty_variable_counts_as_not_set() -> None:
-    assert Settings.from_env({"WANWU_MAX_BATCH": ""}).max_batch == 4
+    assert Settings.from_env({"WANWU_MAX_BATCH": ""}).largest_batch == 4
 
 
 def test_roots_are_separated_like_a_search_path() -> None:

@@ -25,6 +25,7 @@ from worker.engines.choose import open_engine
 from worker.errors import TaggerError
 from worker.models.artifact import Artifact
 from worker.models.cache import open_model
+from worker.models.tuned import tuned
 from worker.tagger import Tagger
 from worker.tasks import register
 
@@ -39,12 +40,14 @@ def build(settings: Settings) -> Celery:
     Raises:
         ArtifactError: the model is missing or not what its manifest says.
     """
-    return _build(settings, _tagger(settings, open_engine))
+    settings, artifact = _opened(settings)
+    return _build(settings, Tagger(settings, artifact, node_name(), open_engine))
 
 
-def _tagger(settings: Settings, load_engine: LoadEngine) -> Tagger:
+def _opened(settings: Settings) -> tuple[Settings, Artifact]:
+    """Return the model, and the settings with the batch size that was found best for it."""
     artifact = open_model(settings, lambda words: log.info("model.export", step=words))
-    return Tagger(settings, artifact, node_name(), load_engine)
+    return tuned(settings, artifact), artifact
 
 
 def _build(settings: Settings, tagger: Tagger) -> Celery:
@@ -71,7 +74,8 @@ def serve(settings: Settings, load_engine: LoadEngine = open_engine) -> int:
     Raises:
         TaggerError: the model, the device or the engine cannot be used.
     """
-    tagger, stops = _tagger(settings, load_engine), list[str]()
+    settings, artifact = _opened(settings)
+    tagger, stops = Tagger(settings, artifact, node_name(), load_engine), list[str]()
     worker_shutting_down.connect(lambda sig, **_: stops.append(sig), weak=False)
     worker = _build(settings, tagger).Worker(
         hostname=node_name(),

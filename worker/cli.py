@@ -45,7 +45,11 @@ def main() -> None:
     type=click.IntRange(min=1),
     help="CPU threads of the model. [default: one a physical core]",
 )
-@click.option("--max-batch", type=click.IntRange(min=1), help="Largest micro-batch. [default: 4]")
+@click.option(
+    "--max-batch",
+    type=click.IntRange(min=1),
+    help="Largest micro-batch. [default: what `worker bench --tune` found, else 4]",
+)
 @click.option("--broker", metavar="URL", help="Redis of the queue, else WANWU_BROKER_URL.")
 def start(broker: str | None, **options: Any) -> None:
     """Start a worker; Ctrl-C or SIGTERM finishes what is in flight and returns the rest."""
@@ -133,6 +137,12 @@ def export(model: str, out: Path | None, revision: str | None, **options: Any) -
     show_default=True,
     help="Time after which to stop before all of --runs are measured.",
 )
+@click.option(
+    "--tune",
+    is_flag=True,
+    help="Find the batch size that pays on this device, and let `worker start` use it from now on. "
+    "Engine and precision are those of WANWU_ENGINE and WANWU_PRECISION, as for `worker start`.",
+)
 @click.option("--json", "json_file", type=PLACE, help="Write the figures to this file.")
 @click.option("--markdown", "markdown_file", type=PLACE, help="Write them as a table.")
 @click.option("--chart", "chart_file", type=PLACE, help="Draw them as PNG.")
@@ -143,12 +153,13 @@ def bench(**options: Any) -> None:
     turns. What cannot be measured here says why.
     """
     _check_libraries()
-    from worker.bench.command import Request, run  # noqa: PLC0415
+    from worker.bench.command import Request, run, tune  # noqa: PLC0415
     from worker.errors import TaggerError  # noqa: PLC0415
 
+    measure = tune if options.pop("tune") else run
     request = Request(*(options.pop(name) for name in Request._fields))
     try:
-        run(request, Settings.from_env(**options), lambda words: click.echo(words, err=True))
+        measure(request, Settings.from_env(**options), lambda words: click.echo(words, err=True))
     except SettingsError as e:
         raise click.UsageError(str(e)) from e
     except TaggerError as e:

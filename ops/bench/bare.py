@@ -41,7 +41,7 @@ class Bare:
         warm(
             engine,
             (3, spec.height, spec.width),
-            settings.max_batch,
+            settings.largest_batch,
             artifact.manifest.embedding_dim,
         )
 
@@ -79,7 +79,7 @@ class Bare:
 
     def _loop(self, decoded: Iterable[Pixels]) -> None:
         images = iter(decoded)
-        while batch_CHW := list(islice(images, self._settings.max_batch)):
+        while batch_CHW := list(islice(images, self._settings.largest_batch)):
             rank(
                 infer(self._engine, batch_CHW),
                 self._labels,

@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from itertools import cycle, islice
 from pathlib import Path
@@ -77,11 +78,11 @@ def measure(
     artifact: Path, directory: str, photos: Sequence[str], seconds: float, rounds: int
 ) -> dict[str, Any]:
     """Return the figures of each contender, and the stages and batches of our worker."""
-    with ExitStack() as stack:
-        field = []
-        for start in _STARTS:
-            field.append(stack.enter_context(start(artifact, directory)))
-            _say(f"{field[-1].name} is ready")
+    with ExitStack() as stack, ThreadPoolExecutor() as pool:
+        # Most of a start is one thread's work.
+        starts = [start(artifact, directory) for start in _STARTS]
+        field = list(pool.map(stack.enter_context, starts))
+        _say("all are ready")
         counts = {one.name: _count(one, photos, seconds) for one in field}
         turns: dict[str, list[Turn]] = {one.name: [] for one in field}
         for number in range(1, rounds + 1):

@@ -88,7 +88,7 @@ def measure(
     with tempfile.TemporaryDirectory() as directory, EmbeddedRedis() as server:
         settings, client = Settings(broker_url=server.url), connect(server.url)
         for latency_ms in latencies_ms:
-            device_per_s = 1000 * settings.max_batch / latency_ms
+            device_per_s = 1000 * settings.largest_batch / latency_ms
             for count in workers:
                 paths = small_images(Path(directory), int(device_per_s * count * seconds))
                 script = str(HERE / "simulated.py")

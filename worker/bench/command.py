@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
+import msgspec
 from rich.console import Console
 
-from worker.bench.report import as_json, chart, machine, markdown, table
+from worker.bench.report import as_json, chart, machine, markdown, rates_table, table
 from worker.bench.run import LABELS, Effort, measure
+from worker.bench.tune import SIZES, propose, rates
 from worker.contract.settings import Settings
 from worker.decode import set_up
 from worker.engines.base import resolve_device
+from worker.engines.choose import open_engine
+from worker.memory import keep_freed_memory
 from worker.models.cache import open_model
+from worker.models.tuned import remember
 
 # Wide enough for every column when the output is no terminal.
 _COLUMNS: Final = 140
@@ -57,6 +63,36 @@ def run(request: Request, settings: Settings, say: Callable[[str], None]) -> Non
     if request.chart_file:
         where = machine()["gpu"] if device.startswith("cuda") else _cpu()
         chart(figures, f"{artifact.id} on {where}", request.chart_file)
+
+
+def tune(request: Request, settings: Settings, say: Callable[[str], None]) -> None:
+    """Measure batch sizes, print them, and remember the one that pays for `worker start`.
+
+    Raises:
+        TaggerError: the model or the device cannot be used.
+    """
+    keep_freed_memory()
+    artifact = open_model(settings, say)
+    spec = artifact.manifest.preprocessing
+    engine = open_engine(artifact, settings)
+    found = rates(engine, (3, spec.height, spec.width), request.seconds / len(SIZES), say=say)
+    best = propose(found)
+    console = Console()
+    rates_table(found, best, console if console.is_terminal else Console(width=_COLUMNS))
+    file = remember(settings, artifact, best.batch)
+    say(f"remembered in {file}: `worker start` has batches of up to {best.batch} here")
+    if request.json_file:
+        content = {
+            "model": artifact.id,
+            "engine": engine.name,
+            "device": engine.device,
+            "machine": machine(),
+            "proposed": best.batch,
+            "batches": [
+                {**msgspec.to_builtins(one), "images_per_s": one.images_per_s} for one in found
+            ],
+        }
+        request.json_file.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 def _cpu() -> str:

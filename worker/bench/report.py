@@ -16,6 +16,8 @@ from rich.table import Table
 
 from worker.bench.run import BATCHES, Figure
 from worker.bench.subjects import PLAIN, WITH_TEXT
+from worker.bench.tune import Rate
+from worker.engines.base import device_name
 from worker.errors import DeviceError
 
 _COLOURS: Final = {
@@ -53,6 +55,17 @@ def table(figures: Sequence[Figure], console: Console) -> None:
     )
 
 
+def rates_table(rates: Sequence[Rate], best: Rate, console: Console) -> None:
+    """Print what each batch size gives, and mark the one that is proposed."""
+    grid = Table(title="Milliseconds of a call, median")
+    for name in ("batch", "ms", "ms/image", "images/s", ""):
+        grid.add_column(name, justify="right")
+    for one in rates:
+        figures = (f"{one.ms:.1f}", f"{one.ms / one.batch:.2f}", f"{one.images_per_s:.1f}")
+        grid.add_row(str(one.batch), *figures, "proposed" if one is best else "")
+    console.print(grid)
+
+
 def markdown(figures: Sequence[Figure]) -> str:
     """Return the figures as a table for a document."""
     lines = [
@@ -87,7 +100,7 @@ def machine() -> dict[str, Any]:
     """Return what the figures depend on beside the model."""
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
-        "processor": _processor(),
+        "processor": device_name(torch.device("cpu")),
         "cores": len(os.sched_getaffinity(0)),
         "gpu": gpu,
         "torch": torch.__version__,
@@ -132,12 +145,3 @@ def chart(figures: Sequence[Figure], title: str, file: Path) -> None:
 
 def _times(ratio: float | None) -> str:
     return "" if ratio is None else f"{ratio:.2f}x"
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    found = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(found, platform.processor())

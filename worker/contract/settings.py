@@ -13,6 +13,7 @@ from msgspec import Meta
 
 Positive = Annotated[int, Meta(ge=1)]
 PREFIX: Final = "WANWU_"
+DEFAULT_BATCH: Final = 4
 
 
 class SettingsError(ValueError):
@@ -25,6 +26,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     Sizes are in bytes or pixels, times in seconds, as the names say. `image_roots` is separated by
     the system's path separator (`:`). An empty variable counts as not set. With `auto`,
     `decode` is fast where the model's manifest says that its embeddings stay what they are.
+    Without `max_batch` it is what `worker bench --tune` found best for model and device, else 4.
     """
 
     broker_url: str = "redis://localhost:6379/0"
@@ -36,7 +38,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     precision: Literal["auto", "fp32", "fp16", "bf16", "int8"] = "auto"
     engine: Literal["torchscript", "eager", "compile", "onnx"] = "torchscript"
     threads: Annotated[int, Meta(ge=0)] = 0
-    max_batch: Positive = 4
+    max_batch: Positive | None = None
     decode_threads: Annotated[int, Meta(ge=0)] = 0
     chunks_in_flight: Annotated[int, Meta(ge=0)] = 0
     max_pixels: Positive = 200_000_000
@@ -77,6 +79,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         return self.result_url or self.broker_url
 
     @property
+    def largest_batch(self) -> int:
+        """Most images in a micro-batch: as set, else 4."""
+        return self.max_batch or DEFAULT_BATCH
+
+    @property
     def decoders(self) -> int:
         """Decode threads: as set, else one per core that this process may use."""
         return self.decode_threads or len(os.sched_getaffinity(0))
@@ -84,12 +91,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def concurrency(self) -> int:
         """Most chunks held at once: two batches even when every chunk is one image."""
-        return self.chunks_in_flight or 2 * self.max_batch + self.decoders
+        return self.chunks_in_flight or 2 * self.largest_batch + self.decoders
 
     @property
     def images_in_flight(self) -> int:
         """Images with which a worker asks for no other chunk: two batches, and two a decoder."""
-        return 2 * self.max_batch + 2 * self.decoders
+        return 2 * self.largest_batch + 2 * self.decoders
 
     def __repr__(self) -> str:
         """Show every setting, with secrets masked."""

@@ -1,0 +1,99 @@
+"""Engine -> the smallest batch size that is as good as any: images a second of each, in turns.
+
+Shapes: C colour channels, H x W pixels.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from statistics import median
+from typing import Final
+
+import msgspec
+import numpy as np
+import torch
+
+from worker.engines.base import Engine
+from worker.infer import WARM_RUNS, infer
+
+SIZES: Final = (1, 2, 4, 8, 16, 32, 64)
+ROUNDS: Final = 5
+# Nobody notices so much, and a smaller batch waits less and holds less memory.
+AS_GOOD: Final = 0.97
+_LEAST_CALLS: Final = 2
+_DOUBLINGS: Final = 4
+
+
+class Rate(msgspec.Struct, frozen=True, kw_only=True):
+    """What a batch size gives: the median time of a call."""
+
+    batch: int
+    ms: float
+
+    @property
+    def images_per_s(self) -> float:
+        """Images a second."""
+        return 1000 * self.batch / self.ms
+
+
+def rates(
+    engine: Engine,
+    shape_CHW: tuple[int, int, int],
+    seconds: float,
+    *,
+    sizes: Sequence[int] = SIZES,
+    say: Callable[[str], None] = lambda _: None,
+    clock: Callable[[], float] = time.perf_counter,
+) -> list[Rate]:
+    """Measure sizes until they stop paying or do not fit in memory, each for so many seconds."""
+    usable = _scout(engine, shape_CHW, sizes, say, clock)
+    times_ms: dict[int, list[float]] = {size: [] for size in usable}
+    for number in range(1, ROUNDS + 1):
+        say(f"round {number} of {ROUNDS}")
+        for size, taken_ms in times_ms.items():
+            ends_s = clock() + seconds / ROUNDS
+            calls = 0
+            while calls < _LEAST_CALLS or clock() < ends_s:
+                taken_ms.append(_call_ms(engine, shape_CHW, size, clock))
+                calls += 1
+    return [Rate(batch=size, ms=median(taken_ms)) for size, taken_ms in times_ms.items()]
+
+
+def propose(found: Sequence[Rate]) -> Rate:
+    """Return the smallest size whose rate is as good as the best, but for a few hundredths."""
+    best = max(one.images_per_s for one in found)
+    return next(one for one in found if one.images_per_s >= AS_GOOD * best)
+
+
+def _scout(
+    engine: Engine,
+    shape_CHW: tuple[int, int, int],
+    sizes: Sequence[int],
+    say: Callable[[str], None],
+    clock: Callable[[], float],
+) -> list[int]:
+    """Warm sizes up in order; leave off when two doublings brought nothing, or memory ends."""
+    usable: list[Rate] = []
+    for size in sizes:
+        try:
+            for _ in range(WARM_RUNS):
+                _call_ms(engine, shape_CHW, size, clock)
+            ms = min(_call_ms(engine, shape_CHW, size, clock) for _ in range(_LEAST_CALLS))
+        except (torch.OutOfMemoryError, MemoryError):
+            say(f"a batch of {size} does not fit in memory")
+            break
+        usable.append(Rate(batch=size, ms=ms))
+        say(f"a batch of {size}: {usable[-1].images_per_s:.1f} images/s")
+        if size >= _DOUBLINGS * propose(usable).batch:
+            break
+    return [one.batch for one in usable]
+
+
+def _call_ms(
+    engine: Engine, shape_CHW: tuple[int, int, int], size: int, clock: Callable[[], float]
+) -> float:
+    pixels_CHW = np.full(shape_CHW, 127, np.uint8)
+    began_s = clock()
+    infer(engine, [pixels_CHW] * size)
+    return 1000 * (clock() - began_s)
