@@ -14,7 +14,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from worker.backlog import PATIENCE_GAPS, Backlog, Embeddings, Inferred, Item, Pixels
+from worker.backlog import (
+    LEAST_PATIENCE_S,
+    PATIENCE_GAPS,
+    Backlog,
+    Embeddings,
+    Inferred,
+    Item,
+    Pixels,
+)
 from worker.batch import Batcher, Wait
 from worker.errors import InferenceError
 
@@ -122,6 +130,11 @@ def test_a_lone_image_on_an_idle_worker_goes_at_once() -> None:
 def test_a_batch_that_cannot_fill_any_more_goes_at_once() -> None:
     backlog, now_s = backlog_with(ready=2, expected=1)
     assert backlog.patience_s(now_s) == 0
+
+
+def test_a_thread_that_lost_its_core_is_waited_for_however_fast_the_others_are() -> None:
+    backlog, now_s = backlog_with(ready=2, expected=2, gap_s=0.0001)
+    assert backlog.patience_s(now_s) == pytest.approx(2 * LEAST_PATIENCE_S)
 
 
 def test_images_that_can_fill_the_batch_are_waited_for() -> None:

@@ -18,6 +18,8 @@ Embeddings = npt.NDArray[np.float32]
 # How many mean gaps between decoded images the thread may idle for each that is missing. With gaps
 # spread at random (exponentially), 98 of 100 single gaps are shorter than four means.
 PATIENCE_GAPS: Final = 4.0
+# But so long at least: a decode thread that had to give its core away is back after a time slice.
+LEAST_PATIENCE_S: Final = 0.005
 # Weight of the newest gap in the running mean, and how far beyond that mean one gap may count: one
 # huge image must not make the worker patient for long.
 _GAP_WEIGHT: Final = 0.2
@@ -45,7 +47,7 @@ class Backlog:
     """What is ready, what is still being decoded, and whether to wait.
 
     `expected` images are being read and decoded. They are waited for only while they can still fill
-    the batch, and at most `PATIENCE_GAPS` mean gaps for each one missing.
+    the batch, and at most `PATIENCE_GAPS` mean gaps, or a time slice, for each one missing.
     """
 
     def __init__(self, max_batch: int) -> None:
@@ -104,7 +106,8 @@ class Backlog:
             return 0.0
         if self._deadline_s is None:
             missing = self._max_batch - len(self._ready)
-            self._deadline_s = now_s + PATIENCE_GAPS * missing * (self._mean_gap_s or 0.0)
+            for_each_s = max(LEAST_PATIENCE_S, PATIENCE_GAPS * (self._mean_gap_s or 0.0))
+            self._deadline_s = now_s + missing * for_each_s
         return max(0.0, self._deadline_s - now_s)
 
     def take(self) -> list[Item]:
