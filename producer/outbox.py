@@ -55,6 +55,8 @@ class Outbox:
         self._on_sent = on_sent
         self._waiting: deque[Parcel] = deque()
         self._bytes = 0
+        self._images = 0
+        self._chunks = 0
         self._closing = False
         self._error: BaseException | None = None
         self._changed = threading.Condition()
@@ -122,7 +124,9 @@ class Outbox:
             self._post.blobs.put(blobs)
         job, images = parcels[0].chunk.job, sum(len(parcel.chunk.images) for parcel in parcels)
         # Counted first: a worker that is quicker than this line must not count beyond the total.
-        self._post.jobs.count_sent(job, images, chunks=len(parcels))
+        self._images += images
+        self._chunks += len(parcels)
+        self._post.jobs.set_sent(job, images=self._images, chunks=self._chunks)
         chunks = [parcel.chunk for parcel in parcels]
         # Where it is not known whether some of them have arrived, all are sent again: a chunk that
         # comes twice has the same task id and is counted once.

@@ -50,7 +50,7 @@ class Job:
         self.stalls: list[float] = []
         for seq in range(chunks):
             self.window.add(seq, Sent(tuple(map(ImageRef, self.paths(seq))), 0))
-            self.jobs.count_sent(self.id, images)
+        self.jobs.set_sent(self.id, images=chunks * images, chunks=chunks)
 
     @property
     def collector(self) -> Collector:
@@ -199,7 +199,7 @@ def test_while_the_feeder_is_at_work_an_empty_window_is_no_end(client: redis.Red
     def work() -> None:
         if len(job.time.naps) == 3:
             job.window.add(0, Sent(tuple(map(ImageRef, job.paths(0))), 0))
-            job.jobs.count_sent(job.id, 2)
+            job.jobs.set_sent(job.id, images=2, chunks=1)
             job.finish(0)
             job.is_feeding = False
 

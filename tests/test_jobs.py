@@ -33,8 +33,9 @@ def test_ids_sort_by_time() -> None:
 
 def test_a_job_counts_what_is_sent_and_done(jobs: JobStore) -> None:
     job = jobs.create()
-    jobs.count_sent(job.id, 8)
-    jobs.count_sent(job.id, 3)
+    jobs.set_sent(job.id, images=8, chunks=1)
+    for _ in range(2):  # A connection may break after it was said.
+        jobs.set_sent(job.id, images=11, chunks=2)
     jobs.finish_chunk(job.id, 0, images=8, failed=2)
     job = jobs.get(job.id)
     assert (job.images, job.chunks, job.done, job.failed, job.outstanding) == (11, 2, 8, 2, 3)
@@ -43,7 +44,7 @@ def test_a_job_counts_what_is_sent_and_done(jobs: JobStore) -> None:
 
 def test_a_chunk_counts_once_however_often_it_is_delivered(jobs: JobStore) -> None:
     job = jobs.create()
-    jobs.count_sent(job.id, 8)
+    jobs.set_sent(job.id, images=8, chunks=1)
     assert jobs.finish_chunk(job.id, 0, images=8, failed=0)
     assert not jobs.finish_chunk(job.id, 0, images=8, failed=0)
     assert jobs.get(job.id).done == 8
@@ -52,7 +53,7 @@ def test_a_chunk_counts_once_however_often_it_is_delivered(jobs: JobStore) -> No
 
 def test_a_job_is_finished_when_all_is_sent_and_done(jobs: JobStore) -> None:
     job = jobs.create()
-    jobs.count_sent(job.id, 1)
+    jobs.set_sent(job.id, images=1, chunks=1)
     jobs.finish_chunk(job.id, 0, images=1, failed=0)
     assert not jobs.get(job.id).finished
     jobs.set_state(job.id, "submitted")

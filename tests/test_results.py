@@ -32,7 +32,7 @@ def result(job: str, *paths: str, worker: str = "w") -> ChunkResult:
 def test_a_result_is_stored_and_counted(backend: ChunkResults, client: redis.Redis) -> None:
     jobs = JobStore(client, 60)
     job = jobs.create().id
-    jobs.count_sent(job, 2)
+    jobs.set_sent(job, images=2, chunks=1)
     sent = result(job, "/猫.jpg", "/bad.jpg")
     backend.mark_as_done(f"{job}-0", sent.to_wire())
     assert jobs.collect(job, [0]) == [sent]
@@ -90,7 +90,7 @@ def test_results_in_a_redis_of_their_own_are_counted_where_the_job_is(
     with connect(apart.result_url) as results:
         jobs = JobStore(client, 60, results=results)
         job = jobs.create().id
-        jobs.count_sent(job, 1)
+        jobs.set_sent(job, images=1, chunks=1)
         sent = result(job, "/a.jpg")
         make_app(apart, stores_results=True).backend.mark_as_done(f"{job}-0", sent.to_wire())
         assert jobs.collect(job, [0]) == [sent]

@@ -132,11 +132,13 @@ class JobStore:
                 pipe.hgetall(_key(job_id))
             return [_job(found) for found in pipe.execute() if found]
 
-    def count_sent(self, job_id: str, images: int, *, chunks: int = 1) -> None:
-        """Note that one more chunk or several, of so many images, are about to be sent."""
+    def set_sent(self, job_id: str, *, images: int, chunks: int) -> None:
+        """Note how many images and chunks are sent, with those that are about to be.
+
+        Totals, not increments: where a connection breaks, the same may be said twice.
+        """
         with self._client.pipeline() as pipe:
-            pipe.hincrby(_key(job_id), "images", images)
-            pipe.hincrby(_key(job_id), "chunks", chunks)
+            pipe.hset(_key(job_id), mapping={"images": images, "chunks": chunks})
             pipe.expire(_key(job_id), self._ttl_s)
             pipe.execute()
 
