@@ -92,3 +92,10 @@ def test_int8_is_not_compiled_and_bf16_not_given_to_onnx() -> None:
 
 def test_a_classifier_has_no_text_to_measure() -> None:
     assert subjects(("fp32",), has_text=False)[0].name == PLAIN
+
+
+def test_engines_can_be_chosen_and_stand_beside_the_baselines() -> None:
+    found = subjects(("fp32", "fp16"), has_text=True, engines=("torchscript", "eager"))
+    assert [one.name for one in found] == [
+        *(WITH_TEXT, PLAIN, "eager fp32", "torchscript fp32", "torchscript fp16")
+    ]

@@ -24,6 +24,7 @@ from worker.engines.torchscript import TorchScriptEngine, load_module
 from worker.errors import ArtifactError, DeviceError
 from worker.models.artifact import ORIGINAL, Artifact, open_artifact
 from worker.models.cache import export_to
+from worker.models.texts import TextEmbedder
 from worker.models.tracing import pixels
 
 no_cuda = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
@@ -198,6 +199,32 @@ def test_an_artifact_without_transformers_weights_runs_on_torchscript_alone(
     assert open_engine(tiny, CPU).name == "torchscript"
     with pytest.raises(ArtifactError, match=f"holds no {ORIGINAL}/config.json"):
         open_engine(tiny, msgspec.structs.replace(CPU, engine="eager"))
+
+
+class Offset(torch.nn.Module):
+    """Makes something of its own on each run, as text towers make masks and positions."""
+
+    def forward(self, rows_ND: torch.Tensor) -> torch.Tensor:
+        return rows_ND + torch.zeros(rows_ND.shape, device=rows_ND.device)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit")
+def test_what_a_traced_module_makes_lies_where_its_inputs_do(tmp_path: Path) -> None:
+    file = tmp_path / "offset.pt"
+    torch.jit.trace(Offset().eval(), torch.ones(2, 3)).save(str(file))  # type: ignore[no-untyped-call]
+    # Computes shapes and devices only: another device than the one that it was traced on.
+    elsewhere = torch.device("meta")
+    with pytest.raises(RuntimeError):
+        load_module(file, torch.device("cpu"))(torch.ones(2, 3, device=elsewhere))
+    assert load_module(file, elsewhere)(torch.ones(2, 3, device=elsewhere)).device == elsewhere
+
+
+@cuda
+def test_texts_are_embedded_on_the_gpu_as_on_the_cpu(exported: Callable[..., Artifact]) -> None:
+    artifact = exported("chinese_clip")
+    words = ["猫", "a dog", "红色的苹果"]
+    on_gpu = TextEmbedder(artifact, "cuda:0").embed(words)
+    assert np.allclose(on_gpu, TextEmbedder(artifact, "cpu").embed(words), atol=1e-4)
 
 
 def test_threads_are_those_of_the_settings(tiny: Artifact) -> None:

@@ -18,7 +18,8 @@ def bench(script: str, out: Path, *words: str) -> Any:
     """Run a benchmark and return what it writes."""
     done = subprocess.run(
         [sys.executable, str(ROOT / "ops/bench" / script), *words, "--json", str(out)],
-        env=environment(),
+        env=environment() | {"XDG_CACHE_HOME": str(out.parent / "cache")},
+        cwd=ROOT,
         capture_output=True,
         text=True,
         timeout=110,
@@ -50,12 +51,12 @@ def test_workers_with_a_simulated_device_are_counted_against_one(tmp_path: Path)
 @pytest.mark.integration
 def test_four_ways_to_tag_the_same_photographs_are_held_side_by_side(tmp_path: Path) -> None:
     model = save(tmp_path / "tiny", "chinese_clip")
-    words = ["--photos", str(ROOT / "ops/examples"), "--model", str(model), "--precision", "fp32"]
+    words = ["--photos", "ops/examples", "--model", str(model), "--precision", "fp32"]
     words += ["--seconds", "0.2", "--rounds", "1", "--chart", str(tmp_path / "chart.png")]
     words += ["--markdown", str(tmp_path / "table.md")]
     found = bench("compare.py", tmp_path / "compare.json", *words)
     assert list(found["contenders"]) == [
-        *("bare loop", "transformers pipeline", "naive Celery", "wanwu, one worker")
+        *("bare loop", "transformers pipeline", "naive Celery", "wanwu")
     ]
     for one in found["contenders"].values():
         assert one["images_per_s"] > 0

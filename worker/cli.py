@@ -124,6 +124,13 @@ def export(model: str, out: Path | None, revision: str | None, **options: Any) -
     help="Files or directories of images to measure with. [default: pictures made up]",
 )
 @click.option(
+    "--engine",
+    "engines",
+    type=click.Choice(ENGINES),
+    multiple=True,
+    help="Measure only this engine, beside the baselines; may be repeated. [default: all]",
+)
+@click.option(
     "--runs",
     type=click.IntRange(min=1),
     default=100,

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from worker.contract.settings import Settings
 from worker.decode import decode, set_up
 from worker.engines.base import Engine
-from worker.infer import infer, warm
+from worker.infer import Embeddings, launch, warm
 from worker.models.artifact import Artifact
 from worker.models.labels import LabelSet
 from worker.rank import rank
@@ -78,15 +78,19 @@ class Bare:
         )
 
     def _loop(self, decoded: Iterable[Pixels]) -> None:
+        """Infer batches; where the device works on its own, one is launched while another runs."""
         images = iter(decoded)
+        ahead: deque[Callable[[], Embeddings]] = deque()
         while batch_CHW := list(islice(images, self._settings.largest_batch)):
-            rank(
-                infer(self._engine, batch_CHW),
-                self._labels,
-                self._artifact.manifest.logit_scale,
-                top_k=5,
-                threshold=0.0,
-            )
+            ahead.append(launch(self._engine, batch_CHW))
+            if len(ahead) > self._engine.runs_ahead:
+                self._rank(ahead.popleft()())
+        while ahead:
+            self._rank(ahead.popleft()())
+
+    def _rank(self, embeddings_ND: Embeddings) -> None:
+        scale = self._artifact.manifest.logit_scale
+        rank(embeddings_ND, self._labels, scale, top_k=5, threshold=0.0)
 
 
 def _cpu_s(loop: Callable[[], None]) -> float:

@@ -1,13 +1,14 @@
 """Tag the same photographs side by side: this system, a bare loop, transformers, naive Celery.
 
-    python ops/bench/compare.py [--photos DIR] [--model DIR|ID] [--precision auto] [--json FILE]
-                                [--markdown FILE] [--chart FILE]
+    python ops/bench/compare.py [--photos DIR] [--model DIR|ID] [--precision auto] [--device cpu]
+                                [--workers 1] [--json FILE] [--markdown FILE] [--chart FILE]
 
 All four take turns over the same files, each turn about `--seconds` long, and stay loaded between
 turns: whatever the machine's speed does, it does to all. Without `--model` it is a Chinese-CLIP of
 B/16's size with random weights; without `--photos` the photographs are made up, of camera size.
 Rates are medians of the turns, ratios medians of the rounds' ratios. CPU of an image is that of all
-processes: of the worker, Redis and the producer (this process). Memory is the peak.
+processes: of the worker, Redis and the producer (this process). Memory is the peak, on a GPU what
+is held at the end. All run on the same device.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from typing import Any, Final, NamedTuple
 import contenders
 from batching import batches, fill
 from charts import Bar, bars
-from contenders import BATCH, Contender
+from contenders import BATCH, CORES, LOOP, OURS, PIPELINE, Contender, Subject
 from full_size import exported
 from photos import find_photos
 from tables import markdown
@@ -39,10 +40,9 @@ from worker.models.artifact import open_artifact
 
 SECONDS: Final = 20.0
 ROUNDS: Final = 3
-LOOP, PIPELINE, OURS = "bare loop", "transformers pipeline", "wanwu, one worker"
 _STARTS: Final = (contenders.loop, contenders.pipeline, contenders.naive, contenders.ours)
 # Enough that each child of the usual worker has loaded its model.
-_REHEARSAL: Final = 8
+_REHEARSAL: Final = 4 * CORES
 _STAGES: Final = ("read_ms", "decode_ms", "batch_wait_ms", "infer_ms")
 
 
@@ -74,13 +74,11 @@ def take_turn(contender: Contender, photos: Sequence[str], images: int) -> Turn:
     return Turn(images, images / took_s, cpu_ms, records)
 
 
-def measure(
-    artifact: Path, directory: str, photos: Sequence[str], seconds: float, rounds: int
-) -> dict[str, Any]:
+def measure(subject: Subject, photos: Sequence[str], seconds: float, rounds: int) -> dict[str, Any]:
     """Return the figures of each contender, and the stages and batches of our worker."""
     with ExitStack() as stack, ThreadPoolExecutor() as pool:
         # Most of a start is one thread's work.
-        starts = [start(artifact, directory) for start in _STARTS]
+        starts = [start(subject) for start in _STARTS]
         field = list(pool.map(stack.enter_context, starts))
         _say("all are ready")
         counts = {one.name: _count(one, photos, seconds) for one in field}
@@ -90,11 +88,13 @@ def measure(
                 turns[one.name].append(take_turn(one, photos, counts[one.name]))
                 rate = turns[one.name][-1].images_per_s
                 _say(f"round {number} of {rounds}: {one.name}, {rate:.1f} images/s")
-        peaks_mb = {one.name: one.member.peak_mb() for one in field}
+        memory = {
+            one.name: {"peak_mb": one.member.peak_mb(), "gpu_mb": one.member.gpu_mb()}
+            for one in field
+        }
     return {
         "contenders": {
-            name: _figures(found, turns) | {"peak_mb": peaks_mb[name]}
-            for name, found in turns.items()
+            name: _figures(found, turns) | memory[name] for name, found in turns.items()
         },
         "worker": _inside([record for turn in turns[OURS] for record in turn.records]),
     }
@@ -138,7 +138,9 @@ def _inside(records: Sequence[Record]) -> dict[str, Any]:
 
 def table(figures: dict[str, Any]) -> str:
     """Return the contenders as a person reads them."""
-    heads = ("", "images/s", "times the pipeline", "of the loop", "CPU ms/image", "peak MB")
+    heads = ["", "images/s", "times the pipeline", "of the loop", "CPU ms/image", "peak MB"]
+    on_gpu = figures["device"] != "cpu"
+    heads += ["GPU MB"] * on_gpu
     rows = [
         [
             name,
@@ -147,6 +149,7 @@ def table(figures: dict[str, Any]) -> str:
             f"{found['of_loop']:.3f}",
             " + ".join(f"{ms:.2f}" if ms < 1 else f"{ms:.0f}" for ms in found["cpu_ms"].values()),
             f"{found['peak_mb']:,.0f}",
+            *([f"{found['gpu_mb']:,.0f}"] * on_gpu),
         ]
         for name, found in figures["contenders"].items()
     ]
@@ -158,7 +161,8 @@ def table(figures: dict[str, Any]) -> str:
     sizes = ", ".join(f"{count} of {size}" for size, count in worker["batches"].items())
     return (
         f"{markdown(heads, rows)}\n\n"
-        f"CPU: worker + Redis + producer. Our worker, mean of an image: {stages}. "
+        f"CPU: worker + Redis + producer. {figures['workers']} of our workers, mean of an image: "
+        f"{stages}. "
         f"Batches: {sizes}; {worker['mean_batch']:.2f} on average.\n\n{_setting(figures)}\n"
     )
 
@@ -167,9 +171,15 @@ def _setting(figures: dict[str, Any]) -> str:
     found = figures["machine"]
     return (
         f"{figures['model']} in {figures['precision']}, {figures['photographs']}; "
-        f"{found['processor']}, {found['cores']} cores, torch {found['torch']}; "
+        f"{_place(figures)}, torch {found['torch']}; "
         f"{figures['rounds']} rounds of turns of about {figures['seconds']:g} s."
     )
+
+
+def _place(figures: dict[str, Any]) -> str:
+    found = figures["machine"]
+    gpu = "" if figures["device"] == "cpu" else f"{found['gpu']}, "
+    return f"{gpu}{found['processor']}, {found['cores']} cores"
 
 
 def chart(figures: dict[str, Any], file: Path) -> None:
@@ -183,9 +193,7 @@ def chart(figures: dict[str, Any], file: Path) -> None:
         )
         for name, found in figures["contenders"].items()
     ]
-    place = figures["machine"]
-    title = f"{figures['model']}, {figures['photographs']}\n{place['processor']}, "
-    title += f"{place['cores']} cores"
+    title = f"{figures['model']}, {figures['photographs']}\n{_place(figures)}"
     bars(rows, title, "images a second, and how many times the pipeline's", file)
 
 
@@ -193,11 +201,14 @@ def run(words: argparse.Namespace) -> dict[str, Any]:
     """Make or find model and photographs, measure, and return the figures with their setting."""
     with tempfile.TemporaryDirectory(prefix="wanwu-compare-") as name:
         photos, what = find_photos(words.photos, Path(name))
-        directory, artifact = exported(words.model, words.precision, Path(name))
+        directory, artifact = exported(words.model, words.precision, Path(name), words.device)
         manifest = open_artifact(artifact).manifest
-        figures = measure(artifact, directory, photos, words.seconds, words.rounds)
+        subject = Subject(artifact, directory, words.device, words.workers)
+        figures = measure(subject, photos, words.seconds, words.rounds)
     return {
         "model": words.model or "Chinese-CLIP B/16 with random weights",
+        "device": words.device,
+        "workers": words.workers,
         "precision": manifest.precision,
         "fast_decode": manifest.decodes_fast("auto"),
         "photographs": what,
@@ -218,6 +229,8 @@ def main() -> None:
     parser.add_argument("--photos", type=Path, metavar="DIR", help="photographs, else made up")
     parser.add_argument("--model", metavar="DIR|ID", help="a Chinese-CLIP in transformers' form")
     parser.add_argument("--precision", default="auto", help="of our artifact")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:n")
+    parser.add_argument("--workers", type=int, default=1, help="of ours")
     parser.add_argument("--seconds", type=float, default=SECONDS, help="of a turn, about")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--json", type=Path, help="write the figures to this file")

@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 
 from bare import Bare
 from celery import Celery
-from crew import HERE, Member, worker_at
+from crew import HERE, Member, worker_at, workers_at
 from drive import SIX, tagged
 from naive import PROMPT
 
@@ -29,9 +29,24 @@ from worker.models.artifact import open_artifact
 from worker.models.labels import LabelEncoder
 
 BATCH: Final = 4
-# As many tasks under way keep two children busy, and no result waits for long.
-_NAIVE_AHEAD: Final = 16
+LOOP, PIPELINE, OURS = "bare loop", "transformers pipeline", "wanwu"
+CORES: Final = len(os.sched_getaffinity(0))
+# As many tasks under way keep a child a core busy, and no result waits for long.
+_NAIVE_AHEAD: Final = 8 * CORES
 Tag = Callable[[Sequence[str]], Sequence[Record]]
+Tagger = Callable[[Sequence[str]], object]
+
+
+class Subject(NamedTuple):
+    """What all run: our artifact, transformers' directory or id, and the device for either.
+
+    Of our own workers there may be several.
+    """
+
+    artifact: Path
+    directory: str
+    device: str
+    workers: int = 1
 
 
 class Contender(NamedTuple):
@@ -44,31 +59,26 @@ class Contender(NamedTuple):
 
 
 @contextmanager
-def loop(artifact: Path, directory: str) -> Iterator[Contender]:
+def loop(subject: Subject) -> Iterator[Contender]:
     """Our decoder and our model in a loop with decode threads: all of the work, and no queue."""
-    del directory
-    with _solo("bare loop", _load_loop, str(artifact)) as contender:
+    with _solo(LOOP, _load_loop, str(subject.artifact), subject.device) as contender:
         yield contender
 
 
 @contextmanager
-def pipeline(artifact: Path, directory: str) -> Iterator[Contender]:
+def pipeline(subject: Subject) -> Iterator[Contender]:
     """Hugging Face's zero-shot pipeline at batch 4, as its documentation calls it."""
-    del artifact
-    with _solo("transformers pipeline", _load_pipeline, directory) as contender:
+    with _solo(PIPELINE, _load_pipeline, subject.directory, subject.device) as contender:
         yield contender
 
 
 @contextmanager
-def naive(artifact: Path, directory: str) -> Iterator[Contender]:
+def naive(subject: Subject) -> Iterator[Contender]:
     """Celery with a task an image, a child a core, and that pipeline in each child."""
-    del artifact
     argv = ["-m", "celery", "--app", "naive", "--workdir", str(HERE)]
     argv += ["worker", "--pool", "prefork", "--loglevel", "WARNING"]
-    with (
-        EmbeddedRedis() as server,
-        worker_at(server.url, *argv, NAIVE_MODEL=directory) as member,
-    ):
+    variables = {"NAIVE_MODEL": subject.directory, "NAIVE_DEVICE": subject.device}
+    with EmbeddedRedis() as server, worker_at(server.url, *argv, **variables) as member:
         task = Celery("naive", broker=server.url, backend=server.url).signature("naive.tag")
 
         def tag(paths: Sequence[str]) -> list[Record]:
@@ -85,20 +95,21 @@ def naive(artifact: Path, directory: str) -> Iterator[Contender]:
 
 
 @contextmanager
-def ours(artifact: Path, directory: str) -> Iterator[Contender]:
-    """One worker of ours, fed by the producer's own parts through Redis."""
-    del directory
-    argv = ("-m", "worker.cli", "start", "--model", str(artifact))
+def ours(subject: Subject) -> Iterator[Contender]:
+    """Workers of ours, one by default, fed by the producer's own parts through Redis."""
+    argv = ["-m", "worker.cli", "start", "--model", str(subject.artifact)]
+    argv += ["--device", subject.device]
     with (
         EmbeddedRedis() as server,
-        worker_at(server.url, *argv) as member,
+        workers_at(server.url, subject.workers, *argv) as members,
         open_desk(Settings(broker_url=server.url)) as desk,
     ):
 
         def tag(paths: Sequence[str]) -> list[Record]:
             return tagged(desk, paths)
 
-        yield Contender("wanwu, one worker", member, tag, _payers(member, server.url))
+        crew = Member(*(pid for member in members for pid in member.pids))
+        yield Contender(OURS, crew, tag, _payers(crew, server.url))
 
 
 def _payers(member: Member, url: str) -> Callable[[], dict[str, float]]:
@@ -117,12 +128,12 @@ def _payers(member: Member, url: str) -> Callable[[], dict[str, float]]:
 
 @contextmanager
 def _solo(
-    name: str, load: Callable[[str], Callable[[Sequence[str]], object]], model: str
+    name: str, load: Callable[[str, str], Tagger], model: str, device: str
 ) -> Iterator[Contender]:
     """Run what `load` returns in a process of its own: its memory and its threads are its own."""
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
-    process = context.Process(target=_live, args=(there, load, model), daemon=True)
+    process = context.Process(target=_live, args=(there, load, model, device), daemon=True)
     process.start()
     there.close()
     try:
@@ -144,10 +155,8 @@ def _solo(
         process.kill()
 
 
-def _live(
-    pipe: Connection, load: Callable[[str], Callable[[Sequence[str]], object]], model: str
-) -> None:
-    run = load(model)
+def _live(pipe: Connection, load: Callable[[str, str], Tagger], model: str, device: str) -> None:
+    run = load(model, device)
     pipe.send(os.getpid())
     while True:
         try:
@@ -158,18 +167,18 @@ def _live(
         pipe.send(len(paths))
 
 
-def _load_loop(model: str) -> Callable[[Sequence[str]], object]:
+def _load_loop(model: str, device: str) -> Tagger:
     keep_freed_memory()
-    settings, artifact = Settings(model=model), open_artifact(Path(model))
+    settings, artifact = Settings(model=model, device=device), open_artifact(Path(model))
     engine = open_engine(artifact, settings)
     labels = LabelEncoder(artifact, engine.device).encode(SIX)
     return Bare(settings, artifact, engine, labels).threaded
 
 
-def _load_pipeline(model: str) -> Callable[[Sequence[str]], object]:
+def _load_pipeline(model: str, device: str) -> Tagger:
     from transformers import pipeline as open_pipeline  # noqa: PLC0415 - the others need none
 
-    classify = open_pipeline("zero-shot-image-classification", model=model, device="cpu")
+    classify = open_pipeline("zero-shot-image-classification", model=model, device=device)
 
     def run(paths: Sequence[str]) -> object:
         words = {"candidate_labels": list(SIX.labels), "hypothesis_template": PROMPT}

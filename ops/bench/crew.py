@@ -22,14 +22,16 @@ HERE: Final = Path(__file__).resolve().parent
 START_TIMEOUT_S: Final = 300.0
 STOP_GRACE_S: Final = 30.0
 _KIB: Final = 1024
+_MIB: Final = 2**20
 _MB: Final = 1e6
 
 
 class Member:
-    """A process with all its children, as the kernel accounts for them."""
+    """Processes with all their children, mostly one, as the kernel accounts for them."""
 
-    def __init__(self, pid: int) -> None:
-        self._process = psutil.Process(pid)
+    def __init__(self, *pids: int) -> None:
+        self.pids: Final = pids
+        self._processes = [psutil.Process(pid) for pid in pids]
 
     def cpu_s(self) -> float:
         """Return the seconds of CPU, user and system, spent so far."""
@@ -43,8 +45,28 @@ class Member:
         """Return the most memory that each has been resident in, summed."""
         return sum(map(_peak_mb, self._family()))
 
+    def gpu_mb(self) -> float:
+        """Return the memory of GPUs that they hold now, by NVIDIA's own account; 0 without one."""
+        query = ("--query-compute-apps=pid,used_memory", "--format=csv,noheader,nounits")
+        try:
+            held = subprocess.run(  # noqa: S603 - no words from outside
+                ("nvidia-smi", *query),  # noqa: S607 - wherever the driver put it
+                capture_output=True,
+                text=True,
+                check=True,
+            )
+        except (OSError, subprocess.CalledProcessError):
+            return 0.0
+        pids = {one.pid for one in self._family()}
+        rows = (line.split(",") for line in held.stdout.splitlines())
+        return sum(float(mib) * _MIB for pid, mib in rows if int(pid) in pids) / _MB
+
     def _family(self) -> list[psutil.Process]:
-        return [self._process, *self._process.children(recursive=True)]
+        return [
+            member
+            for process in self._processes
+            for member in (process, *process.children(recursive=True))
+        ]
 
 
 def _peak_mb(process: psutil.Process) -> float:

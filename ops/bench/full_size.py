@@ -37,18 +37,20 @@ def save(directory: Path) -> Path:
     return directory
 
 
-def exported(model: str | None, precision: str, place: Path) -> tuple[str, Path]:
-    """Export a directory or id, or else this model, to `place`; return what it was and where it is.
+def exported(
+    model: str | None, precision: str, place: Path, device: str = "cpu"
+) -> tuple[str, Path]:
+    """Export a directory or id, or else this model; return what it was and where it is.
+
+    This model goes to `place`, others where `worker start` keeps what it exports.
 
     Raises:
         ExportError: it cannot be exported.
     """
     directory = model or str(save(place / "full-size"))
-    settings = Settings.from_env(model=directory, precision=precision, device="cpu")
-    artifact = export_to(
-        place / "artifact", settings, None, lambda words: print(words, file=sys.stderr)
-    )
-    return directory, artifact
+    settings = Settings.from_env(model=directory, precision=precision, device=device)
+    out = None if model else place / "artifact"
+    return directory, export_to(out, settings, None, lambda words: print(words, file=sys.stderr))
 
 
 def parts() -> tuple[Any, Any, Any]:

@@ -2,8 +2,8 @@
 
     celery --app naive worker --pool prefork
 
-Each child holds transformers' pipeline for the model that `NAIVE_MODEL` names. Without one a task
-only opens and decodes its image, so that what is left is the queue's.
+Each child holds transformers' pipeline for the model that `NAIVE_MODEL` names, on `NAIVE_DEVICE`.
+Without one a task only opens and decodes its image, so that what is left is the queue's.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from PIL import Image
 
 URL = os.environ.get("WANWU_BROKER_URL", "redis://localhost:6379/0")
 MODEL = os.environ.get("NAIVE_MODEL")
+DEVICE = os.environ.get("NAIVE_DEVICE", "cpu")
 PROMPT = "这是一张{}的照片"
 app = Celery("naive", broker=URL, backend=URL)
 
@@ -38,4 +39,4 @@ def _pipeline(model: str) -> Any:
     """Return the pipeline of this child, loaded when its first task comes."""
     from transformers import pipeline  # noqa: PLC0415 - the parent needs none
 
-    return pipeline("zero-shot-image-classification", model=model, device="cpu")
+    return pipeline("zero-shot-image-classification", model=model, device=DEVICE)

@@ -28,7 +28,8 @@ def find_photos(directory: Path | None, place: Path) -> tuple[list[str], str]:
     for file in sorted((directory or made).rglob("*")):
         try:
             with Image.open(file) as image:
-                sizes[str(file)] = image.width * image.height
+                # Workers may run elsewhere than here.
+                sizes[str(file.resolve())] = image.width * image.height
         except OSError:
             continue
     if not sizes:

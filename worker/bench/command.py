@@ -30,6 +30,7 @@ class Request(NamedTuple):
 
     labels: tuple[str, ...]
     images: tuple[Path, ...]
+    engines: tuple[str, ...]
     runs: int
     seconds: float
     json_file: Path | None
@@ -51,6 +52,7 @@ def run(request: Request, settings: Settings, say: Callable[[str], None]) -> Non
         Effort(request.runs, request.seconds),
         labels=request.labels or LABELS,
         images=list(_files(request.images)),
+        engines=request.engines,
         say=say,
     )
     console = Console()

@@ -77,9 +77,12 @@ def measure(
     *,
     labels: tuple[str, ...] = LABELS,
     images: Sequence[Path] = (),
+    engines: tuple[str, ...] = (),
     say: Say = lambda _: None,
 ) -> list[Figure]:
     """Return the figures of every subject, in the order of the table; `say` hears the steps.
+
+    With `engines` of those alone, beside the baselines.
 
     Raises:
         ArtifactError: the artifact does not hold transformers' own weights.
@@ -88,7 +91,7 @@ def measure(
     device = resolve_device(settings.device, "fp32")
     settings = msgspec.structs.replace(settings, device=str(device))
     has_text = artifact.manifest.kind == "zero-shot"
-    wanted = subjects(supported(device), has_text=has_text)
+    wanted = subjects(supported(device), has_text=has_text, engines=engines)
     pixels_NCHW = _inputs(artifact, images, say)
     with tempfile.TemporaryDirectory(prefix="wanwu-bench-") as directory, ExitStack() as stack:
         made = _variants(

@@ -36,14 +36,19 @@ class Subject(msgspec.Struct, frozen=True):
     engine: str | None = None
 
 
-def subjects(precisions: tuple[Precision, ...], *, has_text: bool) -> list[Subject]:
-    """Return all that can be asked of a device with these precisions, baselines first."""
+def subjects(
+    precisions: tuple[Precision, ...], *, has_text: bool, engines: tuple[str, ...] = ()
+) -> list[Subject]:
+    """Return all that can be asked of a device with these precisions, baselines first.
+
+    With `engines`, of those alone.
+    """
     found = [Subject(WITH_TEXT, "fp32")] if has_text else []
     found += [Subject(PLAIN, "fp32"), Subject("eager fp32", "fp32", "eager")]
     found += [Subject(f"torchscript {one}", one, "torchscript") for one in precisions]
     found += [Subject(f"compile {one}", one, "compile") for one in precisions if one != "int8"]
     found += [Subject(f"onnx {one}", one, "onnx") for one in precisions if one in {"fp32", "int8"}]
-    return found
+    return [one for one in found if one.engine is None or one.engine in (engines or LOADERS)]
 
 
 def open_subject(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 
@@ -72,7 +72,7 @@ class TorchScriptEngine(Synchronous):
 
 
 def load_module(path: Path, device: torch.device) -> torch.jit.ScriptModule:
-    """Load TorchScript onto `device`, ready for inference.
+    """Load TorchScript onto `device`, ready for inference, wherever it was traced.
 
     It is neither frozen nor optimised further: that is for the exporter, which measures parity.
 
@@ -91,4 +91,16 @@ def load_module(path: Path, device: torch.device) -> torch.jit.ScriptModule:
         reason = str(e).strip().partition("\n")[0]
         msg = f"torch {torch.__version__} cannot load {path.name} of the model: {reason}"
         raise ArtifactError(msg) from e
+    place_constants(module, device)
     return module.eval()
+
+
+def place_constants(module: Any, device: torch.device) -> None:
+    """Let what the forward pass itself makes, such as masks and positions, lie on `device`.
+
+    A trace writes down where it was made, as a constant that `torch.jit.load` does not map. Must
+    come before the first run, which compiles the graph.
+    """
+    for node in module.graph.findAllNodes("prim::Constant"):
+        if node.output().type().kind() == "DeviceObjType":
+            node.s_("value", str(device))

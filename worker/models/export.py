@@ -118,7 +118,7 @@ def _export_image(
     device: torch.device,
     say: Say,
 ) -> Trial:
-    """Trace the image tower in each precision; keep the fastest that agrees with the model."""
+    """Trace the image tower in each precision, the nearest to the model first; keep the best."""
     spec = recipe.preprocessing
     kind = ClassifierTower if recipe.kind == "classifier" else ImageTower
     tower = kind(model, spec.mean, spec.std).eval()
@@ -137,7 +137,7 @@ def _export_image(
             directory / f"{precision}.pt",
         )
         say(str(trial))
-        if trial.agrees and (best is None or trial.ms < best.ms):
+        if trial.beats(best):
             best = trial
     if best is None:
         msg = f"the traced image tower does not agree with the model: {trial}"
