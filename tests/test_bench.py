@@ -97,5 +97,5 @@ def test_a_classifier_has_no_text_to_measure() -> None:
 def test_engines_can_be_chosen_and_stand_beside_the_baselines() -> None:
     found = subjects(("fp32", "fp16"), has_text=True, engines=("torchscript", "eager"))
     assert [one.name for one in found] == [
-        *(WITH_TEXT, PLAIN, "eager fp32", "torchscript fp32", "torchscript fp16")
+        *(WITH_TEXT, PLAIN, "eager fp32", "eager fp16", "torchscript fp32", "torchscript fp16")
     ]

@@ -25,6 +25,8 @@ from worker.models.towers import TextTower
 
 WITH_TEXT: Final = "transformers, text in every call"
 PLAIN: Final = "transformers"
+# On a CPU it has the first alone.
+_EAGER: Final = ("fp32", "fp16")
 Run = Callable[[Tensor], Tensor]
 
 
@@ -44,7 +46,8 @@ def subjects(
     With `engines`, of those alone.
     """
     found = [Subject(WITH_TEXT, "fp32")] if has_text else []
-    found += [Subject(PLAIN, "fp32"), Subject("eager fp32", "fp32", "eager")]
+    found += [Subject(PLAIN, "fp32")]
+    found += [Subject(f"eager {one}", one, "eager") for one in precisions if one in _EAGER]
     found += [Subject(f"torchscript {one}", one, "torchscript") for one in precisions]
     found += [Subject(f"compile {one}", one, "compile") for one in precisions if one != "int8"]
     found += [Subject(f"onnx {one}", one, "onnx") for one in precisions if one in {"fp32", "int8"}]
