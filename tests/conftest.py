@@ -118,13 +118,23 @@ class Crew:
     stack: ExitStack
     workers: list[Worker] = field(default_factory=list)
 
-    def start(self, url: str, *options: str, ready: bool = True, **settings: str) -> Worker:
+    def start(
+        self,
+        url: str,
+        *options: str,
+        ready: bool = True,
+        program: tuple[str, ...] = ("-m", "worker.cli"),
+        variables: dict[str, str] | None = None,
+        **settings: str,
+    ) -> Worker:
         log = self.directory / f"worker-{len(self.workers)}.log"
         with log.open("wb") as sink:
             process = start_child(
-                [sys.executable, "-m", "worker.cli", "start", *options],
+                [sys.executable, *program, "start", *options],
                 cwd=ROOT,
-                env=environment(broker_url=url, **settings),
+                env=environment(broker_url=url, **settings)
+                | {"PYTHONPATH": str(ROOT)}
+                | (variables or {}),
                 stdout=sink,
                 stderr=subprocess.STDOUT,
             )

@@ -24,7 +24,7 @@ from worker.backlog import (
     Pixels,
 )
 from worker.batch import Batcher, Wait
-from worker.errors import InferenceError
+from worker.errors import InferenceError, WorkerGoneError
 
 SOON_S = 20
 
@@ -346,13 +346,13 @@ def test_when_the_thread_dies_every_image_fails_and_the_worker_hears_of_it(
         pending = b.put(1, 2, 3, 4, 5, 6)
         b.batcher.start()
         for future in pending:
-            with pytest.raises(InferenceError, match="inference thread has ended"):
+            with pytest.raises(WorkerGoneError, match="inference thread has ended"):
                 future.result(SOON_S)
         b.batcher._thread.join(SOON_S)
         assert b.batcher.died
         assert b.deaths == [None]
         (later,) = b.put(7)
-        with pytest.raises(InferenceError, match="inference thread has ended"):
+        with pytest.raises(WorkerGoneError, match="inference thread has ended"):
             later.result(SOON_S)
 
 
@@ -361,7 +361,7 @@ def test_the_dying_thread_may_stop_the_batcher_itself() -> None:
         b.script.before = poison(1, SystemExit())
         b.batcher._on_death = b.batcher.stop
         (future,) = b.put(1)
-        with pytest.raises(InferenceError):
+        with pytest.raises(WorkerGoneError):
             future.result(SOON_S)
         b.batcher._thread.join(SOON_S)
         assert not b.batcher._thread.is_alive()
@@ -381,7 +381,7 @@ def test_after_stopping_nothing_can_be_put() -> None:
         b.batcher.stop()
         b.batcher.stop()
         b.batcher.expect(1)
-        with pytest.raises(RuntimeError, match="stopped"):
+        with pytest.raises(WorkerGoneError, match="stopped"):
             b.batcher.put(pixels(1))
 
 
@@ -389,7 +389,7 @@ def test_a_batcher_that_was_never_started_lets_nobody_wait() -> None:
     with bench(started=False) as b:
         (future,) = b.put(1)
         b.batcher.stop()
-        with pytest.raises(InferenceError):
+        with pytest.raises(WorkerGoneError):
             future.result(0)
 
 
@@ -510,7 +510,7 @@ def test_when_the_thread_dies_both_batches_fail(ahead: Ahead, death: BaseExcepti
     futures = ahead.put(1, 2, 3, 4, 5)
     ahead.batcher.start(runs_ahead=True)
     for future in futures:
-        with pytest.raises(InferenceError, match="thread has ended"):
+        with pytest.raises(WorkerGoneError, match="thread has ended"):
             future.result(SOON_S)
     assert ahead.batcher.died
 

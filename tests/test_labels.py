@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -267,6 +268,27 @@ def test_if_encoding_fails_the_next_tries_and_the_lock_is_gone(client: redis.Red
         shelf.get("k", (1, 1), lambda: 1 / 0)  # type: ignore[return-value, arg-type]
     assert client.keys("wanwu:matrix:*") == []
     assert shelf.get("k", (1, 1), lambda: np.ones((1, 1), np.float32)).tolist() == [[1]]
+
+
+def test_who_encodes_for_long_keeps_the_lock_and_who_is_gone_loses_it(
+    client: redis.Redis,
+) -> None:
+    made = []
+
+    def make() -> Any:
+        made.append(1)
+        time.sleep(1.0)
+        return np.ones((2, 3), np.float32)
+
+    shelf = RedisShelf(client, poll_s=0.01, lock_s=0.4)
+    with ThreadPoolExecutor(2) as threads:
+        asked = [threads.submit(shelf.get, "k", (2, 3), make) for _ in range(2)]
+        assert [one.result(SOON_S).shape for one in asked] == [(2, 3)] * 2
+    assert len(made) == 1
+    # Somebody who will never come back.
+    client.lock("wanwu:matrix:other:lock", timeout=0.4).acquire()
+    assert shelf.get("other", (2, 3), make).shape == (2, 3)
+    assert client.keys("wanwu:matrix:*:lock") == []
 
 
 def test_a_matrix_of_another_shape_is_not_believed(client: redis.Redis) -> None:

@@ -7,7 +7,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from worker.contract.messages import Chunk, ChunkResult, Failure, ImageRef
 from worker.contract.settings import Settings
 from worker.decode import decode
 from worker.engines.torchscript import TorchScriptEngine
-from worker.errors import ArtifactError, CancelledError
+from worker.errors import ArtifactError, CancelledError, PoisonError, WorkerGoneError
 from worker.models.artifact import Artifact, open_artifact
 from worker.models.samples import photographs
 from worker.pipeline import Pipeline
@@ -297,7 +297,7 @@ def test_after_a_chunk_that_was_not_judged_the_next_is_tagged(
     wait_until(lambda: pipeline._batcher._backlog._expected == 0)
 
 
-def test_when_the_inference_thread_dies_images_fail_and_the_worker_hears(
+def test_when_the_inference_thread_dies_others_must_try_and_the_worker_hears(
     started: Callable[..., Pipeline], files: dict[str, str]
 ) -> None:
     class Mortal(TorchScriptEngine):
@@ -308,12 +308,60 @@ def test_when_the_inference_thread_dies_images_fail_and_the_worker_hears(
 
     heard = threading.Event()
     pipeline = started(load_engine=loading(Mortal), on_death=heard.set)
-    assert not pipeline.died
     for _ in range(2):
-        result = pipeline.process(chunk(files["红"], files["绿"]), SENT_AT_S)
-        assert codes(result) == ["inference_failed", "inference_failed"]
+        with pytest.raises(WorkerGoneError):
+            pipeline.process(chunk(files["红"], files["绿"]), SENT_AT_S)
     assert heard.wait(20)
-    assert pipeline.died
+    assert not pipeline.room.is_left
+
+
+def test_images_on_trial_are_tried_one_by_one_between_beginning_and_end(
+    started: Callable[..., Pipeline], files: dict[str, str]
+) -> None:
+    pipeline, notes = started(), list[str]()
+
+    @contextmanager
+    def trial(index: int) -> Iterator[None]:
+        if index == 1:
+            raise PoisonError
+        notes.append(f"begin {index}")
+        yield
+        notes.append(f"end {index}")
+
+    paths = [files["红"], files["绿"], "/nowhere.jpg", files["蓝"]]
+    result = pipeline.process(chunk(*paths), SENT_AT_S, trial)
+    assert codes(result) == [None, "poison", "not_found", None]
+    assert best(result)[0] == "红"
+    assert notes == [f"{what} {index}" for index in (0, 2, 3) for what in ("begin", "end")]
+    assert {image.batch_size for image in result.images} == {1, None}
+    assert_empty(pipeline)
+
+
+def test_an_end_that_says_nothing_of_the_image_leaves_its_trial_open(
+    started: Callable[..., Pipeline], files: dict[str, str]
+) -> None:
+    pipeline, notes = started(), list[str]()
+
+    @contextmanager
+    def trial(index: int) -> Iterator[None]:
+        notes.append(f"begin {index}")
+        if index == 1:
+            raise redis.ConnectionError
+        yield
+        notes.append(f"end {index}")
+
+    with pytest.raises(redis.ConnectionError):
+        pipeline.process(chunk(files["红"], files["绿"], files["蓝"]), SENT_AT_S, trial)
+    assert notes == ["begin 0", "end 0", "begin 1"]
+    assert_empty(pipeline)
+
+
+def assert_empty(pipeline: Pipeline) -> None:
+    """All room has been given back, and no more than that."""
+    pipeline.room.take(SETTINGS.images_in_flight - 1)
+    assert pipeline.room.is_left
+    pipeline.room.take(1)
+    assert not pipeline.room.is_left
 
 
 def test_an_image_that_the_model_fails_on_does_not_fail_its_batch(

@@ -17,8 +17,8 @@ from celery.exceptions import WorkerShutdown
 from celery.signals import setup_logging, worker_ready, worker_shutdown, worker_shutting_down
 
 from worker import logs
-from worker.consumer import EventPulse, intake_step
-from worker.contract.broker import make_app
+from worker.consumer import EventPulse, intake_step, lease_step
+from worker.contract.broker import LOOKS_A_LEASE, make_app
 from worker.contract.settings import Settings, mask
 from worker.engines.base import Engine
 from worker.engines.choose import open_engine
@@ -57,6 +57,7 @@ def _build(settings: Settings, tagger: Tagger) -> Celery:
     app.steps["worker"].add(_step(tagger))
     app.steps["consumer"].add(EventPulse)
     app.steps["consumer"].add(intake_step(tagger.pipeline.room))
+    app.steps["consumer"].add(lease_step(settings.visibility_timeout_s / LOOKS_A_LEASE))
     # Not the step's `stop`: it is called while tasks still run, and they need the batcher.
     worker_shutdown.connect(lambda **_: tagger.stop(), weak=False)
     worker_ready.connect(lambda **_: _say_ready(settings), weak=False)

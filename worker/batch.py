@@ -20,7 +20,7 @@ from typing import NamedTuple
 import structlog
 
 from worker.backlog import Backlog, Embeddings, Inferred, Item, Pixels
-from worker.errors import InferenceError
+from worker.errors import InferenceError, WorkerGoneError
 from worker.measure import Clock
 
 log = structlog.get_logger()
@@ -105,14 +105,16 @@ class Batcher:
     def put(self, pixels_CHW: Pixels) -> Future[Inferred]:
         """Hand over an image that was announced; its future may fail with an `InferenceError`.
 
+        Or with a `WorkerGoneError`, if the thread has ended on its own.
+
         Raises:
-            RuntimeError: the batcher was stopped.
+            WorkerGoneError: the batcher was stopped.
         """
         item = Item(pixels_CHW, self._clock(), Future())
         with self._changed:
             if self._stopping:
                 msg = "the batcher was stopped"
-                raise RuntimeError(msg)
+                raise WorkerGoneError(msg)
             if self._died:
                 item.future.set_exception(_thread_gone())
             elif self._backlog.put(item):
@@ -219,5 +221,5 @@ class Batcher:
                 item.future.set_exception(_thread_gone())
 
 
-def _thread_gone() -> InferenceError:
-    return InferenceError("the worker's inference thread has ended")
+def _thread_gone() -> WorkerGoneError:
+    return WorkerGoneError("the worker's inference thread has ended")

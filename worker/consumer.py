@@ -39,6 +39,32 @@ class EventPulse(bootsteps.StartStopStep):
             ignore_errors(parent, parent._flush_events)  # noqa: SLF001
 
 
+def lease_step(pause_s: float) -> type[bootsteps.StartStopStep]:
+    """Return the step that renews the leases on what this worker holds, every so many seconds."""
+
+    class Lease(bootsteps.StartStopStep):
+        requires: Final = {"celery.worker.consumer.tasks:Tasks"}
+
+        def __init__(self, parent: Any, **options: Any) -> None:
+            self._timer: Any = None
+            super().__init__(parent, **options)
+
+        def start(self, parent: Any) -> None:
+            """Begin, with the channel of this connection."""
+            self.stop(parent)
+            if parent.hub:
+                qos = parent.task_consumer.channel.qos
+                self._timer = parent.hub.call_repeatedly(pause_s, ignore_errors, parent, qos.renew)
+
+        def stop(self, parent: Any) -> None:  # noqa: ARG002 - Celery passes it
+            """End; what is held is this worker's for one lease more."""
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+
+    return Lease
+
+
 def intake_step(room: Room) -> type[bootsteps.StartStopStep]:
     """Return the step that asks for another chunk only while there is room for its images."""
 

@@ -25,6 +25,8 @@
     |   |   +-- LabelsMissingError labels_missing
     |   +-- job
     |       +-- CancelledError     cancelled
+    |       +-- PoisonError        poison           workers died of it
+    +-- WorkerGoneError            nothing is known of the image: another worker must try
     +-- ArtifactError              the model cannot be used: missing, altered, newer, unfit
     +-- ExportError                no artifact can be made of a model
     +-- DeviceError                the device asked for is not here
@@ -206,6 +208,18 @@ class CancelledError(ImageError):
 
     def __init__(self, job: str) -> None:
         super().__init__(f"job {job} was cancelled")
+
+
+class PoisonError(ImageError):
+    """Workers died, again and again, while they had this image in hand."""
+
+    code = "poison"
+    stage = "job"
+    sentence = "workers died each time they tried this image, so it is not tried again"
+
+
+class WorkerGoneError(TaggerError):
+    """This worker can tag nothing any more; it says nothing about the image."""
 
 
 class ArtifactError(TaggerError):

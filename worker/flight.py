@@ -12,7 +12,7 @@ import structlog
 
 from worker.backlog import Inferred
 from worker.contract.messages import ImageRef
-from worker.errors import ImageError, UnexpectedError
+from worker.errors import ImageError, UnexpectedError, WorkerGoneError
 from worker.measure import Stopwatch
 
 Outcome = Inferred | BaseException
@@ -34,7 +34,7 @@ class Journey:
         """Return the embedding of an image that has landed, or the error that it fails with.
 
         Raises:
-            redis.RedisError: see `blame`.
+            redis.RedisError, WorkerGoneError: see `blame`.
         """
         return self.outcome if isinstance(self.outcome, Inferred) else blame(self.outcome)
 
@@ -79,10 +79,11 @@ def blame(error: BaseException) -> ImageError:
 
     Raises:
         redis.RedisError: Redis is away, so nothing is known of the image.
+        WorkerGoneError: the worker is at its end, so nothing is known of it either.
     """
     if isinstance(error, ImageError):
         return error
-    if isinstance(error, redis.RedisError):
+    if isinstance(error, (redis.RedisError, WorkerGoneError)):
         raise error
     # The one place for everything else, MemoryError too: a bug of ours or of a library, met on one
     # image, must not cost the images of the same chunk their results.

@@ -13,6 +13,7 @@ import socket
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from typing import Any, Final
 
 import numpy as np
@@ -35,7 +36,7 @@ from worker.decode import decode, set_up
 from worker.emit import emit
 from worker.engines.base import Engine
 from worker.engines.choose import open_engine
-from worker.errors import ImageError, LabelsMissingError
+from worker.errors import ImageError, LabelsMissingError, WorkerGoneError
 from worker.flight import Flight, Journey, blame
 from worker.infer import launch, warm
 from worker.intake import read
@@ -52,6 +53,10 @@ _OWN_LABELS: Final = ""
 _RANKED_TOGETHER: Final = 64
 
 log = structlog.get_logger()
+
+
+# A chunk's image index -> the time in which that image is tried, alone.
+Trial = Callable[[int], AbstractContextManager[object]]
 
 
 class Pipeline:
@@ -75,6 +80,7 @@ class Pipeline:
         Label matrices are shared on the `shelf`, if there is one. `worker` is the name in results,
         the host's by default. `on_death` is called if the
         inference thread dies: nothing can be tagged any more, so the worker should stop.
+        No other chunk is welcome then.
         """
         self._settings = settings
         self._artifact = artifact
@@ -89,11 +95,15 @@ class Pipeline:
         self._label_sets: LabelCache
         self._started = False
         self._decoders = ThreadPoolExecutor(settings.decoders, thread_name_prefix="decode")
-        self._batcher = Batcher(
-            self._launch, settings.largest_batch, clock=clock, on_death=on_death
-        )
         self._counts = Counts()
         self.room = Room(settings.images_in_flight)
+
+        def close() -> None:
+            self.room.close()
+            if on_death is not None:
+                on_death()
+
+        self._batcher = Batcher(self._launch, settings.largest_batch, clock=clock, on_death=close)
 
     def start(self) -> None:
         """Load the model, run every batch size until it is warm, start the threads. Once is enough.
@@ -125,11 +135,17 @@ class Pipeline:
         """Whether the inference thread ended on its own: nothing can be tagged any more."""
         return self._batcher.died
 
-    def process(self, chunk: Chunk, received_at_s: float) -> ChunkResult:
+    def process(
+        self, chunk: Chunk, received_at_s: float, trial: Trial | None = None
+    ) -> ChunkResult:
         """Return one result per image, in the chunk's order. `received_at_s` is wall clock time.
+
+        With a `trial` the images are tried one after the other, each within `trial(index)`, which
+        may refuse to begin with an `ImageError`.
 
         Raises:
             redis.RedisError: Redis is away, so nothing is known of the images: try the chunk again.
+            WorkerGoneError: this worker is at its end: let another try the chunk.
         """
         # At once: until it is counted, a chunk seems to leave room for another.
         self.room.take(len(chunk.images))
@@ -140,7 +156,10 @@ class Pipeline:
         except Exception as e:  # noqa: BLE001 - `blame` tells them apart
             self.room.give_back(len(journeys))
             return self.refuse(chunk, blame(e))
-        self._depart(journeys).wait()
+        if trial is None:
+            self._depart(journeys).wait()
+        else:
+            self._try_out(journeys, trial)
         return self._sum_up(chunk, self._arrive(journeys, chunk, label_set))
 
     def refuse(self, chunk: Chunk, error: ImageError) -> ChunkResult:
@@ -182,6 +201,23 @@ class Pipeline:
             self._decoders.submit(self._prepare, flight, journey)
         return flight
 
+    def _try_out(self, journeys: Sequence[Journey], trial: Trial) -> None:
+        """Let the images go one by one, and give back the room of those that did not."""
+        waiting = len(journeys)
+        try:
+            for index, journey in enumerate(journeys):
+                try:
+                    with trial(index):
+                        # Once it has left, it gives its room back when it lands.
+                        waiting -= 1
+                        self._depart([journey]).wait()
+                        # What says nothing about the image must not end its trial well.
+                        journey.verdict()
+                except ImageError as e:
+                    journey.outcome = e
+        finally:
+            self.room.give_back(waiting)
+
     def _prepare(self, flight: Flight, journey: Journey) -> None:
         """Read and decode, on a decode thread; whatever happens, the image lands."""
         try:
@@ -192,7 +228,7 @@ class Pipeline:
             return
         try:
             flight.land_with(journey, self._batcher.put(pixels_CHW))
-        except RuntimeError as e:  # The batcher was stopped.
+        except WorkerGoneError as e:
             flight.land(journey, e)
 
     def _decode(self, journey: Journey) -> Pixels:

@@ -16,13 +16,18 @@ class Room:
     def __init__(self, images: int) -> None:
         self._limit = images
         self._held = 0
+        self._open = True
         self._lock = threading.Lock()
         self.on_left: Callable[[], None] = lambda: None
 
     @property
     def is_left(self) -> bool:
         """Whether another chunk is welcome."""
-        return self._held < self._limit
+        return self._open and self._held < self._limit
+
+    def close(self) -> None:
+        """Let no other chunk be welcome."""
+        self._open = False
 
     def take(self, images: int) -> None:
         """Count the images of a chunk that has come, however many there are."""

@@ -4,28 +4,37 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Final
 
 import structlog
 
 from worker.contract.blobs import BlobStore
 from worker.contract.broker import patient_client
+from worker.contract.dead import DeadLetters
+from worker.contract.deliveries import Deliveries
 from worker.contract.jobs import JobStore
 from worker.contract.labels import LabelStore
-from worker.contract.messages import Chunk, ChunkResult
+from worker.contract.messages import Chunk, ChunkResult, MessageError
 from worker.contract.settings import Settings
+from worker.contract.wire import encode
 from worker.engines.base import Engine
 from worker.engines.choose import open_engine
-from worker.errors import CancelledError, TaggerError
+from worker.errors import CancelledError, PoisonError, TaggerError
 from worker.memory import keep_freed_memory
 from worker.models.artifact import Artifact
 from worker.models.shelf import RedisShelf
 from worker.pipeline import Pipeline
+from worker.quarantine import Quarantine
 from worker.remember import Remembered
 
 # So long a cancelled job's chunks may still be tagged: a job is asked about at most so often.
 CANCEL_PAUSE_S: Final = 0.5
+# One death is of the first delivery, among neighbours; so many more, alone.
+MOST_TRIALS: Final = 2
+# More than the images of a chunk can explain: whatever it is, it does not end.
+MOST_DELIVERIES: Final = 20
 
 log = structlog.get_logger()
 
@@ -53,6 +62,9 @@ class Tagger:
         self._cancelled = Remembered(
             JobStore(client, settings.result_ttl_s).is_cancelled, CANCEL_PAUSE_S
         )
+        self._deliveries = Deliveries(client, settings.result_ttl_s)
+        self._dead = DeadLetters(client)
+        self._quarantine = Quarantine()
         self.refusal: TaggerError | None = None
         self.pipeline = Pipeline(
             settings,
@@ -79,13 +91,72 @@ class Tagger:
         self.pipeline.stop()
 
     def tag(self, chunk: Chunk, received_at_s: float) -> ChunkResult:
-        """Return one result per image; a cancelled job's images fail at once."""
+        """Return one result per image; a cancelled job's images fail at once.
+
+        Raises:
+            redis.RedisError, WorkerGoneError: nothing is known of the images.
+        """
         if self._cancelled(chunk.job):
             return self.pipeline.refuse(chunk, CancelledError(chunk.job))
-        result = self.pipeline.process(chunk, received_at_s)
+        with self._quarantine.together():
+            result = self.pipeline.process(chunk, received_at_s)
         log.debug("chunk.done", task=chunk.task_id, images=len(chunk.images), failed=result.failed)
         return result
 
-    def settle(self, chunk: Chunk) -> None:
-        """Free what a chunk whose result is stored needs no more."""
-        self._blobs.drop(image.blob for image in chunk.images if image.blob)
+    def tag_again(self, chunk: Chunk, received_at_s: float) -> ChunkResult:
+        """Return what `tag` does for a chunk that was delivered before, mostly to a dead worker.
+
+        Its images are tried one by one, and nothing else in this process meanwhile: an image that
+        kills the process is the one that was marked. After `MOST_TRIALS` it is not tried again.
+
+        Raises:
+            ChunkDoneError: its results are stored already.
+            redis.RedisError, WorkerGoneError: nothing is known of the images.
+        """
+        if self._cancelled(chunk.job):
+            return self.pipeline.refuse(chunk, CancelledError(chunk.job))
+        count = self._deliveries.again(chunk)
+        log.warning("chunk.again", task=chunk.task_id, delivery=count)
+        if count > MOST_DELIVERIES:
+            poison = PoisonError(f"it was delivered {count - 1} times without a result")
+            self._dead.add_chunk(chunk, poison.code, str(poison))
+            return self.pipeline.refuse(chunk, poison)
+        with self._quarantine.alone():
+            return self.pipeline.process(
+                chunk, received_at_s, lambda index: self._trial(chunk, index)
+            )
+
+    @contextmanager
+    def _trial(self, chunk: Chunk, index: int) -> Iterator[None]:
+        """Mark an image while it is tried; what ends the process leaves the mark."""
+        if self._deliveries.begin(chunk, index) > MOST_TRIALS:
+            poison = PoisonError()
+            log.error("image.poison", task=chunk.task_id, path=chunk.images[index].path)
+            self._dead.add_image(chunk, index, poison.code, str(poison))
+            raise poison
+        yield
+        self._deliveries.end(chunk, index)
+
+    def bury(self, wire: object, error: MessageError) -> None:
+        """Keep a message that is no chunk where a person can see it."""
+        log.error("message.refused", reason=str(error))
+        self._dead.add_unreadable(encode(wire), str(error))
+
+    def settle(self, chunk: Chunk, result: ChunkResult | None = None, *, again: bool) -> None:
+        """Free what a chunk whose result is stored needs no more.
+
+        The bytes of an image that is on the list of dead letters stay, for as long as bytes do.
+        """
+        images = result.images if result else ()
+        poisoned = {
+            index
+            for index, image in enumerate(images)
+            if image.error and image.error.code == PoisonError.code
+        }
+        self._blobs.drop(
+            image.blob
+            for index, image in enumerate(chunk.images)
+            if image.blob and index not in poisoned
+        )
+        if again:
+            self._deliveries.forget(chunk)

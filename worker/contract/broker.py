@@ -15,6 +15,9 @@ from worker.contract.messages import APP_NAME, QUEUE, TASK
 from worker.contract.settings import Settings, mask
 
 CONNECT_TIMEOUT_S: Final = 3.0
+# How often workers look for what dead ones hold, at most; and how many looks a lease outlasts.
+_MOST_SECONDS_BETWEEN_LOOKS: Final = 10
+LOOKS_A_LEASE: Final = 6
 # By name: they are loaded when they are needed, not when a command starts.
 _TRANSPORT: Final = "worker.contract.transport:Transport"
 _RESULTS: Final = "worker.contract.results:ChunkResults"
@@ -48,6 +51,7 @@ def _lean_transport() -> None:
 
 
 def _common(settings: Settings) -> dict[str, Any]:
+    look_s = min(_MOST_SECONDS_BETWEEN_LOOKS, settings.visibility_timeout_s / LOOKS_A_LEASE)
     return {
         "task_serializer": "json",
         "result_serializer": "json",
@@ -71,10 +75,16 @@ def _common(settings: Settings) -> dict[str, Any]:
         "result_backend_thread_safe": True,
         "enable_utc": True,
         "broker_connection_retry_on_startup": True,
+        # Whoever is to end waits for nobody, and whoever is to work waits as long as it takes.
+        "broker_connection_max_retries": None,
         "broker_transport_options": {
             "visibility_timeout": settings.visibility_timeout_s,
-            "unacked_restore_interval": 10,
+            "unacked_restore_interval": look_s,
             "unacked_restore_throttle": 1,
+            # Longer than a look takes: a worker that dies while it looks must not blind the others.
+            "unacked_mutex_expire": _MOST_SECONDS_BETWEEN_LOOKS,
+            # One list, from which messages can be moved in one step.
+            "priority_steps": [0],
             "socket_connect_timeout": CONNECT_TIMEOUT_S,
         },
     }

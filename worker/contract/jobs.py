@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import secrets
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import msgspec
 
 from worker.contract.messages import KEY_PREFIX, ChunkResult, MessageError, task_id
+from worker.contract.wire import decode
 
 if TYPE_CHECKING:
     import redis
@@ -159,14 +159,14 @@ class JobStore:
         `body` is the chunk's result in the backend's form; it is stored in the same step, unless
         it was before.
         """
-        keys = [_key(job_id), _done_key(job_id), _RESULT_PREFIX + task_id(job_id, seq)]
+        keys = [_key(job_id), done_key(job_id), _RESULT_PREFIX + task_id(job_id, seq)]
         return bool(self._finish(keys=keys, args=[seq, images, failed, self._ttl_s, body]))
 
     def finished_chunks(self, job_id: str, seqs: Sequence[int]) -> set[int]:
         """Return those of `seqs` that have been counted as done."""
         with self._client.pipeline(transaction=False) as pipe:
             for seq in seqs:
-                pipe.getbit(_done_key(job_id), seq)
+                pipe.getbit(done_key(job_id), seq)
             return {seq for seq, bit in zip(seqs, pipe.execute(), strict=True) if bit}
 
     def collect(self, job_id: str, seqs: Sequence[int]) -> Sequence[ChunkResult | LostChunk]:
@@ -187,11 +187,7 @@ class JobStore:
 
 
 def _outcome(seq: int, body: bytes) -> ChunkResult | LostChunk:
-    try:
-        meta = msgspec.json.decode(body)
-    except msgspec.DecodeError:
-        # Names that are no UTF-8 travel as lone surrogates, which msgspec refuses.
-        meta = json.loads(body)
+    meta = decode(body)
     if meta.get("status") != "SUCCESS":
         return LostChunk(seq, f"{meta.get('status')}: {_message(meta.get('result'))}")
     try:
@@ -216,5 +212,6 @@ def _key(job_id: str) -> str:
     return f"{KEY_PREFIX}job:{job_id}"
 
 
-def _done_key(job_id: str) -> str:
+def done_key(job_id: str) -> str:
+    """Return the key of a job's bits: one a chunk, set when its results are stored."""
     return f"{KEY_PREFIX}job:{job_id}:done"

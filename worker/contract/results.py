@@ -7,19 +7,36 @@ done and not counted.
 
 from __future__ import annotations
 
+import logging
+import time
 from functools import cached_property
-from typing import Any
+from typing import Any, Final
 
-import msgspec
+import redis
 from celery.backends.redis import RedisBackend
 from celery.states import SUCCESS
+from celery.worker import state as worker_state
+from redis.backoff import ExponentialWithJitterBackoff
 
-from worker.contract.broker import patient_client
+from worker.contract.broker import CONNECT_TIMEOUT_S
 from worker.contract.jobs import JobStore
+from worker.contract.wire import encode
+
+# A Redis that is away, starts, has become a replica, or is full. All of it passes.
+_PASSING: Final = (
+    *(redis.ConnectionError, redis.TimeoutError, redis.ReadOnlyError, redis.OutOfMemoryError),
+    *(redis.exceptions.TryAgainError, redis.exceptions.ClusterDownError),
+)
+_BACKOFF: Final = ExponentialWithJitterBackoff(base=0.05, cap=4.0)
+
+log = logging.getLogger(__name__)
 
 
 class ChunkResults(RedisBackend):
     """Celery's Redis backend, which counts a chunk in its job's record when it is stored.
+
+    It waits for a Redis that cannot store, as long as the worker is not told to stop: Celery
+    acknowledges a chunk whose storing failed, and its images would have no results.
 
     Where results have a Redis of their own it takes two steps: stored first, counted then.
     """
@@ -33,6 +50,25 @@ class ChunkResults(RedisBackend):
         request: Any = None,
         **options: Any,
     ) -> Any:
+        failures = 0
+        while True:
+            try:
+                self._store_once(task_id, result, state, traceback, request, **options)
+            except _PASSING as e:
+                if _is_stopping():
+                    raise
+                if not failures:
+                    log.warning("results.waiting: %s cannot be stored yet: %s", task_id, e)
+                failures += 1
+                time.sleep(_BACKOFF.compute(failures))
+            else:
+                if failures:
+                    log.warning("results.stored: %s, at try %d", task_id, failures + 1)
+                return result
+
+    def _store_once(
+        self, task_id: str, result: Any, state: str, traceback: Any, request: Any, **options: Any
+    ) -> None:
         is_chunk = state == SUCCESS and isinstance(result, dict) and "images" in result
         apart = self.url != self.app.conf.broker_url
         if apart or not is_chunk:
@@ -46,20 +82,22 @@ class ChunkResults(RedisBackend):
                 failed=sum(image["error"] is not None for image in result["images"]),
                 body=body,
             )
-        return result
 
-    def _body(self, task_id: str, result: dict[str, Any], request: Any) -> bytes | str:
+    def _body(self, task_id: str, result: dict[str, Any], request: Any) -> bytes:
         meta = self._get_result_meta(
             result=result, state=SUCCESS, traceback=None, request=request
         ) | {"task_id": task_id}
-        try:
-            return msgspec.json.encode(meta)
-        except UnicodeEncodeError:
-            # A name that is no UTF-8 travels as lone surrogates, which msgspec refuses.
-            body: bytes | str = self.encode(meta)
-            return body
+        return encode(meta)
 
     @cached_property
     def _jobs(self) -> JobStore:
-        # A client that rides out a short absence of Redis, as Celery's own storing does.
-        return JobStore(patient_client(self.app.conf.broker_url), int(self.expires))
+        client = redis.Redis.from_url(
+            self.app.conf.broker_url, socket_connect_timeout=CONNECT_TIMEOUT_S
+        )
+        return JobStore(client, int(self.expires))
+
+
+def _is_stopping() -> bool:
+    # Celery's own: None or False while the worker runs, else an exit code.
+    asked = (worker_state.should_stop, worker_state.should_terminate)
+    return any(one is not None and one is not False for one in asked)

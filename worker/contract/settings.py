@@ -44,7 +44,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     max_pixels: Positive = 200_000_000
     max_bytes: Positive = 256 * 1024 * 1024
     result_ttl_s: Positive = 86_400
-    visibility_timeout_s: Positive = 300
+    visibility_timeout_s: Positive = 60
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     def __post_init__(self) -> None:

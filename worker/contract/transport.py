@@ -1,21 +1,113 @@
-"""Kombu's Redis transport, with one client a channel instead of one an operation.
+"""Kombu's Redis transport, made so that no message is lost and none waits long for a dead worker.
 
-Kombu makes a new client of redis-py whenever it acknowledges, publishes or polls. A client is only
-a handle on the pool of connections, and may be shared by threads; but in redis-py 8 making one
+Kombu takes a message by BRPOP and notes it as unacknowledged afterwards: a worker that is killed in
+between, or whose connection breaks, takes it to the grave. Here it moves in one step to a list of
+what has been taken (BLMOVE), and leaves that when it is noted.
+
+What a worker holds is leased to it, and it renews its leases: the visibility timeout is how long
+after a worker's last sign of life its messages go to others, whatever a chunk takes. Times are the
+server's, so the clocks of the hosts need not agree.
+
+Kombu also makes a new client of redis-py whenever it acknowledges, publishes or polls. A client is
+only a handle on the pool of connections, and may be shared by threads; but in redis-py 8 making one
 fills a table of some two hundred entries, and took a fifth of the worker's main thread.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import logging
+import time
+from contextlib import suppress
+from queue import Empty
+from typing import Any, Final
 
 from kombu.transport import redis as kombu_redis
+from kombu.utils.json import dumps
+
+from worker.contract.dead import DeadLetters
+from worker.contract.envelope import EnvelopeError, opened
+from worker.contract.messages import QUEUE
+
+log = logging.getLogger(__name__)
+
+# Where a message is from the moment it leaves the queue until it is noted as unacknowledged.
+TAKEN: Final = f"{QUEUE}.taken"
+
+# KEYS: where it was taken to, the queue. ARGV: the message.
+_PUT_BACK: Final = """
+if redis.call('LREM', KEYS[1], 1, ARGV[1]) == 0 then return 0 end
+redis.call('RPUSH', KEYS[2], ARGV[1])
+return 1
+"""
+
+
+class Leases(kombu_redis.QoS):
+    """The messages that this process holds, and how others get those of a process that is gone."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._ahead_s: float | None = None
+        self._seen_taken: dict[bytes, float] = {}
+
+    def append(self, message: Any, delivery_tag: str) -> None:
+        """Note a message as held, and no longer as just taken."""
+        info = message.delivery_info
+        held = dumps([message._raw, info["exchange"], info["routing_key"]])  # noqa: SLF001 - kombu's
+        with self.pipe_or_acquire() as pipe:
+            pipe.zadd(self.unacked_index_key, {delivery_tag: self._server_s()})
+            pipe.hset(self.unacked_key, delivery_tag, held)
+            if (raw := self.channel.connection.taken) is not None:
+                pipe.lrem(TAKEN, 1, raw)
+            pipe.execute()
+        # The memory of it, without kombu's own noting in Redis.
+        super(kombu_redis.QoS, self).append(message, delivery_tag)
+
+    def renew(self) -> None:
+        """Give a sign of life. Only by the thread that consumes."""
+        self._ahead_s = None
+        held = self._delivered.keys() - self._dirty.copy()
+        if held:
+            with self.channel.conn_or_acquire() as client:
+                now_s = self._server_s()
+                client.zadd(self.unacked_index_key, dict.fromkeys(held, now_s), xx=True)
+
+    def restore_visible(self, start: int = 0, num: int | None = 10, interval: int = 10) -> None:  # noqa: ARG002 - kombu's
+        """Put back what dead workers hold, and what was taken and never noted."""
+        with self.channel.conn_or_acquire() as client:
+            self._put_back_taken(client)
+            with (
+                suppress(kombu_redis.MutexHeld),
+                kombu_redis.Mutex(client, self.unacked_mutex_key, self.unacked_mutex_expire),
+            ):
+                late_s = self._server_s() - self.visibility_timeout
+                for tag in client.zrange(self.unacked_index_key, "-inf", late_s, byscore=True):
+                    self.restore_by_tag(tag, client)
+
+    def _put_back_taken(self, client: Any) -> None:
+        """Put back what has been seen as taken for longer than a lease."""
+        now_s = time.monotonic()
+        there = set(client.lrange(TAKEN, 0, -1))
+        self._seen_taken = {raw: self._seen_taken.get(raw, now_s) for raw in there}
+        for raw, since_s in self._seen_taken.items():
+            if now_s - since_s > self.visibility_timeout:
+                client.eval(_PUT_BACK, 2, TAKEN, QUEUE, raw)
+
+    def _server_s(self) -> float:
+        """Return the server's time, which is asked for at each renewal, not at each message."""
+        if self._ahead_s is None:
+            with self.channel.conn_or_acquire() as client:
+                seconds, microseconds = client.time()
+            self._ahead_s = seconds + microseconds / 1e6 - time.time()
+        return time.time() + self._ahead_s
 
 
 class Channel(kombu_redis.Channel):
-    """Keeps the client for as long as its pool of connections lives."""
+    """Takes messages of our queue without a moment at which they are nowhere."""
+
+    QoS = Leases
 
     _kept: Any = None
+    _moves = False
 
     def _create_client(self, asynchronous: bool = False) -> Any:  # noqa: FBT001, FBT002 - kombu's
         if asynchronous:
@@ -26,8 +118,56 @@ class Channel(kombu_redis.Channel):
             self._kept = super()._create_client()
         return self._kept
 
+    def _brpop_start(self, timeout: float | None = None) -> None:
+        self._moves = set(self.active_queues) == {QUEUE}
+        if not self._moves:
+            super()._brpop_start(timeout)
+            return
+        self._in_poll = self.client.connection
+        self._brpop_sent_at = time.monotonic()
+        patience_s = timeout or self.brpop_timeout or 0
+        self.client.connection.send_command("BLMOVE", QUEUE, TAKEN, "RIGHT", "LEFT", patience_s)
+
+    def _brpop_read(self, **options: Any) -> bool:
+        # As was asked: meanwhile the queue may have been cancelled.
+        if not self._moves:
+            return bool(super()._brpop_read(**options))
+        try:
+            try:
+                raw = self.client.parse_response(self.client.connection, "BLMOVE", **options)
+            except self.connection_errors:
+                # The next turn of the loop connects anew.
+                self.client.connection.disconnect()
+                raise
+            if raw is None:
+                raise Empty
+            self._hand_over(raw)
+            return True
+        finally:
+            self._in_poll = None
+            self._flush_brpop_reauth()
+
+    def _hand_over(self, raw: bytes) -> None:
+        try:
+            message = opened(raw)
+        except EnvelopeError as e:
+            self._bury(raw, str(e))
+            return
+        self.connection.taken = raw
+        try:
+            self.connection._deliver(message, QUEUE)  # noqa: SLF001 - as kombu does
+        finally:
+            self.connection.taken = None
+
+    def _bury(self, raw: bytes, reason: str) -> None:
+        log.error("message.unreadable: %d bytes, %s", len(raw), reason)
+        with self.conn_or_acquire() as client:
+            DeadLetters(client).add_unreadable(raw, reason)
+            client.lrem(TAKEN, 1, raw)
+
 
 class Transport(kombu_redis.Transport):
-    """Kombu's own with these channels."""
+    """Kombu's own with these channels. `taken` is the message that is being handed over."""
 
     Channel = Channel
+    taken: bytes | None = None

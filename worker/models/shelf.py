@@ -5,26 +5,30 @@ Shapes: K labels, D embedding dimensions.
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
+import redis
 import structlog
 
 from worker.contract.messages import KEY_PREFIX
 
 if TYPE_CHECKING:
-    import redis
+    from redis.lock import Lock
 
 Matrix = npt.NDArray[np.float32]
 
 # As long as the label packs that they belong to.
 TTL_S: Final = 30 * 86_400
 # A worker that dies while it encodes holds the others up for this long. Ten thousand labels take a
-# large text tower some minutes on two cores.
-LOCK_S: Final = 600
+# large text tower some minutes on two cores, so whoever encodes renews its lock meanwhile.
+LOCK_S: Final = 10.0
+_RENEWALS: Final = 4
 POLL_S: Final = 0.2
 
 log = structlog.get_logger()
@@ -48,9 +52,12 @@ class NoShelf:
 class RedisShelf:
     """Matrices in Redis, float32 row by row. While one worker makes one, the others wait for it."""
 
-    def __init__(self, client: redis.Redis, *, poll_s: float = POLL_S) -> None:
+    def __init__(
+        self, client: redis.Redis, *, poll_s: float = POLL_S, lock_s: float = LOCK_S
+    ) -> None:
         self._client = client
         self._poll_s = poll_s
+        self._lock_s = lock_s
 
     def get(self, key: str, shape: tuple[int, int], make: Callable[[], Matrix]) -> Matrix:
         """Return the matrix KD of `key`.
@@ -61,15 +68,14 @@ class RedisShelf:
         """
         name = f"{KEY_PREFIX}matrix:{key}"
         while (found_KD := self._find(name, shape)) is None:
-            if not self._client.set(f"{name}:lock", b"1", nx=True, ex=LOCK_S):
+            lock = self._client.lock(f"{name}:lock", timeout=self._lock_s, thread_local=False)
+            if not lock.acquire(blocking=False):
                 time.sleep(self._poll_s)
                 continue
-            try:
+            with _renewed(lock, self._lock_s / _RENEWALS):
                 # Between the look and the lock another may have finished.
                 found_KD = self._find(name, shape)
                 return self._make(name, make) if found_KD is None else found_KD
-            finally:
-                self._client.delete(f"{name}:lock")
         return found_KD
 
     def _find(self, name: str, shape: tuple[int, int]) -> Matrix | None:
@@ -85,3 +91,25 @@ class RedisShelf:
         self._client.set(name, matrix_KD.tobytes(), ex=TTL_S)
         log.info("labels.encoded", labels=len(matrix_KD), s=round(time.monotonic() - began_s, 3))
         return matrix_KD
+
+
+@contextmanager
+def _renewed(lock: Lock, pause_s: float) -> Iterator[None]:
+    """Keep a lock that was acquired; release it at the end, unless it was lost meanwhile."""
+    ended = threading.Event()
+
+    def renew() -> None:
+        while not ended.wait(pause_s):
+            # Without the lock two encode the same: slower, and right.
+            with suppress(redis.RedisError):
+                lock.reacquire()
+
+    thread = threading.Thread(target=renew, name="lock", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+        with suppress(redis.RedisError):
+            lock.release()

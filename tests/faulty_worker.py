@@ -1,0 +1,50 @@
+"""The worker, with faults: what kills it and what ends its inference thread comes when told to.
+
+    python tests/faulty_worker.py start ...
+
+An image that holds `POISON` ends the process while it is decoded. `FAULT_FILE` names a file: while
+it exists, the next batch takes it away and ends the inference thread, as no engine should. Batches
+of more than `FITTING_BATCH` images do not fit into the device's memory.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+
+import worker.pipeline
+from worker.cli import main
+from worker.decode import decode
+from worker.infer import launch
+
+POISON: Final = b"a poison of the tests"
+EXIT_CODE: Final = 99
+_fault = Path(os.environ.get("FAULT_FILE") or os.devnull + "/none")
+_fitting = int(os.environ.get("FITTING_BATCH") or 1000)
+
+
+def deadly_decode(data: bytes, *words: Any, **options: Any) -> Any:
+    """Decode, or die."""
+    if POISON in data:
+        os._exit(EXIT_CODE)
+    return decode(data, *words, **options)
+
+
+def deadly_launch(engine: Any, pixels_CHW: Sequence[Any]) -> Callable[[], Any]:
+    """Launch, or end the thread, or have too little memory."""
+    if _fault.exists():
+        _fault.unlink()
+        raise SystemExit
+    if len(pixels_CHW) > _fitting:
+        msg = "CUDA out of memory. Tried to allocate 2.00 GiB"
+        raise torch.OutOfMemoryError(msg)
+    return launch(engine, pixels_CHW)
+
+
+if __name__ == "__main__":
+    vars(worker.pipeline).update(decode=deadly_decode, launch=deadly_launch)
+    main()

@@ -1,0 +1,209 @@
+"""What becomes of images when workers die over them, from outside: real workers, real Redis."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from conftest import ROOT, Crew, Worker, run
+from faulty_worker import EXIT_CODE, POISON
+from images import encoded, fill, picture
+
+from producer.exits import SOME_FAILED
+from worker.contract.dead import DeadLetters
+from worker.contract.embedded import EmbeddedRedis
+from worker.contract.messages import KEY_PREFIX, QUEUE
+from worker.contract.transport import TAKEN
+
+pytestmark = pytest.mark.integration
+
+# So long a dead worker's chunks wait; users have a minute.
+LEASE_S = "2"
+FAULTY = (str(ROOT / "tests" / "faulty_worker.py"),)
+
+
+@pytest.fixture
+def crew(tmp_path: Path) -> Iterator[Crew]:
+    """Workers that end with their test: each counts who takes its chunks."""
+    (tmp_path / "logs").mkdir()
+    with ExitStack() as stack:
+        yield Crew(tmp_path / "logs", stack)
+
+
+def records(file: Path) -> dict[str, Any]:
+    lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    found = {line["path"]: line for line in lines}
+    assert len(found) == len(lines), "an image has two records"
+    return found
+
+
+def supervise(start: Callable[[], Worker], done: Callable[[], bool], timeout_s: float = 90) -> int:
+    """Start the worker, and again whenever it dies of itself; return how often it did."""
+    deaths, worker, ends_s = 0, start(), time.monotonic() + timeout_s
+    while not done():
+        assert time.monotonic() < ends_s, worker.text
+        if (code := worker.process.poll()) is not None:
+            assert code == EXIT_CODE, worker.text
+            deaths += 1
+            worker = start()
+        time.sleep(0.05)
+    assert worker.stop() == 0
+    return deaths
+
+
+def leftovers(client: redis.Redis) -> list[Any]:
+    """Whatever lies in Redis that belongs to work under way."""
+    kinds = ("blob:*", "trials:*")
+    found: list[Any] = [key for kind in kinds for key in client.keys(f"{KEY_PREFIX}{kind}")]
+    return found + [key for key in (QUEUE, TAKEN, "unacked", "unacked_index") if client.exists(key)]
+
+
+@pytest.mark.parametrize("words", [(), ("--blobs",)], ids=["paths", "blobs"])
+def test_an_image_that_kills_workers_is_named_after_three_of_them(
+    server: EmbeddedRedis, client: redis.Redis, crew: Crew, tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    photos = tmp_path / "photos"
+    fill(photos, 40)
+    culprit = photos / "17-bad.jpg"
+    culprit.write_bytes(encoded(picture(5, (64, 48))) + POISON)
+    out = tmp_path / "out.jsonl"
+    sent = run("producer", "submit", str(photos), *words, "--no-wait", broker_url=server.url)
+    assert sent.returncode == 0, sent.stderr
+    job = sent.stdout.split()[0]
+
+    def start() -> Worker:
+        return crew.start(server.url, program=FAULTY, visibility_timeout_s=LEASE_S)
+
+    def done() -> bool:
+        return client.hget(f"{KEY_PREFIX}job:{job}", "done") == b"41"
+
+    deaths = supervise(start, done)
+    got = run("producer", "results", job, "--out", str(out), broker_url=server.url)
+    assert got.returncode == SOME_FAILED, got.stderr
+    found = records(out)
+    assert deaths == 3
+    assert len(found) == 41
+    failed = {path: one["error"] for path, one in found.items() if one["status"] == "failed"}
+    (error,) = failed.values()
+    assert list(failed) == [str(culprit)]
+    assert (error["code"], error["stage"]) == ("poison", "job")
+    (letter,) = DeadLetters(client).list()
+    assert letter.code == "poison"
+    assert letter.chunk is not None
+    assert [image.path for image in letter.chunk.images] == [str(culprit)]
+    # The bytes of what lies there for a person are kept; nothing else is.
+    kept = [image.blob.encode() for image in letter.chunk.images if image.blob]
+    assert leftovers(client) == kept
+
+
+def test_what_a_killed_worker_held_is_taken_over_when_its_lease_ends(
+    server: EmbeddedRedis, client: redis.Redis, crew: Crew, tmp_path: Path
+) -> None:
+    fill(tmp_path / "photos", 300, (1600, 1200))
+    first = crew.start(server.url, visibility_timeout_s=LEASE_S)
+    sent = run("producer", "submit", str(tmp_path / "photos"), "--no-wait", broker_url=server.url)
+    job = sent.stdout.split()[0]
+    _until(lambda: bool(client.hlen("unacked")))
+    time.sleep(0.3)
+    first.process.send_signal(signal.SIGKILL)
+    first.process.wait()
+    held = client.hlen("unacked")
+    killed_s = time.monotonic()
+    assert held > 0
+    crew.start(server.url, visibility_timeout_s=LEASE_S)
+    _until(lambda: client.hget(f"{KEY_PREFIX}job:{job}", "done") == b"300", 60)
+    assert time.monotonic() - killed_s < 60
+    out = tmp_path / "out.jsonl"
+    got = run("producer", "results", job, "--out", str(out), broker_url=server.url)
+    assert got.returncode == 0, got.stderr
+    assert {one["status"] for one in records(out).values()} == {"ok"}
+    _until(lambda: not leftovers(client))
+
+
+def test_a_worker_that_stands_still_loses_its_chunks_and_nothing_is_counted_twice(
+    server: EmbeddedRedis, client: redis.Redis, crew: Crew, tmp_path: Path
+) -> None:
+    fill(tmp_path / "photos", 200, (1600, 1200))
+    first, second = (crew.start(server.url, visibility_timeout_s=LEASE_S) for _ in range(2))
+    out = tmp_path / "out.jsonl"
+    sent = run("producer", "submit", str(tmp_path / "photos"), "--no-wait", broker_url=server.url)
+    job = sent.stdout.split()[0]
+    _until(lambda: bool(client.hlen("unacked")))
+    first.process.send_signal(signal.SIGSTOP)
+    try:
+        _until(lambda: client.hget(f"{KEY_PREFIX}job:{job}", "done") == b"200", 60)
+    finally:
+        first.process.send_signal(signal.SIGCONT)
+    time.sleep(1)
+    got = run("producer", "results", job, "--out", str(out), broker_url=server.url)
+    assert got.returncode == 0, got.stderr
+    assert len(records(out)) == 200
+    assert client.hget(f"{KEY_PREFIX}job:{job}", "done") == b"200"
+    assert [one.stop() for one in (first, second)] == [0, 0]
+    assert not leftovers(client)
+
+
+def test_when_the_inference_thread_dies_others_tag_what_it_held(
+    server: EmbeddedRedis, client: redis.Redis, crew: Crew, tmp_path: Path
+) -> None:
+    fill(tmp_path / "photos", 60)
+    fault = tmp_path / "fault"
+    dying = crew.start(
+        server.url, program=FAULTY, variables={"FAULT_FILE": str(fault)}, visibility_timeout_s="30"
+    )
+    fault.touch()
+    out = tmp_path / "out.jsonl"
+    sent = run("producer", "submit", str(tmp_path / "photos"), "--no-wait", broker_url=server.url)
+    job = sent.stdout.split()[0]
+    assert dying.process.wait(30) == os.EX_SOFTWARE
+    assert not fault.exists()
+    began_s = time.monotonic()
+    crew.start(server.url)
+    _until(lambda: client.hget(f"{KEY_PREFIX}job:{job}", "done") == b"60", 30)
+    # They went back to the queue at once; nobody had to wait for a lease to end.
+    assert time.monotonic() - began_s < 20
+    got = run("producer", "results", job, "--out", str(out), broker_url=server.url)
+    assert got.returncode == 0, got.stderr
+    assert {one["status"] for one in records(out).values()} == {"ok"}
+    _until(lambda: not leftovers(client))
+
+
+def test_what_is_no_message_lies_with_the_dead_letters_and_work_goes_on(
+    server: EmbeddedRedis, client: redis.Redis, crew: Crew, tmp_path: Path
+) -> None:
+    fill(tmp_path / "photos", 8)
+    worker = crew.start(server.url)
+    garbage = [b"", b"\xff\xfe", b"{}", b"[]", b"null", b'{"body": 1}', b"[" * 5000]
+    for raw in garbage:
+        client.lpush(QUEUE, raw)
+    out = tmp_path / "out.jsonl"
+    done = run(
+        "producer", "submit", str(tmp_path / "photos"), "--out", str(out), broker_url=server.url
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(records(out)) == 8
+    letters = DeadLetters(client).list()
+    assert {one.code for one in letters} == {"unreadable_message"}
+    assert len(letters) == len(garbage)
+    assert worker.process.poll() is None
+    assert worker.text.count("message.unreadable") == len(garbage)
+    assert "Traceback" not in worker.text
+    assert not leftovers(client)
+    shutil.rmtree(tmp_path / "photos")
+
+
+def _until(condition: Callable[[], bool], timeout_s: float = 30) -> None:
+    ends_s = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() > ends_s:
+            pytest.fail("it never came true")
+        time.sleep(0.02)
