@@ -15,6 +15,7 @@ from producer import fetch, report
 from producer.desk import open_desk
 from producer.exits import COULD_NOT_RUN, OK, SOME_FAILED, say, told
 from producer.options import broker_option, finite, out_option, request_of
+from producer.requeue import requeue as send_again
 from producer.session import Session, find_images
 from producer.sinks import Sink, TerminalSink, open_sink
 from producer.sinks.jsonl import JsonlSink
@@ -119,6 +120,8 @@ def status(job: str | None, broker: str | None) -> int:
             return OK
         console.print(report.jobs_table(desk.jobs.list()))
         console.print(report.workers_table(online(desk.app, STATUS_TIMEOUT_S)))
+        if letters := desk.dead.list():
+            console.print(report.dead_table(letters))
     return OK
 
 
@@ -147,6 +150,37 @@ def results(job: str, out: Path | None, *, wait: bool, broker: str | None) -> in
     if not found.job.finished:
         return COULD_NOT_RUN
     return SOME_FAILED if found.failed else OK
+
+
+@main.command(epilog="Example: producer requeue --all")
+@click.argument("letters", nargs=-1, metavar="LETTER...")
+@click.option("--all", "everything", is_flag=True, help="All that was given up.")
+@click.option("--drop", is_flag=True, help="Forget them instead: they are not sent again.")
+@broker_option
+@told
+def requeue(letters: tuple[str, ...], broker: str | None, *, everything: bool, drop: bool) -> int:
+    """Send images that were given up (see `producer status`) again, as a job of their own."""
+    if bool(letters) == everything:
+        msg = "name what to send again, or give --all"
+        raise click.UsageError(msg)
+    with open_desk(Settings.from_env(broker_url=broker)) as desk:
+        there = {letter.id: letter for letter in desk.dead.list()}
+        if unknown := [name for name in letters if name not in there]:
+            msg = f"nothing that was given up has the name {unknown[0]}: see producer status"
+            raise click.UsageError(msg)
+        chosen = [there[name] for name in letters or there]
+        if drop:
+            desk.dead.remove(chosen)
+            say(f"forgot {len(chosen):,}")
+            return OK
+        sendable = [letter for letter in chosen if letter.chunk]
+        if not sendable:
+            say("there is nothing that can be sent again")
+            return COULD_NOT_RUN
+        job, images = send_again(desk, sendable)
+    click.echo(job)
+    say(f"sent {images:,} images; their tags: producer results {job} --wait --out tags.jsonl")
+    return OK
 
 
 @main.command(epilog="Example: producer cancel 20261123-181502-5f3a9c")

@@ -7,8 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final, NamedTuple, TypeVar
 
-import redis
-
+from producer.insist import insist
 from producer.window import Window
 from worker.contract.jobs import JobStore, LostChunk
 from worker.contract.messages import ChunkResult, Failure, ImageRef, Record, Timing
@@ -47,8 +46,10 @@ class Collector:
         is_feeding: Callable[[], bool],
         *,
         on_stall: Callable[[], None] = lambda: None,
+        patience_s: float = STALL_S,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
+        self._patience_s = patience_s
         self._jobs = jobs
         self._job = job
         self._window = window
@@ -98,20 +99,21 @@ class Collector:
             self._clock.sleep(min(max(pause_s, PAUSE_RATIO * took_s), LONGEST_PAUSE_S))
 
     def _ask(self, question: Callable[[str, Sequence[int]], T], seqs: Sequence[int]) -> T:
-        try:
-            return question(self._job, seqs)
-        except (redis.ConnectionError, redis.TimeoutError):
-            # The client has been patient for half a minute: say so, and be it once more.
-            self._on_stall()
-            return question(self._job, seqs)
+        return insist(
+            lambda: question(self._job, seqs),
+            self._patience_s,
+            lambda _: self._on_stall(),
+            now=self._clock.now,
+            sleep=self._clock.sleep,
+        )
 
     def _finished(self, seqs: Sequence[int]) -> list[ChunkResult | LostChunk]:
         found = list(self._ask(self._jobs.collect, seqs))
         if found or not self._stalled:
             return found
         # Results are stored before they are counted: one that is counted and not there is gone.
-        done = sorted(self._jobs.finished_chunks(self._job, seqs))
-        found = list(self._jobs.collect(self._job, done))
+        done = sorted(self._ask(self._jobs.finished_chunks, seqs))
+        found = list(self._ask(self._jobs.collect, done))
         gone = set(done) - {outcome.seq for outcome in found}
         return found + [LostChunk(seq, "its results are in Redis no more") for seq in sorted(gone)]
 
@@ -132,7 +134,7 @@ class Collector:
             seq, images = self._kept.popleft()
             self._kept_images -= images
             stale.append(seq)
-        self._jobs.drop_results(self._job, stale)
+        self._ask(self._jobs.drop_results, stale)
 
 
 def _lost(image: ImageRef, chunk: LostChunk) -> Record:

@@ -14,6 +14,7 @@ from producer.local import LocalWorker
 from producer.workers import WorkerInfo, online
 from worker.contract.blobs import BlobStore
 from worker.contract.broker import BrokerUnreachableError, connect, make_app, patient_client
+from worker.contract.dead import DeadLetters
 from worker.contract.embedded import EmbeddedRedis
 from worker.contract.jobs import JobState, JobStore, NoSuchJobError
 from worker.contract.labels import LabelStore
@@ -41,6 +42,7 @@ class Desk:
         )
         self.blobs = BlobStore(client, settings.result_ttl_s)
         self.labels = LabelStore(client)
+        self.dead = DeadLetters(client)
 
     @property
     def worker(self) -> WorkerInfo | None:

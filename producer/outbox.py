@@ -10,12 +10,14 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Final, NamedTuple
 
 import msgspec
 from celery import Celery
 from kombu.exceptions import BatchPublishError, OperationalError
 
+from producer.insist import insist
 from worker.contract.blobs import BlobStore
 from worker.contract.broker import patience
 from worker.contract.jobs import JobStore
@@ -49,9 +51,19 @@ class Parcel(NamedTuple):
 class Outbox:
     """Holds a few parcels of one job and sends them in order; `put` waits while it is full."""
 
-    def __init__(self, post: Post, on_sent: Callable[[int], None]) -> None:
-        """Take where to send to; `on_sent` hears how many images have gone."""
+    def __init__(
+        self,
+        post: Post,
+        on_sent: Callable[[int], None],
+        *,
+        patience_s: float = 0.0,
+    ) -> None:
+        """Take where to send to; `on_sent` hears how many images have gone.
+
+        So long a Redis is waited for that is away.
+        """
         self._post = post
+        self._patience_s = patience_s
         self._on_sent = on_sent
         self._waiting: deque[Parcel] = deque()
         self._bytes = 0
@@ -102,7 +114,8 @@ class Outbox:
     def _live(self) -> None:
         try:
             while parcels := self._take():
-                self._send(parcels)
+                sent = partial(self._send, parcels)
+                self._on_sent(insist(sent, self._patience_s))
         except BaseException as e:  # noqa: BLE001 - raised in the thread that fills the outbox
             with self._changed:
                 self._error = e
@@ -118,20 +131,21 @@ class Outbox:
             self._changed.notify_all()
             return parcels
 
-    def _send(self, parcels: Sequence[Parcel]) -> None:
+    def _send(self, parcels: Sequence[Parcel]) -> int:
+        """Send them and return how many images they hold; the same may be sent twice."""
         blobs = {key: data for parcel in parcels for key, data in parcel.blobs.items()}
         if blobs:
             self._post.blobs.put(blobs)
         job, images = parcels[0].chunk.job, sum(len(parcel.chunk.images) for parcel in parcels)
         # Counted first: a worker that is quicker than this line must not count beyond the total.
-        self._images += images
-        self._chunks += len(parcels)
-        self._post.jobs.set_sent(job, images=self._images, chunks=self._chunks)
+        totals = {"images": self._images + images, "chunks": self._chunks + len(parcels)}
+        self._post.jobs.set_sent(job, **totals)
         chunks = [parcel.chunk for parcel in parcels]
         # Where it is not known whether some of them have arrived, all are sent again: a chunk that
         # comes twice has the same task id and is counted once.
         patience(OperationalError).call_with_retry(lambda: self._publish(chunks), lambda _: None)
-        self._on_sent(images)
+        self._images, self._chunks = totals["images"], totals["chunks"]
+        return images
 
     def _publish(self, chunks: Sequence[Chunk]) -> None:
         try:

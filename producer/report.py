@@ -13,11 +13,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from producer.workers import WorkerInfo
+from worker.contract.dead import DeadLetter
 from worker.contract.jobs import Job
 from worker.contract.messages import Record
 
 TOP_LABELS: Final = 15
 LISTED_FAILURES: Final = 20
+RAW_CHARS: Final = 60
 _MINUTE_S: Final = 60
 _HOUR_S: Final = 3600
 
@@ -104,6 +106,25 @@ def workers_table(workers: Sequence[WorkerInfo]) -> Table:
         numbers = (f"{worker.images:,}", f"{worker.failed:,}")
         table.add_row(worker.name, worker.model, worker.device, worker.precision, *numbers)
     return table
+
+
+def dead_table(letters: Sequence[DeadLetter]) -> Table:
+    """Return what was given up, one a row, the oldest first."""
+    table = Table("given up", "code", "what", "why", "age")
+    for letter in letters[:LISTED_FAILURES]:
+        since = age(time.time() - letter.at_s)
+        what = printable(_subject(letter))
+        table.add_row(letter.id, letter.code, escape(what), escape(printable(letter.reason)), since)
+    if len(letters) > LISTED_FAILURES:
+        table.add_row(f"{len(letters) - LISTED_FAILURES:,} more", "", "", "", "")
+    return table
+
+
+def _subject(letter: DeadLetter) -> str:
+    if letter.chunk is None:
+        return f"a message: {letter.raw[:RAW_CHARS]}"
+    images = letter.chunk.images
+    return images[0].path if len(images) == 1 else f"{len(images):,} images"
 
 
 def state_of(job: Job) -> str:

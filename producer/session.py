@@ -149,7 +149,7 @@ class Session:
         )
         window = Window(MAX_BLOB_IMAGES if request.as_blobs else MAX_IMAGES, MAX_BLOB_BYTES)
         post = Post(desk.app, desk.jobs, desk.blobs)
-        feeder = Feeder(self._images, order, post, window, lambda: self._counter.total)
+        patience_s = float(desk.settings.redis_patience_s)
 
         def is_feeding() -> bool:
             desk.check()
@@ -159,8 +159,19 @@ class Session:
             if words := desk.hitch(self.job):
                 self._say(f"waiting: {words}")
 
+        feeder = Feeder(
+            self._images,
+            order,
+            post,
+            window,
+            lambda: self._counter.total,
+            patience_s=patience_s,
+        )
         feeder.start()
-        return feeder, Collector(desk.jobs, self.job, window, is_feeding, on_stall=stalled)
+        collector = Collector(
+            desk.jobs, self.job, window, is_feeding, on_stall=stalled, patience_s=patience_s
+        )
+        return feeder, collector
 
     def _leave(self, desk: Desk, feeder: Feeder) -> None:
         feeder.stop()

@@ -8,14 +8,16 @@ import stat
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Final
 
 import msgspec
 
+from producer.insist import insist
 from producer.outbox import MAX_BYTES, Outbox, Parcel, Post
 from producer.window import Sent, Window, WindowClosedError
 from worker.contract.blobs import blob_key
-from worker.contract.messages import Chunk, Failure, ImageRef
+from worker.contract.messages import MAX_PATH_CHARS, Chunk, Failure, ImageRef
 
 # The blobs of a message are held in memory, and go to Redis at once.
 CHUNK_BYTES: Final = MAX_BYTES
@@ -59,8 +61,14 @@ class Feeder:
         post: Post,
         window: Window,
         total: Callable[[], int | None] = lambda: None,
+        *,
+        patience_s: float = 0.0,
     ) -> None:
-        """Take what is to be sent; `total` tells how many paths there are, once that is known."""
+        """Take what is to be sent; `total` tells how many paths there are, once that is known.
+
+        So long a Redis is waited for that is away, in silence: the collector asks it too.
+        """
+        self._patience_s = patience_s
         self._paths = paths
         self._total = total
         self._order = order
@@ -97,14 +105,15 @@ class Feeder:
         try:
             self._feed()
             self.sent_all = True
-            self._post.jobs.set_state(self._order.job, "submitted")
+            submitted = partial(self._post.jobs.set_state, self._order.job, "submitted")
+            insist(submitted, self._patience_s)
         except WindowClosedError:
             pass
         except BaseException as e:  # noqa: BLE001 - the collecting thread raises it where it is seen
             self.error = e
 
     def _feed(self) -> None:
-        outbox = Outbox(self._post, self._count)
+        outbox = Outbox(self._post, self._count, patience_s=self._patience_s)
         outbox.start()
         try:
             for seq, (images, blobs) in enumerate(self._chunks()):
@@ -124,8 +133,8 @@ class Feeder:
         images: list[ImageRef] = []
         blobs: dict[str, bytes] = {}
         for path in self._paths:
-            ref = ImageRef(path)
-            if self._order.as_blobs:
+            ref = reference(path)
+            if self._order.as_blobs and ref.error is None:
                 ref, data = self._with_bytes(path, blob_key(self._order.job, seq, len(images)))
                 if ref.blob:
                     blobs[ref.blob] = data
@@ -161,6 +170,14 @@ class Feeder:
             threshold=order.threshold,
             sent_at_s=time.time(),
         )
+
+
+def reference(path: str) -> ImageRef:
+    """Return how an image travels; one whose path nothing can have travels as a failure."""
+    if len(path) <= MAX_PATH_CHARS:
+        return ImageRef(path)
+    words = f"a path of {len(path):,} characters is longer than any file's"
+    return ImageRef(path[:MAX_PATH_CHARS], error=_failure("not_found", words))
 
 
 def size_of_chunk(begun: int, total: int | None) -> int:

@@ -66,8 +66,12 @@ def client(server: EmbeddedRedis) -> Iterator[redis.Redis]:
 
 
 def environment(**settings: str) -> dict[str, str]:
-    """Return this process's environment without its own WANWU settings, and with those given."""
+    """Return this process's environment without its own WANWU settings, and with those given.
+
+    Workers may read everywhere, unless it says otherwise.
+    """
     inherited = {k: v for k, v in os.environ.items() if not k.startswith("WANWU_")}
+    settings = {"image_roots": "/"} | settings
     return inherited | {f"WANWU_{name.upper()}": value for name, value in settings.items()}
 
 

@@ -24,7 +24,7 @@ from worker.backlog import (
     Pixels,
 )
 from worker.batch import Batcher, Wait
-from worker.errors import InferenceError, WorkerGoneError
+from worker.errors import DeviceMemoryError, InferenceError, WorkerGoneError
 
 SOON_S = 20
 
@@ -539,3 +539,34 @@ def test_a_batch_is_timed_from_the_end_of_the_one_before(
     second = futures[3].result(SOON_S)
     assert [first.infer_ms, first.batch_wait_ms] == pytest.approx([8, 0])
     assert [second.infer_ms, second.batch_wait_ms] == pytest.approx([5, 8])
+
+
+def test_a_batch_that_does_not_fit_is_halved_and_its_size_remembered() -> None:
+    def before(values: list[int]) -> None:
+        if len(values) > 1:
+            raise DeviceMemoryError
+
+    with bench() as tested:
+        tested.script.before = before
+        found = [future.result(SOON_S) for future in tested.put(*range(8))]
+        assert [int(one.embedding_D[0]) for one in found] == list(range(8))
+        assert {one.batch_size for one in found} == {1}
+        assert tested.batcher.max_batch == 1
+        assert 2 <= tested.batcher.halvings <= 3
+        # No batch is larger from then on.
+        sizes = [len(batch) for batch in tested.script.batches]
+        assert sizes[sizes.index(1) + 1 :].count(2) <= 1
+        assert sizes[-4:] == [1] * 4
+
+
+def test_one_image_that_does_not_fit_fails_alone() -> None:
+    def before(values: list[int]) -> None:
+        if 7 in values:
+            raise DeviceMemoryError
+
+    with bench() as tested:
+        tested.script.before = before
+        good, bad = tested.put(1, 7)
+        assert int(good.result(SOON_S).embedding_D[0]) == 1
+        with pytest.raises(DeviceMemoryError, match="too little memory"):
+            bad.result(SOON_S)

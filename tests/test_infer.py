@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from worker.engines.base import Synchronous
-from worker.errors import ArtifactError, InferenceError
+from worker.errors import ArtifactError, DeviceMemoryError, InferenceError
 from worker.infer import infer, warm, warm_sizes
 
 
@@ -89,3 +89,30 @@ def test_a_model_that_does_not_run_is_found_when_warming() -> None:
 def test_a_model_with_other_dimensions_than_its_manifest_is_found_when_warming() -> None:
     with pytest.raises(ArtifactError, match="gives 3 dimensions, its manifest says 512"):
         warm(Engine(colours), (3, 5, 4), max_batch=1, dim=512)
+
+
+def test_want_of_memory_is_told_from_other_failures() -> None:
+    def short(_: torch.Tensor) -> torch.Tensor:
+        msg = "CUDA out of memory. Tried to allocate 2.00 GiB"
+        raise torch.OutOfMemoryError(msg)
+
+    with pytest.raises(DeviceMemoryError):
+        infer(Engine(short), [image(0, 0, 0)])
+
+
+@pytest.mark.parametrize(("fits", "wanted", "found"), [(4, 4, 4), (3, 4, 2), (1, 64, 1)])
+def test_warming_finds_the_largest_batch_that_fits(fits: int, wanted: int, found: int) -> None:
+    def small(pixels_NCHW: torch.Tensor) -> torch.Tensor:
+        if len(pixels_NCHW) > fits:
+            raise torch.OutOfMemoryError
+        return colours(pixels_NCHW)
+
+    assert warm(Engine(small), (3, 5, 4), max_batch=wanted, dim=3) == found
+
+
+def test_a_device_without_room_for_one_image_is_refused() -> None:
+    def none(_: torch.Tensor) -> torch.Tensor:
+        raise torch.OutOfMemoryError
+
+    with pytest.raises(ArtifactError, match="too little memory for the model and one image"):
+        warm(Engine(none), (3, 5, 4), max_batch=4, dim=3)

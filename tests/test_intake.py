@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,11 @@ from worker.errors import (
 from worker.intake import read
 
 BODY = b"some bytes"
+ANYWHERE = Settings(image_roots=("/",))
+
+
+def limited(max_bytes: int) -> Settings:
+    return Settings(image_roots=("/",), max_bytes=max_bytes)
 
 
 @pytest.fixture
@@ -41,42 +47,42 @@ def image(tmp_path: Path) -> Path:
 
 
 def test_a_file_is_read_whole(image: Path, blobs: BlobStore) -> None:
-    assert read(ImageRef(str(image)), blobs, Settings()) == BODY
+    assert read(ImageRef(str(image)), blobs, ANYWHERE) == BODY
 
 
 def test_a_name_that_is_no_utf8_is_found(tmp_path: Path, blobs: BlobStore) -> None:
     name = os.path.join(os.fsencode(tmp_path), b"\xff\xfe.jpg")  # noqa: PTH118 - of bytes
     with open(name, "wb") as file:  # noqa: PTH123
         file.write(BODY)
-    assert read(ImageRef(os.fsdecode(name)), blobs, Settings()) == BODY
+    assert read(ImageRef(os.fsdecode(name)), blobs, ANYWHERE) == BODY
 
 
 def test_a_link_is_followed(image: Path, tmp_path: Path, blobs: BlobStore) -> None:
     link = tmp_path / "link"
     link.symlink_to(image)
-    assert read(ImageRef(str(link)), blobs, Settings()) == BODY
+    assert read(ImageRef(str(link)), blobs, ANYWHERE) == BODY
 
 
 @pytest.mark.parametrize("path", ["/nowhere/at/all.jpg", "/etc/passwd/x.jpg", "a\0b", "\ud800"])
 def test_a_path_that_leads_nowhere_is_not_found(path: str, blobs: BlobStore) -> None:
     with pytest.raises(NotFoundError):
-        read(ImageRef(path), blobs, Settings())
+        read(ImageRef(path), blobs, ANYWHERE)
 
 
 def test_a_directory_is_not_a_file(tmp_path: Path, blobs: BlobStore) -> None:
     with pytest.raises(NotAFileError, match="a directory"):
-        read(ImageRef(str(tmp_path)), blobs, Settings())
+        read(ImageRef(str(tmp_path)), blobs, ANYWHERE)
 
 
 def test_a_fifo_without_a_writer_does_not_hang(tmp_path: Path, blobs: BlobStore) -> None:
     os.mkfifo(tmp_path / "fifo")
     with pytest.raises(NotAFileError, match="a FIFO"):
-        read(ImageRef(str(tmp_path / "fifo")), blobs, Settings())
+        read(ImageRef(str(tmp_path / "fifo")), blobs, ANYWHERE)
 
 
 def test_a_device_is_not_read(blobs: BlobStore) -> None:
     with pytest.raises(NotAFileError, match="a device"):
-        read(ImageRef("/dev/zero"), blobs, Settings())
+        read(ImageRef("/dev/zero"), blobs, ANYWHERE)
 
 
 def test_a_socket_is_not_a_file(
@@ -87,20 +93,20 @@ def test_a_socket_is_not_a_file(
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind("s")
         with pytest.raises(NotAFileError):
-            read(ImageRef(str(tmp_path / "s")), blobs, Settings())
+            read(ImageRef(str(tmp_path / "s")), blobs, ANYWHERE)
 
 
 def test_a_loop_of_links_is_unreadable(tmp_path: Path, blobs: BlobStore) -> None:
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     with pytest.raises(UnreadableError, match="too many levels of symbolic links"):
-        read(ImageRef(str(tmp_path / "loop")), blobs, Settings())
+        read(ImageRef(str(tmp_path / "loop")), blobs, ANYWHERE)
 
 
 def test_no_sentence_repeats_the_path_or_an_error_number(tmp_path: Path, blobs: BlobStore) -> None:
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     for path in (tmp_path / "loop", tmp_path, tmp_path / "none"):
         with pytest.raises(ImageError) as caught:
-            read(ImageRef(str(path)), blobs, Settings())
+            read(ImageRef(str(path)), blobs, ANYWHERE)
         assert str(tmp_path) not in str(caught.value)
         assert "Errno" not in str(caught.value)
 
@@ -108,13 +114,13 @@ def test_no_sentence_repeats_the_path_or_an_error_number(tmp_path: Path, blobs: 
 def test_an_empty_file_is_called_so(tmp_path: Path, blobs: BlobStore) -> None:
     (tmp_path / "empty").touch()
     with pytest.raises(EmptyFileError):
-        read(ImageRef(str(tmp_path / "empty")), blobs, Settings())
+        read(ImageRef(str(tmp_path / "empty")), blobs, ANYWHERE)
 
 
 def test_a_file_at_the_limit_is_read_and_one_beyond_is_not(image: Path, blobs: BlobStore) -> None:
-    assert read(ImageRef(str(image)), blobs, Settings(max_bytes=len(BODY))) == BODY
+    assert read(ImageRef(str(image)), blobs, limited(len(BODY))) == BODY
     with pytest.raises(TooLargeError, match="10 bytes are more than the limit of 9"):
-        read(ImageRef(str(image)), blobs, Settings(max_bytes=len(BODY) - 1))
+        read(ImageRef(str(image)), blobs, limited(len(BODY) - 1))
 
 
 def test_a_file_below_a_root_is_read(image: Path, tmp_path: Path, blobs: BlobStore) -> None:
@@ -139,6 +145,57 @@ def test_no_way_leads_out_of_the_roots(
         read(ImageRef(f"{root}/{way_out}"), blobs, Settings(image_roots=(str(root),)))
 
 
+def test_without_roots_no_path_is_read_and_bytes_are(image: Path, blobs: BlobStore) -> None:
+    with pytest.raises(OutsideRootsError):
+        read(ImageRef(str(image)), blobs, Settings())
+    blobs.put({"wanwu:blob:x": BODY})
+    assert read(ImageRef(str(image), blob="wanwu:blob:x"), blobs, Settings()) == BODY
+
+
+@pytest.mark.parametrize(
+    "path", ["/etc/hostname", "/proc/self/environ", "/dev/zero", "/proc/self/root/etc/hostname"]
+)
+def test_what_lies_outside_is_refused_before_it_is_looked_at(
+    path: str, tmp_path: Path, blobs: BlobStore
+) -> None:
+    with pytest.raises(OutsideRootsError):
+        read(ImageRef(path), blobs, Settings(image_roots=(str(tmp_path),)))
+
+
+def test_a_path_that_changes_while_it_is_looked_at_leads_nowhere_else(
+    image: Path, tmp_path: Path, blobs: BlobStore
+) -> None:
+    secret, root, stop = image.rename(tmp_path / "secret"), tmp_path / "root", threading.Event()
+    secret.write_bytes(b"not for you")
+    root.mkdir()
+    (root / "good").write_bytes(BODY)
+    (root / "a").symlink_to(root / "good")
+
+    def swap() -> None:
+        turn = 0
+        while not stop.is_set():
+            turn += 1
+            (root / "b").symlink_to(secret if turn % 2 else root / "good")
+            (root / "b").rename(root / "a")
+
+    ref, settings = ImageRef(str(root / "a")), Settings(image_roots=(str(root),))
+    swapping = threading.Thread(target=swap)
+    swapping.start()
+    try:
+        refused = seen = 0
+        for _ in range(2000):
+            try:
+                assert read(ref, blobs, settings) == BODY
+                seen += 1
+            except OutsideRootsError:
+                refused += 1
+    finally:
+        stop.set()
+        swapping.join()
+    assert refused
+    assert seen
+
+
 def test_a_root_that_is_a_link_still_counts(image: Path, tmp_path: Path, blobs: BlobStore) -> None:
     (tmp_path / "root").symlink_to(image.parent)
     settings = Settings(image_roots=(str(tmp_path / "root"),))
@@ -147,24 +204,28 @@ def test_a_root_that_is_a_link_still_counts(image: Path, tmp_path: Path, blobs: 
 
 def test_a_blob_comes_from_redis_whatever_lies_at_the_path(blobs: BlobStore) -> None:
     blobs.put({"wanwu:blob:x": BODY})
-    assert read(ImageRef("/gone.jpg", blob="wanwu:blob:x"), blobs, Settings()) == BODY
+    assert read(ImageRef("/gone.jpg", blob="wanwu:blob:x"), blobs, ANYWHERE) == BODY
 
 
 def test_a_blob_that_is_gone_is_missing(blobs: BlobStore) -> None:
     with pytest.raises(BlobMissingError):
-        read(ImageRef("/x.jpg", blob="wanwu:blob:none"), blobs, Settings())
+        read(ImageRef("/x.jpg", blob="wanwu:blob:none"), blobs, ANYWHERE)
 
 
 def test_blobs_have_the_same_limits_as_files(blobs: BlobStore) -> None:
     blobs.put({"wanwu:blob:x": BODY, "wanwu:blob:y": b""})
     with pytest.raises(TooLargeError):
-        read(ImageRef("/x.jpg", blob="wanwu:blob:x"), blobs, Settings(max_bytes=3))
+        read(
+            ImageRef("/x.jpg", blob="wanwu:blob:x"),
+            blobs,
+            limited(3),
+        )
     with pytest.raises(EmptyFileError):
-        read(ImageRef("/y.jpg", blob="wanwu:blob:y"), blobs, Settings())
+        read(ImageRef("/y.jpg", blob="wanwu:blob:y"), blobs, ANYWHERE)
 
 
 def test_a_failure_that_the_producer_saw_comes_first(image: Path, blobs: BlobStore) -> None:
     seen = Failure("unreadable", "read", "permission denied")
     with pytest.raises(ReportedError) as caught:
-        read(ImageRef(str(image), error=seen), blobs, Settings())
+        read(ImageRef(str(image), error=seen), blobs, ANYWHERE)
     assert caught.value.failure() == seen

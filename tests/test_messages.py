@@ -21,10 +21,14 @@ from worker.contract.messages import (
     MessageError,
     Tag,
     Timing,
+    split_task_id,
 )
 
 CHUNK = Chunk(
-    job="j", seq=3, images=(ImageRef("/照片/猫 1.jpg"), ImageRef("/b", blob="k")), sent_at_s=1.5
+    job="j",
+    seq=3,
+    images=(ImageRef("/照片/猫 1.jpg"), ImageRef("/b", blob="wanwu:blob:j-3:1")),
+    sent_at_s=1.5,
 )
 
 
@@ -86,12 +90,44 @@ def test_the_task_id_follows_from_job_and_number() -> None:
         wire(threshold=math.nan),
         wire(sent_at_s=math.inf),
         wire(surprise=1),
+        wire(job=""),
+        wire(job="j\n"),
+        wire(job="../j"),
+        wire(job="j" * 65),
+        wire(seq=-1),
+        wire(seq=2**27),
+        wire(labels="x"),
+        wire(labels="0" * 16 + "\n"),
+        wire(images=[{"path": ""}]),
+        wire(images=[{"path": "a" * 32_769}]),
+        wire(images=[{"path": "/a", "blob": "wanwu:jobs"}]),
+        wire(images=[{"path": "/a", "blob": "wanwu:blob:j-30:0"}]),
+        wire(images=[{"path": "/a", "blob": "wanwu:blob:j-3:0\n"}]),
+        wire(images=[{"path": "/a", "error": {"code": "x" * 65, "stage": "read", "message": ""}}]),
+        wire(images=[{"path": "/a", "error": {"code": "x", "stage": "never", "message": ""}}]),
+        wire(sent_at_s=10**400),
+        wire(v="9" * 10**6),
         {k: v for k, v in wire().items() if k != "sent_at_s"},
     ],
 )
 def test_what_is_no_chunk_raises_the_one_error(broken: object) -> None:
     with pytest.raises(MessageError):
         Chunk.from_wire(broken)
+
+
+def test_the_error_is_short_whatever_the_message() -> None:
+    for broken in (wire(v="9" * 10**6), wire(job="j" * 10**6), {"v": 1, "x" * 10**6: 1}):
+        with pytest.raises(MessageError) as caught:
+            Chunk.from_wire(broken)
+        assert len(str(caught.value)) < 200
+
+
+@pytest.mark.parametrize(
+    ("name", "place"),
+    [("20261123-181502-5f3a9c-12", ("20261123-181502-5f3a9c", 12)), ("x", None), ("a b-1", None)],
+)
+def test_a_task_id_tells_job_and_number(name: str, place: tuple[str, int] | None) -> None:
+    assert split_task_id(name) == place
 
 
 def test_the_error_of_another_version_names_both() -> None:

@@ -32,7 +32,7 @@ from worker.pipeline import Pipeline
 
 COLOURS = {"红": "red", "绿": "lime", "蓝": "blue"}
 SENT_AT_S = 1_000_000.0
-SETTINGS = Settings(device="cpu", decode_threads=2)
+SETTINGS = Settings(device="cpu", decode_threads=2, image_roots=("/",))
 
 
 @pytest.fixture(scope="module")
@@ -171,8 +171,13 @@ def test_a_sender_whose_clock_is_ahead_makes_no_negative_time(
 
 
 def test_blobs_are_tagged_like_files(pipeline: Pipeline, client: redis.Redis) -> None:
-    BlobStore(client, 60).put({"wanwu:blob:x": encoded(Image.new("RGB", (9, 9), "blue"), "PNG")})
-    refs = ImageRef("/x.png", blob="wanwu:blob:x"), ImageRef("/y.png", blob="wanwu:blob:gone")
+    BlobStore(client, 60).put(
+        {"wanwu:blob:job-0:0": encoded(Image.new("RGB", (9, 9), "blue"), "PNG")}
+    )
+    refs = (
+        ImageRef("/x.png", blob="wanwu:blob:job-0:0"),
+        ImageRef("/y.png", blob="wanwu:blob:job-0:1"),
+    )
     result = pipeline.process(chunk(*refs), SENT_AT_S)
     assert best(result) == ["蓝", None]
     assert codes(result) == [None, "blob_missing"]
@@ -273,7 +278,9 @@ def test_a_bug_met_on_one_image_costs_that_image_alone(
     error: Exception, started: Callable[..., Pipeline], files: dict[str, str]
 ) -> None:
     pipeline = started(blobs=BrokenStore(error))
-    result = pipeline.process(chunk(files["红"], ImageRef("/x", blob="b"), files["绿"]), SENT_AT_S)
+    result = pipeline.process(
+        chunk(files["红"], ImageRef("/x", blob="wanwu:blob:job-0:7"), files["绿"]), SENT_AT_S
+    )
     assert codes(result) == [None, "internal_error", None]
     assert best(result) == ["红", None, "绿"]
 
@@ -281,7 +288,7 @@ def test_a_bug_met_on_one_image_costs_that_image_alone(
 def test_when_redis_is_away_the_chunk_is_not_judged(started: Callable[..., Pipeline]) -> None:
     pipeline = started(blobs=BrokenStore(redis.ConnectionError("away")))
     with pytest.raises(redis.ConnectionError):
-        pipeline.process(chunk(ImageRef("/x", blob="b")), SENT_AT_S)
+        pipeline.process(chunk(ImageRef("/x", blob="wanwu:blob:job-0:7")), SENT_AT_S)
 
 
 def test_after_a_chunk_that_was_not_judged_the_next_is_tagged(
@@ -291,7 +298,9 @@ def test_after_a_chunk_that_was_not_judged_the_next_is_tagged(
 ) -> None:
     pipeline = started(blobs=BrokenStore(redis.ConnectionError("away")))
     with pytest.raises(redis.ConnectionError):
-        pipeline.process(chunk(*[ImageRef("/x", blob="b")] * 5, files["绿"]), SENT_AT_S)
+        pipeline.process(
+            chunk(*[ImageRef("/x", blob="wanwu:blob:job-0:7")] * 5, files["绿"]), SENT_AT_S
+        )
     assert best(pipeline.process(chunk(files["红"]), SENT_AT_S)) == ["红"]
     # The first chunk's last images may still be on their way when it is given up.
     wait_until(lambda: pipeline._batcher._backlog._expected == 0)
@@ -483,6 +492,8 @@ def test_what_the_worker_page_shows_is_plain_json(
         "precision": "fp32",
         "engine": "torchscript",
         "fallbacks": 0,
+        "out_of_memory": 0,
+        "max_batch": 4,
         "has_labels": True,
         "notice": None,
         "images": 2,

@@ -33,3 +33,26 @@ def test_a_chunk_that_leaves_room_says_so() -> None:
     assert len(calls) == 1
     room.give_back(6)
     assert len(calls) == 2
+
+
+def test_it_knows_for_how_long_nothing_has_been_done() -> None:
+    now_s = 10.0
+    room = Room(4, lambda: now_s)
+    assert room.still_s == 0
+    now_s = 50.0
+    room.take(2)
+    now_s = 53.0
+    assert room.still_s == 3
+    room.give_back()
+    assert room.still_s == 0
+    now_s = 60.0
+    room.take(1)
+    assert room.still_s == 7
+    room.give_back(2)
+    assert room.still_s == 0
+
+
+def test_a_closed_room_takes_nothing_more() -> None:
+    room = Room(4)
+    room.close()
+    assert not room.is_left

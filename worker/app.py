@@ -23,6 +23,7 @@ from worker.contract.settings import Settings, mask
 from worker.engines.base import Engine
 from worker.engines.choose import open_engine
 from worker.errors import TaggerError
+from worker.health import answering
 from worker.models.artifact import Artifact
 from worker.models.cache import open_model
 from worker.models.tuned import tuned
@@ -57,7 +58,8 @@ def _build(settings: Settings, tagger: Tagger) -> Celery:
     app.steps["worker"].add(_step(tagger))
     app.steps["consumer"].add(EventPulse)
     app.steps["consumer"].add(intake_step(tagger.pipeline.room))
-    app.steps["consumer"].add(lease_step(settings.visibility_timeout_s / LOOKS_A_LEASE))
+    pause_s = settings.visibility_timeout_s / LOOKS_A_LEASE
+    app.steps["consumer"].add(lease_step(pause_s, lambda: tagger.pipeline.problem() is None))
     # Not the step's `stop`: it is called while tasks still run, and they need the batcher.
     worker_shutdown.connect(lambda **_: tagger.stop(), weak=False)
     worker_ready.connect(lambda **_: _say_ready(settings), weak=False)
@@ -87,7 +89,8 @@ def serve(settings: Settings, load_engine: LoadEngine = open_engine) -> int:
         without_gossip=True,
         without_mingle=True,
     )
-    worker.start()
+    with answering(settings, tagger.pipeline.problem):
+        worker.start()
     if tagger.refusal is not None:
         raise tagger.refusal
     if tagger.pipeline.died:

@@ -88,6 +88,15 @@ class Backlog:
         return len(self._ready) == 1 or self._is_due
 
     @property
+    def max_batch(self) -> int:
+        """Most images that are taken at once."""
+        return self._max_batch
+
+    def shrink(self, max_batch: int) -> None:
+        """Let no batch be larger than that from now on."""
+        self._max_batch = min(self._max_batch, max_batch)
+
+    @property
     def is_full(self) -> bool:
         """Whether a whole batch is ready."""
         return len(self._ready) >= self._max_batch

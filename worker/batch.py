@@ -20,7 +20,7 @@ from typing import NamedTuple
 import structlog
 
 from worker.backlog import Backlog, Embeddings, Inferred, Item, Pixels
-from worker.errors import InferenceError, WorkerGoneError
+from worker.errors import DeviceMemoryError, InferenceError, WorkerGoneError
 from worker.measure import Clock
 
 log = structlog.get_logger()
@@ -63,6 +63,7 @@ class Batcher:
         self._free_at_s = 0.0
         self._stopping = False
         self._died = False
+        self._halvings = 0
         self._sizes: Counter[int] = Counter()
         self._thread = threading.Thread(target=self._live, name="inference", daemon=True)
 
@@ -90,6 +91,21 @@ class Batcher:
         """Return how many batches of each size have run."""
         with self._changed:
             return dict(sorted(self._sizes.items()))
+
+    @property
+    def halvings(self) -> int:
+        """How often a batch did not fit into the device's memory."""
+        return self._halvings
+
+    @property
+    def max_batch(self) -> int:
+        """The largest batch: as asked for, or what fits."""
+        return self._backlog.max_batch
+
+    def shrink(self, max_batch: int) -> None:
+        """Let no batch be larger than that from now on."""
+        with self._changed:
+            self._backlog.shrink(max_batch)
 
     def expect(self, images: int) -> None:
         """Announce images whose decoding begins: each must be followed by `put` or `forget`."""
@@ -190,6 +206,9 @@ class Batcher:
 
     def _spare_neighbours(self, batch: list[Item], error: Exception) -> None:
         """Run the images of a failed batch one by one, so that only the culprit fails."""
+        if isinstance(error, DeviceMemoryError) and len(batch) > 1:
+            self._halve(batch)
+            return
         if len(batch) > 1:
             log.warning("batch.failed", size=len(batch), error=str(error))
             # Of those that run alone each is awaited at once: nothing older may still wait.
@@ -202,6 +221,19 @@ class Batcher:
         failure.__cause__ = failure.__cause__ or (error if failure is not error else None)
         log.error("image.failed", stage="infer", exc_info=error)
         batch[0].future.set_exception(failure)
+
+    def _halve(self, batch: list[Item]) -> None:
+        """Run a batch that does not fit into memory in parts, and let no other be as large."""
+        # What runs beside it holds memory, too.
+        self._finish_all()
+        size = len(batch) // 2
+        with self._changed:
+            self._backlog.shrink(size)
+            self._halvings += 1
+        log.error("batch.out_of_memory", size=len(batch), max_batch=size)
+        for start in range(0, len(batch), size):
+            self._begin(batch[start : start + size])
+            self._finish_all()
 
     def _die(self) -> None:
         """Fail everything at hand, and let everything that comes later fail."""

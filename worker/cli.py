@@ -50,12 +50,21 @@ def main() -> None:
     type=click.IntRange(min=1),
     help="Largest micro-batch. [default: what `worker bench --tune` found, else 4]",
 )
+@click.option(
+    "--images",
+    "image_roots",
+    type=click.Path(exists=True, file_okay=False, resolve_path=True),
+    multiple=True,
+    help="Directory below which images may be read; may be repeated. Without one, only images that "
+    "come as bytes are tagged. [default: WANWU_IMAGE_ROOTS]",
+)
 @click.option("--broker", metavar="URL", help="Redis of the queue, else WANWU_BROKER_URL.")
-def start(broker: str | None, **options: Any) -> None:
+def start(broker: str | None, image_roots: tuple[str, ...], **options: Any) -> None:
     """Start a worker; Ctrl-C or SIGTERM finishes what is in flight and returns the rest."""
     _check_libraries()
     try:
-        settings = Settings.from_env(broker_url=broker, **options)
+        roots = image_roots or None
+        settings = Settings.from_env(broker_url=broker, image_roots=roots, **options)
     except SettingsError as e:
         raise click.UsageError(str(e)) from e
     # Only now: these load torch, which takes seconds that `--help` need not.
@@ -171,6 +180,21 @@ def bench(**options: Any) -> None:
         raise click.UsageError(str(e)) from e
     except TaggerError as e:
         _fail(str(e))
+
+
+@main.command(epilog="Example: worker health")
+def health() -> None:
+    """Ask the worker at WANWU_HEALTH_PORT whether it is well; exit 0 if so, else 1."""
+    _check_libraries()
+    from worker.health import ask  # noqa: PLC0415
+
+    try:
+        problem = ask(Settings.from_env())
+    except SettingsError as e:
+        raise click.UsageError(str(e)) from e
+    if problem:
+        _fail(problem)
+    click.echo("well")
 
 
 def _check_libraries() -> None:

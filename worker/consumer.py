@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Final
 
 from celery import bootsteps
@@ -39,8 +40,11 @@ class EventPulse(bootsteps.StartStopStep):
             ignore_errors(parent, parent._flush_events)  # noqa: SLF001
 
 
-def lease_step(pause_s: float) -> type[bootsteps.StartStopStep]:
-    """Return the step that renews the leases on what this worker holds, every so many seconds."""
+def lease_step(pause_s: float, is_well: Callable[[], bool]) -> type[bootsteps.StartStopStep]:
+    """Return the step that renews the leases on what this worker holds, every so many seconds.
+
+    A worker that is not well renews none: others are to have its chunks.
+    """
 
     class Lease(bootsteps.StartStopStep):
         requires: Final = {"celery.worker.consumer.tasks:Tasks"}
@@ -54,13 +58,17 @@ def lease_step(pause_s: float) -> type[bootsteps.StartStopStep]:
             self.stop(parent)
             if parent.hub:
                 qos = parent.task_consumer.channel.qos
-                self._timer = parent.hub.call_repeatedly(pause_s, ignore_errors, parent, qos.renew)
+                self._timer = parent.hub.call_repeatedly(pause_s, self._renew, parent, qos)
 
         def stop(self, parent: Any) -> None:  # noqa: ARG002 - Celery passes it
             """End; what is held is this worker's for one lease more."""
             if self._timer is not None:
                 self._timer.cancel()
                 self._timer = None
+
+        def _renew(self, parent: Any, qos: Any) -> None:
+            if is_well():
+                ignore_errors(parent, qos.renew)
 
     return Lease
 

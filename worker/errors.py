@@ -20,6 +20,7 @@
     |   |   +-- BrokenImageError   broken_image
     |   +-- infer
     |   |   +-- InferenceError     inference_failed
+    |   |   |   +-- DeviceMemoryError  out_of_memory  a smaller batch may fit
     |   |   +-- UnexpectedError    internal_error   a bug of ours
     |   +-- rank
     |   |   +-- LabelsMissingError labels_missing
@@ -92,7 +93,9 @@ class OutsideRootsError(ImageError):
 
     code = "outside_roots"
     stage = "read"
-    sentence = "the file lies outside the directories that this worker may read (WANWU_IMAGE_ROOTS)"
+    sentence = (
+        "the file lies outside the directories that this worker may read (worker start --images)"
+    )
 
 
 class EmptyFileError(ImageError):
@@ -182,6 +185,13 @@ class InferenceError(ImageError):
     stage = "infer"
     retryable = True
     sentence = "the model failed on this image"
+
+
+class DeviceMemoryError(InferenceError):
+    """The device has too little memory for a batch; a smaller one may fit."""
+
+    code = "out_of_memory"
+    sentence = "the device has too little memory for this image"
 
 
 class UnexpectedError(ImageError):

@@ -5,14 +5,15 @@ Shapes: N images, C colour channels, H height, W width, D embedding dimensions.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from worker.errors import ArtifactError, InferenceError
+from worker.errors import ArtifactError, DeviceMemoryError, InferenceError
 
 if TYPE_CHECKING:
     from worker.engines.base import Engine
@@ -28,8 +29,9 @@ def infer(engine: Engine, pixels_CHW: Sequence[npt.NDArray[np.uint8]]) -> Embedd
     """Return embeddings ND, float32 on the CPU, one row an image in the order given.
 
     Raises:
+        DeviceMemoryError: so many images at once do not fit.
         InferenceError: the model returned something other than N rows of finite numbers.
-        Exception: whatever the engine raises.
+        Exception: whatever else the engine raises.
     """
     return launch(engine, pixels_CHW)()
 
@@ -40,8 +42,25 @@ def launch(engine: Engine, pixels_CHW: Sequence[npt.NDArray[np.uint8]]) -> Calla
     Raises:
         Exception: whatever the engine raises. What is returned raises as `infer` does.
     """
-    wait = engine.launch(torch.from_numpy(np.stack(pixels_CHW)))
-    return lambda: _checked(wait(), len(pixels_CHW))
+    with _memory_told():
+        wait = engine.launch(torch.from_numpy(np.stack(pixels_CHW)))
+
+    def awaited() -> Embeddings:
+        with _memory_told():
+            return _checked(wait(), len(pixels_CHW))
+
+    return awaited
+
+
+@contextmanager
+def _memory_told() -> Iterator[None]:
+    """Tell want of memory from everything else, and give back what torch keeps of it."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError) as e:
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        raise DeviceMemoryError from e
 
 
 def _checked(rows_ND: torch.Tensor, images: int) -> Embeddings:
@@ -55,23 +74,39 @@ def _checked(rows_ND: torch.Tensor, images: int) -> Embeddings:
     return embeddings_ND
 
 
-def warm(engine: Engine, shape_CHW: tuple[int, int, int], max_batch: int, dim: int) -> None:
+def warm(engine: Engine, shape_CHW: tuple[int, int, int], max_batch: int, dim: int) -> int:
     """Run batch sizes up to `max_batch` until no first image has to wait for compilation.
+
+    Return the largest that fits into memory.
 
     Raises:
         ArtifactError: the model does not run, or its embeddings do not have `dim` dimensions.
     """
-    blank_CHW = np.zeros(shape_CHW, np.uint8)
-    for size in warm_sizes(max_batch):
-        for _ in range(WARM_RUNS):
-            try:
-                embeddings_ND = infer(engine, [blank_CHW] * size)
-            except (RuntimeError, ValueError, InferenceError) as e:
-                msg = f"the model does not run on {size} blank images on {engine.device}: {e}"
+    fitting = max_batch
+    sizes = warm_sizes(max_batch)
+    while sizes:
+        size = sizes.pop(0)
+        try:
+            found = _dimensions(engine, shape_CHW, size)
+        except DeviceMemoryError as e:
+            if size == 1:
+                msg = f"{engine.device} has too little memory for the model and one image"
                 raise ArtifactError(msg) from e
-    if embeddings_ND.shape[1] != dim:
-        msg = f"the model gives {embeddings_ND.shape[1]} dimensions, its manifest says {dim}"
+            fitting = size // 2
+            sizes = warm_sizes(fitting)
+        except (RuntimeError, ValueError, InferenceError) as e:
+            msg = f"the model does not run on {size} blank images on {engine.device}: {e}"
+            raise ArtifactError(msg) from e
+    if found != dim:
+        msg = f"the model gives {found} dimensions, its manifest says {dim}"
         raise ArtifactError(msg)
+    return fitting
+
+
+def _dimensions(engine: Engine, shape_CHW: tuple[int, int, int], size: int) -> int:
+    blank_CHW = np.zeros(shape_CHW, np.uint8)
+    runs = [infer(engine, [blank_CHW] * size) for _ in range(WARM_RUNS)]
+    return int(runs[-1].shape[1])
 
 
 def warm_sizes(max_batch: int) -> list[int]:

@@ -65,10 +65,16 @@ def _read_blob(key: str, blobs: BlobStore, max_bytes: int) -> bytes:
 
 def _read_file(path: str, roots: Sequence[str], max_bytes: int) -> bytes:
     try:
-        name = os.fsencode(path)
-        if roots:
-            name = _inside(name, roots)
-        descriptor = os.open(name, _FLAGS)
+        # Nothing is opened yet, not even a FIFO: this is a handle on what the path leads to, links
+        # and all, at this moment. What is checked is what is read, whatever happens to the path.
+        handle = os.open(os.fsencode(path), os.O_PATH | os.O_CLOEXEC)
+        try:
+            itself = f"/proc/self/fd/{handle}"
+            _check(os.readlink(os.fsencode(itself)), roots)  # noqa: PTH115 - of bytes
+            _refuse_kinds(os.fstat(handle))
+            descriptor = os.open(itself, _FLAGS)
+        finally:
+            os.close(handle)
         try:
             return _read_regular(descriptor, max_bytes)
         finally:
@@ -83,9 +89,6 @@ def _read_file(path: str, roots: Sequence[str], max_bytes: int) -> bytes:
 
 def _read_regular(descriptor: int, max_bytes: int) -> bytes:
     status = os.fstat(descriptor)
-    if not stat.S_ISREG(status.st_mode):
-        kind = _KINDS.get(stat.S_IFMT(status.st_mode))
-        raise NotAFileError(f"this is {kind}, not a regular file" if kind else None)
     if status.st_size > max_bytes:
         raise TooLargeError(status.st_size, max_bytes)
     with open(descriptor, "rb", closefd=False) as file:
@@ -93,13 +96,17 @@ def _read_regular(descriptor: int, max_bytes: int) -> bytes:
         return file.read(status.st_size)
 
 
-def _inside(name: bytes, roots: Sequence[str]) -> bytes:
-    """Return the path with its links resolved, so that the file checked is the one opened."""
-    real = os.path.realpath(name)
+def _refuse_kinds(status: os.stat_result) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        kind = _KINDS.get(stat.S_IFMT(status.st_mode))
+        raise NotAFileError(f"this is {kind}, not a regular file" if kind else None)
+
+
+def _check(real: bytes, roots: Sequence[str]) -> None:
     for root in roots:
         real_root = os.path.realpath(os.fsencode(root))
         if os.path.commonpath([real, real_root]) == real_root:
-            return real
+            return
     raise OutsideRootsError
 
 

@@ -96,7 +96,7 @@ class Pipeline:
         self._started = False
         self._decoders = ThreadPoolExecutor(settings.decoders, thread_name_prefix="decode")
         self._counts = Counts()
-        self.room = Room(settings.images_in_flight)
+        self.room = Room(settings.images_in_flight, clock)
 
         def close() -> None:
             self.room.close()
@@ -118,7 +118,11 @@ class Pipeline:
         shape_CHW = (3, manifest.preprocessing.height, manifest.preprocessing.width)
         set_up(self._settings.max_pixels)
         self._engine = self._load_engine(self._artifact, self._settings)
-        warm(self._engine, shape_CHW, self._settings.largest_batch, manifest.embedding_dim)
+        wanted = self._settings.largest_batch
+        fitting = warm(self._engine, shape_CHW, wanted, manifest.embedding_dim)
+        if fitting < wanted:
+            log.error("batch.out_of_memory", size=wanted, max_batch=fitting)
+            self._batcher.shrink(fitting)
         encoder = encoder_of(self._artifact, self._engine.device, self._shelf)
         self._label_sets = LabelCache(encoder.encode)
         self._batcher.start(runs_ahead=self._engine.runs_ahead)
@@ -134,6 +138,16 @@ class Pipeline:
     def died(self) -> bool:
         """Whether the inference thread ended on its own: nothing can be tagged any more."""
         return self._batcher.died
+
+    def problem(self) -> str | None:
+        """Return why this worker does not work though there is work, or None."""
+        if not self._started:
+            return "the model is not warm yet"
+        if self.died:
+            return "the inference thread has ended"
+        if (still_s := self.room.still_s) > self._settings.stall_timeout_s:
+            return f"no image has been done for {still_s:.0f} s, though some are held"
+        return None
 
     def process(
         self, chunk: Chunk, received_at_s: float, trial: Trial | None = None
@@ -175,6 +189,8 @@ class Pipeline:
             "precision": manifest.precision,
             "engine": self._engine.name,
             "fallbacks": getattr(self._engine, "fallbacks", 0),
+            "out_of_memory": self._batcher.halvings,
+            "max_batch": self._batcher.max_batch,
             "has_labels": manifest.labels is not None,
             "notice": manifest.notice,
             "images": self._counts.images,

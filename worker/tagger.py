@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Final
+from typing import Any, Final
 
 import structlog
 
@@ -16,7 +16,7 @@ from worker.contract.dead import DeadLetters
 from worker.contract.deliveries import Deliveries
 from worker.contract.jobs import JobStore
 from worker.contract.labels import LabelStore
-from worker.contract.messages import Chunk, ChunkResult, MessageError
+from worker.contract.messages import Chunk, ChunkResult, MessageError, split_task_id
 from worker.contract.settings import Settings
 from worker.contract.wire import encode
 from worker.engines.base import Engine
@@ -59,9 +59,8 @@ class Tagger:
     ) -> None:
         client = patient_client(settings.broker_url)
         self._blobs = BlobStore(client, settings.result_ttl_s)
-        self._cancelled = Remembered(
-            JobStore(client, settings.result_ttl_s).is_cancelled, CANCEL_PAUSE_S
-        )
+        self._jobs = JobStore(client, settings.result_ttl_s)
+        self._cancelled = Remembered(self._jobs.is_cancelled, CANCEL_PAUSE_S)
         self._deliveries = Deliveries(client, settings.result_ttl_s)
         self._dead = DeadLetters(client)
         self._quarantine = Quarantine()
@@ -137,10 +136,15 @@ class Tagger:
         yield
         self._deliveries.end(chunk, index)
 
-    def bury(self, wire: object, error: MessageError) -> None:
-        """Keep a message that is no chunk where a person can see it."""
-        log.error("message.refused", reason=str(error))
+    def bury(self, task_id: str, wire: Mapping[str, Any], error: MessageError) -> None:
+        """Keep a message that is no chunk where a person can see it, and let its job end.
+
+        As far as it can be read, its images count as failed; they have no records.
+        """
+        log.error("message.refused", task=task_id, reason=str(error))
         self._dead.add_unreadable(encode(wire), str(error))
+        if (place := split_task_id(task_id)) and isinstance(images := wire.get("images"), list):
+            self._jobs.finish_chunk(*place, images=len(images), failed=len(images))
 
     def settle(self, chunk: Chunk, result: ChunkResult | None = None, *, again: bool) -> None:
         """Free what a chunk whose result is stored needs no more.

@@ -39,7 +39,7 @@ def register(app: Celery, tagger: Tagger, clock: Callable[[], float] = time.time
         try:
             chunk = Chunk.from_wire(wire)
         except MessageError as e:
-            tagger.bury(wire, e)
+            tagger.bury(self.request.id, wire, e)
             raise
         try:
             attempt = tagger.tag_again if _came_again(self.request) else tagger.tag

@@ -96,7 +96,8 @@ def workers_at(url: str, count: int, *argv: str, **variables: str) -> Iterator[l
     Raises:
         SystemExit: with their log, if one ends or does not answer in time.
     """
-    environment = os.environ | {"WANWU_BROKER_URL": url, "WANWU_RESULT_URL": ""} | variables
+    places = {"WANWU_BROKER_URL": url, "WANWU_RESULT_URL": "", "WANWU_IMAGE_ROOTS": "/"}
+    environment = os.environ | places | variables
     children: list[subprocess.Popen[bytes]] = []
     with TemporaryFile() as log:
         try:

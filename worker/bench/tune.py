@@ -12,9 +12,9 @@ from typing import Final
 
 import msgspec
 import numpy as np
-import torch
 
 from worker.engines.base import Engine
+from worker.errors import DeviceMemoryError
 from worker.infer import WARM_RUNS, infer
 
 SIZES: Final = (1, 2, 4, 8, 16, 32, 64)
@@ -80,7 +80,7 @@ def _scout(
             for _ in range(WARM_RUNS):
                 _call_ms(engine, shape_CHW, size, clock)
             ms = min(_call_ms(engine, shape_CHW, size, clock) for _ in range(_LEAST_CALLS))
-        except (torch.OutOfMemoryError, MemoryError):
+        except DeviceMemoryError:
             say(f"a batch of {size} does not fit in memory")
             break
         usable.append(Rate(batch=size, ms=ms))

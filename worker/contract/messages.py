@@ -6,9 +6,11 @@ Inside the program these are frozen structs; dicts exist only between `to_wire` 
 from __future__ import annotations
 
 import math
-from typing import Any, Final, Literal, Self
+import re
+from typing import Annotated, Any, Final, Literal, Self
 
 import msgspec
+from msgspec import Meta
 
 WIRE_VERSION: Final = 1
 APP_NAME: Final = "wanwu"
@@ -17,6 +19,19 @@ TASK: Final = "worker.tag"
 KEY_PREFIX: Final = "wanwu:"
 
 MAX_CHUNK_IMAGES: Final = 1024
+# Eight times the longest that Linux opens.
+MAX_PATH_CHARS: Final = 32_768
+# A job's bits, one a chunk, are then 16 MiB at most.
+MAX_CHUNKS: Final = 2**27
+
+_TOLD_CHARS: Final = 40
+_TOLD_WORDS_CHARS: Final = 160
+
+JobId = Annotated[str, Meta(pattern=r"\A[0-9A-Za-z_.-]{1,64}\Z")]
+Seq = Annotated[int, Meta(ge=0, lt=MAX_CHUNKS)]
+PackHash = Annotated[str, Meta(pattern=r"\A[0-9a-f]{16,64}\Z")]
+FilePath = Annotated[str, Meta(min_length=1, max_length=MAX_PATH_CHARS)]
+Words = Annotated[str, Meta(max_length=4096)]
 
 Stage = Literal["message", "read", "decode", "infer", "rank", "job"]
 
@@ -44,21 +59,24 @@ class Wire(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         """
         version = wire.get("v") if isinstance(wire, dict) else None
         if version != WIRE_VERSION:
-            msg = f"{cls.__name__}: version {version!r} is not {WIRE_VERSION}, the one spoken here"
+            told = repr(version)[:_TOLD_CHARS]
+            msg = f"{cls.__name__}: version {told} is not {WIRE_VERSION}, the one spoken here"
             raise MessageError(msg)
         try:
             return msgspec.convert(wire, cls)
-        except msgspec.ValidationError as e:
-            msg = f"{cls.__name__}: {e}"
+        # An integer beyond all floats is the one thing that is no `ValidationError`.
+        except (msgspec.ValidationError, ValueError, OverflowError) as e:
+            # It may name a field, and that may be as long as the message.
+            msg = f"{cls.__name__}: {str(e)[:_TOLD_WORDS_CHARS]}"
             raise MessageError(msg) from e
 
 
 class Failure(msgspec.Struct, frozen=True):
     """Why an image has no tags: a stable code, the stage, and a sentence for a person."""
 
-    code: str
+    code: Annotated[str, Meta(max_length=64)]
     stage: Stage
-    message: str
+    message: Words
 
 
 class ImageRef(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -70,8 +88,8 @@ class ImageRef(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
     that every image submitted ends in exactly one result.
     """
 
-    path: str
-    blob: str | None = None
+    path: FilePath
+    blob: Annotated[str, Meta(max_length=200)] | None = None
     error: Failure | None = None
 
 
@@ -79,13 +97,14 @@ class Chunk(Wire, frozen=True, kw_only=True):
     """A task's message: some images of one job, to be tagged with one label pack.
 
     `labels` is the hash of a label pack in Redis, or None for the model's own labels.
-    `sent_at_s` is the sender's wall clock (seconds since the epoch).
+    `sent_at_s` is the sender's wall clock (seconds since the epoch). Blobs must be the chunk's own:
+    a message must not make a worker read, or drop, whatever else lies in Redis.
     """
 
-    job: str
-    seq: int
+    job: JobId
+    seq: Seq
     images: tuple[ImageRef, ...]
-    labels: str | None = None
+    labels: PackHash | None = None
     top_k: int = 5
     threshold: float = 0.0
     sent_at_s: float
@@ -95,12 +114,19 @@ class Chunk(Wire, frozen=True, kw_only=True):
         if not 1 <= len(self.images) <= MAX_CHUNK_IMAGES:
             msg = f"a chunk holds 1 to {MAX_CHUNK_IMAGES} images, not {len(self.images)}"
             raise ValueError(msg)
+        if any(image.blob and not self._owns(image.blob) for image in self.images):
+            msg = f"a blob does not belong to chunk {self.task_id}"
+            raise ValueError(msg)
         if self.top_k < 1:
             msg = f"top_k must be at least 1, not {self.top_k}"
             raise ValueError(msg)
         if not (math.isfinite(self.threshold) and math.isfinite(self.sent_at_s)):
             msg = "threshold and sent_at_s must be finite numbers"
             raise ValueError(msg)
+
+    def _owns(self, blob: str) -> bool:
+        name = re.escape(f"{KEY_PREFIX}blob:{self.task_id}:")
+        return re.fullmatch(rf"{name}[0-9]{{1,4}}", blob, re.ASCII) is not None
 
     @property
     def task_id(self) -> str:
@@ -111,6 +137,15 @@ class Chunk(Wire, frozen=True, kw_only=True):
 def task_id(job: str, seq: int) -> str:
     """Return the Celery task id of chunk `seq` of `job`."""
     return f"{job}-{seq}"
+
+
+def split_task_id(name: str) -> tuple[str, int] | None:
+    """Return job and number of a chunk's task id, or None for another name."""
+    job, _, number = name.rpartition("-")
+    try:
+        return msgspec.convert((job, number), tuple[JobId, Seq], strict=False)
+    except msgspec.ValidationError:
+        return None
 
 
 class Tag(msgspec.Struct, frozen=True, omit_defaults=True):

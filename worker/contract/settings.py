@@ -24,8 +24,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that can be set. Field `max_batch` is read from `WANWU_MAX_BATCH`, and so on.
 
     Sizes are in bytes or pixels, times in seconds, as the names say. `image_roots` is separated by
-    the system's path separator (`:`). An empty variable counts as not set. With `auto`,
-    `decode` is fast where the model's manifest says that its embeddings stay what they are.
+    the system's path separator (`:`); without any, no path is read. An empty variable counts as not
+    set. With `auto`, `decode` is fast where the model's manifest says that its embeddings stay what
+    they are.
+    A producer waits `redis_patience_s` for a Redis that is away; a worker waits without end.
+    A worker that has done no image for `stall_timeout_s` though it holds some is not well; it says
+    so at `health_port`, if that is not 0.
     Without `max_batch` it is what `worker bench --tune` found best for model and device, else 4.
     """
 
@@ -45,6 +49,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     max_bytes: Positive = 256 * 1024 * 1024
     result_ttl_s: Positive = 86_400
     visibility_timeout_s: Positive = 60
+    redis_patience_s: Positive = 600
+    stall_timeout_s: Positive = 120
+    health_host: str = "127.0.0.1"
+    health_port: Annotated[int, Meta(ge=0, le=65535)] = 0
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     def __post_init__(self) -> None:

@@ -1,0 +1,305 @@
+"""Tag thousands of images while workers are killed, frozen or cut off, and Redis restarts.
+
+    python ops/faults/campaign.py [--campaigns 20] [--images 5000] [--lease 4] [--seed N]
+                                  [--json FILE]
+
+Each campaign starts a Redis with an append-only file, three workers, one of them behind a network
+that can be cut, and one `producer submit`. Until that ends, something goes wrong again and again.
+Afterwards each image must have exactly one record, all of them tags, and Redis must hold nothing
+of the work. The model is simulated, a fixed time a batch; every second campaign sends bytes.
+Exit code 1 if anything was lost, doubled or left.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any, Final
+
+import redis
+from PIL import Image
+from proxy import Proxy
+from server import Server
+
+from worker.contract.dead import DeadLetters
+from worker.contract.messages import KEY_PREFIX, QUEUE
+from worker.contract.processes import start_child, stop_child
+from worker.contract.transport import TAKEN
+
+ROOT: Final = Path(__file__).resolve().parents[2]
+SIMULATED: Final = ROOT / "ops" / "bench" / "simulated.py"
+WORKERS: Final = 3
+# Milliseconds a batch of four: some 250 images a second by three workers.
+LATENCY_MS: Final = 48
+_PICTURES: Final = 16
+_GRACE_S: Final = 60.0
+_PAUSE_S: Final = 0.1
+# Longer than that, and something waits for what never comes.
+_PATIENCE_S: Final = 600.0
+
+
+class Staff:
+    """Workers that are started again whenever they end, as a supervisor would."""
+
+    def __init__(self, urls: list[str], lease_s: int, log: Path) -> None:
+        self._urls = urls
+        self._environment = os.environ | {
+            "WANWU_VISIBILITY_TIMEOUT_S": str(lease_s),
+            "WANWU_IMAGE_ROOTS": "/",
+        }
+        self._log = log
+        self.children = [self._start(url) for url in urls]
+
+    def look_after(self) -> None:
+        """Start anew those that have ended."""
+        for place, child in enumerate(self.children):
+            if child.poll() is not None:
+                self.children[place] = self._start(self._urls[place])
+
+    def stop(self) -> None:
+        """Let all finish what they hold, and end."""
+        for child in self.children:
+            child.send_signal(signal.SIGCONT)
+            child.terminate()
+        for child in self.children:
+            stop_child(child, _GRACE_S)
+
+    def _start(self, url: str) -> subprocess.Popen[bytes]:
+        with self._log.open("ab") as log:
+            return start_child(
+                [sys.executable, str(SIMULATED), str(LATENCY_MS)],
+                env=self._environment | {"WANWU_BROKER_URL": url, "WANWU_RESULT_URL": ""},
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+
+
+class Campaign:
+    """One job under fire."""
+
+    def __init__(self, directory: Path, dice: random.Random, lease_s: int) -> None:
+        self._directory = directory
+        self._dice = dice
+        self._lease_s = lease_s
+        self._server = Server(directory)
+        self._proxy = Proxy(self._server.port)
+        self._out = directory / "out.jsonl"
+        self._undo: list[tuple[float, Callable[[], None]]] = []
+        self._orphans: dict[float, set[tuple[str, int]]] = {}
+        self.faults: Counter[str] = Counter()
+        self.longest_takeover_s = 0.0
+
+    def run(self, images: list[Path], *, blobs: bool) -> dict[str, Any]:
+        """Return what was seen; `problems` is empty if all is as promised."""
+        began_s = time.monotonic()
+        with ExitStack() as stack:
+            self._server.start()
+            stack.callback(self._server.stop)
+            stack.callback(self._proxy.close)
+            through = self._server.url.replace(str(self._server.port), str(self._proxy.port))
+            urls = [through] + [self._server.url] * (WORKERS - 1)
+            self._staff = Staff(urls, self._lease_s, self._directory / "workers.log")
+            stack.callback(self._staff.stop)
+            code = self._submit(images, blobs=blobs)
+            problems = [f"producer ended with {code}"] if code else []
+            problems += self._check_records(images) + self._check_leftovers()
+        return {
+            "images": len(images),
+            "blobs": blobs,
+            "faults": dict(self.faults),
+            "s": round(time.monotonic() - began_s, 1),
+            "longest_takeover_s": round(self.longest_takeover_s, 1),
+            "problems": problems,
+        }
+
+    def _submit(self, images: list[Path], *, blobs: bool) -> int:
+        words = ["submit", "-", "--broker", self._server.url, "--out", str(self._out)]
+        self._await_a_worker()
+        with (self._directory / "producer.log").open("wb") as log:
+            producer = start_child(
+                [sys.executable, "-m", "producer.cli", *words, *["--blobs"] * blobs],
+                cwd=ROOT,
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+        assert producer.stdin is not None  # noqa: S101 - for the type checker
+        producer.stdin.write("".join(f"{path}\n" for path in images).encode())
+        producer.stdin.close()
+        self._wreck(producer)
+        return producer.wait()
+
+    def _await_a_worker(self) -> None:
+        ends_s = time.monotonic() + _PATIENCE_S
+        with redis.Redis.from_url(self._server.url) as client:
+            while not client.pubsub_numpat() and not client.client_list(_type="pubsub"):
+                if time.monotonic() > ends_s:
+                    msg = "no worker came up"
+                    raise SystemExit(msg)
+                time.sleep(_PAUSE_S)
+
+    def _wreck(self, producer: subprocess.Popen[bytes]) -> None:
+        """Until the producer ends: now a fault, now its end, and always a look at the workers."""
+        faults: list[Callable[[], None]] = []
+        next_s = time.monotonic() + 1.0
+        ends_s = time.monotonic() + _PATIENCE_S
+        while producer.poll() is None:
+            now_s = time.monotonic()
+            if now_s > ends_s:
+                producer.kill()
+            for due_s, undo in [one for one in self._undo if one[0] <= now_s]:
+                self._undo.remove((due_s, undo))
+                undo()
+            if now_s >= next_s:
+                if not faults:
+                    faults = [self._kill, self._stop, self._freeze, self._restart, self._cut]
+                    self._dice.shuffle(faults)
+                fault = faults.pop()
+                fault()
+                self.faults[fault.__name__.strip("_")] += 1
+                next_s = now_s + self._dice.expovariate(1 / 2.5)
+            self._staff.look_after()
+            self._look_at_orphans()
+            time.sleep(_PAUSE_S)
+        for _, undo in self._undo:
+            undo()
+
+    def _later(self, pause_s: float, undo: Callable[[], None]) -> None:
+        self._undo.append((time.monotonic() + pause_s, undo))
+
+    def _kill(self) -> None:
+        self._note_orphans()
+        self._dice.choice(self._staff.children).kill()
+
+    def _stop(self) -> None:
+        self._dice.choice(self._staff.children).terminate()
+
+    def _freeze(self) -> None:
+        child = self._dice.choice(self._staff.children)
+        child.send_signal(signal.SIGSTOP)
+        self._later(self._lease_s + 2, lambda: child.send_signal(signal.SIGCONT))
+
+    def _restart(self) -> None:
+        self._server.stop(self._dice.choice([signal.SIGTERM, signal.SIGKILL]))
+        time.sleep(self._dice.uniform(0.2, 3.0))
+        self._server.start()
+
+    def _cut(self) -> None:
+        self._proxy.cut()
+        self._later(self._dice.uniform(1.0, 2.0 * self._lease_s), self._proxy.mend)
+
+    def _note_orphans(self) -> None:
+        """Remember the chunks that are held while a worker is killed, its own among them."""
+        with redis.Redis.from_url(self._server.url) as client, suppress(redis.RedisError):
+            held = [json.loads(body)[0]["headers"]["id"] for body in client.hvals("unacked")]
+            chunks = {(job, int(seq)) for job, _, seq in (one.rpartition("-") for one in held)}
+            self._orphans[time.monotonic()] = chunks
+
+    def _look_at_orphans(self) -> None:
+        """See which of them have their results by now."""
+        with redis.Redis.from_url(self._server.url) as client, suppress(redis.RedisError):
+            for killed_s, chunks in list(self._orphans.items()):
+                chunks -= {
+                    (job, seq)
+                    for job, seq in chunks
+                    if client.getbit(f"{KEY_PREFIX}job:{job}:done", seq)
+                }
+                if not chunks:
+                    del self._orphans[killed_s]
+                    took_s = time.monotonic() - killed_s
+                    self.longest_takeover_s = max(self.longest_takeover_s, took_s)
+
+    def _check_records(self, images: list[Path]) -> list[str]:
+        lines = self._out.read_text(encoding="utf-8").splitlines()
+        found = Counter[str]()
+        failed = Counter[str]()
+        for line in lines:
+            record = json.loads(line)
+            found[record["path"]] += 1
+            if record["error"]:
+                failed[record["error"]["code"]] += 1
+        wanted = {str(path) for path in images}
+        problems = {
+            "missing": len(wanted - found.keys()),
+            "unknown": len(found.keys() - wanted),
+            "more than once": sum(count > 1 for count in found.values()),
+        } | {f"failed with {code}": count for code, count in failed.items()}
+        return [f"{count} {what}" for what, count in problems.items() if count]
+
+    def _check_leftovers(self) -> list[str]:
+        """What is acknowledged late goes when its lease ends."""
+        ends_s = time.monotonic() + 3 * self._lease_s + 30
+        with redis.Redis.from_url(self._server.url) as client:
+            while (left := _leftovers(client)) and time.monotonic() < ends_s:
+                time.sleep(_PAUSE_S)
+        return [f"left in Redis: {', '.join(left)}"] if left else []
+
+
+def _leftovers(client: redis.Redis) -> list[str]:
+    keys: list[Any] = [QUEUE, TAKEN, "unacked", "unacked_index"]
+    for kind in ("blob", "trials"):
+        keys += client.keys(f"{KEY_PREFIX}{kind}:*")
+    left = [str(key) for key in keys if client.exists(key)]
+    return left + ["dead letters"] * bool(DeadLetters(client).count())
+
+
+@contextmanager
+def _images(count: int) -> Iterator[list[Path]]:
+    """Yield so many small JPEGs, each with a name of its own."""
+    with tempfile.TemporaryDirectory(prefix="wanwu-faults-") as name:
+        directory = Path(name)
+        pictures = [directory / f"picture-{number}.jpg" for number in range(_PICTURES)]
+        for number, file in enumerate(pictures):
+            picture = Image.effect_mandelbrot((64, 64), (-2, -1.2, 1, 1.2), 20 + number)
+            picture.convert("RGB").save(file)
+        links = [directory / f"{number:06}.jpg" for number in range(count)]
+        for number, link in enumerate(links):
+            link.hardlink_to(pictures[number % _PICTURES])
+        yield links
+
+
+def main() -> None:
+    """Run the campaigns as the command line says."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--campaigns", type=int, default=20)
+    parser.add_argument("--images", type=int, default=5000)
+    parser.add_argument("--lease", type=int, default=4, help="visibility timeout in seconds")
+    parser.add_argument("--seed", type=int, default=None, help="of the first campaign")
+    parser.add_argument("--json", type=Path, help="write what was seen to this file")
+    words = parser.parse_args()
+    seed = words.seed if words.seed is not None else random.SystemRandom().randrange(10**6)
+    found = []
+    with _images(words.images) as images:
+        for number in range(words.campaigns):
+            with tempfile.TemporaryDirectory(prefix="wanwu-campaign-") as name:
+                dice = random.Random(seed + number)  # noqa: S311 - no secret
+                campaign = Campaign(Path(name), dice, words.lease)
+                seen = campaign.run(images, blobs=bool(number % 2)) | {"seed": seed + number}
+                print(json.dumps(seen), flush=True)
+                found.append(seen)
+                if seen["problems"]:
+                    _show_logs(Path(name))
+    if words.json:
+        words.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    sys.exit(1 if any(one["problems"] for one in found) else 0)
+
+
+def _show_logs(directory: Path) -> None:
+    for file in sorted(directory.glob("*.log")):
+        lines = file.read_text(encoding="utf-8", errors="replace").splitlines()[-40:]
+        print(f"--- {file.name}", *lines, sep="\n", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,53 @@
+"""Dead letters -> a new job."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from producer.outbox import Outbox, Parcel, Post
+from worker.contract.blobs import blob_key
+from worker.contract.messages import Chunk
+
+if TYPE_CHECKING:
+    from producer.desk import Desk
+    from worker.contract.dead import DeadLetter
+
+
+def requeue(desk: Desk, letters: Sequence[DeadLetter]) -> tuple[str, int]:
+    """Send the letters' images as a new job and take them off the list; return job and number.
+
+    Letters without images stay.
+    """
+    job, sent = desk.jobs.create().id, 0
+
+    def count(images: int) -> None:
+        nonlocal sent
+        sent += images
+
+    outbox = Outbox(Post(desk.app, desk.jobs, desk.blobs), count)
+    outbox.start()
+    chunks = [letter.chunk for letter in letters if letter.chunk is not None]
+    for seq, chunk in enumerate(chunks):
+        outbox.put(Parcel(_anew(desk, chunk, job, seq), {}))
+    outbox.close()
+    desk.jobs.set_state(job, "submitted")
+    desk.dead.remove(letter for letter in letters if letter.chunk is not None)
+    return job, sent
+
+
+def _anew(desk: Desk, chunk: Chunk, job: str, seq: int) -> Chunk:
+    """Return the chunk as one of the new job, with blobs of its own."""
+    images = []
+    for index, image in enumerate(chunk.images):
+        fresh = None
+        if image.blob is not None:
+            fresh = blob_key(job, seq, index)
+            desk.blobs.move(image.blob, fresh)
+        images.append(msgspec.structs.replace(image, blob=fresh))
+    return msgspec.structs.replace(
+        chunk, job=job, seq=seq, images=tuple(images), sent_at_s=time.time()
+    )
