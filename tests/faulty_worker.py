@@ -4,12 +4,14 @@
 
 An image that holds `POISON` ends the process while it is decoded. `FAULT_FILE` names a file: while
 it exists, the next batch takes it away and ends the inference thread, as no engine should. Batches
-of more than `FITTING_BATCH` images do not fit into the device's memory.
+of more than `FITTING_BATCH` images do not fit into the device's memory. While `HANG_FILE` exists,
+the model does not answer.
 """
 
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -19,10 +21,12 @@ import torch
 import worker.pipeline
 from worker.cli import main
 from worker.decode import decode
+from worker.engines.base import Engine, Wait
 from worker.infer import launch
 
 POISON: Final = b"a poison of the tests"
 EXIT_CODE: Final = 99
+_hang = Path(os.environ.get("HANG_FILE") or os.devnull + "/none")
 _fault = Path(os.environ.get("FAULT_FILE") or os.devnull + "/none")
 _fitting = int(os.environ.get("FITTING_BATCH") or 1000)
 
@@ -34,17 +38,30 @@ def deadly_decode(data: bytes, *words: Any, **options: Any) -> Any:
     return decode(data, *words, **options)
 
 
-def deadly_launch(engine: Any, pixels_CHW: Sequence[Any]) -> Callable[[], Any]:
-    """Launch, or end the thread, or have too little memory."""
-    if _fault.exists():
-        _fault.unlink()
-        raise SystemExit
-    if len(pixels_CHW) > _fitting:
-        msg = "CUDA out of memory. Tried to allocate 2.00 GiB"
-        raise torch.OutOfMemoryError(msg)
-    return launch(engine, pixels_CHW)
+class Faulty:
+    """An engine that does as told."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def launch(self, pixels_NCHW: torch.Tensor) -> Wait:
+        """Launch, or end the thread, or hang, or have too little memory."""
+        if _fault.exists():
+            _fault.unlink()
+            raise SystemExit
+        while _hang.exists():
+            time.sleep(0.05)
+        if len(pixels_NCHW) > _fitting and pixels_NCHW.any():
+            msg = "CUDA out of memory. Tried to allocate 2.00 GiB"
+            raise torch.OutOfMemoryError(msg)
+        return self._engine.launch(pixels_NCHW)
+
+
+def faulty_launch(engine: Engine, pixels_CHW: Sequence[Any]) -> Callable[[], Any]:
+    """Launch on the engine, with its faults."""
+    return launch(Faulty(engine), pixels_CHW)  # type: ignore[arg-type]
 
 
 if __name__ == "__main__":
-    vars(worker.pipeline).update(decode=deadly_decode, launch=deadly_launch)
+    vars(worker.pipeline).update(decode=deadly_decode, launch=faulty_launch)
     main()

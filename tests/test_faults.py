@@ -6,7 +6,11 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,14 +18,19 @@ from typing import Any
 
 import pytest
 import redis
-from conftest import ROOT, Crew, Worker, run
+from conftest import ROOT, Crew, Worker, environment, run
 from faulty_worker import EXIT_CODE, POISON
 from images import encoded, fill, picture
+from server import free_port
 
 from producer.exits import SOME_FAILED
+from worker.contract.blobs import blob_key
+from worker.contract.broker import make_app
 from worker.contract.dead import DeadLetters
 from worker.contract.embedded import EmbeddedRedis
-from worker.contract.messages import KEY_PREFIX, QUEUE
+from worker.contract.jobs import JobStore
+from worker.contract.messages import KEY_PREFIX, QUEUE, TASK, Chunk, ImageRef, task_id
+from worker.contract.settings import Settings
 from worker.contract.transport import TAKEN
 
 pytestmark = pytest.mark.integration
@@ -207,3 +216,150 @@ def _until(condition: Callable[[], bool], timeout_s: float = 30) -> None:
         if time.monotonic() > ends_s:
             pytest.fail("it never came true")
         time.sleep(0.02)
+
+
+def test_a_batch_that_does_not_fit_costs_nothing_but_an_alarm(
+    server: EmbeddedRedis, client: redis.Redis, crew: Crew, tmp_path: Path
+) -> None:
+    fill(tmp_path / "photos", 64)
+    worker = crew.start(server.url, program=FAULTY, variables={"FITTING_BATCH": "2"})
+    out = tmp_path / "out.jsonl"
+    done = run(
+        "producer", "submit", str(tmp_path / "photos"), "--out", str(out), broker_url=server.url
+    )
+    assert done.returncode == 0, done.stderr
+    found = records(out)
+    assert len(found) == 64
+    assert {one["status"] for one in found.values()} == {"ok"}
+    assert {one["batch_size"] for one in found.values()} <= {1, 2}
+    assert worker.text.count("batch.out_of_memory") == 1
+    app = make_app(Settings(broker_url=server.url), stores_results=False)
+    (stats,) = app.control.inspect(timeout=5).stats().values()
+    assert stats["tagger"]["max_batch"] == 2
+
+
+def test_health_is_green_at_work_and_red_within_seconds_of_the_threads_death(
+    server: EmbeddedRedis, client: redis.Redis, crew: Crew, tmp_path: Path
+) -> None:
+    fill(tmp_path / "photos", 8)
+    port, fault = str(free_port()), tmp_path / "fault"
+    worker = crew.start(
+        server.url, program=FAULTY, variables={"FAULT_FILE": str(fault)}, health_port=port
+    )
+    asked = run("worker", "health", health_port=port)
+    assert (asked.returncode, asked.stdout) == (0, "well\n")
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz") as answer:
+        assert json.load(answer) == {"ok": True, "problem": None}
+    with pytest.raises(urllib.error.HTTPError, match="404"):
+        urllib.request.urlopen(f"http://127.0.0.1:{port}/etc/passwd")
+    fault.touch()
+    run("producer", "submit", str(tmp_path / "photos"), "--no-wait", broker_url=server.url)
+    _until(lambda: not fault.exists())
+    red_s = time.monotonic()
+    _until(lambda: run("worker", "health", health_port=port).returncode == 1, 10)
+    assert time.monotonic() - red_s < 10
+    assert worker.process.wait(30) == os.EX_SOFTWARE
+
+
+def test_health_is_red_while_the_model_hangs_and_others_take_the_chunks(
+    server: EmbeddedRedis, client: redis.Redis, crew: Crew, tmp_path: Path
+) -> None:
+    fill(tmp_path / "photos", 40)
+    port, hang = str(free_port()), tmp_path / "hang"
+    worker = crew.start(
+        server.url,
+        program=FAULTY,
+        variables={"HANG_FILE": str(hang)},
+        health_port=port,
+        stall_timeout_s="2",
+        visibility_timeout_s=LEASE_S,
+    )
+    hang.touch()
+    sent = run("producer", "submit", str(tmp_path / "photos"), "--no-wait", broker_url=server.url)
+    job = sent.stdout.split()[0]
+    _until(lambda: run("worker", "health", health_port=port).returncode == 1, 15)
+    told = run("worker", "health", health_port=port)
+    assert "no image has been done for" in told.stderr
+    # It is alive, and renews nothing.
+    assert worker.process.poll() is None
+    crew.start(server.url, visibility_timeout_s=LEASE_S)
+    _until(lambda: client.hget(f"{KEY_PREFIX}job:{job}", "done") == b"40", 40)
+    hang.unlink()
+
+
+def test_what_was_given_up_is_shown_and_sent_again(
+    server: EmbeddedRedis, client: redis.Redis, crew: Crew, tmp_path: Path
+) -> None:
+    (photo,) = fill(tmp_path / "photos", 1)
+    blob = blob_key("old", 0, 0)
+    client.set(blob, photo.read_bytes(), ex=60)
+    images = (ImageRef(str(photo)), ImageRef("/gone.jpg", blob=blob))
+    dead = DeadLetters(client)
+    dead.add_chunk(Chunk(job="old", seq=0, images=images, sent_at_s=1.0), "poison", "it kills")
+    dead.add_unreadable(b"\x1b[31m?", "no message")
+    shown = run("producer", "status", broker_url=server.url)
+    assert shown.returncode == 0, shown.stderr
+    assert "old-0" in shown.stdout
+    assert "it kills" in shown.stdout
+    assert "\x1b" not in shown.stdout
+    assert run("producer", "requeue", "none", broker_url=server.url).returncode == 2
+    assert run("producer", "requeue", broker_url=server.url).returncode == 2
+    crew.start(server.url)
+    again = run("producer", "requeue", "--all", broker_url=server.url)
+    assert again.returncode == 0, again.stderr
+    job, out = again.stdout.strip(), tmp_path / "out.jsonl"
+    got = run("producer", "results", job, "--wait", "--out", str(out), broker_url=server.url)
+    assert got.returncode == 0, got.stderr
+    assert {one["status"] for one in records(out).values()} == {"ok"}
+    assert set(records(out)) == {str(photo), "/gone.jpg"}
+    (left,) = dead.list()
+    assert left.code == "unreadable_message"
+    assert not leftovers(client)
+    dropped = run("producer", "requeue", "--all", "--drop", broker_url=server.url)
+    assert dropped.returncode == 0
+    assert not dead.list()
+
+
+def test_a_chunk_of_another_version_ends_its_job_and_lies_with_the_dead_letters(
+    server: EmbeddedRedis, client: redis.Redis, crew: Crew
+) -> None:
+    worker = crew.start(server.url)
+    app = make_app(Settings(broker_url=server.url), stores_results=False)
+    jobs = JobStore(client, 60)
+    job = jobs.create().id
+    wires: list[dict[str, Any]] = [
+        {"v": 2, "job": job, "seq": 0, "images": [{"path": "/a"}, {"path": "/b"}]},
+        {"v": 1, "job": job, "seq": 1, "images": [{"path": "/a", "blob": "wanwu:jobs"}]},
+        {"v": 1, "job": job, "seq": 2, "images": [{"path": 1}], "threshold": float("nan")},
+    ]
+    jobs.set_sent(job, images=4, chunks=3)
+    jobs.set_state(job, "submitted")
+    for seq, wire in enumerate(wires):
+        app.send_task(TASK, args=[wire], task_id=task_id(job, seq))
+    _until(lambda: jobs.get(job).finished)
+    assert jobs.get(job).failed == 4
+    assert DeadLetters(client).count() == 3
+    assert client.exists("wanwu:jobs")
+    got = run("producer", "results", job, broker_url=server.url)
+    assert got.stderr.count("has no results") == 3
+    assert worker.process.poll() is None
+    assert "Traceback" not in worker.text
+    _until(lambda: not leftovers(client))
+
+
+def test_a_short_campaign_of_faults_loses_nothing(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [
+            *(sys.executable, str(ROOT / "ops/faults/campaign.py")),
+            *("--campaigns", "1", "--images", "1000", "--json", str(tmp_path / "seen.json")),
+        ],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=115,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    (seen,) = json.loads((tmp_path / "seen.json").read_text(encoding="utf-8"))
+    assert sum(seen["faults"].values()) >= 2
+    assert seen["problems"] == []
