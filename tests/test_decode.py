@@ -6,6 +6,8 @@ import io
 import struct
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,9 +15,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from images import encoded, huge_png, picture
-from PIL import Image, ImageCms, ImageOps
+from PIL import Image, ImageCms, ImageFile, ImageOps
 
 from worker import decode as stage
+from worker.budget import Budget
 from worker.decode import decode
 from worker.errors import (
     BrokenImageError,
@@ -330,3 +333,40 @@ def test_whatever_is_changed_in_a_file_it_is_decoded_or_refused(kind: str) -> No
 
     check()
     assert refused_by <= {"decode"}
+
+
+@pytest.mark.parametrize(
+    ("size", "decoded"), [((400, 100), (400, 100)), ((402, 100), (201, 50)), ((1700, 60), (213, 8))]
+)
+def test_a_long_jpeg_is_scaled_down_while_it_is_decoded(
+    size: tuple[int, int], decoded: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[int, int]] = []
+    load = ImageFile.ImageFile.load
+
+    def spy(image: Any) -> Any:
+        loaded = load(image)
+        seen.append(image.size)
+        return loaded
+
+    monkeypatch.setattr(ImageFile.ImageFile, "load", spy)
+    data = encoded(picture(3, size))
+    assert decode(data, SQUASH, max_pixels=LIMIT, max_side=400).shape == (3, 32, 48)
+    assert seen[0] == decoded
+    seen.clear()
+    decode(data, SQUASH, max_pixels=LIMIT)
+    assert seen[0] == size
+
+
+def test_pixels_in_memory_are_paid_for_from_the_budget() -> None:
+    data, spent = encoded(picture(3, (60, 40))), list[int]()
+
+    class Spy(Budget):
+        @contextmanager
+        def spend(self, amount: int) -> Iterator[None]:
+            spent.append(amount)
+            with super().spend(amount):
+                yield
+
+    decode(data, SQUASH, max_pixels=LIMIT, budget=Spy(LIMIT))
+    assert spent == [2400]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import struct
 import warnings
 import zlib
+from contextlib import nullcontext
 from io import BytesIO
 from typing import TYPE_CHECKING, Final
 
@@ -26,6 +27,7 @@ from worker.errors import (
 from worker.resize import fit
 
 if TYPE_CHECKING:
+    from worker.budget import Budget
     from worker.models.artifact import Preprocessing
 
 Pixels = npt.NDArray[np.uint8]
@@ -38,6 +40,7 @@ FORMATS: Final = (
 )
 # Fast mode: a JPEG may be decoded at a fraction of its size, but at twice the size wanted or more.
 _FAST_GAP: Final = 2
+_FRACTIONS: Final = (1, 2, 4, 8)
 # What Pillow's decoders raise on hostile input: found by fuzzing them, and by reading them.
 _DECODER_ERRORS: Final = (
     *(OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, ArithmeticError),
@@ -63,8 +66,20 @@ def set_up(max_pixels: int) -> None:
     warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
 
 
-def decode(data: bytes, spec: Preprocessing, *, max_pixels: int, fast: bool = False) -> Pixels:
+def decode(
+    data: bytes,
+    spec: Preprocessing,
+    *,
+    max_pixels: int,
+    fast: bool = False,
+    max_side: int = 0,
+    budget: Budget | None = None,
+) -> Pixels:
     """Return the first frame at the model's size: uint8, CHW, C-contiguous.
+
+    A JPEG with a side of more than `max_side` pixels, if that is not 0, is scaled down by a half, a
+    quarter or an eighth while it is decoded, in either mode. Pixels are spent from the `budget`
+    while they are in memory.
 
     Exact mode gives what Pillow's `convert("RGB")` and torchvision's antialiased resizing give
     where an image is opaque and upright; fast mode lets a JPEG's own scaling do the coarse part.
@@ -76,10 +91,13 @@ def decode(data: bytes, spec: Preprocessing, *, max_pixels: int, fast: bool = Fa
         with _open(data) as image:
             if image.width * image.height > max_pixels:
                 raise TooManyPixelsError(image.size, max_pixels)
+            if max_side:
+                _scale_down(image, max_side)
             if fast:
                 _draft(image, spec)
-            image.load()
-            return fit(upright(np.asarray(flatten(image)), image), spec)
+            with budget.spend(image.width * image.height) if budget else nullcontext():
+                image.load()
+                return fit(upright(np.asarray(flatten(image)), image), spec)
     except Image.DecompressionBombError as e:
         raise TooManyPixelsError(None, max_pixels) from e
     except _DECODER_ERRORS as e:
@@ -106,6 +124,14 @@ def _open(data: bytes) -> Image.Image:
             if accept:
                 raise _explain(e, data, f"it begins like {name}, but its header is damaged") from e
     raise NotAnImageError
+
+
+def _scale_down(image: Image.Image, max_side: int) -> None:
+    """Let a JPEG decode at the largest of its fractions whose sides are no longer than that."""
+    longest = max(image.size)
+    fraction = next((one for one in _FRACTIONS if longest <= one * max_side), _FRACTIONS[-1])
+    if fraction > 1:
+        image.draft(None, (image.width // fraction, image.height // fraction))
 
 
 def _draft(image: Image.Image, spec: Preprocessing) -> None:

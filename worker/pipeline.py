@@ -21,6 +21,7 @@ import structlog
 
 from worker.backlog import Embeddings, Inferred, Pixels
 from worker.batch import Batcher
+from worker.budget import Budget
 from worker.contract.blobs import BlobStore
 from worker.contract.labels import LabelPack, LabelStore
 from worker.contract.messages import (
@@ -96,6 +97,8 @@ class Pipeline:
         self._started = False
         self._decoders = ThreadPoolExecutor(settings.decoders, thread_name_prefix="decode")
         self._counts = Counts()
+        # As much as the largest image alone, however many threads decode.
+        self._budget = Budget(settings.max_pixels)
         self.room = Room(settings.images_in_flight, clock)
 
         def close() -> None:
@@ -256,6 +259,8 @@ class Pipeline:
                 self._artifact.manifest.preprocessing,
                 max_pixels=self._settings.max_pixels,
                 fast=self._fast,
+                max_side=self._settings.max_side,
+                budget=self._budget,
             )
 
     def _launch(self, pixels_CHW: Sequence[Pixels]) -> Callable[[], Embeddings]:

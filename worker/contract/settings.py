@@ -46,6 +46,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     decode_threads: Annotated[int, Meta(ge=0)] = 0
     chunks_in_flight: Annotated[int, Meta(ge=0)] = 0
     max_pixels: Positive = 200_000_000
+    max_side: Annotated[int, Meta(ge=0)] = 4000
     max_bytes: Positive = 256 * 1024 * 1024
     result_ttl_s: Positive = 86_400
     visibility_timeout_s: Positive = 60
