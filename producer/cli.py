@@ -14,6 +14,7 @@ from rich.console import Console
 from producer import fetch, report
 from producer.desk import open_desk
 from producer.exits import COULD_NOT_RUN, OK, SOME_FAILED, say, told
+from producer.ledger import Ledger
 from producer.options import broker_option, finite, out_option, request_of
 from producer.requeue import requeue as send_again
 from producer.session import Session, find_images
@@ -76,6 +77,12 @@ def main() -> None:
     help="Send, print the job's id, and leave. "
     "Above 20,000 images (512 as blobs), workers must make room first.",
 )
+@click.option(
+    "--resume",
+    is_flag=True,
+    help="Go on where a submit with the same --out broke off: images that have a record there are "
+    "passed over, and results that have come meanwhile are added.",
+)
 @click.option("--embedded", is_flag=True, help="Run a private Redis and a worker for this command.")
 @click.option(
     "--model",
@@ -89,7 +96,12 @@ def submit(**words: Any) -> int:
     request, settings = request_of(words), Settings.from_env(broker_url=words["broker"])
     out, embedded = words["out"], words["embedded"]
     console = _console(out)
-    session = Session(request, find_images(request.paths, say), console, say)
+    images, ledger = find_images(request.paths, say), Ledger(out) if out else None
+    if ledger and words["resume"]:
+        ledger.read()
+        images = ledger.remaining(images)
+    begin = ledger.begin if ledger else lambda _: None
+    session = Session(request, images, console, say, begin)
     with (
         _told_if_stopped(session, out, embedded=embedded),
         open_desk(settings, embedded=embedded, model=words["model"], say=say) as desk,
@@ -101,8 +113,13 @@ def submit(**words: Any) -> int:
             say(f"sent {sent:,} images; how they fare: producer status {session.job}")
             say(f"their tags: producer results {session.job} --out tags.jsonl")
             return OK
-        with _sink(out, console) as sink:
+        with _sink(out, console, appends=words["resume"]) as sink:
+            if ledger and words["resume"]:
+                taken = ledger.inherit(desk.jobs, sink)
+                say(f"resuming: {ledger.images:,} images are done, {taken:,} of them meanwhile")
             session.tag(desk, sink)
+        if ledger:
+            ledger.end()
     return SOME_FAILED if session.tally.failed else OK
 
 
@@ -203,9 +220,9 @@ def _console(out: Path | None) -> Console:
 
 
 @contextmanager
-def _sink(out: Path | None, console: Console) -> Iterator[Sink]:
+def _sink(out: Path | None, console: Console, *, appends: bool = False) -> Iterator[Sink]:
     if out is not None:
-        with open_sink(out) as sink:
+        with open_sink(out, appends=appends) as sink:
             yield sink
     elif sys.stdout.isatty():
         yield TerminalSink(Console() if console.stderr else console)
@@ -229,6 +246,8 @@ def _told_if_stopped(session: Session, out: Path | None, *, embedded: bool) -> I
         if session.job and not embedded:
             say(f"what was sent will still be tagged: producer results {session.job} --out FILE")
             say(f"or drop it: producer cancel {session.job}")
+            if out:
+                say("or go on where this ended: the same command with --resume")
         raise
 
 

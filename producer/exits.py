@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import signal
 import sys
 from collections.abc import Callable
@@ -13,6 +14,7 @@ import redis
 from kombu.exceptions import OperationalError
 
 from producer.desk import JobLostError
+from producer.ledger import LedgerError
 from producer.session import LabelsNeededError, NoImagesError, NoWorkerError
 from worker.contract.embedded import EmbeddedError
 from worker.contract.jobs import NoSuchJobError
@@ -26,6 +28,8 @@ INTERRUPTED: Final = 130
 
 P = ParamSpec("P")
 
+_DISK_FULL: Final = "the disk is full: make room, then run it again (submit goes on with --resume)"
+
 
 def told(command: Callable[P, int]) -> Callable[P, None]:
     """Run a verb and end the process with its exit code; what stops it is told in one line."""
@@ -36,13 +40,20 @@ def told(command: Callable[P, int]) -> Callable[P, None]:
         before = {number: signal.signal(number, _interrupt) for number in _STOPS}
         try:
             sys.exit(command(*args, **kwargs))
-        except (SettingsError, LabelsError, LabelsNeededError, NoImagesError) as e:
+        except (SettingsError, LabelsError, LabelsNeededError, NoImagesError, LedgerError) as e:
             raise click.UsageError(str(e)) from e
         except (redis.RedisError, OperationalError) as e:
             _fail(f"lost Redis: {e}")
         except (BrokenPipeError, click.ClickException):
             raise  # click's own business
-        except (EmbeddedError, NoWorkerError, NoSuchJobError, JobLostError, OSError) as e:
+        except OSError as e:
+            full = e.errno in {errno.ENOSPC, errno.EDQUOT}
+            _fail(
+                "the disk is full: make room, then the same command with --resume"
+                if full
+                else str(e)
+            )
+        except (EmbeddedError, NoWorkerError, NoSuchJobError, JobLostError) as e:
             _fail(str(e))
         except KeyboardInterrupt:
             sys.exit(INTERRUPTED)

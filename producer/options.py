@@ -69,6 +69,8 @@ def _exclude(words: dict[str, Any]) -> None:
         problem = "--model is for --embedded; a worker of yours takes it at: worker start --model"
     elif words["embedded"] and (words["no_wait"] or words["broker"]):
         problem = "--embedded ends with this command: it takes neither --no-wait nor --broker"
+    elif words["resume"] and not words["out"]:
+        problem = "--resume goes on with a file: give its --out"
     elif words["no_wait"] and words["out"]:
         problem = "--no-wait leaves before there are records: fetch them with producer results"
     if problem:

@@ -74,7 +74,16 @@ def find_images(words: tuple[str, ...], say: Say) -> Iterator[str]:
 class Session:
     """A job under way: sends, collects, writes, and tells the user how it goes."""
 
-    def __init__(self, request: Request, images: Iterable[str], console: Console, say: Say) -> None:
+    def __init__(
+        self,
+        request: Request,
+        images: Iterable[str],
+        console: Console,
+        say: Say,
+        on_begin: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        """Take what is to be done; `on_begin` hears the id of the job."""
+        self._on_begin = on_begin
         self._request = request
         self._images = images
         self._console = console
@@ -138,6 +147,7 @@ class Session:
         request = self._request
         self._counter.start()
         self.job = desk.jobs.create().id
+        self._on_begin(self.job)
         order = Order(
             job=self.job,
             labels=desk.labels.put(request.pack) if request.pack != LabelPack() else None,

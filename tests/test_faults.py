@@ -347,6 +347,77 @@ def test_a_chunk_of_another_version_ends_its_job_and_lies_with_the_dead_letters(
     _until(lambda: not leftovers(client))
 
 
+def test_a_submit_that_is_killed_goes_on_where_it_broke_off(
+    server: EmbeddedRedis, client: redis.Redis, crew: Crew, tmp_path: Path
+) -> None:
+    wanted = {str(path) for path in fill(tmp_path / "photos", 900, (1200, 900))}
+    crew.start(server.url)
+    out = tmp_path / "out.jsonl"
+    words = ("submit", str(tmp_path / "photos"), "--out", str(out), "--chunk", "8")
+    for turn in range(3):
+        resume = ["--resume"] if turn else []
+        producer = subprocess.Popen(
+            [sys.executable, "-m", "producer.cli", *words, *resume],
+            env=environment(broker_url=server.url),
+            cwd=ROOT,
+            stderr=subprocess.DEVNULL,
+        )
+        lines = len(out.read_bytes().splitlines()) if out.exists() and turn else 0
+        _until(lambda lines=lines: out.exists() and len(out.read_bytes().splitlines()) > lines + 40)  # type: ignore[misc]
+        producer.kill()
+        producer.wait()
+    # The last line may be torn, as by a crash in the middle of a write.
+    with out.open("ab") as file:
+        file.write(b'{"path": "/torn')
+    done = run("producer", *words, "--resume", broker_url=server.url)
+    assert done.returncode == 0, done.stderr
+    assert "resuming: " in done.stderr
+    found = records(out)
+    assert set(found) == wanted
+    assert {one["status"] for one in found.values()} == {"ok"}
+    assert not out.with_name("out.jsonl.job").exists()
+    app = make_app(Settings(broker_url=server.url), stores_results=False)
+    (stats,) = app.control.inspect(timeout=5).stats().values()
+    tagged = stats["tagger"]["images"] - stats["tagger"]["failed"]
+    # No more was inferred twice than a worker had in hand each time.
+    assert tagged <= 900 + 3 * 64
+    again = run("producer", *words, "--resume", broker_url=server.url)
+    assert again.returncode == 0, again.stderr
+    assert len(records(out)) == 900
+
+
+def test_what_is_no_ledger_is_refused_and_kept(
+    server: EmbeddedRedis, client: redis.Redis, tmp_path: Path
+) -> None:
+    fill(tmp_path / "photos", 1)
+    out = tmp_path / "out.jsonl"
+    out.write_text("no record\n", encoding="utf-8")
+    words = ("submit", str(tmp_path / "photos"), "--out", str(out), "--resume")
+    done = run("producer", *words, broker_url=server.url)
+    assert done.returncode == 2
+    assert "line 1: this is no record" in done.stderr
+    assert out.read_text(encoding="utf-8") == "no record\n"
+
+
+def test_a_full_disk_is_one_clear_line_and_nothing_is_lost(
+    server: EmbeddedRedis, client: redis.Redis, crew: Crew, tmp_path: Path
+) -> None:
+    fill(tmp_path / "photos", 40)
+    crew.start(server.url)
+    full, out = tmp_path / "full.jsonl", tmp_path / "out.jsonl"
+    full.symlink_to("/dev/full")
+    words = ("submit", str(tmp_path / "photos"))
+    done = run("producer", *words, "--out", str(full), broker_url=server.url)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("error: the disk is full: make room")
+    assert "Traceback" not in done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if "producer results" in line]
+    job = line.split("producer results ")[1].split()[0]
+    got = run("producer", "results", job, "--wait", "--out", str(out), broker_url=server.url)
+    assert got.returncode == 0, got.stderr
+    assert len(records(out)) == 40
+
+
 def test_a_short_campaign_of_faults_loses_nothing(tmp_path: Path) -> None:
     done = subprocess.run(
         [

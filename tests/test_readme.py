@@ -113,7 +113,7 @@ def test_the_readme_names_every_setting_with_its_default() -> None:
     from worker.contract.settings import Settings  # noqa: PLC0415
 
     for field in Settings.__struct_fields__:
-        assert f"`WANWU_{field.upper()}`" in README
+        assert f"`WANWU_{field.upper()}`" in README, field
 
 
 def test_the_readme_knows_every_error_code() -> None:

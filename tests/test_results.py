@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
+from celery.worker import state as worker_state
+from server import Server
 
+from worker.contract import results
 from worker.contract.broker import connect, make_app
 from worker.contract.embedded import EmbeddedRedis
 from worker.contract.jobs import JobStore, LostChunk
@@ -69,6 +76,49 @@ def test_celery_itself_reads_what_is_stored(backend: ChunkResults, client: redis
     found = backend.app.AsyncResult(f"{job}-0")
     assert found.state == "SUCCESS"
     assert found.get(timeout=5) == json.loads(json.dumps(wire))
+
+
+@pytest.fixture
+def fickle(tmp_path: Path) -> Iterator[Server]:
+    """A Redis that is there, and may go and come back."""
+    server = Server(tmp_path)
+    server.start()
+    yield server
+    server.stop()
+
+
+def test_a_result_waits_for_a_redis_that_is_away(
+    fickle: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = make_app(Settings(broker_url=fickle.url), stores_results=True)
+    with connect(fickle.url) as client:
+        job = JobStore(client, 60).create().id
+    sent = result(job, "/猫.jpg")
+    app.backend.mark_as_done(f"{job}-1", sent.to_wire() | {"seq": 1})
+    fickle.stop()
+    storing = threading.Thread(target=app.backend.mark_as_done, args=(f"{job}-0", sent.to_wire()))
+    storing.start()
+    time.sleep(1.5)
+    assert storing.is_alive()
+    fickle.start()
+    storing.join(20)
+    assert not storing.is_alive()
+    with connect(fickle.url) as client:
+        assert JobStore(client, 60).collect(job, [0]) == [sent]
+    told = [record.getMessage() for record in caplog.records if "results." in record.getMessage()]
+    assert [words.split(":")[0] for words in told] == ["results.waiting", "results.stored"]
+
+
+def test_a_worker_that_is_to_stop_leaves_the_chunk_to_others(
+    fickle: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = make_app(Settings(broker_url=fickle.url), stores_results=True)
+    fickle.stop()
+    monkeypatch.setattr(results, "STOP_PATIENCE_S", 0.3)
+    monkeypatch.setattr(worker_state, "should_stop", 0)
+    # Not an `Exception`: Celery would store it as the chunk's failure, and acknowledge the chunk.
+    with pytest.raises(SystemExit):
+        app.backend.mark_as_done("j-0", result("j", "/a.jpg").to_wire())
 
 
 # Celery's own, of redis-py's SETEX.

@@ -23,9 +23,7 @@ def main() -> None:
     """Hold a model and tag the images that producers submit."""
 
 
-@main.command(
-    epilog="Example: worker start --broker redis://:secret@redis.example:6379/0 --device cuda"
-)
+@main.command(epilog="Example: worker start --images /data/images --device cuda")
 @click.option(
     "--model",
     metavar="ARTIFACT|DIR|ID",

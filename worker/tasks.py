@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import redis
+import structlog
 from celery import Celery, Task
 from celery.exceptions import Ignore, Reject
 
@@ -16,6 +17,9 @@ from worker.errors import WorkerGoneError
 
 if TYPE_CHECKING:
     from worker.tagger import Tagger
+
+
+log = structlog.get_logger()
 
 
 def register(app: Celery, tagger: Tagger, clock: Callable[[], float] = time.time) -> Task:
@@ -30,7 +34,11 @@ def register(app: Celery, tagger: Tagger, clock: Callable[[], float] = time.time
         def on_success(self, retval: Any, _task_id: str, args: Any, _kwargs: Any) -> None:
             """Free what the chunk needs no more. Celery calls this after it stored the result."""
             result = ChunkResult.from_wire(retval) if _came_again(self.request) else None
-            tagger.settle(Chunk.from_wire(args[0]), result, again=result is not None)
+            try:
+                tagger.settle(Chunk.from_wire(args[0]), result, again=result is not None)
+            except redis.RedisError as e:
+                # An error here would be taken for the task's. What is left goes in its time.
+                log.warning("chunk.unsettled", error=str(e))
 
     # `throws`: a message that is no chunk is the sender's fault; a line tells it, no traceback.
     @app.task(name=TASK, base=TagTask, throws=(MessageError,), bind=True)

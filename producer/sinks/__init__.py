@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final, Literal, Protocol
 
 from rich.console import Console
 
@@ -23,11 +23,12 @@ class Sink(Protocol):
         """Make what was taken safe from our own end."""
 
 
-def _jsonl(path: Path) -> JsonlSink:
-    return JsonlSink(path.open("wb"))
+def _jsonl(path: Path, mode: Mode) -> JsonlSink:
+    return JsonlSink(path.open(mode))
 
 
-FORMATS: Final[dict[str, Callable[[Path], JsonlSink]]] = {".jsonl": _jsonl, ".ndjson": _jsonl}
+Mode = Literal["wb", "ab"]
+FORMATS: Final[dict[str, Callable[[Path, Mode], JsonlSink]]] = {".jsonl": _jsonl, ".ndjson": _jsonl}
 
 
 class UnknownFormatError(ValueError):
@@ -47,8 +48,8 @@ def check_writable(path: Path) -> None:
         path.unlink()
 
 
-def open_sink(path: Path) -> JsonlSink:
-    """Create the file, empty, and return its sink.
+def open_sink(path: Path, *, appends: bool = False) -> JsonlSink:
+    """Create the file, empty unless it `appends`, and return its sink.
 
     Raises:
         UnknownFormatError: naming the endings that are known.
@@ -58,7 +59,7 @@ def open_sink(path: Path) -> JsonlSink:
     if make is None:
         msg = f"{path.name}: the ending must be one of {', '.join(FORMATS)}"
         raise UnknownFormatError(msg)
-    return make(path)
+    return make(path, "ab" if appends else "wb")
 
 
 class TerminalSink:

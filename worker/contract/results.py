@@ -27,6 +27,8 @@ _PASSING: Final = (
     *(redis.ConnectionError, redis.TimeoutError, redis.ReadOnlyError, redis.OutOfMemoryError),
     *(redis.exceptions.TryAgainError, redis.exceptions.ClusterDownError),
 )
+# So long a worker that is told to stop waits.
+STOP_PATIENCE_S: Final = 15.0
 _BACKOFF: Final = ExponentialWithJitterBackoff(base=0.05, cap=4.0)
 
 log = logging.getLogger(__name__)
@@ -35,8 +37,9 @@ log = logging.getLogger(__name__)
 class ChunkResults(RedisBackend):
     """Celery's Redis backend, which counts a chunk in its job's record when it is stored.
 
-    It waits for a Redis that cannot store, as long as the worker is not told to stop: Celery
-    acknowledges a chunk whose storing failed, and its images would have no results.
+    It waits for a Redis that cannot store: Celery acknowledges a chunk whose storing failed, and
+    its images would have no results. When the worker is told to stop, it waits some seconds more,
+    and leaves the chunk to others.
 
     Where results have a Redis of their own it takes two steps: stored first, counted then.
     """
@@ -50,13 +53,17 @@ class ChunkResults(RedisBackend):
         request: Any = None,
         **options: Any,
     ) -> Any:
-        failures = 0
+        failures, stopping_since_s = 0, 0.0
         while True:
             try:
                 self._store_once(task_id, result, state, traceback, request, **options)
             except _PASSING as e:
                 if _is_stopping():
-                    raise
+                    stopping_since_s = stopping_since_s or time.monotonic()
+                    if time.monotonic() - stopping_since_s > STOP_PATIENCE_S:
+                        # Celery takes it for a process that was lost, and returns the chunk. After
+                        # any other error it would call the chunk failed as soon as it can.
+                        raise SystemExit from e
                 if not failures:
                     log.warning("results.waiting: %s cannot be stored yet: %s", task_id, e)
                 failures += 1

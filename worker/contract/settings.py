@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, Self
-from urllib.parse import urlsplit, urlunsplit
+from typing import Annotated, Any, Final, Literal, Self, TypeVar
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import msgspec
 from msgspec import Meta
@@ -14,6 +14,9 @@ from msgspec import Meta
 Positive = Annotated[int, Meta(ge=1)]
 PREFIX: Final = "WANWU_"
 DEFAULT_BATCH: Final = 4
+
+
+S = TypeVar("S", bound="Settings")
 
 
 class SettingsError(ValueError):
@@ -30,11 +33,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     A producer waits `redis_patience_s` for a Redis that is away; a worker waits without end.
     A worker that has done no image for `stall_timeout_s` though it holds some is not well; it says
     so at `health_port`, if that is not 0.
+    `tls_ca`, `tls_cert` and `tls_key` are files in PEM, for URLs that begin with `rediss://`; a
+    server is always asked for its certificate.
     Without `max_batch` it is what `worker bench --tune` found best for model and device, else 4.
     """
 
     broker_url: str = "redis://localhost:6379/0"
     result_url: str = ""
+    tls_ca: str = ""
+    tls_cert: str = ""
+    tls_key: str = ""
     model: str = ""
     image_roots: tuple[str, ...] = ()
     decode: Literal["auto", "exact", "fast"] = "auto"
@@ -78,9 +86,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
                 values[name] = text.split(os.pathsep) if name == "image_roots" else text
         values |= {name: value for name, value in overrides.items() if value is not None}
         try:
-            return msgspec.convert(values, cls, strict=False)
+            settings = msgspec.convert(values, cls, strict=False)
         except msgspec.ValidationError as e:
             raise SettingsError(_explain(str(e))) from e
+        return secured(settings)
 
     @property
     def results(self) -> str:
@@ -126,6 +135,40 @@ def mask(url: str) -> str:
         return url
     user, _, host = parts.netloc.rpartition("@")
     return urlunsplit(parts._replace(netloc=f"{user.partition(':')[0]}:***@{host}"))
+
+
+def secured(settings: S) -> S:
+    """Return the settings with what TLS needs in the URLs, where all clients look for it.
+
+    Raises:
+        SettingsError: a file is missing, or only one of certificate and key is there.
+    """
+    files = {"tls_ca": settings.tls_ca, "tls_cert": settings.tls_cert, "tls_key": settings.tls_key}
+    for name, file in files.items():
+        if file and not Path(file).is_file():
+            msg = f"{PREFIX}{name.upper()}: there is no file {file}"
+            raise SettingsError(msg)
+    if bool(settings.tls_cert) != bool(settings.tls_key):
+        msg = "WANWU_TLS_CERT and WANWU_TLS_KEY belong together"
+        raise SettingsError(msg)
+    named = {"ssl_ca_certs": "tls_ca", "ssl_certfile": "tls_cert", "ssl_keyfile": "tls_key"}
+    wanted = {"ssl_cert_reqs": "required"} | {
+        name: files[setting] for name, setting in named.items() if files[setting]
+    }
+    return msgspec.structs.replace(
+        settings,
+        broker_url=_with_query(settings.broker_url, wanted),
+        result_url=_with_query(settings.result_url, wanted),
+    )
+
+
+def _with_query(url: str, wanted: Mapping[str, str]) -> str:
+    """Return a `rediss://` URL with these parameters, but for those that it has; others as is."""
+    parts = urlsplit(url)
+    if parts.scheme != "rediss":
+        return url
+    query = dict(wanted) | dict(parse_qsl(parts.query))
+    return urlunsplit(parts._replace(query=urlencode(query, safe="/")))
 
 
 def _explain(problem: str) -> str:
