@@ -24,7 +24,14 @@ ONLINE_TIMEOUT_S = 90
 
 
 # Two processes share the files: those that take minutes are begun first.
-LONGEST = ("test_full_size", "test_bench", "test_end_to_end", "test_readme", "test_real_models")
+LONGEST = (
+    "test_full_size",
+    "test_faults",
+    "test_bench",
+    "test_end_to_end",
+    "test_readme",
+    "test_real_models",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
