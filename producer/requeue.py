@@ -36,6 +36,7 @@ def requeue(desk: Desk, letters: Sequence[DeadLetter]) -> tuple[str, int]:
     outbox.close()
     desk.jobs.set_state(job, "submitted")
     desk.dead.remove(letter for letter in letters if letter.chunk is not None)
+    desk.blobs.drop(image.blob for chunk in chunks for image in chunk.images if image.blob)
     return job, sent
 
 
@@ -46,7 +47,7 @@ def _anew(desk: Desk, chunk: Chunk, job: str, seq: int) -> Chunk:
         fresh = None
         if image.blob is not None:
             fresh = blob_key(job, seq, index)
-            desk.blobs.move(image.blob, fresh)
+            desk.blobs.copy(image.blob, fresh)
         images.append(msgspec.structs.replace(image, blob=fresh))
     return msgspec.structs.replace(
         chunk, job=job, seq=seq, images=tuple(images), sent_at_s=time.time()

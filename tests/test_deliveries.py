@@ -74,3 +74,14 @@ def test_what_is_given_up_twice_is_one_letter_and_the_list_ends(client: redis.Re
     client.hset(f"{KEY_PREFIX}dead", mapping={str(n): b"{}" for n in range(MAX_LETTERS - 1)})
     dead.add_image(chunk(), 1, "poison", "one too many")
     assert dead.count() == MAX_LETTERS
+
+
+def test_a_letter_that_cannot_be_read_is_shown_all_the_same(client: redis.Redis) -> None:
+    client.hset(f"{KEY_PREFIX}dead", mapping={"x": b"{}", "y": b"\xff"})
+    found = DeadLetters(client).list()
+    assert [(one.id, one.code, one.chunk) for one in found] == [
+        ("x", "unreadable_letter", None),
+        ("y", "unreadable_letter", None),
+    ]
+    DeadLetters(client).remove(found)
+    assert DeadLetters(client).count() == 0

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import struct
+import time
 import zlib
 from collections import Counter
 from pathlib import Path
@@ -16,8 +18,11 @@ from crew import Member
 from images import encoded, huge_png, picture
 
 from producer.exits import SOME_FAILED
+from worker.contract.broker import make_app
 from worker.contract.embedded import EmbeddedRedis
-from worker.contract.messages import KEY_PREFIX, QUEUE
+from worker.contract.jobs import JobStore
+from worker.contract.messages import KEY_PREFIX, QUEUE, TASK, Chunk, ChunkResult, ImageRef
+from worker.contract.settings import Settings
 
 pytestmark = pytest.mark.integration
 
@@ -101,3 +106,60 @@ def test_every_hostile_file_ends_in_one_record_and_the_worker_stays(
     assert not client.exists(QUEUE, "unacked")
     assert not client.keys(f"{KEY_PREFIX}trials:*")
     assert worker.stop() == 0
+
+
+def test_no_path_in_a_message_leads_outside(
+    server: EmbeddedRedis, client: redis.Redis, crew: Crew, tmp_path: Path
+) -> None:
+    root, outside = tmp_path / "root", tmp_path / "outside"
+    (root / "inner").mkdir(parents=True)
+    outside.mkdir()
+    secret = outside / "secret.jpg"
+    for place in (root / "good.jpg", secret):
+        place.write_bytes(encoded(picture(1)))
+    (root / "link.jpg").symlink_to(secret)
+    (root / "way").symlink_to(outside, target_is_directory=True)
+    (root / "chain").symlink_to(root / "way")
+    (root / "proc").symlink_to("/proc/self/environ")
+    os.mkfifo(root / "fifo.jpg")
+    os.mkfifo(outside / "fifo.jpg")
+    wanted = {
+        f"{root}/good.jpg": None,
+        f"{root}/inner/../good.jpg": None,
+        f"{root}/../outside/secret.jpg": "outside_roots",
+        f"{root}/inner/../../outside/secret.jpg": "outside_roots",
+        str(secret): "outside_roots",
+        f"{root}/link.jpg": "outside_roots",
+        f"{root}/way/secret.jpg": "outside_roots",
+        f"{root}/chain/secret.jpg": "outside_roots",
+        f"{root}/proc": "outside_roots",
+        f"{root}/../outside/fifo.jpg": "outside_roots",
+        "/etc/passwd": "outside_roots",
+        "/proc/self/environ": "outside_roots",
+        f"/proc/self/root{secret}": "outside_roots",
+        "/proc/self/cwd/pyproject.toml": "outside_roots",
+        "/dev/zero": "outside_roots",
+        "/dev/stdin": "outside_roots",
+        f"{root}/fifo.jpg": "not_a_file",
+        f"{root}/inner": "not_a_file",
+        str(root): "not_a_file",
+        f"{root}/none.jpg": "not_found",
+        f"{root}-sibling/x.jpg": "not_found",
+        "good.jpg": "not_found",
+    }
+    worker = crew.start(server.url, "--images", str(root), image_roots="")
+    app = make_app(Settings(broker_url=server.url), stores_results=False)
+    jobs = JobStore(client, 60)
+    job = jobs.create().id
+    # Straight into the queue, as whoever can write to Redis could.
+    chunk = Chunk(job=job, seq=0, images=tuple(map(ImageRef, wanted)), sent_at_s=1.0)
+    app.send_task(TASK, args=[chunk.to_wire()], task_id=chunk.task_id)
+    ends_s = time.monotonic() + 30
+    while not (found := jobs.collect(job, [0])) and time.monotonic() < ends_s:
+        time.sleep(0.05)
+    (result,) = found
+    assert isinstance(result, ChunkResult)
+    codes = {image.path: image.error and image.error.code for image in result.images}
+    assert codes == wanted
+    assert all(not image.tags for image in result.images if image.error)
+    assert worker.process.poll() is None

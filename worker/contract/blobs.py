@@ -38,12 +38,9 @@ class BlobStore:
         data: bytes | None = self._client.get(key)
         return data
 
-    def move(self, key: str, other: str) -> None:
-        """Give bytes another key; nothing happens if they are gone."""
-        with self._client.pipeline() as pipe:
-            pipe.copy(key, other)
-            pipe.unlink(key)
-            pipe.execute()
+    def copy(self, key: str, other: str) -> None:
+        """Store bytes under another key too, for as long; nothing happens if they are gone."""
+        self._client.copy(key, other)
 
     def drop(self, keys: Iterable[str]) -> None:
         """Free the bytes of images whose results are stored."""

@@ -70,7 +70,8 @@ class DeadLetters:
 
     def list(self) -> list[DeadLetter]:
         """Return all, the oldest first."""
-        letters = [_letter(body) for body in self._client.hvals(_DEAD)]
+        found = self._client.hgetall(_DEAD).items()
+        letters = [_letter(name.decode("utf-8", "replace"), body) for name, body in found]
         return sorted(letters, key=lambda letter: (letter.at_s, letter.id))
 
     def count(self) -> int:
@@ -88,5 +89,10 @@ class DeadLetters:
         self._client.eval(_ADD, 1, _DEAD, name, encode(letter), MAX_LETTERS)
 
 
-def _letter(body: bytes) -> DeadLetter:
-    return msgspec.convert(decode(body), DeadLetter)
+def _letter(name: str, body: bytes) -> DeadLetter:
+    try:
+        return msgspec.convert(decode(body), DeadLetter)
+    except (ValueError, msgspec.ValidationError) as e:
+        # Of another version, or not ours: still something that a person should see.
+        shown = body[:MAX_RAW_BYTES].decode("utf-8", "replace")
+        return DeadLetter(id=name, code="unreadable_letter", reason=str(e), at_s=0.0, raw=shown)
