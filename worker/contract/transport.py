@@ -6,7 +6,7 @@ what has been taken (BLMOVE), and leaves that when it is noted.
 
 What a worker holds is leased to it, and it renews its leases: the visibility timeout is how long
 after a worker's last sign of life its messages go to others, whatever a chunk takes. Times are the
-server's, so the clocks of the hosts need not agree.
+server's, so the clocks of the hosts need not agree, and may be set.
 
 Kombu also makes a new client of redis-py whenever it acknowledges, publishes or polls. A client is
 only a handle on the pool of connections, and may be shared by threads; but in redis-py 8 making one
@@ -97,8 +97,8 @@ class Leases(kombu_redis.QoS):
         if self._ahead_s is None:
             with self.channel.conn_or_acquire() as client:
                 seconds, microseconds = client.time()
-            self._ahead_s = seconds + microseconds / 1e6 - time.time()
-        return time.time() + self._ahead_s
+            self._ahead_s = seconds + microseconds / 1e6 - time.monotonic()
+        return time.monotonic() + self._ahead_s
 
 
 class Channel(kombu_redis.Channel):
