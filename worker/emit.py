@@ -1,13 +1,16 @@
-"""Tags or failure, and the stopwatch's readings -> the image's result."""
+"""What became of an image -> its result; results of a chunk -> what its event tells."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final
+from statistics import fmean
+from typing import Any, Final
 
-from worker.contract.messages import Failure, ImageRef, ImageResult, Tag, Timing
+from worker.contract.messages import ChunkResult, Failure, ImageRef, ImageResult, Tag, Timing
 
 _DECIMALS: Final = 3
+_EVENT_DECIMALS: Final = 1
+_STAGES: Final = ("queue_ms", "read_ms", "decode_ms", "batch_wait_ms", "infer_ms", "total_ms")
 
 
 def emit(
@@ -25,6 +28,31 @@ def emit(
         timing=Timing(**{name: _tidy(ms) for name, ms in readings_ms.items()}),
         batch_size=batch_size,
     )
+
+
+def event_fields(result: ChunkResult) -> dict[str, Any]:
+    """Return what the event of a chunk tells beside Celery's own: plain JSON.
+
+    `images` and `failed_images`; `batch`, the mean size of the batches that they were in; the mean
+    of each stage in ms over the images that reached it, None if none did; `device` and `model`.
+    """
+    sizes = [image.batch_size for image in result.images if image.batch_size]
+    times = {
+        stage: [ms for image in result.images if (ms := getattr(image.timing, stage)) is not None]
+        for stage in _STAGES
+    }
+    means = {
+        stage: round(fmean(found), _EVENT_DECIMALS) if found else None
+        for stage, found in times.items()
+    }
+    return {
+        "images": len(result.images),
+        "failed_images": result.failed,
+        "batch": round(fmean(sizes), _EVENT_DECIMALS) if sizes else None,
+        **means,
+        "device": result.device,
+        "model": result.model,
+    }
 
 
 def _tidy(ms: float) -> float:

@@ -3,30 +3,51 @@
 from __future__ import annotations
 
 import time
+from collections import OrderedDict
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import redis
 import structlog
 from celery import Celery, Task
 from celery.exceptions import Ignore, Reject
+from celery.worker.request import Request
 
 from worker.contract.deliveries import ChunkDoneError
 from worker.contract.messages import TASK, Chunk, ChunkResult, MessageError
+from worker.emit import event_fields
 from worker.errors import WorkerGoneError
 
 if TYPE_CHECKING:
     from worker.tagger import Tagger
 
 
+# More chunks than any worker has in hand.
+_MOST_TOLD: Final = 10_000
+_TICK_S: Final = 1e-6
+
 log = structlog.get_logger()
 
 
 def register(app: Celery, tagger: Tagger, clock: Callable[[], float] = time.time) -> Task:
     """Add the task to `app`; it works on `tagger`, which the bootstep starts before tasks come."""
+    told: OrderedDict[str, dict[str, Any]] = OrderedDict()
+
+    class ChunkRequest(Request):
+        """Lets the event of a chunk tell its timings, too: no other message is needed."""
+
+        def send_event(self, type: str, **fields: Any) -> None:  # noqa: A002 - Celery's
+            """Add them to the one that tells of success."""
+            if type == "task-succeeded" and (more := told.pop(self.id, None)):
+                more["images_per_s"] = round(more["images"] / max(fields["runtime"], _TICK_S), 1)
+                fields |= more
+            super().send_event(type, **fields)
 
     class TagTask(Task):
         """Settles a chunk once its result is stored, not before."""
+
+        # For Celery, which makes one for each message.
+        Request = ChunkRequest
 
         # Celery writes out each result to this length, for its log and for Flower.
         resultrepr_maxsize = 64
@@ -51,13 +72,18 @@ def register(app: Celery, tagger: Tagger, clock: Callable[[], float] = time.time
             raise
         try:
             attempt = tagger.tag_again if _came_again(self.request) else tagger.tag
-            return attempt(chunk, received_at_s).to_wire()
+            result = attempt(chunk, received_at_s)
         except ChunkDoneError as e:
             tagger.settle(chunk, again=True)
             raise Ignore from e
         except (redis.RedisError, WorkerGoneError) as e:
             # Nothing is known of the images, so back to the queue.
             raise Reject(e, requeue=True) from e
+        told[self.request.id] = event_fields(result)
+        # Of chunks whose results could not be stored nothing is told.
+        if len(told) > _MOST_TOLD:
+            told.popitem(last=False)
+        return result.to_wire()
 
     return tag
 
