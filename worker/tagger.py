@@ -146,7 +146,7 @@ class Tagger:
         if (place := split_task_id(task_id)) and isinstance(images := wire.get("images"), list):
             self._jobs.finish_chunk(*place, images=len(images), failed=len(images))
 
-    def settle(self, chunk: Chunk, result: ChunkResult | None = None, *, again: bool) -> None:
+    def settle(self, chunk: Chunk, result: ChunkResult | None = None) -> None:
         """Free what a chunk whose result is stored needs no more.
 
         The bytes of an image that is on the list of dead letters stay, for as long as bytes do.
@@ -162,5 +162,3 @@ class Tagger:
             for index, image in enumerate(chunk.images)
             if image.blob and index not in poisoned
         )
-        if again:
-            self._deliveries.forget(chunk)

@@ -56,7 +56,7 @@ def register(app: Celery, tagger: Tagger, clock: Callable[[], float] = time.time
             """Free what the chunk needs no more. Celery calls this after it stored the result."""
             result = ChunkResult.from_wire(retval) if _came_again(self.request) else None
             try:
-                tagger.settle(Chunk.from_wire(args[0]), result, again=result is not None)
+                tagger.settle(Chunk.from_wire(args[0]), result)
             except redis.RedisError as e:
                 # An error here would be taken for the task's. What is left goes in its time.
                 log.warning("chunk.unsettled", error=str(e))
@@ -74,7 +74,7 @@ def register(app: Celery, tagger: Tagger, clock: Callable[[], float] = time.time
             attempt = tagger.tag_again if _came_again(self.request) else tagger.tag
             result = attempt(chunk, received_at_s)
         except ChunkDoneError as e:
-            tagger.settle(chunk, again=True)
+            tagger.settle(chunk)
             raise Ignore from e
         except (redis.RedisError, WorkerGoneError) as e:
             # Nothing is known of the images, so back to the queue.

@@ -1,7 +1,7 @@
 """Tag thousands of images while workers are killed, frozen or cut off, and Redis restarts.
 
     python ops/faults/campaign.py [--campaigns 20] [--images 5000] [--lease 4] [--seed N]
-                                  [--json FILE]
+                                  [--json FILE] [--logs DIR]
 
 Each campaign starts a Redis with an append-only file, three workers, one of them behind a network
 that can be cut, and one `producer submit`. Until that ends, something goes wrong again and again.
@@ -16,6 +16,7 @@ import argparse
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -45,6 +46,7 @@ LATENCY_MS: Final = 48
 _PICTURES: Final = 16
 _GRACE_S: Final = 60.0
 _PAUSE_S: Final = 0.1
+_LINES: Final = 40
 # Longer than that, and something waits for what never comes.
 _PATIENCE_S: Final = 600.0
 
@@ -277,6 +279,7 @@ def main() -> None:
     parser.add_argument("--lease", type=int, default=4, help="visibility timeout in seconds")
     parser.add_argument("--seed", type=int, default=None, help="of the first campaign")
     parser.add_argument("--json", type=Path, help="write what was seen to this file")
+    parser.add_argument("--logs", type=Path, help="keep the logs of campaigns with problems here")
     words = parser.parse_args()
     seed = words.seed if words.seed is not None else random.SystemRandom().randrange(10**6)
     found = []
@@ -289,15 +292,18 @@ def main() -> None:
                 print(json.dumps(seen), flush=True)
                 found.append(seen)
                 if seen["problems"]:
-                    _show_logs(Path(name))
+                    _keep_logs(Path(name), words.logs, seed + number)
     if words.json:
         words.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     sys.exit(1 if any(one["problems"] for one in found) else 0)
 
 
-def _show_logs(directory: Path) -> None:
+def _keep_logs(directory: Path, place: Path | None, seed: int) -> None:
     for file in sorted(directory.glob("*.log")):
-        lines = file.read_text(encoding="utf-8", errors="replace").splitlines()[-40:]
+        if place:
+            place.mkdir(parents=True, exist_ok=True)
+            shutil.copy(file, place / f"{seed}-{file.name}")
+        lines = file.read_text(encoding="utf-8", errors="replace").splitlines()[-_LINES:]
         print(f"--- {file.name}", *lines, sep="\n", file=sys.stderr)
 
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from worker.contract.jobs import done_key
-from worker.contract.messages import KEY_PREFIX, Chunk
+from worker.contract.jobs import done_key, trials_key
 
 if TYPE_CHECKING:
     import redis
+
+    from worker.contract.messages import Chunk
 
 _DELIVERIES: Final = "deliveries"
 _DONE: Final = 0
@@ -33,7 +34,10 @@ class ChunkDoneError(Exception):
 
 
 class Deliveries:
-    """Counts, per chunk, deliveries after the first, and trials that have not ended."""
+    """Counts, per chunk, deliveries after the first, and trials that have not ended.
+
+    What is counted goes when the chunk's results are stored (`JobStore.finish_chunk`).
+    """
 
     def __init__(self, client: redis.Redis, ttl_s: int) -> None:
         self._client: Any = client
@@ -58,19 +62,11 @@ class Deliveries:
 
     def end(self, chunk: Chunk, index: int) -> None:
         """Take the marks off an image whose trial has ended, well or not."""
-        self._client.hdel(_key(chunk), str(index))
-
-    def forget(self, chunk: Chunk) -> None:
-        """Drop what is known of a chunk that has its results."""
-        self._client.unlink(_key(chunk))
+        self._client.hdel(trials_key(chunk.task_id), str(index))
 
     def _add(self, chunk: Chunk, field: str) -> int:
-        keys = [_key(chunk), done_key(chunk.job)]
+        keys = [trials_key(chunk.task_id), done_key(chunk.job)]
         count = self._count(keys=keys, args=[chunk.seq, field, self._ttl_s])
         if count == _DONE:
             raise ChunkDoneError(chunk.task_id)
         return int(count)
-
-
-def _key(chunk: Chunk) -> str:
-    return f"{KEY_PREFIX}trials:{chunk.task_id}"

@@ -22,9 +22,12 @@ _RESULT_PREFIX: Final = "celery-task-meta-"
 
 # A redelivered chunk finds its bit set: its first result stays, and nothing is counted. The result
 # is published too, as Celery's backend does, for whoever waits by `AsyncResult`.
-# KEYS: job, its bits, result. ARGV: seq, images, failed, ttl_s, and the result's body or "".
+# Nor does anybody need to know any more which of its images were on trial.
+# KEYS: job, its bits, result, the chunk's trials. ARGV: seq, images, failed, ttl_s, and the
+# result's body or "".
 _FINISH_CHUNK: Final = """
 local again = redis.call('GETBIT', KEYS[2], ARGV[1]) == 1
+redis.call('UNLINK', KEYS[4])
 if ARGV[5] ~= '' and not again then
   redis.call('SETEX', KEYS[3], ARGV[4], ARGV[5])
   redis.call('PUBLISH', KEYS[3], ARGV[5])
@@ -159,7 +162,8 @@ class JobStore:
         `body` is the chunk's result in the backend's form; it is stored in the same step, unless
         it was before.
         """
-        keys = [_key(job_id), done_key(job_id), _RESULT_PREFIX + task_id(job_id, seq)]
+        name = task_id(job_id, seq)
+        keys = [_key(job_id), done_key(job_id), _RESULT_PREFIX + name, trials_key(name)]
         return bool(self._finish(keys=keys, args=[seq, images, failed, self._ttl_s, body]))
 
     def finished_chunks(self, job_id: str, seqs: Sequence[int]) -> set[int]:
@@ -210,6 +214,11 @@ def _job(found: dict[bytes, bytes]) -> Job:
 
 def _key(job_id: str) -> str:
     return f"{KEY_PREFIX}job:{job_id}"
+
+
+def trials_key(name: str) -> str:
+    """Return the key of what is known of a chunk, by its task id, that was delivered again."""
+    return f"{KEY_PREFIX}trials:{name}"
 
 
 def done_key(job_id: str) -> str:

@@ -32,7 +32,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     they are.
     A producer waits `redis_patience_s` for a Redis that is away; a worker waits without end.
     A worker that has done no image for `stall_timeout_s` though it holds some is not well; it says
-    so at `health_port`, if that is not 0.
+    so at `monitor_port`, if that is not 0.
     `tls_ca`, `tls_cert` and `tls_key` are files in PEM, for URLs that begin with `rediss://`; a
     server is always asked for its certificate.
     Without `max_batch` it is what `worker bench --tune` found best for model and device, else 4.
@@ -60,8 +60,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     visibility_timeout_s: Positive = 60
     redis_patience_s: Positive = 600
     stall_timeout_s: Positive = 120
-    health_host: str = "127.0.0.1"
-    health_port: Annotated[int, Meta(ge=0, le=65535)] = 0
+    monitor_host: str = "127.0.0.1"
+    monitor_port: Annotated[int, Meta(ge=0, le=65535)] = 0
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     def __post_init__(self) -> None:

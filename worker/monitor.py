@@ -1,0 +1,110 @@
+"""A worker over HTTP: whether it is well, for supervisors, and its figures, for Prometheus."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, Final
+
+import structlog
+
+from worker.contract.settings import Settings
+from worker.errors import TaggerError
+
+HEALTH: Final = "/healthz"
+METRICS: Final = "/metrics"
+_PLAIN: Final = "text/plain; version=0.0.4; charset=utf-8"
+ASK_TIMEOUT_S: Final = 5.0
+
+log = structlog.get_logger()
+
+
+class MonitorPortError(TaggerError):
+    """The port for health checks and figures cannot be used."""
+
+
+@contextmanager
+def answering(
+    settings: Settings, problem: Callable[[], str | None], metrics: Callable[[], bytes]
+) -> Iterator[None]:
+    """Answer `GET /healthz` and `/metrics` while the block runs, unless the settings name no port.
+
+    Health is 200 if the worker is well, else 503; the body is JSON with `ok` and `problem`. Metrics
+    are in Prometheus' text format.
+
+    Raises:
+        MonitorPortError: somebody else has the port.
+    """
+    if not settings.monitor_port:
+        yield
+        return
+    place = (settings.monitor_host, settings.monitor_port)
+    try:
+        server = ThreadingHTTPServer(place, _handler(problem, metrics))
+    except OSError as e:
+        msg = f"health and metrics cannot be served at {place[0]}:{place[1]}: {e.strerror}"
+        raise MonitorPortError(msg) from e
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, name="monitor", daemon=True)
+    thread.start()
+    log.info("monitor.answering", url=f"http://{place[0]}:{server.server_port}{METRICS}")
+    try:
+        yield
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def ask(settings: Settings) -> str | None:
+    """Return what is wrong with the worker of these settings on this host, or None."""
+    if not settings.monitor_port:
+        return "WANWU_MONITOR_PORT is not set, so no worker answers"
+    connection = http.client.HTTPConnection(
+        "127.0.0.1", settings.monitor_port, timeout=ASK_TIMEOUT_S
+    )
+    try:
+        connection.request("GET", HEALTH)
+        found = json.loads(connection.getresponse().read())
+        problem: str | None = found["problem"]
+    except (OSError, http.client.HTTPException, ValueError, LookupError, TypeError) as e:
+        return f"no worker answers at port {settings.monitor_port}: {e}"
+    finally:
+        connection.close()
+    return problem
+
+
+def _handler(
+    problem: Callable[[], str | None], metrics: Callable[[], bytes]
+) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        # Whoever connects and says nothing does not keep a thread.
+        timeout = ASK_TIMEOUT_S
+
+        def do_GET(self) -> None:
+            if self.path == HEALTH:
+                found = problem()
+                body = json.dumps({"ok": found is None, "problem": found}).encode()
+                status = HTTPStatus.SERVICE_UNAVAILABLE if found else HTTPStatus.OK
+                self._answer(status, body, "application/json")
+            elif self.path == METRICS:
+                self._answer(HTTPStatus.OK, metrics(), _PLAIN)
+            else:
+                self.send_error(HTTPStatus.NOT_FOUND)
+
+        def _answer(self, status: HTTPStatus, body: bytes, kind: str) -> None:
+            self.send_response(status)
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: Any) -> None:
+            """Somebody asks every few seconds."""
+
+    return Handler
