@@ -244,9 +244,9 @@ def test_health_is_green_at_work_and_red_within_seconds_of_the_threads_death(
     fill(tmp_path / "photos", 8)
     port, fault = str(free_port()), tmp_path / "fault"
     worker = crew.start(
-        server.url, program=FAULTY, variables={"FAULT_FILE": str(fault)}, health_port=port
+        server.url, program=FAULTY, variables={"FAULT_FILE": str(fault)}, monitor_port=port
     )
-    asked = run("worker", "health", health_port=port)
+    asked = run("worker", "health", monitor_port=port)
     assert (asked.returncode, asked.stdout) == (0, "well\n")
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz") as answer:
         assert json.load(answer) == {"ok": True, "problem": None}
@@ -256,7 +256,7 @@ def test_health_is_green_at_work_and_red_within_seconds_of_the_threads_death(
     run("producer", "submit", str(tmp_path / "photos"), "--no-wait", broker_url=server.url)
     _until(lambda: not fault.exists())
     red_s = time.monotonic()
-    _until(lambda: run("worker", "health", health_port=port).returncode == 1, 10)
+    _until(lambda: run("worker", "health", monitor_port=port).returncode == 1, 10)
     assert time.monotonic() - red_s < 10
     assert worker.process.wait(30) == os.EX_SOFTWARE
 
@@ -270,15 +270,15 @@ def test_health_is_red_while_the_model_hangs_and_others_take_the_chunks(
         server.url,
         program=FAULTY,
         variables={"HANG_FILE": str(hang)},
-        health_port=port,
+        monitor_port=port,
         stall_timeout_s="2",
         visibility_timeout_s=LEASE_S,
     )
     hang.touch()
     sent = run("producer", "submit", str(tmp_path / "photos"), "--no-wait", broker_url=server.url)
     job = sent.stdout.split()[0]
-    _until(lambda: run("worker", "health", health_port=port).returncode == 1, 15)
-    told = run("worker", "health", health_port=port)
+    _until(lambda: run("worker", "health", monitor_port=port).returncode == 1, 15)
+    told = run("worker", "health", monitor_port=port)
     assert "no image has been done for" in told.stderr
     # It is alive, and renews nothing.
     assert worker.process.poll() is None

@@ -23,10 +23,11 @@ from worker.contract.settings import Settings, mask
 from worker.engines.base import Engine
 from worker.engines.choose import open_engine
 from worker.errors import TaggerError
-from worker.health import answering
+from worker.metrics import metrics_of
 from worker.models.artifact import Artifact
 from worker.models.cache import open_model
 from worker.models.tuned import tuned
+from worker.monitor import answering
 from worker.tagger import Tagger
 from worker.tasks import register
 
@@ -89,7 +90,7 @@ def serve(settings: Settings, load_engine: LoadEngine = open_engine) -> int:
         without_gossip=True,
         without_mingle=True,
     )
-    with answering(settings, tagger.pipeline.problem):
+    with answering(settings, tagger.pipeline.problem, metrics_of(tagger.pipeline)):
         worker.start()
     if tagger.refusal is not None:
         raise tagger.refusal

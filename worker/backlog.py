@@ -97,6 +97,16 @@ class Backlog:
         self._max_batch = min(self._max_batch, max_batch)
 
     @property
+    def expected(self) -> int:
+        """How many images are being decoded."""
+        return self._expected
+
+    @property
+    def ready(self) -> int:
+        """How many images wait for their batch."""
+        return len(self._ready)
+
+    @property
     def is_full(self) -> bool:
         """Whether a whole batch is ready."""
         return len(self._ready) >= self._max_batch

@@ -107,6 +107,15 @@ class Batcher:
         with self._changed:
             self._backlog.shrink(max_batch)
 
+    def depths(self) -> dict[str, int]:
+        """Return how many images are being decoded, ready, and in a batch that runs."""
+        with self._changed:
+            return {
+                "decoding": self._backlog.expected,
+                "ready": self._backlog.ready,
+                "inferring": sum(len(one.items) for one in tuple(self._running)),
+            }
+
     def expect(self, images: int) -> None:
         """Announce images whose decoding begins: each must be followed by `put` or `forget`."""
         with self._changed:

@@ -182,9 +182,9 @@ def bench(**options: Any) -> None:
 
 @main.command(epilog="Example: worker health")
 def health() -> None:
-    """Ask the worker at WANWU_HEALTH_PORT whether it is well; exit 0 if so, else 1."""
+    """Ask the worker at WANWU_MONITOR_PORT whether it is well; exit 0 if so, else 1."""
     _check_libraries()
-    from worker.health import ask  # noqa: PLC0415
+    from worker.monitor import ask  # noqa: PLC0415
 
     try:
         problem = ask(Settings.from_env())

@@ -3,9 +3,23 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+import time
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from worker.contract.messages import ImageResult
 
 Clock = Callable[[], float]
+
+STAGES: Final = ("queue", "read", "decode", "batch_wait", "infer", "total")
+# From a cached file's read to a night in the queue.
+BOUNDS_S: Final = (
+    *(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5),
+    *(1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 3600.0),
+)
 
 
 class Stopwatch:
@@ -45,16 +59,63 @@ class _Lap:
         self._readings_ms[self._name] = (self._clock() - self._started_s) * 1000
 
 
-class Counts:
-    """How many images were done since the start, and how many of them failed."""
+class Histogram:
+    """How many times fell below each bound, and their sum, in seconds."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self.images = 0
-        self.failed = 0
+        self.counts = [0] * (len(BOUNDS_S) + 1)
+        self.sum_s = 0.0
 
-    def add(self, images: int, failed: int) -> None:
+    def add(self, seconds: float) -> None:
+        """Count one."""
+        self.counts[bisect_left(BOUNDS_S, seconds)] += 1
+        self.sum_s += seconds
+
+
+class Figures:
+    """What became of all images since the start: by code ("" for tags), and where the time went."""
+
+    def __init__(self, wall_clock: Clock = time.time) -> None:
+        self._lock = threading.Lock()
+        self._wall_clock = wall_clock
+        self._codes: Counter[str] = Counter()
+        self._stages = {stage: Histogram() for stage in STAGES}
+        self._last_at_s = 0.0
+
+    def add(self, images: Sequence[ImageResult]) -> None:
         """Count a chunk."""
         with self._lock:
-            self.images += images
-            self.failed += failed
+            self._last_at_s = self._wall_clock()
+            for image in images:
+                self._codes[image.error.code if image.error else ""] += 1
+                for stage, histogram in self._stages.items():
+                    ms: float | None = getattr(image.timing, f"{stage}_ms")
+                    if ms is not None:
+                        histogram.add(ms / 1000)
+
+    @property
+    def images(self) -> int:
+        """How many images were done."""
+        with self._lock:
+            return self._codes.total()
+
+    @property
+    def failed(self) -> int:
+        """How many of them failed."""
+        with self._lock:
+            return self._codes.total() - self._codes[""]
+
+    @property
+    def last_at_s(self) -> float:
+        """When the last was done, in seconds since the epoch; 0 if none was."""
+        return self._last_at_s
+
+    def codes(self) -> dict[str, int]:
+        """Return how many images ended with each code; "" are those with tags."""
+        with self._lock:
+            return dict(self._codes)
+
+    def stages(self) -> dict[str, tuple[list[int], float]]:
+        """Return each stage's counts, one more than there are `BOUNDS_S`, and their sum."""
+        with self._lock:
+            return {stage: (list(one.counts), one.sum_s) for stage, one in self._stages.items()}

@@ -41,7 +41,7 @@ from worker.errors import ImageError, LabelsMissingError, WorkerGoneError
 from worker.flight import Flight, Journey, blame
 from worker.infer import launch, warm
 from worker.intake import read
-from worker.measure import Clock, Counts, Stopwatch
+from worker.measure import Clock, Figures, Stopwatch
 from worker.models.artifact import Artifact
 from worker.models.labels import LabelCache, LabelSet, encoder_of
 from worker.models.shelf import Shelf
@@ -96,7 +96,7 @@ class Pipeline:
         self._label_sets: LabelCache
         self._started = False
         self._decoders = ThreadPoolExecutor(settings.decoders, thread_name_prefix="decode")
-        self._counts = Counts()
+        self.figures = Figures()
         # As much as the largest image alone, however many threads decode.
         self._budget = Budget(settings.max_pixels)
         self.room = Room(settings.images_in_flight, clock)
@@ -141,6 +141,11 @@ class Pipeline:
     def died(self) -> bool:
         """Whether the inference thread ended on its own: nothing can be tagged any more."""
         return self._batcher.died
+
+    @property
+    def is_started(self) -> bool:
+        """Whether the model is warm."""
+        return self._started
 
     def problem(self) -> str | None:
         """Return why this worker does not work though there is work, or None."""
@@ -196,10 +201,14 @@ class Pipeline:
             "max_batch": self._batcher.max_batch,
             "has_labels": manifest.labels is not None,
             "notice": manifest.notice,
-            "images": self._counts.images,
-            "failed": self._counts.failed,
+            "images": self.figures.images,
+            "failed": self.figures.failed,
             "batch_sizes": {str(size): n for size, n in self._batcher.sizes().items()},
         }
+
+    def depths(self) -> dict[str, int]:
+        """Return how many images are held, and of them decoded, ready for a batch, and in one."""
+        return {"held": self.room.held, **self._batcher.depths()}
 
     def _label_set(self, pack_hash: str | None) -> LabelSet:
         def fetch() -> LabelPack:
@@ -319,5 +328,5 @@ class Pipeline:
             model=self._artifact.id,
             images=tuple(images),
         )
-        self._counts.add(len(images), result.failed)
+        self.figures.add(images)
         return result

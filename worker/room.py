@@ -31,6 +31,11 @@ class Room:
         return self._open and self._held < self._limit
 
     @property
+    def held(self) -> int:
+        """How many images are held."""
+        return self._held
+
+    @property
     def still_s(self) -> float:
         """For how many seconds none of the images held has been done; 0 if none is held."""
         return self._clock() - self._moved_at_s if self._held else 0.0
