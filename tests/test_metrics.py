@@ -1,0 +1,90 @@
+"""What a worker tells Prometheus: names, units, and numbers that are those of its work."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import urllib.request
+from pathlib import Path
+
+import pytest
+import redis
+from conftest import Crew, run
+from images import fill
+from prometheus_client.parser import text_string_to_metric_families
+from server import free_port
+
+from worker.contract.embedded import EmbeddedRedis
+from worker.contract.messages import Failure, ImageResult, Timing
+from worker.measure import BOUNDS_S, Figures
+
+
+def sample(text: str, name: str, **labels: str) -> float:
+    found = [
+        one.value
+        for family in text_string_to_metric_families(text)
+        for one in family.samples
+        if one.name == name and labels.items() <= one.labels.items()
+    ]
+    assert found, f"{name} {labels} is not told"
+    return sum(found)
+
+
+@pytest.mark.integration
+def test_a_worker_s_figures_are_those_of_its_records(
+    server: EmbeddedRedis, client: redis.Redis, crew: Crew, tmp_path: Path
+) -> None:
+    photos = fill(tmp_path / "photos", 60)
+    photos[0].write_bytes(b"no image")
+    photos[1].write_bytes(b"")
+    port, out = free_port(), tmp_path / "out.jsonl"
+    crew.start(server.url, monitor_port=str(port))
+    done = run(
+        "producer", "submit", str(tmp_path / "photos"), "--out", str(out), broker_url=server.url
+    )
+    assert done.returncode == 3, done.stderr
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
+        assert answer.headers["Content-Type"].startswith("text/plain; version=0.0.4")
+        text = answer.read().decode()
+    lines = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
+    assert sample(text, "wanwu_images_total", status="ok") == 58
+    assert sample(text, "wanwu_images_total", status="failed") == 2
+    assert sample(text, "wanwu_images_total", code="empty_file") == 1
+    for stage in ("queue", "decode", "infer", "total"):
+        times = [t for line in lines if (t := line["timing"][f"{stage}_ms"]) is not None]
+        assert sample(text, "wanwu_stage_seconds_count", stage=stage) == len(times)
+        told_s = sample(text, "wanwu_stage_seconds_sum", stage=stage)
+        assert told_s == pytest.approx(sum(times) / 1000, rel=0.01)
+    assert sample(text, "wanwu_batch_images_sum") == 58
+    assert sample(text, "wanwu_batch_images_bucket", le="+Inf") >= 58 / 4
+    assert sample(text, "wanwu_worker_healthy") == 1
+    assert sample(text, "wanwu_images_in_worker", where="held") == 0
+    assert sample(text, "wanwu_model_info", device="cpu", engine="torchscript") == 1
+    assert sample(text, "wanwu_last_image_timestamp_seconds") > 1.7e9
+    assert sample(text, "process_resident_memory_bytes") > 1e8
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        pytest.skip("promtool is not here (apt install prometheus)")
+    checked = subprocess.run(
+        [promtool, "check", "metrics"], input=text, capture_output=True, text=True, check=False
+    )
+    assert (checked.returncode, checked.stderr) == (0, "")
+
+
+def test_times_are_counted_below_the_bounds_that_they_do_not_exceed() -> None:
+    figures = Figures(lambda: 7.0)
+    bad = Failure("empty_file", "read", "")
+    figures.add(
+        [
+            ImageResult(path="/a", timing=Timing(read_ms=1.0, infer_ms=7_200_000.0)),
+            ImageResult(path="/b", timing=Timing(read_ms=1.1), error=bad),
+        ]
+    )
+    counts, sum_s = figures.stages()["read"]
+    assert (counts[0], counts[1], sum(counts)) == (1, 1, 2)
+    assert sum_s == pytest.approx(0.0021)
+    counts, _ = figures.stages()["infer"]
+    assert counts == [0] * len(BOUNDS_S) + [1]
+    assert figures.codes() == {"": 1, "empty_file": 1}
+    assert (figures.images, figures.failed, figures.last_at_s) == (2, 1, 7.0)
