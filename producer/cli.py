@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -197,6 +198,32 @@ def requeue(letters: tuple[str, ...], broker: str | None, *, everything: bool, d
         job, images = send_again(desk, sendable)
     click.echo(job)
     say(f"sent {images:,} images; their tags: producer results {job} --wait --out tags.jsonl")
+    return OK
+
+
+@main.command(epilog="Example: producer exporter --port 9808")
+@click.option(
+    "--port",
+    type=click.IntRange(1, 65535),
+    default=9808,
+    show_default=True,
+    help="Where to answer.",
+)
+@click.option(
+    "--address", default="127.0.0.1", show_default=True, help="0.0.0.0 to be asked from outside."
+)
+@broker_option
+@told
+def exporter(port: int, address: str, broker: str | None) -> int:
+    """Tell Prometheus the backlog of all jobs, until interrupted. One a Redis is enough."""
+    if not importlib.util.find_spec("prometheus_client"):
+        msg = "this command needs: pip install 'wanwu-tagger[ops]'"
+        raise click.UsageError(msg)
+    from producer.exporter import serve  # noqa: PLC0415 - only here
+
+    with open_desk(Settings.from_env(broker_url=broker)) as desk:
+        say(f"answering at http://{address}:{port}/metrics")
+        serve(desk, address, port)
     return OK
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 import redis
@@ -36,7 +36,8 @@ class Desk:
         self.settings = settings
         self.app = app
         self._local = local
-        client = patient_client(settings.broker_url)
+        self.client: Any = patient_client(settings.broker_url)
+        client = self.client
         self.jobs = JobStore(
             client, settings.result_ttl_s, results=patient_client(settings.results)
         )

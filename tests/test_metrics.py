@@ -5,18 +5,23 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+import sys
+import time
 import urllib.request
 from pathlib import Path
 
 import pytest
 import redis
-from conftest import Crew, run
+from conftest import ROOT, Crew, environment, run
 from images import fill
 from prometheus_client.parser import text_string_to_metric_families
 from server import free_port
 
+from producer.exits import INTERRUPTED
 from worker.contract.embedded import EmbeddedRedis
-from worker.contract.messages import Failure, ImageResult, Timing
+from worker.contract.jobs import JobStore
+from worker.contract.messages import QUEUE, Failure, ImageResult, Timing
+from worker.contract.processes import start_child, stop_child
 from worker.measure import BOUNDS_S, Figures
 
 
@@ -88,3 +93,57 @@ def test_times_are_counted_below_the_bounds_that_they_do_not_exceed() -> None:
     assert counts == [0] * len(BOUNDS_S) + [1]
     assert figures.codes() == {"": 1, "empty_file": 1}
     assert (figures.images, figures.failed, figures.last_at_s) == (2, 1, 7.0)
+
+
+@pytest.mark.integration
+def test_the_exporter_tells_the_backlog_at_every_moment(
+    server: EmbeddedRedis, client: redis.Redis, crew: Crew, tmp_path: Path
+) -> None:
+    fill(tmp_path / "photos", 400, (1600, 1200))
+    port = free_port()
+    exporter = start_child(
+        [sys.executable, "-m", "producer.cli", "exporter", "--port", str(port)],
+        cwd=ROOT,
+        env=environment(broker_url=server.url),
+        stderr=subprocess.PIPE,
+    )
+    assert exporter.stderr is not None
+    try:
+        assert b"answering at" in exporter.stderr.readline()
+
+        def ask() -> str:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
+                return str(answer.read().decode())
+
+        ends_s = time.monotonic() + 20
+        while True:
+            try:
+                idle = ask()
+                break
+            except OSError:
+                assert time.monotonic() < ends_s
+                time.sleep(0.05)
+        assert sample(idle, "wanwu_redis_up") == 1
+        assert sample(idle, "wanwu_backlog_images") == 0
+        words = ("producer", "submit", str(tmp_path / "photos"), "--no-wait")
+        job = run(*words, broker_url=server.url).stdout.strip()
+        time.sleep(1)
+        waiting = ask()
+        assert sample(waiting, "wanwu_backlog_images") == 400
+        assert sample(waiting, "wanwu_messages", where="waiting") == client.llen(QUEUE) > 5
+        assert sample(waiting, "wanwu_oldest_waiting_seconds") >= 1
+        crew.start(server.url)
+        jobs, seen = JobStore(client, 60), list[float]()
+        while not jobs.get(job).finished:
+            before = jobs.get(job).outstanding
+            told = sample(ask(), "wanwu_backlog_images")
+            assert jobs.get(job).outstanding <= told <= before
+            seen.append(told)
+        assert len(set(seen)) > 3
+        done = ask()
+        assert sample(done, "wanwu_backlog_images") == 0
+        assert sample(done, "wanwu_jobs", state="finished") == 1
+        assert sample(done, "wanwu_oldest_waiting_seconds") == 0
+    finally:
+        assert stop_child(exporter, 10) == INTERRUPTED
+        exporter.stderr.close()
