@@ -110,6 +110,20 @@ def test_a_lease_lasts_as_long_as_it_is_renewed(settings: Settings, client: redi
         assert not client.exists("unacked", "unacked_index", QUEUE)
 
 
+def test_a_channel_whose_connection_is_gone_closes_in_peace(
+    settings: Settings, client: redis.Redis
+) -> None:
+    send(settings)
+    with consuming(settings) as (connection, messages):
+        take(connection)
+        qos, transport = messages[0].channel.qos, messages[0].channel.connection
+        # As when Celery closes what was collected already.
+        kept, transport.client = transport.client, None
+        qos.restore_unacked()
+        transport.client = kept
+    assert client.hlen("unacked") == 1
+
+
 def test_leases_do_not_ask_what_time_the_host_has(
     settings: Settings, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -62,6 +62,16 @@ class Leases(kombu_redis.QoS):
         # The memory of it, without kombu's own noting in Redis.
         super(kombu_redis.QoS, self).append(message, delivery_tag)
 
+    def restore_unacked(self, client: Any = None) -> None:
+        """Put back what this process holds, as a channel does that closes.
+
+        One whose connection is gone cannot, and need not: the leases end.
+        """
+        if self.channel.connection.client is None:
+            self._delivered.clear()
+            return
+        super().restore_unacked(client)
+
     def renew(self) -> None:
         """Give a sign of life. Only by the thread that consumes."""
         self._ahead_s = None
