@@ -37,6 +37,4 @@ TASK_COLUMNS.update(FIELDS)
 max_tasks = 20_000
 purge_offline_workers = 3600
 natural_time = False
-tasks_columns = ",".join(
-    ("uuid", "state", *(name for name in FIELDS if name != "model"), "runtime", "worker")
-)
+tasks_columns = ",".join(("uuid", "state", *(name for name in FIELDS if name != "model"), "worker"))

@@ -5,9 +5,11 @@ from __future__ import annotations
 import base64
 import json
 import re
+import shutil
 import subprocess
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections import Counter
 from collections.abc import Iterator
@@ -35,6 +37,10 @@ class Flower:
 
     def __init__(self, port: int) -> None:
         self._base = f"http://127.0.0.1:{port}"
+
+    def address(self, path: str) -> str:
+        """The page's address, with user and password in it."""
+        return f"{self._base}{path}".replace("://", f"://{urllib.parse.quote(USER, safe=':')}@")
 
     def get(self, path: str, user: str | None = USER) -> Any:
         request = urllib.request.Request(f"{self._base}{path}")
@@ -119,6 +125,47 @@ def test_each_chunk_shows_its_images_its_batches_and_where_its_time_went(
     (stats,) = flower.get("/api/workers?refresh=1").values()
     batches = Counter({int(k): n for k, n in stats["stats"]["tagger"]["batch_sizes"].items()})
     assert sum(size * count for size, count in batches.items()) == 39
+
+
+def test_a_browser_shows_the_columns_with_the_figures(
+    server: EmbeddedRedis, client: redis.Redis, flower: Flower, crew: Crew, tmp_path: Path
+) -> None:
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("chromium is not here")
+    crew.start(server.url)
+    fill(tmp_path / "photos", 24)
+    run("producer", "submit", str(tmp_path / "photos"), broker_url=server.url)
+    wanted: dict[str, Any] = {}
+    ends_s = time.monotonic() + 20
+    while len(wanted) < 3 and time.monotonic() < ends_s:
+        tasks = flower.get("/api/tasks").values()
+        wanted = {one["uuid"]: one for one in tasks if one["state"] == "SUCCESS"}
+        time.sleep(0.2)
+    done = subprocess.run(
+        [
+            *(chromium, "--headless=new", "--no-sandbox", "--disable-gpu", "--dump-dom"),
+            *(f"--user-data-dir={tmp_path / 'chromium'}", "--virtual-time-budget=8000"),
+            "--window-size=1600,900",
+            flower.address("/tasks"),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=True,
+    )
+    heads = list(dict.fromkeys(re.findall(r'<th[^>]*data-column="(\w+)"', done.stdout)))
+    rows = re.findall(r'<tr id="([^"]+)"[^>]*>(.*?)</tr>', done.stdout, re.DOTALL)
+    assert {uuid for uuid, _ in rows} == set(wanted)
+    for uuid, row in rows:
+        cells = [
+            re.sub(r"<[^>]+>", "", cell)
+            for cell in re.findall(r"<td[^>]*>(.*?)</td>", row, re.DOTALL)
+        ]
+        shown = dict(zip(heads, cells, strict=True))
+        for name in ("images", "failed_images", "images_per_s", "batch", "queue_ms", "infer_ms"):
+            assert float(shown[name]) == wanted[uuid][name], name
+        assert shown["device"] == "cpu"
 
 
 def test_nobody_looks_without_the_password(flower: Flower) -> None:
