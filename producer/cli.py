@@ -7,12 +7,12 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import click
 from rich.console import Console
 
-from producer import fetch, report
+from producer import fetch
 from producer.desk import open_desk
 from producer.exits import COULD_NOT_RUN, OK, SOME_FAILED, say, told
 from producer.ledger import Ledger
@@ -21,11 +21,9 @@ from producer.requeue import requeue as send_again
 from producer.session import Session, find_images
 from producer.sinks import Sink, TerminalSink, open_sink
 from producer.sinks.jsonl import JsonlSink
-from producer.workers import online
+from producer.status import Look
 from worker.contract.messages import MAX_CHUNK_IMAGES
 from worker.contract.settings import Settings
-
-STATUS_TIMEOUT_S: Final = 1.0
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -124,22 +122,27 @@ def submit(**words: Any) -> int:
     return SOME_FAILED if session.tally.failed else OK
 
 
-@main.command(epilog="Example: producer status 20261123-181502-5f3a9c")
+@main.command(epilog="Example: producer status --watch")
 @click.argument("job", required=False)
+@click.option("--watch", is_flag=True, help="Look again every two seconds, until interrupted.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object, for programs.")
 @broker_option
 @told
-def status(job: str | None, broker: str | None) -> int:
-    """Show all jobs and the workers online, or one job."""
+def status(job: str | None, broker: str | None, *, watch: bool, as_json: bool) -> int:
+    """Show all jobs, the workers online and what was given up, or one job."""
+    if watch and as_json:
+        msg = "--watch is for people, --json for programs"
+        raise click.UsageError(msg)
     # A table in a pipe or a file has no edge to be folded at.
     console = Console(width=None if sys.stdout.isatty() else 200)
     with open_desk(Settings.from_env(broker_url=broker)) as desk:
-        if job:
-            console.print(report.job_details(desk.jobs.get(job)))
-            return OK
-        console.print(report.jobs_table(desk.jobs.list()))
-        console.print(report.workers_table(online(desk.app, STATUS_TIMEOUT_S)))
-        if letters := desk.dead.list():
-            console.print(report.dead_table(letters))
+        look = Look(desk, job)
+        if as_json:
+            click.echo(look.now().as_json())
+        elif watch:
+            look.watch(console)
+        else:
+            look.now().show(console)
     return OK
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePath
 from typing import Final
 
@@ -76,34 +76,56 @@ def human_line(record: Record) -> str:
     return f"{name}  " + ", ".join(f"{tag.label} {tag.score:.2f}" for tag in record.tags)
 
 
-def jobs_table(jobs: Sequence[Job]) -> Table:
-    """Return the jobs, one a row."""
-    table = Table("job", "state", "images", "done", "failed", "age")
-    for column in table.columns[2:5]:
+def jobs_table(jobs: Sequence[Job], rates: Mapping[str, float]) -> Table:
+    """Return the jobs, one a row; `rates` are images a second of those that move."""
+    table = Table("job", "state", "images", "done", "failed", "img/s", "left", "age")
+    for column in table.columns[2:7]:
         column.justify = "right"
     for job in jobs:
-        numbers = (f"{job.images:,}", f"{job.done:,}", f"{job.failed:,}")
-        table.add_row(job.id, state_of(job), *numbers, age(time.time() - job.created_at_s))
+        share = f"{job.done:,} ({job.done / job.images:.0%})" if job.images else "0"
+        numbers = (f"{job.images:,}", share, f"{job.failed:,}")
+        since = age(time.time() - job.created_at_s)
+        table.add_row(job.id, state_of(job), *numbers, *_pace(job, rates.get(job.id)), since)
     return table
 
 
-def job_details(job: Job) -> Table:
+def _pace(job: Job, rate: float | None) -> tuple[str, str]:
+    """Return images a second and the time left, as far as there is something to say."""
+    if not job.outstanding or job.state == "cancelled":
+        return "", ""
+    if not rate:
+        return "0" if rate == 0 else "", ""
+    return f"{rate:,.1f}", age(job.outstanding / rate)
+
+
+def job_details(job: Job, rate: float | None = None) -> Table:
     """Return what is known of one job, a line each."""
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_row("job", job.id)
     table.add_row("state", state_of(job))
     table.add_row("images", f"{job.images:,} in {job.chunks:,} chunks")
     table.add_row("done", f"{job.done:,}, {job.failed:,} of them failed")
+    for code, count in sorted(job.codes.items(), key=lambda one: -one[1]):
+        table.add_row("", f"{count:,} {code}")
     table.add_row("outstanding", f"{job.outstanding:,}")
+    pace, left = _pace(job, rate)
+    if pace:
+        table.add_row("images a second", pace)
+    if left:
+        table.add_row("left", left)
     table.add_row("age", age(time.time() - job.created_at_s))
     return table
 
 
-def workers_table(workers: Sequence[WorkerInfo]) -> Table:
-    """Return the workers online, one a row."""
-    table = Table("worker", "model", "device", "precision", "images", "failed")
+def workers_table(workers: Sequence[WorkerInfo], rates: Mapping[str, float]) -> Table:
+    """Return the workers online, one a row, with their images a second."""
+    table = Table("worker", "model", "device", "precision", "images", "failed", "img/s")
+    for column in table.columns[4:]:
+        column.justify = "right"
     for worker in workers:
-        numbers = (f"{worker.images:,}", f"{worker.failed:,}")
+        rate = rates.get(worker.name)
+        pace = "" if rate is None else f"{rate:,.1f}"
+        numbers = (f"{worker.images:,}", f"{worker.failed:,}", pace)
         table.add_row(worker.name, worker.model, worker.device, worker.precision, *numbers)
     return table
 

@@ -44,7 +44,7 @@ def test_a_worker_s_figures_are_those_of_its_records(
     photos[0].write_bytes(b"no image")
     photos[1].write_bytes(b"")
     port, out = free_port(), tmp_path / "out.jsonl"
-    crew.start(server.url, monitor_port=str(port))
+    worker = crew.start(server.url, monitor_port=str(port))
     done = run(
         "producer", "submit", str(tmp_path / "photos"), "--out", str(out), broker_url=server.url
     )
@@ -52,6 +52,7 @@ def test_a_worker_s_figures_are_those_of_its_records(
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
         assert answer.headers["Content-Type"].startswith("text/plain; version=0.0.4")
         text = answer.read().decode()
+    assert worker.stop() == 0
     lines = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
     assert sample(text, "wanwu_images_total", status="ok") == 58
     assert sample(text, "wanwu_images_total", status="failed") == 2

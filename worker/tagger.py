@@ -144,7 +144,8 @@ class Tagger:
         log.error("message.refused", task=task_id, reason=str(error))
         self._dead.add_unreadable(encode(wire), str(error))
         if (place := split_task_id(task_id)) and isinstance(images := wire.get("images"), list):
-            self._jobs.finish_chunk(*place, images=len(images), failed=len(images))
+            lost = len(images)
+            self._jobs.finish_chunk(*place, images=lost, failed=lost, codes={"lost": lost})
 
     def settle(self, chunk: Chunk, result: ChunkResult | None = None) -> None:
         """Free what a chunk whose result is stored needs no more.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import msgspec
@@ -18,13 +18,14 @@ if TYPE_CHECKING:
 JobState = Literal["submitting", "submitted", "interrupted", "cancelled"]
 
 _INDEX: Final = f"{KEY_PREFIX}jobs"
+_CODE: Final = "failed:"
 _RESULT_PREFIX: Final = "celery-task-meta-"
 
 # A redelivered chunk finds its bit set: its first result stays, and nothing is counted. The result
 # is published too, as Celery's backend does, for whoever waits by `AsyncResult`.
 # Nor does anybody need to know any more which of its images were on trial.
-# KEYS: job, its bits, result, the chunk's trials. ARGV: seq, images, failed, ttl_s, and the
-# result's body or "".
+# KEYS: job, its bits, result, the chunk's trials. ARGV: seq, images, failed, ttl_s, the result's
+# body or "", and fields of the job with how many to add to each.
 _FINISH_CHUNK: Final = """
 local again = redis.call('GETBIT', KEYS[2], ARGV[1]) == 1
 redis.call('UNLINK', KEYS[4])
@@ -39,6 +40,7 @@ redis.call('SETBIT', KEYS[2], ARGV[1], 1)
 redis.call('EXPIRE', KEYS[2], ARGV[4])
 redis.call('HINCRBY', KEYS[1], 'done', ARGV[2])
 redis.call('HINCRBY', KEYS[1], 'failed', ARGV[3])
+for n = 6, #ARGV, 2 do redis.call('HINCRBY', KEYS[1], ARGV[n], ARGV[n + 1]) end
 return 1
 """
 
@@ -50,7 +52,7 @@ class NoSuchJobError(LookupError):
 class Job(msgspec.Struct, frozen=True, kw_only=True):
     """A job's record. `images` and `chunks` count what was sent, `done` what has results.
 
-    `failed` is part of `done`. Times are seconds since the epoch.
+    `failed` is part of `done`, and `codes` says why. Times are seconds since the epoch.
     """
 
     id: str
@@ -60,6 +62,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     chunks: int = 0
     done: int = 0
     failed: int = 0
+    codes: Mapping[str, int] = {}
 
     @property
     def finished(self) -> bool:
@@ -106,9 +109,9 @@ class JobStore:
         """Record a new job and return it."""
         job = Job(id=new_job_id(self._clock()), created_at_s=self._clock())
         with self._client.pipeline() as pipe:
-            pipe.hset(
-                _key(job.id), mapping={k: str(v) for k, v in msgspec.to_builtins(job).items()}
-            )
+            fields = msgspec.to_builtins(job)
+            del fields["codes"]
+            pipe.hset(_key(job.id), mapping={name: str(value) for name, value in fields.items()})
             pipe.expire(_key(job.id), self._ttl_s)
             pipe.zadd(_INDEX, {job.id: job.created_at_s})
             pipe.zremrangebyscore(_INDEX, 0, self._clock() - self._ttl_s * 30)
@@ -155,16 +158,26 @@ class JobStore:
         return bool(self._client.hget(_key(job_id), "state") == b"cancelled")
 
     def finish_chunk(
-        self, job_id: str, seq: int, *, images: int, failed: int, body: bytes | str = b""
+        self,
+        job_id: str,
+        seq: int,
+        *,
+        images: int,
+        failed: int,
+        codes: Mapping[str, int] | None = None,
+        body: bytes | str = b"",
     ) -> bool:
         """Count a chunk's images as done, once however often it came; True if counted now.
+
+        `codes` says how many of them failed with which code.
 
         `body` is the chunk's result in the backend's form; it is stored in the same step, unless
         it was before.
         """
         name = task_id(job_id, seq)
         keys = [_key(job_id), done_key(job_id), _RESULT_PREFIX + name, trials_key(name)]
-        return bool(self._finish(keys=keys, args=[seq, images, failed, self._ttl_s, body]))
+        added = [part for code, n in (codes or {}).items() for part in (_CODE + code, n)]
+        return bool(self._finish(keys=keys, args=[seq, images, failed, self._ttl_s, body, *added]))
 
     def finished_chunks(self, job_id: str, seqs: Sequence[int]) -> set[int]:
         """Return those of `seqs` that have been counted as done."""
@@ -208,8 +221,9 @@ def _message(error: Any) -> str:
 
 
 def _job(found: dict[bytes, bytes]) -> Job:
-    fields = {key.decode(): value.decode() for key, value in found.items()}
-    return msgspec.convert(fields, Job, strict=False)
+    fields: dict[str, Any] = {key.decode(): value.decode() for key, value in found.items()}
+    codes = {name.removeprefix(_CODE): n for name, n in fields.items() if name.startswith(_CODE)}
+    return msgspec.convert(fields | {"codes": codes}, Job, strict=False)
 
 
 def _key(job_id: str) -> str:

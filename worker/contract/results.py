@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from functools import cached_property
 from typing import Any, Final
 
@@ -82,11 +83,13 @@ class ChunkResults(RedisBackend):
             super()._store_result(task_id, result, state, traceback, request, **options)
         if is_chunk:
             body = b"" if apart else self._body(task_id, result, request)
+            codes = Counter(one["error"]["code"] for one in result["images"] if one["error"])
             self._jobs.finish_chunk(
                 result["job"],
                 result["seq"],
                 images=len(result["images"]),
-                failed=sum(image["error"] is not None for image in result["images"]),
+                failed=codes.total(),
+                codes=codes,
                 body=body,
             )
 

@@ -1,0 +1,124 @@
+"""Redis and the workers -> what a person, or a program, wants to know of them now."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+from rich.console import Console, Group
+from rich.live import Live
+
+from producer import report
+from producer.workers import WorkerInfo, online
+from worker.contract.dead import DeadLetter
+from worker.contract.jobs import Job
+
+if TYPE_CHECKING:
+    from producer.desk import Desk
+
+ASK_TIMEOUT_S: Final = 1.0
+# So long between two looks, where only one was asked for: what moves, moves meanwhile.
+GLANCE_S: Final = 1.0
+PAUSE_S: Final = 2.0
+
+
+class State(msgspec.Struct, frozen=True, kw_only=True):
+    """What was seen. Rates are images a second, by job and by worker."""
+
+    jobs: tuple[Job, ...]
+    workers: tuple[WorkerInfo, ...]
+    dead: tuple[DeadLetter, ...]
+    job_rates: Mapping[str, float]
+    worker_rates: Mapping[str, float]
+    one_job: bool
+
+    def as_json(self) -> str:
+        """Return it as one JSON object, Chinese legible."""
+        jobs = [
+            msgspec.to_builtins(job)
+            | {
+                "state": report.state_of(job),
+                "outstanding": job.outstanding,
+                "images_per_s": self.job_rates.get(job.id),
+            }
+            for job in self.jobs
+        ]
+        workers = [
+            msgspec.to_builtins(one) | {"images_per_s": self.worker_rates.get(one.name)}
+            for one in self.workers
+        ]
+        found = {"jobs": jobs, "workers": workers, "given_up": len(self.dead)}
+        return json.dumps(found, ensure_ascii=False)
+
+    def group(self) -> Group:
+        """Return tables."""
+        if self.one_job:
+            (job,) = self.jobs
+            return Group(report.job_details(job, self.job_rates.get(job.id)))
+        tables = [
+            report.jobs_table(self.jobs, self.job_rates),
+            report.workers_table(self.workers, self.worker_rates),
+        ]
+        return Group(*tables, *([report.dead_table(self.dead)] if self.dead else []))
+
+    def show(self, console: Console) -> None:
+        """Print the tables."""
+        console.print(self.group())
+
+
+class Look:
+    """Looks again and again; what has changed since gives the rates."""
+
+    def __init__(self, desk: Desk, job: str | None) -> None:
+        self._desk = desk
+        self._job = job
+        self._before: tuple[float, dict[str, int], dict[str, int]] | None = None
+
+    def now(self) -> State:
+        """Return the state, after a second look if something is under way.
+
+        Raises:
+            NoSuchJobError: the job that was asked about is not there.
+        """
+        state = self._look()
+        if any(job.outstanding for job in state.jobs):
+            time.sleep(GLANCE_S)
+            state = self._look()
+        return state
+
+    def watch(self, console: Console) -> None:
+        """Show the state until somebody interrupts."""
+        if not console.is_terminal:
+            while True:
+                self._look().show(console)
+                time.sleep(PAUSE_S)
+        with Live(self.now().group(), console=console, auto_refresh=False) as live:
+            while True:
+                live.update(self._look().group(), refresh=True)
+                time.sleep(PAUSE_S)
+
+    def _look(self) -> State:
+        desk = self._desk
+        jobs = [desk.jobs.get(self._job)] if self._job else desk.jobs.list()
+        workers = [] if self._job else online(desk.app, ASK_TIMEOUT_S)
+        done = {job.id: job.done for job in jobs}
+        tagged = {worker.name: worker.images for worker in workers}
+        now_s = time.monotonic()
+        before_s, done_before, tagged_before = self._before or (now_s, {}, {})
+        self._before = (now_s, done, tagged)
+        passed_s = now_s - before_s
+        return State(
+            jobs=tuple(jobs),
+            workers=tuple(workers),
+            dead=() if self._job else tuple(desk.dead.list()),
+            job_rates=_rates(done, done_before, passed_s),
+            worker_rates=_rates(tagged, tagged_before, passed_s),
+            one_job=self._job is not None,
+        )
+
+
+def _rates(now: Mapping[str, int], before: Mapping[str, int], passed_s: float) -> dict[str, float]:
+    return {name: (n - before[name]) / passed_s for name, n in now.items() if name in before}
