@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
 import time
+import urllib.parse
 import urllib.request
 from pathlib import Path
 
@@ -148,3 +150,80 @@ def test_the_exporter_tells_the_backlog_at_every_moment(
     finally:
         assert stop_child(exporter, 10) == INTERRUPTED
         exporter.stderr.close()
+
+
+@pytest.mark.integration
+def test_a_real_prometheus_counts_what_the_producer_counted(
+    server: EmbeddedRedis, client: redis.Redis, crew: Crew, tmp_path: Path
+) -> None:
+    program = shutil.which("prometheus")
+    if program is None:
+        pytest.skip("prometheus is not here (apt install prometheus)")
+    fill(tmp_path / "photos", 100)
+    worker_port, own_port = free_port(), free_port()
+    worker = crew.start(server.url, monitor_port=str(worker_port))
+    config = tmp_path / "prometheus.yml"
+    config.write_text(
+        "global: {scrape_interval: 1s, evaluation_interval: 1s}\n"
+        f"rule_files: [{ROOT / 'ops' / 'prometheus' / 'alerts.yml'}]\n"
+        "scrape_configs:\n"
+        f"  - {{job_name: workers, static_configs: [{{targets: ['127.0.0.1:{worker_port}']}}]}}\n",
+        encoding="utf-8",
+    )
+    with (tmp_path / "prometheus.log").open("wb") as log:
+        prometheus = start_child(
+            [
+                *(program, f"--config.file={config}", f"--storage.tsdb.path={tmp_path / 'data'}"),
+                f"--web.listen-address=127.0.0.1:{own_port}",
+            ],
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+
+    def query(expression: str) -> list[tuple[float, float]]:
+        words = urllib.parse.urlencode({"query": expression})
+        address = f"http://127.0.0.1:{own_port}/api/v1/query?{words}"
+        with urllib.request.urlopen(address, timeout=5) as answer:
+            found = json.load(answer)["data"]["result"]
+        return [(float(at), float(n)) for one in found for at, n in one["values"]]
+
+    try:
+        ends_s = time.monotonic() + 30
+        while True:
+            try:
+                if query("up[10s]"):
+                    break
+            except OSError:
+                pass
+            assert time.monotonic() < ends_s
+            time.sleep(0.1)
+        time.sleep(2)
+        # The list over and over, until it is long enough to be measured.
+        paths = "".join(f"{path}\n" for path in (tmp_path / "photos").rglob("*.jpg")) * 60
+        began_s = time.time()
+        done = subprocess.run(
+            [sys.executable, "-m", "producer.cli", "submit", "-"],
+            cwd=ROOT,
+            env=environment(broker_url=server.url),
+            input=paths,
+            capture_output=True,
+            text=True,
+            timeout=100,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        last = done.stderr.strip().splitlines()[-1]
+        (told_rate,) = re.findall(r"([\d.,]+) img/s", last)
+        time.sleep(2)
+        points = query(f"wanwu_images_total{{status='ok'}}[{int(time.time() - began_s) + 3}s]")
+        counts = [n for _, n in points]
+        assert counts[-1] == 6000
+        assert counts == sorted(counts)
+        # From the last scrape before anything was done to the first that saw all.
+        first = max(index for index, n in enumerate(counts) if n == 0)
+        full = counts.index(6000)
+        rate = 6000 / (points[full][0] - points[first][0])
+        assert rate == pytest.approx(float(told_rate.replace(",", "")), rel=0.25)
+    finally:
+        stop_child(prometheus, 10)
+    assert worker.stop() == 0
