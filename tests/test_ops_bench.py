@@ -93,3 +93,11 @@ def test_fast_decoding_is_held_against_pillow_and_exact_decoding(tmp_path: Path)
     assert found["times_pillow"]["Pillow"] == 1
     assert found["photographs"].startswith("4 made-up photographs")
     assert 0.99 < found["worst_cosine"] <= found["mean_cosine"] <= 1
+
+
+@pytest.mark.integration
+def test_flower_is_weighed_and_timed(tmp_path: Path) -> None:
+    found = bench("watching.py", tmp_path / "watching.json", "--images", "160")
+    assert found["chunks"] == 20
+    assert 30 < found["flower_at_rest_mb"] <= found["flower_mb"] < 500
+    assert all(0 < ms < 5000 for ms in found["slowest_of_five_ms"].values())
