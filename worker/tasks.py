@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 import redis
@@ -20,7 +21,6 @@ from worker.errors import WorkerGoneError
 
 if TYPE_CHECKING:
     from worker.tagger import Tagger
-
 
 # More chunks than any worker has in hand.
 _MOST_TOLD: Final = 10_000
@@ -65,20 +65,18 @@ def register(app: Celery, tagger: Tagger, clock: Callable[[], float] = time.time
     @app.task(name=TASK, base=TagTask, throws=(MessageError,), bind=True)
     def tag(self: Task, wire: dict[str, Any]) -> dict[str, Any]:
         received_at_s = clock()
-        try:
-            chunk = Chunk.from_wire(wire)
-        except MessageError as e:
-            tagger.bury(self.request.id, wire, e)
-            raise
-        try:
-            attempt = tagger.tag_again if _came_again(self.request) else tagger.tag
-            result = attempt(chunk, received_at_s)
-        except ChunkDoneError as e:
-            tagger.settle(chunk)
-            raise Ignore from e
-        except (redis.RedisError, WorkerGoneError) as e:
-            # Nothing is known of the images, so back to the queue.
-            raise Reject(e, requeue=True) from e
+        with _nothing_lost():
+            try:
+                chunk = Chunk.from_wire(wire)
+            except MessageError as e:
+                tagger.bury(self.request.id, wire, e)
+                raise
+            try:
+                attempt = tagger.tag_again if _came_again(self.request) else tagger.tag
+                result = attempt(chunk, received_at_s)
+            except ChunkDoneError as e:
+                tagger.settle(chunk)
+                raise Ignore from e
         told[self.request.id] = event_fields(result)
         # Of chunks whose results could not be stored nothing is told.
         if len(told) > _MOST_TOLD:
@@ -86,6 +84,15 @@ def register(app: Celery, tagger: Tagger, clock: Callable[[], float] = time.time
         return result.to_wire()
 
     return tag
+
+
+@contextmanager
+def _nothing_lost() -> Iterator[None]:
+    """Send a chunk back to the queue when nothing is known of its images."""
+    try:
+        yield
+    except (redis.RedisError, WorkerGoneError) as e:
+        raise Reject(e, requeue=True) from e
 
 
 def _came_again(request: Any) -> bool:
