@@ -13,7 +13,13 @@ from celery import Celery
 from producer.local import LocalWorker
 from producer.workers import WorkerInfo, online
 from worker.contract.blobs import BlobStore
-from worker.contract.broker import BrokerUnreachableError, connect, make_app, patient_client
+from worker.contract.broker import (
+    BrokerUnreachableError,
+    connect,
+    make_app,
+    patient_client,
+    unreachable,
+)
 from worker.contract.dead import DeadLetters
 from worker.contract.embedded import EmbeddedRedis
 from worker.contract.jobs import JobState, JobStore, NoSuchJobError
@@ -69,6 +75,8 @@ class Desk:
             self.jobs.get(job)
         except BrokerUnreachableError as e:
             return str(e)
+        except redis.RedisError as e:
+            return unreachable(self.settings.broker_url, e)
         except NoSuchJobError as e:
             msg = f"Redis has lost job {job} (did it start anew without its data?): submit again"
             raise JobLostError(msg) from e

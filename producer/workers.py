@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import msgspec
+import redis
 from celery import Celery
 from kombu.exceptions import OperationalError
 
@@ -30,7 +31,7 @@ def online(app: Celery, timeout_s: float, *, limit: int | None = None) -> list[W
     """
     try:
         stats = app.control.inspect(timeout=timeout_s, limit=limit).stats() or {}
-    except (OperationalError, ConnectionError) as e:
+    except (OperationalError, ConnectionError, redis.RedisError) as e:
         raise BrokerUnreachableError(unreachable(app.conf.broker_url, e)) from e
     return [_info(name, told) for name, told in sorted(stats.items())]
 
