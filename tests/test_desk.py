@@ -13,7 +13,6 @@ from producer.workers import online
 from worker.contract.broker import BrokerUnreachableError
 from worker.contract.settings import Settings
 
-
 CLOSED = "Connection closed by server."
 
 
