@@ -16,6 +16,7 @@ from producer import fetch
 from producer.desk import open_desk
 from producer.exits import COULD_NOT_RUN, OK, SOME_FAILED, say, told
 from producer.ledger import Ledger
+from producer.memory import one_heap
 from producer.options import broker_option, finite, out_option, request_of
 from producer.requeue import requeue as send_again
 from producer.session import Session, find_images
@@ -30,6 +31,7 @@ from worker.contract.settings import Settings
 @click.version_option(package_name="wanwu-tagger")
 def main() -> None:
     """Send images to be tagged, and collect the tags."""
+    one_heap()
 
 
 @main.command(epilog="Example: producer submit ./images --label 猫 --label 狗 --out tags.jsonl")

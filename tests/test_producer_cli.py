@@ -287,3 +287,14 @@ def test_the_version_is_told() -> None:
     done = run("producer", "--version")
     assert done.returncode == 0
     assert done.stdout.strip()
+
+
+def test_all_threads_share_a_heap() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", "from producer.memory import one_heap; print(one_heap())"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "True\n"

@@ -37,6 +37,7 @@ _LINES: Final = 500
 _PAUSE_S: Final = 1.0
 # Of so many looks one is made: what a garbage collector has not been at yet is no growth.
 _LOOKS: Final = 20
+_SHOWN: Final = 30
 _MB: Final = 1e6
 _MINUTE_S: Final = 60
 
@@ -123,7 +124,7 @@ def _watch(
     return taken
 
 
-def _figures(seen: list[tuple[float, float]], settled_s: float) -> dict[str, float]:
+def _figures(seen: list[tuple[float, float]], settled_s: float) -> dict[str, Any]:
     since = [mb for passed_s, mb in seen if passed_s >= settled_s] or [seen[-1][1]]
     return {
         "settled_mb": since[0],
@@ -131,6 +132,7 @@ def _figures(seen: list[tuple[float, float]], settled_s: float) -> dict[str, flo
         "most_mb": max(since),
         "last_mb": since[-1],
         "growth_share": max(since) / since[0] - 1,
+        "over_time_mb": [round(mb, 1) for _, mb in seen[:: max(1, len(seen) // _SHOWN)]],
     }
 
 
