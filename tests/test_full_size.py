@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -61,6 +62,10 @@ class Model(NamedTuple):
 def queue() -> Iterator[str]:
     with EmbeddedRedis() as server:
         yield server.url
+
+
+# Their towers are of the same make as the others': what rounding does to one it does to all.
+LATER = ("clip", "siglip")
 
 
 @pytest.fixture(scope="module")
@@ -158,6 +163,8 @@ def test_tags_are_those_of_transformers_own_pipeline(
 
 @pytest.mark.parametrize("precision", ["bf16", "int8"])
 def test_lower_precisions_stay_close(model: Model, precision: Any, tmp_path: Path) -> None:
+    if model.artifact.manifest.name in LATER and "FULL_SIZE" not in os.environ:
+        pytest.skip("two families are enough each time; FULL_SIZE=1 compares all four")
     if precision not in supported(CPU):
         pytest.skip(f"this processor does not multiply {precision}")
     try:

@@ -81,10 +81,8 @@ def test_celery_itself_reads_what_is_stored(backend: ChunkResults, client: redis
 @pytest.fixture
 def fickle(tmp_path: Path) -> Iterator[Server]:
     """A Redis that is there, and may go and come back."""
-    server = Server(tmp_path)
-    server.start()
-    yield server
-    server.stop()
+    with Server(tmp_path) as server:
+        yield server
 
 
 def test_a_result_waits_for_a_redis_that_is_away(

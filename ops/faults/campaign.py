@@ -106,8 +106,7 @@ class Campaign:
         """Return what was seen; `problems` is empty if all is as promised."""
         began_s = time.monotonic()
         with ExitStack() as stack:
-            self._server.start()
-            stack.callback(self._server.stop)
+            stack.enter_context(self._server)
             stack.callback(self._proxy.close)
             through = self._server.url.replace(str(self._server.port), str(self._proxy.port))
             urls = [through] + [self._server.url] * (WORKERS - 1)

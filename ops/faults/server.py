@@ -7,7 +7,7 @@ import socket
 import subprocess
 import time
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
 import redis
 
@@ -19,13 +19,20 @@ _GRACE_S: Final = 10.0
 
 
 class Server:
-    """A Redis on a free port of this machine, its file in `directory`."""
+    """A Redis on a free port of this machine, its file in `directory`; it runs within `with`."""
 
     def __init__(self, directory: Path) -> None:
         self.port: Final = free_port()
         self.url: Final = f"redis://127.0.0.1:{self.port}/0"
         self._directory = directory
         self._child: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
 
     def start(self) -> None:
         """Start it, with what its file holds, and wait until it answers.
