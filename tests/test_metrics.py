@@ -173,8 +173,9 @@ def test_a_real_prometheus_counts_what_the_producer_counted(
         "global: {scrape_interval: 250ms, evaluation_interval: 1s}\n"
         f"rule_files: [{ROOT / 'ops' / 'prometheus' / 'alerts.yml'}]\n"
         "scrape_configs:\n"
-        f"  - {{job_name: workers, static_configs: [{{targets: ['127.0.0.1:{worker_port}']}}]}}\n"
-        f"  - {{job_name: backlog, static_configs: [{{targets: ['127.0.0.1:{exporter_port}']}}]}}\n",
+        "  - job_name: all\n"
+        "    static_configs:\n"
+        f"      - targets: ['127.0.0.1:{worker_port}', '127.0.0.1:{exporter_port}']\n",
         encoding="utf-8",
     )
 

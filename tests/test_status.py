@@ -58,7 +58,7 @@ def test_status_tells_people_and_programs_the_same(
 ) -> None:
     photos = fill(tmp_path / "photos", 1500)
     photos[0].write_bytes(b"no image")
-    # A hundred images a second, whatever the machine: the job is still under way when it is watched.
+    # A hundred images a second, whatever the machine: still under way when it is watched.
     crew.start(server.url, program=("ops/bench/simulated.py", "40"))
     sent = run("producer", "submit", str(tmp_path / "photos"), "--no-wait", broker_url=server.url)
     job = sent.stdout.strip()
