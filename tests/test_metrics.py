@@ -165,9 +165,7 @@ def test_a_real_prometheus_counts_what_the_producer_counted(
         other.stop()
     worker_port, exporter_port, own_port = free_port(), free_port(), free_port()
     # Two hundred images a second, whatever the machine.
-    crew.start(
-        server.url, program=("ops/bench/simulated.py", "20"), monitor_port=str(worker_port)
-    )
+    crew.start(server.url, program=("ops/bench/simulated.py", "20"), monitor_port=str(worker_port))
     config = tmp_path / "prometheus.yml"
     config.write_text(
         "global: {scrape_interval: 250ms, evaluation_interval: 1s}\n"
