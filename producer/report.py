@@ -117,13 +117,13 @@ def job_details(job: Job, rate: float | None = None) -> Table:
     return table
 
 
-def workers_table(workers: Sequence[WorkerInfo], rates: Mapping[str, float]) -> Table:
-    """Return the workers online, one a row, with their images a second."""
+def workers_table(workers: Sequence[WorkerInfo]) -> Table:
+    """Return the workers online, one a row."""
     table = Table("worker", "model", "device", "precision", "images", "failed", "img/s")
     for column in table.columns[4:]:
         column.justify = "right"
     for worker in workers:
-        rate = rates.get(worker.name)
+        rate = worker.images_per_s
         pace = "" if rate is None else f"{rate:,.1f}"
         numbers = (f"{worker.images:,}", f"{worker.failed:,}", pace)
         table.add_row(worker.name, worker.model, worker.device, worker.precision, *numbers)

@@ -26,13 +26,12 @@ PAUSE_S: Final = 2.0
 
 
 class State(msgspec.Struct, frozen=True, kw_only=True):
-    """What was seen. Rates are images a second, by job and by worker."""
+    """What was seen. Rates are images a second, by job."""
 
     jobs: tuple[Job, ...]
     workers: tuple[WorkerInfo, ...]
     dead: tuple[DeadLetter, ...]
     job_rates: Mapping[str, float]
-    worker_rates: Mapping[str, float]
     one_job: bool
 
     def as_json(self) -> str:
@@ -46,10 +45,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
             }
             for job in self.jobs
         ]
-        workers = [
-            msgspec.to_builtins(one) | {"images_per_s": self.worker_rates.get(one.name)}
-            for one in self.workers
-        ]
+        workers = msgspec.to_builtins(self.workers)
         found = {"jobs": jobs, "workers": workers, "given_up": len(self.dead)}
         return json.dumps(found, ensure_ascii=False)
 
@@ -58,10 +54,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
         if self.one_job:
             (job,) = self.jobs
             return Group(report.job_details(job, self.job_rates.get(job.id)))
-        tables = [
-            report.jobs_table(self.jobs, self.job_rates),
-            report.workers_table(self.workers, self.worker_rates),
-        ]
+        tables = [report.jobs_table(self.jobs, self.job_rates), report.workers_table(self.workers)]
         return Group(*tables, *([report.dead_table(self.dead)] if self.dead else []))
 
     def show(self, console: Console) -> None:
@@ -75,7 +68,7 @@ class Look:
     def __init__(self, desk: Desk, job: str | None) -> None:
         self._desk = desk
         self._job = job
-        self._before: tuple[float, dict[str, int], dict[str, int]] | None = None
+        self._before: tuple[float, dict[str, int]] | None = None
 
     def now(self) -> State:
         """Return the state, after a second look if something is under way.
@@ -105,17 +98,15 @@ class Look:
         jobs = [desk.jobs.get(self._job)] if self._job else desk.jobs.list()
         workers = [] if self._job else online(desk.app, ASK_TIMEOUT_S)
         done = {job.id: job.done for job in jobs}
-        tagged = {worker.name: worker.images for worker in workers}
         now_s = time.monotonic()
-        before_s, done_before, tagged_before = self._before or (now_s, {}, {})
-        self._before = (now_s, done, tagged)
+        before_s, done_before = self._before or (now_s, {})
+        self._before = (now_s, done)
         passed_s = now_s - before_s
         return State(
             jobs=tuple(jobs),
             workers=tuple(workers),
             dead=() if self._job else tuple(desk.dead.list()),
             job_rates=_rates(done, done_before, passed_s),
-            worker_rates=_rates(tagged, tagged_before, passed_s),
             one_job=self._job is not None,
         )
 

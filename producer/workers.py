@@ -21,6 +21,7 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
     notice: str | None = None
     images: int = 0
     failed: int = 0
+    images_per_s: float | None = None
 
 
 def online(app: Celery, timeout_s: float, *, limit: int | None = None) -> list[WorkerInfo]:

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 import redis
-from conftest import ROOT, Crew, Worker, environment, run
+from conftest import ROOT, STEADY, Crew, Worker, environment, run
 from faulty_worker import EXIT_CODE, POISON
 from images import encoded, fill, picture
 from server import free_port
@@ -116,8 +116,8 @@ def test_an_image_that_kills_workers_is_named_after_three_of_them(
 def test_what_a_killed_worker_held_is_taken_over_when_its_lease_ends(
     server: EmbeddedRedis, client: redis.Redis, crew: Crew, tmp_path: Path
 ) -> None:
-    fill(tmp_path / "photos", 300, (1600, 1200))
-    first = crew.start(server.url, visibility_timeout_s=LEASE_S)
+    fill(tmp_path / "photos", 300)
+    first = crew.start(server.url, program=STEADY, visibility_timeout_s=LEASE_S)
     sent = run("producer", "submit", str(tmp_path / "photos"), "--no-wait", broker_url=server.url)
     job = sent.stdout.split()[0]
     _until(lambda: bool(client.hlen("unacked")))
@@ -140,22 +140,24 @@ def test_what_a_killed_worker_held_is_taken_over_when_its_lease_ends(
 def test_a_worker_that_stands_still_loses_its_chunks_and_nothing_is_counted_twice(
     server: EmbeddedRedis, client: redis.Redis, crew: Crew, tmp_path: Path
 ) -> None:
-    fill(tmp_path / "photos", 200, (1600, 1200))
-    first, second = (crew.start(server.url, visibility_timeout_s=LEASE_S) for _ in range(2))
+    fill(tmp_path / "photos", 400)
+    first, second = (
+        crew.start(server.url, program=STEADY, visibility_timeout_s=LEASE_S) for _ in range(2)
+    )
     out = tmp_path / "out.jsonl"
     sent = run("producer", "submit", str(tmp_path / "photos"), "--no-wait", broker_url=server.url)
     job = sent.stdout.split()[0]
     _until(lambda: bool(client.hlen("unacked")))
     first.process.send_signal(signal.SIGSTOP)
     try:
-        _until(lambda: client.hget(f"{KEY_PREFIX}job:{job}", "done") == b"200", 60)
+        _until(lambda: client.hget(f"{KEY_PREFIX}job:{job}", "done") == b"400", 60)
     finally:
         first.process.send_signal(signal.SIGCONT)
     time.sleep(1)
     got = run("producer", "results", job, "--out", str(out), broker_url=server.url)
     assert got.returncode == 0, got.stderr
-    assert len(records(out)) == 200
-    assert client.hget(f"{KEY_PREFIX}job:{job}", "done") == b"200"
+    assert len(records(out)) == 400
+    assert client.hget(f"{KEY_PREFIX}job:{job}", "done") == b"400"
     assert [one.stop() for one in (first, second)] == [0, 0]
     assert not leftovers(client)
 
@@ -349,8 +351,8 @@ def test_a_chunk_of_another_version_ends_its_job_and_lies_with_the_dead_letters(
 def test_a_submit_that_is_killed_goes_on_where_it_broke_off(
     server: EmbeddedRedis, client: redis.Redis, crew: Crew, tmp_path: Path
 ) -> None:
-    wanted = {str(path) for path in fill(tmp_path / "photos", 600, (1200, 900))}
-    crew.start(server.url)
+    wanted = {str(path) for path in fill(tmp_path / "photos", 600)}
+    crew.start(server.url, program=STEADY)
     out = tmp_path / "out.jsonl"
     words = ("submit", str(tmp_path / "photos"), "--out", str(out), "--chunk", "8")
     for turn in range(3):

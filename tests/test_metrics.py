@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 import redis
-from conftest import ROOT, Crew, environment, run
+from conftest import ROOT, STEADY, Crew, environment, run
 from images import fill
 from prometheus_client.parser import text_string_to_metric_families
 from server import free_port
@@ -23,9 +23,8 @@ from server import free_port
 from producer.exits import INTERRUPTED
 from worker.contract.embedded import EmbeddedRedis
 from worker.contract.jobs import JobStore
-from worker.contract.messages import QUEUE, Failure, ImageResult, Timing
+from worker.contract.messages import QUEUE
 from worker.contract.processes import start_child, stop_child
-from worker.measure import BOUNDS_S, Figures
 
 
 def sample(text: str, name: str, **labels: str) -> float:
@@ -81,29 +80,11 @@ def test_a_worker_s_figures_are_those_of_its_records(
     assert (checked.returncode, checked.stderr) == (0, "")
 
 
-def test_times_are_counted_below_the_bounds_that_they_do_not_exceed() -> None:
-    figures = Figures(lambda: 7.0)
-    bad = Failure("empty_file", "read", "")
-    figures.add(
-        [
-            ImageResult(path="/a", timing=Timing(read_ms=1.0, infer_ms=7_200_000.0)),
-            ImageResult(path="/b", timing=Timing(read_ms=1.1), error=bad),
-        ]
-    )
-    counts, sum_s = figures.stages()["read"]
-    assert (counts[0], counts[1], sum(counts)) == (1, 1, 2)
-    assert sum_s == pytest.approx(0.0021)
-    counts, _ = figures.stages()["infer"]
-    assert counts == [0] * len(BOUNDS_S) + [1]
-    assert figures.codes() == {"": 1, "empty_file": 1}
-    assert (figures.images, figures.failed, figures.last_at_s) == (2, 1, 7.0)
-
-
 @pytest.mark.integration
 def test_the_exporter_tells_the_backlog_at_every_moment(
     server: EmbeddedRedis, client: redis.Redis, crew: Crew, tmp_path: Path
 ) -> None:
-    fill(tmp_path / "photos", 400, (1600, 1200))
+    fill(tmp_path / "photos", 400)
     port = free_port()
     exporter = start_child(
         [sys.executable, "-m", "producer.cli", "exporter", "--port", str(port)],
@@ -136,7 +117,7 @@ def test_the_exporter_tells_the_backlog_at_every_moment(
         assert sample(waiting, "wanwu_backlog_images") == 400
         assert sample(waiting, "wanwu_messages", where="waiting") == client.llen(QUEUE) > 5
         assert sample(waiting, "wanwu_oldest_waiting_seconds") >= 1
-        crew.start(server.url)
+        crew.start(server.url, program=STEADY)
         jobs, seen = JobStore(client, 60), list[float]()
         while not jobs.get(job).finished:
             before = jobs.get(job).outstanding
@@ -164,8 +145,7 @@ def test_a_real_prometheus_counts_what_the_producer_counted(
     for other in crew.workers:
         other.stop()
     worker_port, exporter_port, own_port = free_port(), free_port(), free_port()
-    # Two hundred images a second, whatever the machine.
-    crew.start(server.url, program=("ops/bench/simulated.py", "20"), monitor_port=str(worker_port))
+    crew.start(server.url, program=STEADY, monitor_port=str(worker_port))
     config = tmp_path / "prometheus.yml"
     config.write_text(
         "global: {scrape_interval: 250ms, evaluation_interval: 1s}\n"
@@ -206,7 +186,7 @@ def test_a_real_prometheus_counts_what_the_producer_counted(
             assert time.monotonic() < ends_s
             time.sleep(0.1)
         # The list over and over, until it is long enough to be measured.
-        paths = "".join(f"{path}\n" for path in (tmp_path / "photos").rglob("*.jpg")) * 30
+        paths = "".join(f"{path}\n" for path in (tmp_path / "photos").rglob("*.jpg")) * 15
         done = subprocess.run(
             [sys.executable, "-m", "producer.cli", "submit", "-"],
             cwd=ROOT,
@@ -221,7 +201,7 @@ def test_a_real_prometheus_counts_what_the_producer_counted(
         assert done.returncode == 0, done.stderr
         (told_rate,) = re.findall(r"([\d.,]+) img/s", done.stderr.strip().splitlines()[-1])
         ends_s = time.monotonic() + 20
-        while query("wanwu_images_total{status='ok'}")[0][-1][1] < 3000:
+        while query("wanwu_images_total{status='ok'}")[0][-1][1] < 1500:
             assert time.monotonic() < ends_s
             time.sleep(0.2)
         # What an operator asks while the job runs; by now all scrapes of then are stored.
@@ -230,7 +210,7 @@ def test_a_real_prometheus_counts_what_the_producer_counted(
     assert rate == pytest.approx(float(told_rate.replace(",", "")), rel=0.10)
     depths = [n for _, n in waiting]
     most = depths.index(max(depths))
-    assert 2000 < depths[most] <= 3000
+    assert 1000 < depths[most] <= 1500
     assert depths[:most] == sorted(depths[:most])
     assert depths[most:] == sorted(depths[most:], reverse=True)
     assert depths[-1] == 0

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import redis
-from conftest import ROOT, Crew, environment, run
+from conftest import ROOT, STEADY, Crew, environment, run
 from images import fill
 from rich.console import Console
 
@@ -58,8 +58,7 @@ def test_status_tells_people_and_programs_the_same(
 ) -> None:
     photos = fill(tmp_path / "photos", 1500)
     photos[0].write_bytes(b"no image")
-    # A hundred images a second, whatever the machine: still under way when it is watched.
-    crew.start(server.url, program=("ops/bench/simulated.py", "40"))
+    crew.start(server.url, program=STEADY)
     sent = run("producer", "submit", str(tmp_path / "photos"), "--no-wait", broker_url=server.url)
     job = sent.stdout.strip()
     found = json.loads(run("producer", "status", "--json", broker_url=server.url).stdout)

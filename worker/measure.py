@@ -5,12 +5,13 @@ from __future__ import annotations
 import threading
 import time
 from bisect import bisect_left
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
+from statistics import quantiles
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from worker.contract.messages import ImageResult
+    from worker.contract.messages import ImageResult, Timing
 
 Clock = Callable[[], float]
 
@@ -20,6 +21,11 @@ BOUNDS_S: Final = (
     *(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5),
     *(1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 3600.0),
 )
+# What `images_per_s` looks back on: long enough for a slow worker, short enough to be "now".
+PACE_S: Final = 10.0
+# What percentiles are taken over: the last so many images.
+REMEMBERED: Final = 1000
+PERCENTILES: Final = (50, 90, 99)
 
 
 class Stopwatch:
@@ -72,20 +78,56 @@ class Histogram:
         self.sum_s += seconds
 
 
+class Pace:
+    """How many a second, over the last `PACE_S` seconds."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        # Whole seconds in which something was done, and how much.
+        self._seconds: deque[tuple[int, int]] = deque()
+
+    def add(self, count: int) -> None:
+        """Count so many, now."""
+        second = int(self._clock())
+        if self._seconds and self._seconds[-1][0] == second:
+            _, before = self._seconds.pop()
+            count += before
+        self._seconds.append((second, count))
+        self._forget()
+
+    @property
+    def per_s(self) -> float:
+        """The mean since the first of them that is remembered; 0 after a pause as long."""
+        self._forget()
+        if not self._seconds:
+            return 0.0
+        passed_s = self._clock() - self._seconds[0][0]
+        return sum(count for _, count in self._seconds) / min(max(passed_s, 1.0), PACE_S)
+
+    def _forget(self) -> None:
+        since_s = self._clock() - PACE_S
+        while self._seconds and self._seconds[0][0] < since_s:
+            self._seconds.popleft()
+
+
 class Figures:
     """What became of all images since the start: by code ("" for tags), and where the time went."""
 
-    def __init__(self, wall_clock: Clock = time.time) -> None:
+    def __init__(self, wall_clock: Clock = time.time, clock: Clock = time.monotonic) -> None:
         self._lock = threading.Lock()
         self._wall_clock = wall_clock
         self._codes: Counter[str] = Counter()
         self._stages = {stage: Histogram() for stage in STAGES}
+        self._pace = Pace(clock)
+        self._latest: deque[Timing] = deque(maxlen=REMEMBERED)
         self._last_at_s = 0.0
 
     def add(self, images: Sequence[ImageResult]) -> None:
         """Count a chunk."""
         with self._lock:
             self._last_at_s = self._wall_clock()
+            self._pace.add(len(images))
+            self._latest.extend(image.timing for image in images)
             for image in images:
                 self._codes[image.error.code if image.error else ""] += 1
                 for stage, histogram in self._stages.items():
@@ -106,6 +148,12 @@ class Figures:
             return self._codes.total() - self._codes[""]
 
     @property
+    def images_per_s(self) -> float:
+        """How many a second were done of late."""
+        with self._lock:
+            return self._pace.per_s
+
+    @property
     def last_at_s(self) -> float:
         """When the last was done, in seconds since the epoch; 0 if none was."""
         return self._last_at_s
@@ -119,3 +167,19 @@ class Figures:
         """Return each stage's counts, one more than there are `BOUNDS_S`, and their sum."""
         with self._lock:
             return {stage: (list(one.counts), one.sum_s) for stage, one in self._stages.items()}
+
+    def percentiles_ms(self) -> dict[str, dict[str, float]]:
+        """Return each stage's `PERCENTILES` in ms, by name (`p50`), over the last `REMEMBERED`.
+
+        Stages that none of those images reached are left out.
+        """
+        with self._lock:
+            latest = list(self._latest)
+        found = {}
+        for stage in STAGES:
+            times = [ms for one in latest if (ms := getattr(one, f"{stage}_ms")) is not None]
+            if times:
+                # Of a single time, all percentiles are that time.
+                cuts = quantiles(times * 2 if len(times) == 1 else times, n=100, method="inclusive")
+                found[stage] = {f"p{share}": cuts[share - 1] for share in PERCENTILES}
+        return found

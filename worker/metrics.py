@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import accumulate
 from typing import Any, Final
 
-import torch
 from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
 from prometheus_client.core import (
     CounterMetricFamily,
@@ -53,8 +52,9 @@ class _Figures(Collector):
         )
         yield from _images(pipeline)
         if pipeline.is_started:
-            yield from _model(pipeline.info())
-        yield from _gpu()
+            info = pipeline.info()
+            yield from _model(info)
+            yield from _device(info)
 
 
 def _images(pipeline: Pipeline) -> Iterable[Metric]:
@@ -114,23 +114,21 @@ def _model(info: Mapping[str, Any]) -> Iterable[Metric]:
     yield batches
 
 
-def _gpu() -> Iterable[Metric]:
-    if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-        return
-    used = GaugeMetricFamily(
-        "wanwu_gpu_memory_bytes", "Memory of the GPU, by kind.", labels=("device", "kind")
-    )
-    for number in range(torch.cuda.device_count()):
-        free, total = torch.cuda.mem_get_info(number)
-        kinds = {
-            "allocated": torch.cuda.memory_allocated(number),
-            "reserved": torch.cuda.memory_reserved(number),
-            "free": free,
-            "total": total,
-        }
-        for kind, amount in kinds.items():
-            used.add_metric((f"cuda:{number}", kind), amount)
-    yield used
+def _device(info: Mapping[str, Any]) -> Iterable[Metric]:
+    device, memory = info["device"], info["device_memory"]
+    if memory:
+        used = GaugeMetricFamily(
+            "wanwu_gpu_memory_bytes", "Memory of the GPU, by kind.", labels=("device", "kind")
+        )
+        for kind, amount in memory.items():
+            used.add_metric((device, kind), amount)
+        yield used
+    if info["device_utilisation"] is not None:
+        busy = GaugeMetricFamily(
+            "wanwu_gpu_utilization_ratio", "Share of time in which it computed.", labels=("device",)
+        )
+        busy.add_metric((device,), info["device_utilisation"])
+        yield busy
 
 
 def _buckets(bounds: Sequence[float], counts: Sequence[int]) -> list[tuple[str, float]]:

@@ -35,7 +35,7 @@ from worker.contract.messages import (
 from worker.contract.settings import Settings
 from worker.decode import decode, set_up
 from worker.emit import emit
-from worker.engines.base import Engine
+from worker.engines.base import Engine, device_memory, device_utilisation
 from worker.engines.choose import open_engine
 from worker.errors import ImageError, LabelsMissingError, WorkerGoneError
 from worker.flight import Flight, Journey, blame
@@ -201,8 +201,12 @@ class Pipeline:
             "max_batch": self._batcher.max_batch,
             "has_labels": manifest.labels is not None,
             "notice": manifest.notice,
+            "device_memory": device_memory(self._engine.device),
+            "device_utilisation": device_utilisation(self._engine.device),
             "images": self.figures.images,
             "failed": self.figures.failed,
+            "images_per_s": self.figures.images_per_s,
+            "stages_ms": self.figures.percentiles_ms(),
             "batch_sizes": {str(size): n for size, n in self._batcher.sizes().items()},
         }
 

@@ -100,6 +100,34 @@ def device_name(device: torch.device) -> str:
     return next(found, platform.processor())
 
 
+def device_memory(device: str) -> dict[str, int]:
+    """Return bytes of a GPU's memory by kind; nothing for the CPU.
+
+    `allocated` and `reserved` are this process's, as torch counts them; `free` and `total` are the
+    GPU's.
+    """
+    if not device.startswith("cuda"):
+        return {}
+    free, total = torch.cuda.mem_get_info(device)
+    return {
+        "allocated": torch.cuda.memory_allocated(device),
+        "reserved": torch.cuda.memory_reserved(device),
+        "free": free,
+        "total": total,
+    }
+
+
+def device_utilisation(device: str) -> float | None:
+    """Return the share of the last moment in which a GPU computed, 0 to 1; None if nobody knows."""
+    if not device.startswith("cuda"):
+        return None
+    try:
+        return torch.cuda.utilization(torch.device(device)) / 100
+    except (ImportError, RuntimeError):
+        # NVML, its driver or the permission to ask is missing: a figure less, no reason to fail.
+        return None
+
+
 def _cpu(precision: str) -> torch.device:
     if precision == "fp16":
         msg = "an fp16 model runs on CUDA alone; export one in bf16 or int8 for the CPU"
