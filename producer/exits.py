@@ -5,9 +5,10 @@ from __future__ import annotations
 import errno
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import wraps
-from typing import Final, NoReturn, ParamSpec
+from typing import TYPE_CHECKING, Final, NoReturn, ParamSpec
 
 import click
 import redis
@@ -20,6 +21,9 @@ from worker.contract.embedded import EmbeddedError
 from worker.contract.jobs import NoSuchJobError
 from worker.contract.labels import LabelsError
 from worker.contract.settings import SettingsError
+
+if TYPE_CHECKING:
+    from sys import UnraisableHookArgs
 
 OK: Final = 0
 COULD_NOT_RUN: Final = 1
@@ -36,10 +40,9 @@ def told(command: Callable[P, int]) -> Callable[P, None]:
 
     @wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
-        # A stop from a service manager cleans up as Ctrl-C does.
-        before = {number: signal.signal(number, _interrupt) for number in _STOPS}
         try:
-            sys.exit(command(*args, **kwargs))
+            with _stoppable():
+                sys.exit(command(*args, **kwargs))
         except (SettingsError, LabelsError, LabelsNeededError, NoImagesError, LedgerError) as e:
             raise click.UsageError(str(e)) from e
         except (redis.RedisError, OperationalError) as e:
@@ -56,10 +59,10 @@ def told(command: Callable[P, int]) -> Callable[P, None]:
         except (EmbeddedError, NoWorkerError, NoSuchJobError, JobLostError) as e:
             _fail(str(e))
         except KeyboardInterrupt:
+            # One that came inside exec(), as in a dataclass being made, is remembered even when
+            # caught: `python -m` would end by the signal. The next exec() forgets it.
+            exec("")  # noqa: S102
             sys.exit(INTERRUPTED)
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
     return run
 
@@ -70,6 +73,32 @@ def say(words: str) -> None:
 
 
 _STOPS: Final = (signal.SIGINT, signal.SIGTERM)
+_AGAIN_S: Final = 0.01
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """Let a stop from a service manager clean up as Ctrl-C does, and neither be lost."""
+    before = {number: signal.signal(number, _interrupt) for number in _STOPS}
+    hook_before = sys.unraisablehook
+
+    def hook(ignored: UnraisableHookArgs) -> None:
+        # It came in the middle of a destructor, out of which Python lets no exception: once more.
+        if issubclass(ignored.exc_type, KeyboardInterrupt):
+            signal.signal(signal.SIGALRM, _interrupt)
+            signal.setitimer(signal.ITIMER_REAL, _AGAIN_S)
+        else:
+            hook_before(ignored)
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        sys.unraisablehook = hook_before
+        if signal.getsignal(signal.SIGINT) is _interrupt:  # else it ends, and nothing stops that
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
 def _interrupt(_number: int, _frame: object) -> NoReturn:

@@ -26,6 +26,7 @@ from worker.contract.settings import Settings
 from worker.decode import decode
 from worker.engines.torchscript import TorchScriptEngine
 from worker.errors import ArtifactError, CancelledError, PoisonError, WorkerGoneError
+from worker.measure import STAGES
 from worker.models.artifact import Artifact, open_artifact
 from worker.models.samples import photographs
 from worker.pipeline import Pipeline
@@ -486,7 +487,12 @@ def test_what_the_worker_page_shows_is_plain_json(
     pipeline: Pipeline, tiny: Artifact, files: dict[str, str]
 ) -> None:
     pipeline.process(chunk(files["红"], "/none"), SENT_AT_S)
-    assert json.loads(json.dumps(pipeline.info())) == {
+    shown = json.loads(json.dumps(pipeline.info()))
+    assert shown.pop("images_per_s") > 0
+    stages = shown.pop("stages_ms")
+    assert set(stages) == set(STAGES)
+    assert all(0 <= of["p50"] <= of["p90"] <= of["p99"] for of in stages.values())
+    assert shown == {
         "model": tiny.id,
         "device": "cpu",
         "precision": "fp32",
@@ -499,4 +505,6 @@ def test_what_the_worker_page_shows_is_plain_json(
         "images": 2,
         "failed": 1,
         "batch_sizes": {"1": 1},
+        "device_memory": {},
+        "device_utilisation": None,
     }
