@@ -101,3 +101,12 @@ def test_flower_is_weighed_and_timed(tmp_path: Path) -> None:
     assert found["chunks"] == 20
     assert 30 < found["flower_at_rest_mb"] <= found["flower_mb"] < 500
     assert all(0 < ms < 5000 for ms in found["slowest_of_five_ms"].values())
+
+
+@pytest.mark.integration
+def test_a_worker_that_is_watched_is_held_against_one_that_is_not(tmp_path: Path) -> None:
+    found = bench("telling.py", tmp_path / "telling.json", "--images", "800", "--rounds", "2")
+    # Each of two turns has 100 chunks; without events there would be none to take in.
+    assert 150 <= found["events"] <= 200
+    assert all(rate > 0 for rate in found["images_per_s"].values())
+    assert 0.1 < found["watched_of_unwatched"] < 10

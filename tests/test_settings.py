@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from worker.contract.broker import make_app
 from worker.contract.settings import Settings, SettingsError, mask
 
 
@@ -54,3 +55,10 @@ def test_a_url_without_a_password_stays_as_it_is() -> None:
 
 def test_chunks_in_flight_fill_two_batches_even_with_one_image_each() -> None:
     assert Settings.from_env({}, max_batch=4).concurrency >= 8
+
+
+@pytest.mark.parametrize(("text", "tells"), [("", True), ("1", True), ("0", False)])
+def test_workers_tell_of_their_tasks_unless_they_are_not_to(text: str, tells: bool) -> None:
+    settings = Settings.from_env({"WANWU_EVENTS": text})
+    app = make_app(settings, stores_results=True)
+    assert app.conf.worker_send_task_events is tells

@@ -35,6 +35,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     so at `monitor_port`, if that is not 0.
     `tls_ca`, `tls_cert` and `tls_key` are files in PEM, for URLs that begin with `rediss://`; a
     server is always asked for its certificate.
+    Without `events` a worker tells nobody of its tasks, until a Flower asks it to.
     Without `max_batch` it is what `worker bench --tune` found best for model and device, else 4.
     """
 
@@ -62,6 +63,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     stall_timeout_s: Positive = 120
     monitor_host: str = "127.0.0.1"
     monitor_port: Annotated[int, Meta(ge=0, le=65535)] = 0
+    events: bool = True
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     def __post_init__(self) -> None:
