@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import base64
+import html
 import json
+import os
 import re
 import shutil
+import signal
 import subprocess
 import time
 import urllib.error
@@ -18,8 +21,9 @@ from typing import Any
 
 import pytest
 import redis
-from conftest import ROOT, Crew, environment, run
+from conftest import ROOT, Crew, Worker, environment, run
 from images import fill
+from PIL import Image
 from server import free_port
 
 from worker.contract.embedded import EmbeddedRedis
@@ -30,6 +34,7 @@ from worker.emit import event_fields
 pytestmark = pytest.mark.integration
 
 USER = "ann:secret of the tests"
+WIDTH, HEIGHT = 1600, 1000
 
 
 class Flower:
@@ -127,45 +132,151 @@ def test_each_chunk_shows_its_images_its_batches_and_where_its_time_went(
     assert sum(size * count for size, count in batches.items()) == 39
 
 
-def test_a_browser_shows_the_columns_with_the_figures(
-    server: EmbeddedRedis, client: redis.Redis, flower: Flower, crew: Crew, tmp_path: Path
-) -> None:
+class Browser:
+    """Chromium without a window. Its pictures go to SCREENSHOTS, if that is set."""
+
+    def __init__(self, program: str, directory: Path) -> None:
+        self._program = program
+        self._profile = directory / "chromium"
+        self._pictures = Path(os.environ.get("SCREENSHOTS") or directory)
+
+    def page(self, address: str) -> str:
+        """Return the page as it is once its scripts have run."""
+        return self._run(address, "--dump-dom")
+
+    def picture(self, address: str, name: str) -> Image.Image:
+        """Return what a person sees of it."""
+        file = self._pictures / f"flower-{name}.png"
+        self._run(address, f"--screenshot={file}")
+        with Image.open(file) as picture:
+            small = picture.convert("RGB").quantize(64)
+            small.save(file, optimize=True)
+            return picture.convert("RGB")
+
+    def _run(self, address: str, *words: str) -> str:
+        return subprocess.run(
+            [
+                *(self._program, "--headless=new", "--no-sandbox", "--disable-gpu"),
+                *(f"--user-data-dir={self._profile}", "--virtual-time-budget=8000"),
+                *(f"--window-size={WIDTH},{HEIGHT}", "--hide-scrollbars", *words, address),
+            ],
+            capture_output=True,
+            text=True,
+            timeout=90,
+            check=True,
+        ).stdout
+
+
+@pytest.fixture
+def browser(tmp_path: Path) -> Browser:
     chromium = shutil.which("chromium")
     if chromium is None:
         pytest.skip("chromium is not here")
-    crew.start(server.url)
-    fill(tmp_path / "photos", 24)
-    run("producer", "submit", str(tmp_path / "photos"), broker_url=server.url)
+    return Browser(chromium, tmp_path)
+
+
+def cells(row: str) -> list[str]:
+    """Return the words of a table's row."""
+    found = re.findall(r"<td[^>]*>(.*?)</td>", row, re.DOTALL)
+    return [html.unescape(re.sub(r"<[^>]+>", "", cell)).strip() for cell in found]
+
+
+def seen(picture: Image.Image) -> None:
+    """A person would see something: text and tables have shades."""
+    assert picture.size == (WIDTH, HEIGHT)
+    assert len(picture.getcolors(2**20) or ()) > 50
+
+
+def tagged(url: str, flower: Flower, directory: Path) -> tuple[list[Any], dict[str, Any]]:
+    """Tag 24 images: return their records, and what Flower says of their three chunks."""
+    out = directory / "out.jsonl"
+    fill(directory / "photos", 24)
+    run("producer", "submit", str(directory / "photos"), "--out", str(out), broker_url=url)
+    lines = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
     wanted: dict[str, Any] = {}
     ends_s = time.monotonic() + 20
     while len(wanted) < 3 and time.monotonic() < ends_s:
         tasks = flower.get("/api/tasks").values()
         wanted = {one["uuid"]: one for one in tasks if one["state"] == "SUCCESS"}
         time.sleep(0.2)
-    done = subprocess.run(
-        [
-            *(chromium, "--headless=new", "--no-sandbox", "--disable-gpu", "--dump-dom"),
-            *(f"--user-data-dir={tmp_path / 'chromium'}", "--virtual-time-budget=8000"),
-            "--window-size=1600,900",
-            flower.address("/tasks"),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=90,
-        check=True,
-    )
-    heads = list(dict.fromkeys(re.findall(r'<th[^>]*data-column="(\w+)"', done.stdout)))
-    rows = re.findall(r'<tr id="([^"]+)"[^>]*>(.*?)</tr>', done.stdout, re.DOTALL)
+    return lines, wanted
+
+
+@pytest.fixture
+def worker(server: EmbeddedRedis, crew: Crew) -> Worker:
+    """One that no other test has had."""
+    for one in crew.workers:
+        one.stop()
+    return crew.start(server.url)
+
+
+def test_a_browser_shows_where_the_time_went_as_the_records_do(
+    server: EmbeddedRedis, flower: Flower, browser: Browser, worker: Worker, tmp_path: Path
+) -> None:
+    lines, wanted = tagged(server.url, flower, tmp_path)
+    page = browser.page(flower.address("/tasks"))
+    heads = list(dict.fromkeys(re.findall(r'<th[^>]*data-column="(\w+)"', page)))
+    rows = re.findall(r'<tr id="([^"]+)"[^>]*>(.*?)</tr>', page, re.DOTALL)
     assert {uuid for uuid, _ in rows} == set(wanted)
+    infer_ms = 0.0
     for uuid, row in rows:
-        cells = [
-            re.sub(r"<[^>]+>", "", cell)
-            for cell in re.findall(r"<td[^>]*>(.*?)</td>", row, re.DOTALL)
-        ]
-        shown = dict(zip(heads, cells, strict=True))
+        shown = dict(zip(heads, cells(row), strict=True))
         for name in ("images", "failed_images", "images_per_s", "batch", "queue_ms", "infer_ms"):
             assert float(shown[name]) == wanted[uuid][name], name
         assert shown["device"] == "cpu"
+        infer_ms += float(shown["infer_ms"]) * int(shown["images"]) / len(lines)
+    meant_ms = sum(line["timing"]["infer_ms"] for line in lines) / len(lines)
+    assert infer_ms == pytest.approx(meant_ms, rel=0.05, abs=0.2)
+
+    task = next(iter(wanted.values()))
+    page = browser.page(flower.address(f"/task/{task['uuid']}"))
+    said = dict(re.findall(r"<dt>([^<]*)</dt>\s*<dd>\s*([^<]*?)\s*</dd>", page))
+    said = {label.lower(): words for label, words in said.items()}
+    assert said["infer ms"] == str(task["infer_ms"])
+    assert said["images"] == str(task["images"])
+    for path, of in (("/tasks", "tasks"), (f"/task/{task['uuid']}", "task")):
+        seen(browser.picture(flower.address(path), of))
+
+
+def test_a_browser_shows_each_worker_and_the_depth_that_redis_has(
+    server: EmbeddedRedis,
+    client: redis.Redis,
+    flower: Flower,
+    browser: Browser,
+    worker: Worker,
+    tmp_path: Path,
+) -> None:
+    lines, _ = tagged(server.url, flower, tmp_path)
+    (name,) = flower.get("/api/workers?refresh=1")
+    page = browser.page(flower.address(f"/worker/{name}"))
+    table = [cells(row) for row in re.findall(r"<tr[^>]*>(.*?)</tr>", page, re.DOTALL)]
+    (tagger,) = (row[1] for row in table if row[:1] == ["tagger"])
+    assert lines[0]["model"] in tagger
+    panel = {row[0]: row[1:] for row in table if row}
+    assert panel["Model"] == [lines[0]["model"]]
+    assert panel["Images"] == ["24, 0 of them failed"]
+    sizes = re.findall(r"(\d+) of (\d+)", panel["Batches, by size"][0])
+    assert sum(int(count) * int(size) for count, size in sizes) == 24
+    for stage in ("decode", "infer", "total"):
+        middle, most, worst = map(float, panel[stage])
+        meant = [line["timing"][f"{stage}_ms"] for line in lines]
+        assert min(meant) - 0.1 <= middle <= most <= worst <= max(meant) * 1.3 + 1
+
+    # The worker stands still, so that the depth does.
+    os.kill(worker.process.pid, signal.SIGSTOP)
+    try:
+        run("producer", "submit", str(tmp_path / "photos"), "--no-wait", broker_url=server.url)
+        (depth,) = flower.get("/api/queues/length")["active_queues"]
+        page = browser.page(flower.address("/broker"))
+        (row,) = re.findall(rf'<tr id="{QUEUE}">(.*?)</tr>', page, re.DOTALL)
+        waiting = client.llen(QUEUE)
+        assert waiting > 0
+        assert depth == {"name": QUEUE, "messages": waiting}
+        assert cells(row)[:2] == [QUEUE, str(waiting)]
+        for path, of in (("/broker", "broker"), (f"/worker/{name}", "worker")):
+            seen(browser.picture(flower.address(path), of))
+    finally:
+        os.kill(worker.process.pid, signal.SIGCONT)
 
 
 def test_nobody_looks_without_the_password(flower: Flower) -> None:
