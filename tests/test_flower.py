@@ -247,7 +247,12 @@ def test_a_browser_shows_each_worker_and_the_depth_that_redis_has(
     tmp_path: Path,
 ) -> None:
     lines, _ = tagged(server.url, flower, tmp_path)
-    (name,) = flower.get("/api/workers?refresh=1")
+    # One that has just ended may still be listed.
+    (name,) = (
+        one
+        for one in flower.get("/api/workers?refresh=1")
+        if one.startswith(f"worker-{worker.process.pid}@")
+    )
     page = browser.page(flower.address(f"/worker/{name}"))
     table = [cells(row) for row in re.findall(r"<tr[^>]*>(.*?)</tr>", page, re.DOTALL)]
     (tagger,) = (row[1] for row in table if row[:1] == ["tagger"])

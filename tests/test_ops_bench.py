@@ -105,7 +105,8 @@ def test_flower_is_weighed_and_timed(tmp_path: Path) -> None:
 
 @pytest.mark.integration
 def test_a_worker_that_is_watched_is_held_against_one_that_is_not(tmp_path: Path) -> None:
-    found = bench("telling.py", tmp_path / "telling.json", "--images", "800", "--rounds", "2")
+    words = ["--images", "800", "--rounds", "2", "--chunk", "8"]
+    found = bench("telling.py", tmp_path / "telling.json", *words)
     # Each of two turns has 100 chunks; without events there would be none to take in.
     assert 150 <= found["events"] <= 200
     assert all(rate > 0 for rate in found["images_per_s"].values())
