@@ -6,7 +6,8 @@ Two workers with a model that costs nothing, each with a Redis of its own, take 
 files, since machines change speed. One tells an event of each chunk (`WANWU_EVENTS`), which a
 listener takes in as Flower's does, and answers `GET /metrics` every second; the other does neither.
 Chunks are as the producer makes them unless `--chunk` says otherwise; small ones, with an event for
-each, are the worst case. Listener and scraper take their CPU from the same machine. The ratio is the median of the rounds' ratios.
+each, are the worst case. Listener and scraper take their CPU from the same machine. The ratio is
+the median of the rounds' ratios.
 """
 
 from __future__ import annotations
