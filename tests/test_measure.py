@@ -65,3 +65,10 @@ def test_percentiles_are_those_of_the_latest_images() -> None:
     figures.add([ImageResult(path="/a", timing=Timing(infer_ms=float(ms))) for ms in times])
     (found,) = figures.percentiles_ms().values()
     assert found == pytest.approx({"p50": 500.5, "p90": 900.1, "p99": 990.01})
+
+
+def test_percentiles_of_equal_times_are_that_time() -> None:
+    for us in range(300):
+        figures = Figures()
+        figures.add([ImageResult(path="/a", timing=Timing(read_ms=us / 1000))] * 2)
+        assert set(figures.percentiles_ms()["read"].values()) == {us / 1000}

@@ -26,6 +26,8 @@ PACE_S: Final = 10.0
 # What percentiles are taken over: the last so many images.
 REMEMBERED: Final = 1000
 PERCENTILES: Final = (50, 90, 99)
+# Of a millisecond: that is how the times come.
+_DECIMALS: Final = 3
 
 
 class Stopwatch:
@@ -181,5 +183,6 @@ class Figures:
             if times:
                 # Of a single time, all percentiles are that time.
                 cuts = quantiles(times * 2 if len(times) == 1 else times, n=100, method="inclusive")
-                found[stage] = {f"p{share}": cuts[share - 1] for share in PERCENTILES}
+                # Between two equal times the interpolation may miss both by its last bit.
+                found[stage] = {f"p{n}": round(cuts[n - 1], _DECIMALS) for n in PERCENTILES}
         return found

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import secrets
 import tempfile
 import threading
 import time
@@ -25,7 +24,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Final
 
-from crew import HERE, worker_at
+from crew import HERE, free_port, worker_at
 from drive import tag
 from small import small_images
 
@@ -41,7 +40,7 @@ _WARM_UP: Final = 4
 
 def measure(images: int, rounds: int, chunk: int | None) -> dict[str, Any]:
     """Let both tag so many images a turn; return their rates, and how much was told."""
-    port = 20_000 + secrets.randbelow(10_000)
+    port = free_port()
     told = {"WANWU_EVENTS": "1", "WANWU_MONITOR_PORT": str(port)}
     untold = {"WANWU_EVENTS": "0", "WANWU_MONITOR_PORT": "0"}
     rates: dict[str, list[float]] = {"watched": [], "unwatched": []}

@@ -20,7 +20,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any, Final
 
-from crew import HERE, Member, worker_at
+from crew import HERE, Member, free_port, worker_at
 from drive import tag
 from small import small_images
 
@@ -83,7 +83,7 @@ def measure(images: int, chunk: int) -> dict[str, Any]:
     """Tag so many images under Flower's eyes; return its memory and the times of its pages."""
     with tempfile.TemporaryDirectory() as directory, EmbeddedRedis() as server:
         paths = small_images(Path(directory), images)
-        port = 20_000 + secrets.randbelow(10_000)
+        port = free_port()
         flower = Flower(server.url, port)
         try:
             flower.wait()
