@@ -2,31 +2,24 @@
 
 from __future__ import annotations
 
-import base64
 import threading
-import time
-from collections import Counter
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import redis
 from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from producer.report import state_of
-from worker.contract.messages import QUEUE
-from worker.contract.transport import TAKEN
-from worker.contract.wire import decode
+from producer.backlog import look
 
 if TYPE_CHECKING:
     from producer.desk import Desk
 
 _STATES: Final = ("submitting", "submitted", "interrupted", "cancelled", "finished")
-_UNACKED: Final = "unacked"
 
 
-class Backlog(Collector):
+class Exporter(Collector):
     """Looks into Redis whenever Prometheus asks."""
 
     def __init__(self, desk: Desk) -> None:
@@ -35,39 +28,32 @@ class Backlog(Collector):
     def collect(self) -> Iterable[Metric]:
         """Yield the figures; if Redis is away, that alone."""
         try:
-            found = list(self._look())
+            found = look(self._desk.client, self._desk.jobs, self._desk.dead)
         except (redis.RedisError, OSError):
             yield _up(value=False)
             return
         yield _up(value=True)
-        yield from found
-
-    def _look(self) -> Iterable[Metric]:
-        jobs, client = self._desk.jobs.list(), self._desk.client
         yield GaugeMetricFamily(
             "wanwu_backlog_images",
             "Images submitted that have no result yet, over all jobs.",
-            value=sum(job.outstanding for job in jobs),
+            value=found.images,
         )
-        counts = Counter(map(state_of, jobs))
-        by_state = GaugeMetricFamily("wanwu_jobs", "Jobs that are remembered.", labels=("state",))
+        states = GaugeMetricFamily("wanwu_jobs", "Jobs that are remembered.", labels=("state",))
         for state in _STATES:
-            by_state.add_metric((state,), counts[state])
-        yield by_state
+            states.add_metric((state,), found.states.get(state, 0))
+        yield states
         messages = GaugeMetricFamily(
             "wanwu_messages", "Chunks in Redis, by whether a worker has them.", labels=("where",)
         )
-        messages.add_metric(("waiting",), client.llen(QUEUE))
-        messages.add_metric(("in_workers",), client.hlen(_UNACKED) + client.llen(TAKEN))
+        messages.add_metric(("waiting",), found.waiting)
+        messages.add_metric(("in_workers",), found.in_workers)
         yield messages
         yield GaugeMetricFamily(
             "wanwu_oldest_waiting_seconds",
             "Since when the next chunk of the queue has waited; 0 if none waits.",
-            value=_age_s(client.lindex(QUEUE, -1)),
+            value=found.oldest_s,
         )
-        yield GaugeMetricFamily(
-            "wanwu_dead_letters", "What was given up.", value=self._desk.dead.count()
-        )
+        yield GaugeMetricFamily("wanwu_dead_letters", "What was given up.", value=found.given_up)
 
 
 def serve(desk: Desk, address: str, port: int) -> None:
@@ -77,19 +63,10 @@ def serve(desk: Desk, address: str, port: int) -> None:
         OSError: the port cannot be used.
     """
     registry = CollectorRegistry()
-    registry.register(Backlog(desk))
+    registry.register(Exporter(desk))
     start_http_server(port, address, registry)
     threading.Event().wait()
 
 
 def _up(*, value: bool) -> Metric:
     return GaugeMetricFamily("wanwu_redis_up", "1 if Redis answers.", value=value)
-
-
-def _age_s(raw: Any) -> float:
-    try:
-        body = decode(base64.b64decode(decode(raw)["body"]))
-        return max(0.0, time.time() - float(body[0][0]["sent_at_s"]))
-    except (ValueError, LookupError, TypeError):
-        # None waits, or what waits is no message of ours: workers will say so.
-        return 0.0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import html
 import json
 import os
@@ -12,8 +11,6 @@ import signal
 import subprocess
 import time
 import urllib.error
-import urllib.parse
-import urllib.request
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,71 +18,25 @@ from typing import Any
 
 import pytest
 import redis
-from conftest import ROOT, Crew, Worker, environment, run
+from conftest import Crew, Worker, run
+from flowers import Flower, flower_at
 from images import fill
 from PIL import Image
-from server import free_port
 
+from producer.dashboard.throughput import PERIOD_S
 from worker.contract.embedded import EmbeddedRedis
 from worker.contract.messages import QUEUE, ChunkResult, Failure, ImageResult, Timing
-from worker.contract.processes import start_child, stop_child
 from worker.emit import event_fields
 
 pytestmark = pytest.mark.integration
 
-USER = "ann:secret of the tests"
-WIDTH, HEIGHT = 1600, 1000
-
-
-class Flower:
-    """The real one, asked over its API."""
-
-    def __init__(self, port: int) -> None:
-        self._base = f"http://127.0.0.1:{port}"
-
-    def address(self, path: str) -> str:
-        """The page's address, with user and password in it."""
-        return f"{self._base}{path}".replace("://", f"://{urllib.parse.quote(USER, safe=':')}@")
-
-    def get(self, path: str, user: str | None = USER) -> Any:
-        request = urllib.request.Request(f"{self._base}{path}")
-        if user:
-            word = base64.b64encode(user.encode()).decode()
-            request.add_header("Authorization", f"Basic {word}")
-        with urllib.request.urlopen(request, timeout=10) as answer:
-            body = answer.read().decode()
-        return json.loads(body) if path.startswith("/api") else body
+WIDTH, HEIGHT = 800, 1000
 
 
 @pytest.fixture
 def flower(server: EmbeddedRedis, client: redis.Redis, tmp_path: Path) -> Iterator[Flower]:
-    port = free_port()
-    variables = environment(broker_url=server.url) | {"FLOWER_BASIC_AUTH": USER}
-    log = (tmp_path / "flower.log").open("wb")
-    child = start_child(
-        [str(ROOT / "ops" / "flower"), f"--port={port}"],
-        cwd=tmp_path,
-        env=variables,
-        stdout=log,
-        stderr=subprocess.STDOUT,
-    )
-    found, ends_s = Flower(port), time.monotonic() + 60
-    try:
-        while True:
-            try:
-                found.get("/api/workers")
-                break
-            except (OSError, urllib.error.URLError):
-                told = (tmp_path / "flower.log").read_text(encoding="utf-8")
-                assert child.poll() is None, told
-                assert time.monotonic() < ends_s, told
-                time.sleep(0.1)
-        words = Path(f"/proc/{child.pid}/cmdline").read_bytes().decode()
-        assert server.url not in words
+    with flower_at(server.url, tmp_path) as found:
         yield found
-    finally:
-        stop_child(child, 10)
-        log.close()
 
 
 def test_each_chunk_shows_its_images_its_batches_and_where_its_time_went(
@@ -104,12 +55,7 @@ def test_each_chunk_shows_its_images_its_batches_and_where_its_time_went(
     out = tmp_path / "out.jsonl"
     run("producer", "results", job, "--wait", "--out", str(out), broker_url=server.url)
     lines = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
-    ends_s = time.monotonic() + 20
-    while time.monotonic() < ends_s:
-        tasks = [one for one in flower.get("/api/tasks").values() if one["state"] == "SUCCESS"]
-        if len(tasks) == 5:
-            break
-        time.sleep(0.2)
+    tasks = flower.succeeded(5)
     assert {one["uuid"] for one in tasks} == {f"{job}-{seq}" for seq in range(5)}
     assert sum(one["images"] for one in tasks) == 40
     assert sum(one["failed_images"] for one in tasks) == 1
@@ -193,12 +139,7 @@ def tagged(url: str, flower: Flower, directory: Path) -> tuple[list[Any], dict[s
     fill(directory / "photos", 24)
     run("producer", "submit", str(directory / "photos"), "--out", str(out), broker_url=url)
     lines = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
-    wanted: dict[str, Any] = {}
-    ends_s = time.monotonic() + 20
-    while len(wanted) < 3 and time.monotonic() < ends_s:
-        tasks = flower.get("/api/tasks").values()
-        wanted = {one["uuid"]: one for one in tasks if one["state"] == "SUCCESS"}
-        time.sleep(0.2)
+    wanted = {one["uuid"]: one for one in flower.succeeded(3)}
     return lines, wanted
 
 
@@ -284,10 +225,102 @@ def test_a_browser_shows_each_worker_and_the_depth_that_redis_has(
         os.kill(worker.process.pid, signal.SIGCONT)
 
 
-def test_nobody_looks_without_the_password(flower: Flower) -> None:
+def jobs_in(client: redis.Redis) -> dict[str, int]:
+    """What Redis itself says of images, over all jobs."""
+    asked: Any = client
+    names = [name for name in asked.keys("wanwu:job:*") if not name.endswith(b":done")]
+    rows = [asked.hgetall(name) for name in names]
+    return {field: sum(int(row[field.encode()]) for row in rows) for field in ("images", "done")}
+
+
+def falls_as_redis_says(client: redis.Redis, flower: Flower, images: int) -> None:
+    """Watch Flower's backlog until it is empty."""
+    left, ends_s = images, time.monotonic() + 60
+    while left and time.monotonic() < ends_s:
+        # Redis before and after: what Flower says was true at some moment between.
+        before = jobs_in(client)["done"]
+        time.sleep(PERIOD_S + 0.5)
+        left = flower.get("/api/throughput")["backlog_images"]
+        assert images - jobs_in(client)["done"] <= left <= images - before
+    assert left == 0
+
+
+def test_the_throughput_page_shows_what_is_to_do_how_fast_and_by_whom(
+    server: EmbeddedRedis,
+    client: redis.Redis,
+    flower: Flower,
+    browser: Browser,
+    worker: Worker,
+    tmp_path: Path,
+) -> None:
+    for bad in fill(tmp_path / "photos", 800)[::40]:
+        bad.write_bytes(b"no image")
+    flower.wait("/api/throughput", lambda view: view["redis_up"])
+    # The worker stands still, so that all figures do.
+    os.kill(worker.process.pid, signal.SIGSTOP)
+    try:
+        sent = run(
+            "producer", "submit", str(tmp_path / "photos"), "--no-wait", broker_url=server.url
+        )
+        assert sent.returncode == 0, sent.stderr
+        view = flower.wait("/api/throughput", lambda view: view["backlog_images"] == 800)
+        waiting = client.llen(QUEUE)
+        assert jobs_in(client) == {"images": 800, "done": 0}
+        assert view["backlog_images"] == 800
+        assert view["chunks_waiting"] == waiting
+        assert view["left_s"] is None
+        page = browser.page(flower.address("/throughput"))
+        assert metric(page, "backlog") == "800"
+        assert f"{waiting:,} chunks wait" in page
+        assert "Throughput</a>" in flower.get("/tasks")
+    finally:
+        os.kill(worker.process.pid, signal.SIGCONT)
+    falls_as_redis_says(client, flower, 800)
+    out = tmp_path / "out.jsonl"
+    run("producer", "results", sent.stdout.strip(), "--out", str(out), broker_url=server.url)
+    lines = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
+    failed = sum(line["status"] != "ok" for line in lines)
+    assert (len(lines), failed) == (800, 20)
+
+    def share(view: dict[str, Any]) -> dict[str, Any]:
+        (mine,) = (
+            one
+            for one in view["workers"]
+            if one["worker"].startswith(f"worker-{worker.process.pid}@")
+        )
+        return dict(mine)
+
+    view = flower.wait("/api/throughput", lambda view: share(view)["images"] == 800)
+    mine = share(view)
+    assert (mine["images"], mine["failed"], mine["device"]) == (800, 20, "cpu")
+    assert mine["model"] == lines[0]["model"]
+    moments = [one["backlog_images"] for one in view["moments"]]
+    fallen = moments[moments.index(800) :]
+    assert fallen == sorted(fallen, reverse=True)
+    assert max(one["images_per_s"] or 0 for one in view["moments"]) > 0
+    page = browser.page(flower.address("/throughput"))
+    assert metric(page, "backlog") == "0"
+    (row,) = re.findall(rf'<tr id="{mine["worker"]}">(.*?)</tr>', page, re.DOTALL)
+    shown = cells(row)
+    assert shown[0] == mine["worker"]
+    assert {"800", "20", "cpu", mine["model"]} <= set(shown)
+    for name in ("backlog", "rate"):
+        (plot,) = re.findall(rf'id="plot-{name}".*?points="([^"]*)"', page, re.DOTALL)
+        assert len(plot.split()) >= len(fallen)
+    seen(browser.picture(flower.address("/throughput"), "throughput"))
+
+
+def metric(page: str, name: str) -> str:
+    """Return the figure of a card."""
+    (found,) = re.findall(rf'id="card-{name}".*?<p class="metric-value">(.*?)</p>', page, re.DOTALL)
+    return html.unescape(found)
+
+
+@pytest.mark.parametrize("path", ["/api/tasks", "/throughput", "/api/throughput"])
+def test_nobody_looks_without_the_password(flower: Flower, path: str) -> None:
     for user in (None, "ann:wrong"):
         with pytest.raises(urllib.error.HTTPError, match="401"):
-            flower.get("/api/tasks", user)
+            flower.get(path, user)
 
 
 def test_an_event_tells_means_over_the_images_that_reached_a_stage() -> None:

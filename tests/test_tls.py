@@ -16,10 +16,12 @@ import pytest
 import redis
 import trustme
 from conftest import Crew, run
+from flowers import flower_at
 from images import fill
 
 from worker.contract.broker import BrokerUnreachableError, connect
 from worker.contract.embedded import EmbeddedRedis
+from worker.contract.messages import QUEUE
 from worker.contract.settings import Settings, SettingsError
 
 pytestmark = pytest.mark.integration
@@ -109,6 +111,28 @@ def test_images_are_tagged_through_tls_and_no_secret_is_told(
         assert password not in told
     assert worker.stop() == 0
     assert password not in worker.text
+
+
+def test_flower_listens_and_looks_through_tls(
+    secured: dict[str, Any], client: redis.Redis, crew: Crew, tmp_path: Path
+) -> None:
+    fill(tmp_path / "photos", 12)
+    settings = dict(secured)
+    url = settings.pop("broker_url")
+    with flower_at(url, tmp_path, **settings) as flower:
+        sent = run("producer", "submit", str(tmp_path / "photos"), "--no-wait", **secured)
+        assert sent.returncode == 0, sent.stderr
+        view = flower.wait("/api/throughput", lambda view: view["backlog_images"] == 12)
+        assert view["redis_up"]
+        (depth,) = flower.get("/api/queues/length")["active_queues"]
+        assert depth == {"name": QUEUE, "messages": client.llen(QUEUE)}
+        assert f'id="{QUEUE}"' in flower.get("/broker")
+        worker = crew.start(url, **settings)
+        view = flower.wait("/api/throughput", lambda view: view["workers"])
+        assert sum(one["images"] for one in flower.succeeded(2)) == 12
+        assert view["workers"]
+        assert worker.stop() == 0
+    assert str(urlsplit(url).password) not in (tmp_path / "flower.log").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("missing", ["tls_ca", "tls_cert"])
