@@ -13,7 +13,7 @@ import click
 from rich.console import Console
 
 from producer import fetch
-from producer.desk import open_desk
+from producer.desk import Desk, open_desk
 from producer.exits import COULD_NOT_RUN, OK, SOME_FAILED, say, told
 from producer.ledger import Ledger
 from producer.memory import one_heap
@@ -86,6 +86,11 @@ def main() -> None:
 )
 @click.option("--embedded", is_flag=True, help="Run a private Redis and a worker for this command.")
 @click.option(
+    "--flower",
+    is_flag=True,
+    help="Show in Flower how the --embedded worker does, for as long as this command runs.",
+)
+@click.option(
     "--model",
     metavar="ARTIFACT|DIR|ID",
     help="Model of the --embedded worker: an artifact, or a Hugging Face directory or id.",
@@ -106,6 +111,7 @@ def submit(**words: Any) -> int:
     with (
         _told_if_stopped(session, out, embedded=embedded),
         open_desk(settings, embedded=embedded, model=words["model"], say=say) as desk,
+        _flower(desk, wanted=words["flower"]),
     ):
         session.greet(desk, waits=not words["no_wait"])
         if words["no_wait"]:
@@ -243,6 +249,18 @@ def cancel(job: str, broker: str | None) -> int:
         left = desk.jobs.get(job).outstanding
     say(f"cancelled {job}: {left:,} images were still to be tagged")
     return OK
+
+
+@contextmanager
+def _flower(desk: Desk, *, wanted: bool) -> Iterator[None]:
+    """Run Flower beside what is done in the block, if somebody wants to watch."""
+    if not wanted:
+        yield
+        return
+    from producer.dashboard.local import flower_beside  # noqa: PLC0415 - only here
+
+    with flower_beside(desk.settings.broker_url, say):
+        yield
 
 
 def _console(out: Path | None) -> Console:

@@ -67,6 +67,8 @@ def _exclude(words: dict[str, Any]) -> None:
         problem = "give --labels or --label, not both"
     elif words["model"] and not words["embedded"]:
         problem = "--model is for --embedded; a worker of yours takes it at: worker start --model"
+    elif words["flower"] and not words["embedded"]:
+        problem = "--flower is for --embedded; beside a Redis of yours run: ops/flower"
     elif words["embedded"] and (words["no_wait"] or words["broker"]):
         problem = "--embedded ends with this command: it takes neither --no-wait nor --broker"
     elif words["resume"] and not words["out"]:

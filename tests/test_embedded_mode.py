@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +19,8 @@ import psutil
 import pytest
 from conftest import ROOT, environment, run
 from images import fill
+
+from producer.submit import SMALLEST_CHUNK
 
 pytestmark = pytest.mark.integration
 
@@ -28,6 +35,61 @@ def test_one_command_tags_a_directory(tmp_path: Path) -> None:
     assert sorted(r["path"] for r in found) == sorted(str(path) for path in paths)
     assert done.stderr.count("demonstration model") == 1
     assert "20 images" in done.stderr
+
+
+def test_flower_runs_beside_it_and_ends_with_it(tmp_path: Path) -> None:
+    paths = fill(tmp_path / "in", SMALLEST_CHUNK)
+    command = subprocess.Popen(
+        [sys.executable, "-m", "producer.cli", "submit", "-", "--embedded", "--flower"],
+        cwd=ROOT,
+        env=environment(),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    with command:
+        assert command.stdin
+        assert command.stdout
+        assert command.stderr
+        # The list stays open, so the command runs until we have looked.
+        command.stdin.write(b"".join(os.fsencode(path) + b"\0" for path in paths))
+        command.stdin.flush()
+        told = ""
+        while not (
+            found := re.search(r"(http://\S+)/throughput, user (\S+), password (\S+)", told)
+        ):
+            line = command.stderr.readline()
+            assert line, told
+            told += line.decode()
+        assert json.loads(command.stdout.readline())["path"] in map(str, paths)
+        base, user, password = found.groups()
+        request = urllib.request.Request(f"{base}/api/throughput")
+        word = base64.b64encode(f"{user}:{password}".encode()).decode()
+        request.add_header("Authorization", f"Basic {word}")
+        ends_s = time.monotonic() + 20
+        while True:
+            with urllib.request.urlopen(request, timeout=10) as answer:
+                view = json.load(answer)
+            if (
+                sum(one["images"] for one in view["workers"]) == len(paths)
+                or time.monotonic() > ends_s
+            ):
+                break
+            time.sleep(0.2)
+        assert [one["images"] for one in view["workers"]] == [len(paths)]
+        with pytest.raises(urllib.error.HTTPError, match="401"):
+            urllib.request.urlopen(f"{base}/throughput", timeout=10)
+        command.stdin.close()
+        assert command.wait(30) == 0
+    with pytest.raises(urllib.error.URLError, match="refused"):
+        urllib.request.urlopen(base, timeout=10)
+
+
+def test_flower_is_for_embedded_alone(tmp_path: Path) -> None:
+    (path,) = fill(tmp_path / "in", 1)
+    done = run("producer", "submit", str(path), "--flower")
+    assert done.returncode == 2
+    assert "--flower is for --embedded" in done.stderr
 
 
 def test_without_a_file_the_records_go_to_standard_output(tmp_path: Path) -> None:
