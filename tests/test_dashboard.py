@@ -141,6 +141,14 @@ def test_the_top_of_a_plot_is_a_round_number(most: float, top: float) -> None:
     assert plots.top_of([]) == 1
 
 
+@pytest.mark.parametrize(
+    ("oldest", "span"), [(0, 60), (61, 120), (300, 300), (599, 600), (601, 600)]
+)
+def test_a_plot_shows_no_more_time_than_it_has(oldest: float, span: float) -> None:
+    assert plots.span_of([oldest, 0.0]) == span
+    assert plots.span_of([]) == 60
+
+
 def test_a_plot_goes_from_the_left_to_now(bench: Bench) -> None:
     line = plots.points([600.0, 300.0, 100.0, 0.0], [0.0, 5.0, None, 10.0], 10.0, 600.0)
     middle = f"{plots.WIDTH / 2:.1f},{plots.HEIGHT / 2:.1f}"

@@ -30,7 +30,7 @@ from worker.emit import event_fields
 
 pytestmark = pytest.mark.integration
 
-WIDTH, HEIGHT = 800, 1000
+WIDTH, HEIGHT = 1600, 1000
 
 
 @pytest.fixture
@@ -307,6 +307,10 @@ def test_the_throughput_page_shows_what_is_to_do_how_fast_and_by_whom(
     for name in ("backlog", "rate"):
         (plot,) = re.findall(rf'id="plot-{name}".*?points="([^"]*)"', page, re.DOTALL)
         assert len(plot.split()) >= len(fallen)
+    # For a person: with work under way.
+    for _ in range(3):
+        run("producer", "submit", str(tmp_path / "photos"), "--no-wait", broker_url=server.url)
+    flower.wait("/api/throughput", lambda view: view["left_s"])
     seen(browser.picture(flower.address("/throughput"), "throughput"))
 
 

@@ -27,7 +27,7 @@ from tornado.template import DictLoader
 
 from producer.backlog import look
 from producer.dashboard import plots
-from producer.dashboard.throughput import KEPT_S, PERIOD_S, STAGES, Throughput, View
+from producer.dashboard.throughput import PERIOD_S, STAGES, Throughput, View
 from producer.report import age
 from worker.contract.broker import BrokerUnreachableError, connect
 from worker.contract.dead import DeadLetters
@@ -121,6 +121,7 @@ class ThroughputView(BaseHandler):
             width=plots.WIDTH,
             height=plots.HEIGHT,
             stages=STAGES,
+            span_s=plots.span_of([one.ago_s for one in view.moments]),
             fastest=max((one.images_per_s for one in view.workers), default=0.0),
             age=age,
             period_s=PERIOD_S,
@@ -190,7 +191,7 @@ def _plots(view: View) -> list[tuple[str, str, float, str]]:
         ("rate", "Images a second", [one.images_per_s for one in view.moments]),
     ):
         top = plots.top_of(values)
-        found.append((name, label, top, plots.points(ago_s, values, top, KEPT_S)))
+        found.append((name, label, top, plots.points(ago_s, values, top, plots.span_of(ago_s))))
     return found
 
 

@@ -8,6 +8,7 @@ from typing import Final
 WIDTH: Final = 600
 HEIGHT: Final = 160
 _STEPS: Final = (1.0, 2.0, 2.5, 5.0, 10.0)
+_SPANS_S: Final = (60.0, 120.0, 300.0, 600.0)
 
 
 def top_of(values: Sequence[float | None]) -> float:
@@ -17,6 +18,12 @@ def top_of(values: Sequence[float | None]) -> float:
     while size * _STEPS[-1] < most:
         size *= 10
     return next(step * size for step in _STEPS if step * size >= most)
+
+
+def span_of(ago_s: Sequence[float]) -> float:
+    """Return how many seconds to show: a minute, and up to ten as time goes on."""
+    oldest_s = max(ago_s, default=0.0)
+    return next((span for span in _SPANS_S if span >= oldest_s), _SPANS_S[-1])
 
 
 def points(
