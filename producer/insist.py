@@ -9,7 +9,8 @@ from typing import Final, TypeVar
 import redis
 from kombu.exceptions import OperationalError
 
-# Clients try on their own for half a minute before they raise one of these.
+# Clients try on their own for half a minute before they raise one of these; but at once where a
+# connection that they take from their pool breaks, and the next one too.
 AWAY: Final = (redis.ConnectionError, redis.TimeoutError, OperationalError)
 _PAUSE_S: Final = 1.0
 

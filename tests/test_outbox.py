@@ -107,7 +107,8 @@ def test_bytes_fill_an_outbox_but_a_large_parcel_goes_alone(
 
 
 def test_connections_that_break_lose_no_chunk(post: Post, job: str, client: redis.Redis) -> None:
-    box = Outbox(post, lambda _: None)
+    # As `submit` has it: a client does not try again when what its pool gives breaks twice at once.
+    box = Outbox(post, lambda _: None, patience_s=60)
     done = threading.Event()
 
     def cut() -> None:

@@ -2,12 +2,12 @@
 
     python ops/bench/telling.py [--images 20000] [--rounds 7] [--chunk N] [--json FILE]
 
-Two workers with a model that costs nothing, each with a Redis of its own, take turns over the same
-files, since machines change speed. One tells an event of each chunk (`WANWU_EVENTS`), which a
-listener takes in as Flower's does, and answers `GET /metrics` every second; the other does neither.
-Chunks are as the producer makes them unless `--chunk` says otherwise; small ones, with an event for
-each, are the worst case. Listener and scraper take their CPU from the same machine. The ratio is
-the median of the rounds' ratios.
+Three workers with a model that costs nothing, each with a Redis of its own, take turns over the
+same files, since machines change speed. One tells nothing. One tells an event of each chunk
+(`WANWU_EVENTS`) and is asked for its metrics as often as ops/prometheus asks; who listens is
+elsewhere. The third tells the same, and Flower listens on the same machine, so it takes its CPU
+from the worker's. Chunks are as the producer makes them unless `--chunk` says otherwise; small
+ones, with events for each, are the worst case. Ratios are medians of the rounds' ratios.
 """
 
 from __future__ import annotations
@@ -27,89 +27,103 @@ from typing import Any, Final
 from crew import HERE, free_port, worker_at
 from drive import tag
 from small import small_images
+from watching import Flower
 
 from producer.desk import Desk, open_desk
 from worker.contract.embedded import EmbeddedRedis
+from worker.contract.processes import stop_child
 from worker.contract.settings import Settings
 
 IMAGES: Final = 20_000
 ROUNDS: Final = 7
-SCRAPE_S: Final = 1.0
+# As in ops/prometheus/prometheus.yml.
+SCRAPE_S: Final = 10.0
 _WARM_UP: Final = 4
+# Flower reads its events as fast as it can: let it come to the last.
+_HEARD_TIMEOUT_S: Final = 30.0
 
 
 def measure(images: int, rounds: int, chunk: int | None) -> dict[str, Any]:
-    """Let both tag so many images a turn; return their rates, and how much was told."""
-    port = free_port()
-    told = {"WANWU_EVENTS": "1", "WANWU_MONITOR_PORT": str(port)}
-    untold = {"WANWU_EVENTS": "0", "WANWU_MONITOR_PORT": "0"}
-    rates: dict[str, list[float]] = {"watched": [], "unwatched": []}
+    """Let all tag so many images a turn; return their rates, and how much was told."""
+    ports = {"told": free_port(), "in_flower": free_port()}
+    rates: dict[str, list[float]] = {"untold": [], "told": [], "in_flower": []}
     with tempfile.TemporaryDirectory() as directory, ExitStack() as stack:
         paths = small_images(Path(directory), images)
-        desks = {
-            name: stack.enter_context(_worker(variables))
-            for name, variables in (("watched", told), ("unwatched", untold))
-        }
+        desks = {name: stack.enter_context(_worker(ports.get(name))) for name in rates}
+        flower = stack.enter_context(_flower(desks["in_flower"].settings.broker_url))
         for desk in desks.values():
             tag(desk, paths[: images // _WARM_UP], chunk_images=chunk, take=len)
-        with _listener(desks["watched"]) as events, _scraper(port) as scrapes:
-            for turn in range(rounds):
+        order = list(desks)
+        with _scraper(*ports.values()) as scrapes:
+            for _ in range(rounds):
                 # Who goes first takes turns, too.
-                for name in sorted(desks, reverse=bool(turn % 2)):
+                order.append(order.pop(0))
+                for name in order:
                     began_s = time.perf_counter()
                     tag(desks[name], paths, chunk_images=chunk, take=len)
                     rates[name].append(images / (time.perf_counter() - began_s))
-    pairs = zip(rates["watched"], rates["unwatched"], strict=True)
+        heard = _heard(flower, rounds * images + images // _WARM_UP)
     return {
         "images": images,
         "rounds": rounds,
         "chunk": chunk or "default",
         "images_per_s": {name: median(found) for name, found in rates.items()},
-        "events": len(events),
+        "images_that_flower_heard_of": heard,
         "scrapes": len(scrapes),
-        "watched_of_unwatched": median(one / other for one, other in pairs),
+        "told_of_untold": _ratio(rates["told"], rates["untold"]),
+        "in_flower_of_untold": _ratio(rates["in_flower"], rates["untold"]),
     }
 
 
+def _ratio(ones: list[float], others: list[float]) -> float:
+    return median(one / other for one, other in zip(ones, others, strict=True))
+
+
 @contextmanager
-def _worker(variables: dict[str, str]) -> Iterator[Desk]:
+def _worker(port: int | None) -> Iterator[Desk]:
+    """Start a worker that tells events, and metrics at a port; without a port, nothing."""
+    told = {"WANWU_EVENTS": "1" if port else "0", "WANWU_MONITOR_PORT": str(port or 0)}
     with (
         EmbeddedRedis() as server,
-        worker_at(server.url, str(HERE / "simulated.py"), "0", **variables),
+        worker_at(server.url, str(HERE / "simulated.py"), "0", **told),
         open_desk(Settings(broker_url=server.url)) as desk,
     ):
         yield desk
 
 
 @contextmanager
-def _listener(desk: Desk) -> Iterator[list[str]]:
-    """Take in what workers tell of tasks, until the end of the block."""
-    found: list[str] = []
-    with desk.app.connection() as connection:
-        receiver = desk.app.events.Receiver(
-            connection, handlers={"task-succeeded": lambda event: found.append(event["uuid"])}
-        )
-        thread = threading.Thread(
-            target=receiver.capture, kwargs={"wakeup": False}, daemon=True, name="events"
-        )
-        thread.start()
-        try:
-            yield found
-        finally:
-            receiver.should_stop = True
-            thread.join(10)
+def _flower(url: str) -> Iterator[Flower]:
+    flower = Flower(url, free_port())
+    try:
+        flower.wait()
+        yield flower
+    finally:
+        stop_child(flower.child, 10)
+
+
+def _heard(flower: Flower, images: int) -> int:
+    """Return of how many images Flower knows, once it does of all or does not come on."""
+    heard, ends_s = 0, time.monotonic() + _HEARD_TIMEOUT_S
+    while heard < images and time.monotonic() < ends_s:
+        view = json.loads(flower.get("/api/throughput"))
+        heard = sum(one["images"] for one in view["workers"])
+        time.sleep(0.5)
+    return heard
 
 
 @contextmanager
-def _scraper(port: int) -> Iterator[list[int]]:
-    """Ask for the metrics every second, until the end of the block; yield the answers' sizes."""
+def _scraper(*ports: int) -> Iterator[list[int]]:
+    """Ask for the metrics from time to time, to the end of the block; yield the answers' sizes."""
     found: list[int] = []
     ends = threading.Event()
 
     def scrape() -> None:
-        while not ends.wait(SCRAPE_S):
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
-                found.append(len(answer.read()))
+        while True:
+            for port in ports:
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
+                    found.append(len(answer.read()))
+            if ends.wait(SCRAPE_S):
+                return
 
     thread = threading.Thread(target=scrape, daemon=True, name="metrics")
     thread.start()
