@@ -112,7 +112,7 @@ def test_connections_that_break_lose_no_chunk(post: Post, job: str, client: redi
     done = threading.Event()
 
     def cut() -> None:
-        while not done.wait(0.01):
+        while not done.wait(0.03):
             client.client_kill_filter(_type="normal", skipme=True)
 
     cutter = threading.Thread(target=cut)
