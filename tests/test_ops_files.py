@@ -44,8 +44,9 @@ def test_the_linter_of_dockerfiles_has_nothing_to_say() -> None:
     accepted(tool("hadolint"), str(OPS / "Dockerfile"))
 
 
-def test_kubernetes_accepts_what_is_its_own() -> None:
-    accepted(tool("kubernetes-validate"), "--strict", str(OPS / "k8s" / "worker.yaml"))
+@pytest.mark.parametrize("name", ["worker", "flower"])
+def test_kubernetes_accepts_what_is_its_own(name: str) -> None:
+    accepted(tool("kubernetes-validate"), "--strict", str(OPS / "k8s" / f"{name}.yaml"))
 
 
 def test_prometheus_accepts_its_configuration_and_the_alerts() -> None:
@@ -115,7 +116,7 @@ def test_no_port_is_open_to_others_and_no_password_has_a_default() -> None:
 
 def test_every_setting_in_these_files_is_one_of_ours_and_every_variable_is_explained() -> None:
     known = {f"WANWU_{name.upper()}" for name in Settings.__struct_fields__}
-    files = [ROOT / "docker-compose.yml", OPS / "Dockerfile", OPS / "k8s" / "worker.yaml"]
+    files = [ROOT / "docker-compose.yml", OPS / "Dockerfile", *(OPS / "k8s").glob("*.yaml")]
     text = "".join(file.read_text(encoding="utf-8") for file in files)
     assert set(re.findall(r"WANWU_[A-Z_]+", text)) <= known
     example = (ROOT / ".env.example").read_text(encoding="utf-8")

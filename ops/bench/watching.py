@@ -35,7 +35,12 @@ _START_TIMEOUT_S: Final = 60.0
 _LOOKS: Final = 5
 # Of the Tasks page's table: its first lines.
 _TABLE: Final = "/tasks/datatable?draw=1&start=0&length=15&order[0][column]=0&order[0][dir]=desc"
-_PAGES: Final = ("/tasks", f"{_TABLE}&columns[0][data]=received&search[value]=", "/workers")
+_PAGES: Final = (
+    "/tasks",
+    f"{_TABLE}&columns[0][data]=received&search[value]=",
+    "/workers",
+    "/throughput",
+)
 
 
 class Flower:
