@@ -424,7 +424,7 @@ def test_a_short_campaign_of_faults_loses_nothing(tmp_path: Path) -> None:
     done = subprocess.run(
         [
             *(sys.executable, str(ROOT / "ops/faults/campaign.py")),
-            *("--campaigns", "1", "--images", "2000", "--seed", "5"),
+            *("--campaigns", "1", "--images", "1200", "--seed", "5"),
             *("--json", str(tmp_path / "seen.json")),
         ],
         env=environment(),
