@@ -380,9 +380,10 @@ def test_a_submit_that_is_killed_goes_on_where_it_broke_off(
     app = make_app(Settings(broker_url=server.url), stores_results=False)
     (stats,) = app.control.inspect(timeout=5).stats().values()
     tagged = stats["tagger"]["images"] - stats["tagger"]["failed"]
-    # No more was inferred twice than a worker had in hand each time, and took up until it heard
-    # that the job is cancelled. Without inheriting it would be some 2,000.
-    assert tagged <= 600 + 3 * 200
+    # A kill costs what the worker has in hand (12 images and the chunk that came last), and what it
+    # takes up before it asks again whether the job is cancelled: 0.5 s of 100 images a second. That
+    # is 70; were nothing inherited, it would be some 500.
+    assert tagged <= 600 + 3 * 100
     again = run("producer", *words, "--resume", broker_url=server.url)
     assert again.returncode == 0, again.stderr
     assert len(records(out)) == 600
@@ -424,7 +425,7 @@ def test_a_short_campaign_of_faults_loses_nothing(tmp_path: Path) -> None:
     done = subprocess.run(
         [
             *(sys.executable, str(ROOT / "ops/faults/campaign.py")),
-            *("--campaigns", "1", "--images", "1200", "--seed", "5"),
+            *("--campaigns", "1", "--images", "1200", "--every", "0.3", "--most", "4"),
             *("--json", str(tmp_path / "seen.json")),
         ],
         env=environment(),
@@ -435,6 +436,5 @@ def test_a_short_campaign_of_faults_loses_nothing(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     (seen,) = json.loads((tmp_path / "seen.json").read_text(encoding="utf-8"))
-    # The first comes after a second; how many more depends on the machine.
-    assert sum(seen["faults"].values()) >= 1
+    assert sum(seen["faults"].values()) >= 3
     assert seen["problems"] == []

@@ -7,7 +7,8 @@ same files, since machines change speed. One tells nothing. One tells an event o
 (`WANWU_EVENTS`) and is asked for its metrics as often as ops/prometheus asks; who listens is
 elsewhere. The third tells the same, and Flower listens on the same machine, so it takes its CPU
 from the worker's. Chunks are as the producer makes them unless `--chunk` says otherwise; small
-ones, with events for each, are the worst case. Ratios are medians of the rounds' ratios.
+ones, with events for each, are the worst case. Ratios are those of the rounds: least, median
+and most.
 """
 
 from __future__ import annotations
@@ -70,13 +71,15 @@ def measure(images: int, rounds: int, chunk: int | None) -> dict[str, Any]:
         "images_per_s": {name: median(found) for name, found in rates.items()},
         "images_that_flower_heard_of": heard,
         "scrapes": len(scrapes),
-        "told_of_untold": _ratio(rates["told"], rates["untold"]),
-        "in_flower_of_untold": _ratio(rates["in_flower"], rates["untold"]),
+        "told_of_untold": _ratios(rates["told"], rates["untold"]),
+        "in_flower_of_untold": _ratios(rates["in_flower"], rates["untold"]),
     }
 
 
-def _ratio(ones: list[float], others: list[float]) -> float:
-    return median(one / other for one, other in zip(ones, others, strict=True))
+def _ratios(ones: list[float], others: list[float]) -> dict[str, float]:
+    """Return how the rounds' ratios are spread: their noise may be larger than what they show."""
+    found = [one / other for one, other in zip(ones, others, strict=True)]
+    return {"least": min(found), "median": median(found), "most": max(found)}
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """Tag thousands of images while workers are killed, frozen or cut off, and Redis restarts.
 
-    python ops/faults/campaign.py [--campaigns 20] [--images 5000] [--lease 4] [--seed N]
-                                  [--json FILE] [--logs DIR]
+    python ops/faults/campaign.py [--campaigns 20] [--images 5000] [--lease 4] [--every 2.5]
+                                  [--most N] [--seed N] [--json FILE] [--logs DIR]
 
 Each campaign starts a Redis with an append-only file, three workers, one of them behind a network
 that can be cut, and one `producer submit`. Until that ends, something goes wrong again and again.
@@ -40,6 +40,8 @@ from worker.contract.transport import TAKEN
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 SIMULATED: Final = ROOT / "ops" / "bench" / "simulated.py"
+# Mean of the pauses between two faults.
+EVERY_S: Final = 2.5
 WORKERS: Final = 3
 # Milliseconds a batch of four: some 250 images a second by three workers.
 LATENCY_MS: Final = 48
@@ -90,10 +92,14 @@ class Staff:
 class Campaign:
     """One job under fire."""
 
-    def __init__(self, directory: Path, dice: random.Random, lease_s: int) -> None:
+    def __init__(
+        self, directory: Path, dice: random.Random, lease_s: int, every_s: float, most: int
+    ) -> None:
         self._directory = directory
         self._dice = dice
         self._lease_s = lease_s
+        self._every_s = every_s
+        self._most = most
         self._server = Server(directory)
         self._proxy = Proxy(self._server.port)
         self._out = directory / "out.jsonl"
@@ -162,14 +168,14 @@ class Campaign:
             for due_s, undo in [one for one in self._undo if one[0] <= now_s]:
                 self._undo.remove((due_s, undo))
                 undo()
-            if now_s >= next_s:
+            if now_s >= next_s and self.faults.total() < self._most:
                 if not faults:
                     faults = [self._kill, self._stop, self._freeze, self._restart, self._cut]
                     self._dice.shuffle(faults)
                 fault = faults.pop()
                 fault()
                 self.faults[fault.__name__.strip("_")] += 1
-                next_s = now_s + self._dice.expovariate(1 / 2.5)
+                next_s = now_s + self._dice.expovariate(1 / self._every_s)
             self._staff.look_after()
             self._look_at_orphans()
             time.sleep(_PAUSE_S)
@@ -276,6 +282,8 @@ def main() -> None:
     parser.add_argument("--campaigns", type=int, default=20)
     parser.add_argument("--images", type=int, default=5000)
     parser.add_argument("--lease", type=int, default=4, help="visibility timeout in seconds")
+    parser.add_argument("--every", type=float, default=EVERY_S, help="seconds between faults, mean")
+    parser.add_argument("--most", type=int, default=sys.maxsize, help="faults of a campaign")
     parser.add_argument("--seed", type=int, default=None, help="of the first campaign")
     parser.add_argument("--json", type=Path, help="write what was seen to this file")
     parser.add_argument("--logs", type=Path, help="keep the logs of campaigns with problems here")
@@ -286,7 +294,7 @@ def main() -> None:
         for number in range(words.campaigns):
             with tempfile.TemporaryDirectory(prefix="wanwu-campaign-") as name:
                 dice = random.Random(seed + number)  # noqa: S311 - no secret
-                campaign = Campaign(Path(name), dice, words.lease)
+                campaign = Campaign(Path(name), dice, words.lease, words.every, words.most)
                 seen = campaign.run(images, blobs=bool(number % 2)) | {"seed": seed + number}
                 print(json.dumps(seen), flush=True)
                 found.append(seen)
