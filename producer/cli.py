@@ -6,7 +6,6 @@ import importlib.util
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import click
@@ -15,13 +14,19 @@ from rich.console import Console
 from producer import fetch
 from producer.desk import Desk, open_desk
 from producer.exits import COULD_NOT_RUN, OK, SOME_FAILED, say, told
-from producer.ledger import Ledger
+from producer.file_verbs import convert, retag, search, untag
+from producer.ledger import ledger_of
 from producer.memory import one_heap
-from producer.options import broker_option, finite, out_option, request_of
+from producer.options import (
+    broker_option,
+    label_options,
+    output_of,
+    output_options,
+    request_of,
+)
+from producer.output import Output, Place
 from producer.requeue import requeue as send_again
 from producer.session import Session, find_images
-from producer.sinks import Sink, TerminalSink, open_sink
-from producer.sinks.jsonl import JsonlSink
 from producer.status import Look
 from worker.contract.messages import MAX_CHUNK_IMAGES
 from worker.contract.settings import Settings
@@ -36,33 +41,7 @@ def main() -> None:
 
 @main.command(epilog="Example: producer submit ./images --label 猫 --label 狗 --out tags.jsonl")
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...")
-@click.option(
-    "--labels",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Label file, one a line.",
-)
-@click.option("--label", multiple=True, metavar="TEXT", help="A label; may be repeated.")
-@click.option(
-    "--template",
-    multiple=True,
-    metavar="TEXT",
-    help="Prompt with {} for the label; several are averaged. [default: the model's own]",
-)
-@click.option(
-    "--top-k",
-    type=click.IntRange(min=1),
-    default=5,
-    show_default=True,
-    help="Tags an image, at most.",
-)
-@click.option(
-    "--threshold",
-    type=float,
-    callback=finite,
-    default=0.0,
-    show_default=True,
-    help="Lowest score of a tag, 0 to 1.",
-)
+@label_options
 @click.option(
     "--blobs", is_flag=True, help="Send the images' bytes: for workers that do not see the files."
 )
@@ -71,7 +50,7 @@ def main() -> None:
     type=click.IntRange(1, MAX_CHUNK_IMAGES),
     help="Images a message.  [default: 8, growing to 64 in a job of many; 8 with --blobs]",
 )
-@out_option
+@output_options
 @click.option(
     "--no-wait",
     is_flag=True,
@@ -81,8 +60,15 @@ def main() -> None:
 @click.option(
     "--resume",
     is_flag=True,
-    help="Go on where a submit with the same --out broke off: images that have a record there are "
-    "passed over, and results that have come meanwhile are added.",
+    help="Go on where a submit with the same --out broke off: images that are done there (same "
+    "path, size, time, model and labels) are passed over, and results that have come meanwhile "
+    "are added.",
+)
+@click.option(
+    "--retry-failed", is_flag=True, help="With --resume: try images again that failed before."
+)
+@click.option(
+    "--embeddings", is_flag=True, help="Keep each image's embedding, for retag and search."
 )
 @click.option("--embedded", is_flag=True, help="Run a private Redis and a worker for this command.")
 @click.option(
@@ -99,35 +85,38 @@ def main() -> None:
 @told
 def submit(**words: Any) -> int:
     """Tag images: files, directories, patterns, or - for a list on standard input."""
-    request, settings = request_of(words), Settings.from_env(broker_url=words["broker"])
-    out, embedded = words["out"], words["embedded"]
-    console = _console(out)
-    images, ledger = find_images(request.paths, say), Ledger(out) if out else None
-    if ledger and words["resume"]:
+    output = output_of(words["out"], words["form"])
+    request = request_of(words, output.target)
+    settings = Settings.from_env(broker_url=words["broker"])
+    images = find_images(request.paths, say)
+    ledger = ledger_of(output.target, retries_failed=words["retry_failed"])
+    if words["resume"]:
+        output.fetch()
         ledger.read()
-        images = ledger.remaining(images)
-    begin = ledger.begin if ledger else lambda _: None
-    session = Session(request, images, console, say, begin)
+    session = Session(request, output.console, say, ledger.begin)
     with (
-        _told_if_stopped(session, out, embedded=embedded),
-        open_desk(settings, embedded=embedded, model=words["model"], say=say) as desk,
+        _told_if_stopped(session, output, embedded=words["embedded"]),
+        open_desk(settings, embedded=words["embedded"], model=words["model"], say=say) as desk,
         _flower(desk, wanted=words["flower"]),
     ):
-        session.greet(desk, waits=not words["no_wait"])
+        maker = session.greet(desk, waits=not words["no_wait"])
         if words["no_wait"]:
-            sent = session.send(desk)
+            sent = session.send(desk, images)
             click.echo(session.job)
             say(f"sent {sent:,} images; how they fare: producer status {session.job}")
             say(f"their tags: producer results {session.job} --out tags.jsonl")
             return OK
-        with _sink(out, console, appends=words["resume"]) as sink:
-            if ledger and words["resume"]:
-                taken = ledger.inherit(desk.jobs, sink)
+        with output.sink(appends=words["resume"]) as sink:
+            if words["resume"]:
+                taken = ledger.inherit(desk.jobs, sink, maker)
                 say(f"resuming: {ledger.images:,} images are done, {taken:,} of them meanwhile")
-            session.tag(desk, sink)
-        if ledger:
-            ledger.end()
-    return SOME_FAILED if session.tally.failed else OK
+                images = ledger.remaining(images, maker)
+            session.tag(desk, images, sink)
+        ledger.end()
+        output.deliver()
+    for remark in output.remarks():
+        say(remark)
+    return SOME_FAILED if session.tally.failed or output.unwritten else OK
 
 
 @main.command(epilog="Example: producer status --watch")
@@ -156,13 +145,15 @@ def status(job: str | None, broker: str | None, *, watch: bool, as_json: bool) -
 
 @main.command(epilog="Example: producer results 20261123-181502-5f3a9c --out tags.jsonl")
 @click.argument("job")
-@out_option
+@output_options
 @click.option("--wait", is_flag=True, help="Wait until the job is finished.")
 @broker_option
 @told
-def results(job: str, out: Path | None, *, wait: bool, broker: str | None) -> int:
+def results(
+    job: str, out: Place | None, form: str | None, *, wait: bool, broker: str | None
+) -> int:
     """Write the records of a job that was left alone: those that are there so far."""
-    console = _console(out)
+    output = output_of(out, form)
 
     def waiting() -> None:
         if words := desk.hitch(job):
@@ -172,13 +163,14 @@ def results(job: str, out: Path | None, *, wait: bool, broker: str | None) -> in
         desk.jobs.get(job)
         if wait:
             fetch.wait(desk.jobs, job, waiting)
-        with _sink(out, console) as sink:
+        with output.sink() as sink:
             found = fetch.fetch(desk.jobs, job, sink)
-    for words in found.remarks():
+    output.deliver()
+    for words in (*found.remarks(), *output.remarks()):
         say(words)
     if not found.job.finished:
         return COULD_NOT_RUN
-    return SOME_FAILED if found.failed else OK
+    return SOME_FAILED if found.failed or output.unwritten else OK
 
 
 @main.command(epilog="Example: producer requeue --all")
@@ -263,42 +255,30 @@ def _flower(desk: Desk, *, wanted: bool) -> Iterator[None]:
         yield
 
 
-def _console(out: Path | None) -> Console:
-    """Return where words go: standard error, or the terminal that also shows the records."""
-    shared = out is None and sys.stdout.isatty() and sys.stderr.isatty()
-    return Console(stderr=not shared)
-
-
 @contextmanager
-def _sink(out: Path | None, console: Console, *, appends: bool = False) -> Iterator[Sink]:
-    if out is not None:
-        with open_sink(out, appends=appends) as sink:
-            yield sink
-    elif sys.stdout.isatty():
-        yield TerminalSink(Console() if console.stderr else console)
-    else:
-        yield JsonlSink(sys.stdout.buffer, closes=False)
-
-
-@contextmanager
-def _told_if_stopped(session: Session, out: Path | None, *, embedded: bool) -> Iterator[None]:
+def _told_if_stopped(session: Session, output: Output, *, embedded: bool) -> Iterator[None]:
     """If it ends early, say where the results so far are, and how to get the others."""
     try:
         yield
     except BrokenPipeError:
         raise  # Whoever read the records has left: nobody asks.
     except BaseException as e:
+        out = output.target.file
         word = "interrupted" if isinstance(e, KeyboardInterrupt) else "stopped"
         if session.job:
-            say(f"{word}: {session.tally.done:,} results are in {out or 'the output above'}")
+            say(f"{word}: {session.tally.done:,} results are in {output.place}")
         elif isinstance(e, KeyboardInterrupt):
             say(f"{word} before any work began{f'; {out} is as it was' if out else ''}")
         if session.job and not embedded:
             say(f"what was sent will still be tagged: producer results {session.job} --out FILE")
             say(f"or drop it: producer cancel {session.job}")
-            if out:
+            if out or output.target.in_sidecars:
                 say("or go on where this ended: the same command with --resume")
         raise
+
+
+for verb in (convert, retag, search, untag):
+    main.add_command(verb)
 
 
 if __name__ == "__main__":

@@ -121,6 +121,10 @@ class Collector:
         sent = self._window.remove(outcome.seq)
         if isinstance(outcome, LostChunk):
             return [_lost(image, outcome) for image in sent.images]
+        # Sidecars are written where records say: only of images that we sent.
+        if [image.path for image in outcome.images] != [image.path for image in sent.images]:
+            other = LostChunk(outcome.seq, "its worker answered for other images")
+            return [_lost(image, other) for image in sent.images]
         return outcome.records()
 
     def _settle(self, finished: Sequence[ChunkResult | LostChunk]) -> None:

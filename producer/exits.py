@@ -15,8 +15,10 @@ import redis
 from kombu.exceptions import OperationalError
 
 from producer.desk import JobLostError
-from producer.ledger import LedgerError
+from producer.embeddings.encoder import EncodingError
 from producer.session import LabelsNeededError, NoImagesError, NoWorkerError
+from producer.sinks import RecordsError, UnknownFormatError
+from producer.urls import StoreError
 from worker.contract.embedded import EmbeddedError
 from worker.contract.jobs import NoSuchJobError
 from worker.contract.labels import LabelsError
@@ -32,6 +34,16 @@ INTERRUPTED: Final = 130
 
 P = ParamSpec("P")
 
+_WRONG_USAGE: Final = (
+    SettingsError,
+    LabelsError,
+    LabelsNeededError,
+    NoImagesError,
+    RecordsError,
+    StoreError,
+    UnknownFormatError,
+)
+
 _DISK_FULL: Final = "the disk is full: make room, then run it again (submit goes on with --resume)"
 
 
@@ -43,7 +55,7 @@ def told(command: Callable[P, int]) -> Callable[P, None]:
         try:
             with _stoppable():
                 sys.exit(command(*args, **kwargs))
-        except (SettingsError, LabelsError, LabelsNeededError, NoImagesError, LedgerError) as e:
+        except _WRONG_USAGE as e:
             raise click.UsageError(str(e)) from e
         except (redis.RedisError, OperationalError) as e:
             _fail(f"lost Redis: {e}")
@@ -51,12 +63,8 @@ def told(command: Callable[P, int]) -> Callable[P, None]:
             raise  # click's own business
         except OSError as e:
             full = e.errno in {errno.ENOSPC, errno.EDQUOT}
-            _fail(
-                "the disk is full: make room, then the same command with --resume"
-                if full
-                else str(e)
-            )
-        except (EmbeddedError, NoWorkerError, NoSuchJobError, JobLostError) as e:
+            _fail(_DISK_FULL if full else str(e))
+        except (EmbeddedError, EncodingError, NoWorkerError, NoSuchJobError, JobLostError) as e:
             _fail(str(e))
         except KeyboardInterrupt:
             # One that came inside exec(), as in a dataclass being made, is remembered even when

@@ -3,103 +3,242 @@
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Iterable, Iterator
+import os
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from producer.fetch import fetch
+from producer.scan import Image, path_of
+from producer.sidecar import Notes, Sidecar, SidecarError, sidecar_of
+from producer.sinks import Target, open_sink, records_of
+from producer.sinks.journal import journal_of, replace
+from producer.sinks.jsonl import read_jsonl, whole_lines
 from worker.contract.jobs import JobStore, NoSuchJobError
+from worker.contract.messages import Record, Stamp
 
 if TYPE_CHECKING:
     from producer.sinks import Sink
-    from worker.contract.messages import Record
 
 _CANCELLED: Final = "cancelled"
 _DIGEST_BYTES: Final = 8
 
 
-class LedgerError(ValueError):
-    """The file holds something else than records."""
+class Maker(NamedTuple):
+    """What makes tags: the model, and the hash of the labels (None: the model's own)."""
+
+    model: str
+    labels: str | None
 
 
-class Ledger:
-    """The images that have a record in a JSONL file, and the job that wrote it last.
+class Ledger(Protocol):
+    """What is done already, and how to go on from there."""
 
+    @property
+    def images(self) -> int:
+        """How many images are known to be done."""
+
+    def read(self) -> None:
+        """Learn it."""
+
+    def remaining(self, images: Iterable[Image], maker: Maker) -> Iterator[Image]:
+        """Yield the images that are not done yet."""
+
+    def begin(self, job: str) -> None:
+        """Note which job goes on."""
+
+    def end(self) -> None:
+        """Note that the job has ended, and nothing is left of it."""
+
+    def inherit(self, jobs: JobStore, sink: Sink, maker: Maker) -> int:
+        """Take over from the job that broke off; return how many records that gave."""
+
+
+def ledger_of(target: Target, *, retries_failed: bool = False) -> Ledger:
+    """Return the ledger of what records are written to."""
+    if target.file is not None:
+        return FileLedger(target, target.file, retries_failed=retries_failed)
+    return SidecarLedger(target) if target.in_sidecars else NoLedger()
+
+
+class NoLedger:
+    """Of what is written to standard output nobody knows what is done."""
+
+    @property
+    def images(self) -> int:
+        """Know of none."""
+        return 0
+
+    def read(self) -> None:
+        """Have nothing to learn."""
+
+    def remaining(self, images: Iterable[Image], _maker: Maker) -> Iterator[Image]:
+        """Yield all."""
+        return iter(images)
+
+    def begin(self, job: str) -> None:
+        """Have nowhere to note it."""
+
+    def end(self) -> None:
+        """Have nothing to note."""
+
+    def inherit(self, _jobs: JobStore, _sink: Sink, _maker: Maker) -> int:
+        """Know of no other job."""
+        return 0
+
+
+class SidecarLedger(NoLedger):
+    """Each image's own sidecar tells whether it is done: by our notes in it."""
+
+    def __init__(self, target: Target) -> None:
+        self._by_stem = target.format == "xmp-stem"
+
+    def remaining(self, images: Iterable[Image], maker: Maker) -> Iterator[Image]:
+        """Yield the images whose notes are missing, or of another file, model or label set."""
+        for image in images:
+            path = path_of(image)
+            stamp = _stamp(path)
+            if stamp is None or self._notes(path) != (maker.model, maker.labels or "", stamp):
+                yield image
+
+    def _notes(self, path: str) -> Notes | None:
+        try:
+            return Sidecar.read(sidecar_of(path, by_stem=self._by_stem)).notes
+        except (OSError, SidecarError):
+            return None
+
+
+class FileLedger(NoLedger):
+    """The images that have a record in a file, and the job that wrote it last.
+
+    An image is done if its record is of the file as it is now (path, size, time of last change) and
+    of the same model and labels; one that failed is done too, unless failures are tried again.
+    Records without those particulars, and images that cannot be looked at from here, count by path.
     Beside the file lies another with `.job` added to its name, which names that job until it ends.
-    A million paths take some 100 MB.
+    A million images take some 200 MB.
     """
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, target: Target, file: Path, *, retries_failed: bool = False) -> None:
         self.file: Final = file
+        self._target = target
+        self._retries_failed = retries_failed
         self._note = file.with_name(f"{file.name}.job")
+        self._paths: set[bytes] = set()
         self._done: set[bytes] = set()
+        self._failed: dict[bytes, Stamp | None] = {}
+        self._again: set[bytes] = set()
 
     @property
     def images(self) -> int:
         """How many images have a record."""
-        return len(self._done)
+        return len(self._paths)
 
     def read(self) -> None:
         """Learn what the file holds; half a line, where the writer was killed, is cut off.
 
         Raises:
-            LedgerError: a line is no record.
+            RecordsError: it holds something else than records.
         """
-        if not self.file.exists():
-            return
-        whole = 0
-        with self.file.open("rb") as lines:
-            for number, line in enumerate(lines, 1):
-                if not line.endswith(b"\n"):
-                    break
-                self._done.add(_digest(_path(line, self.file, number)))
-                whole += len(line)
-        if whole < self.file.stat().st_size:
-            with self.file.open("rb+") as file:
-                file.truncate(whole)
+        stream, journal = self._target.form.stream, journal_of(self.file)
+        if self.file.exists():
+            if stream:
+                _cut(self.file, stream.whole)
+            self._learn(self._records())
+        if not stream and journal.exists():
+            _cut(journal, whole_lines)
+            self._learn(read_jsonl(journal))
 
-    def remaining(self, images: Iterable[str]) -> Iterator[str]:
-        """Yield the images that have no record yet."""
-        return (path for path in images if _digest(path) not in self._done)
+    def remaining(self, images: Iterable[Image], maker: Maker) -> Iterator[Image]:
+        """Yield the images that are not done yet."""
+        for image in images:
+            path = path_of(image)
+            name = _digest(path)
+            if name in self._paths:
+                if self._is_done(name, path, maker):
+                    continue
+                self._again.add(name)
+            yield image
 
     def begin(self, job: str) -> None:
         """Note that the file is this job's from now on."""
         self._note.write_text(f"{job}\n", encoding="ascii")
 
     def end(self) -> None:
-        """Note that the job has ended, and nothing is left of it."""
+        """Note that the job has ended; of images that were tagged again, drop the old records."""
+        if self._again:
+            replace(self.file, self._write_latest)
         self._note.unlink(missing_ok=True)
 
-    def inherit(self, jobs: JobStore, sink: Sink) -> int:
+    def inherit(self, jobs: JobStore, sink: Sink, maker: Maker) -> int:
         """Take over from the job that broke off: its results are written, its queue is dropped.
 
-        Return how many records that gave.
+        Return how many records that gave. Those of other labels or another model are left.
         """
         try:
             job = self._note.read_text(encoding="ascii").strip()
             jobs.set_state(job, _CANCELLED)
-            heir = _Heir(self._done, sink)
+            heir = _Heir(self, sink, maker)
             fetch(jobs, job, heir)
         except (FileNotFoundError, NoSuchJobError):
             return 0
         sink.flush()
         return heir.taken
 
+    def takes(self, record: Record, maker: Maker) -> bool:
+        """Whether a record is of use and not there yet; it is there from now on."""
+        if record.labels != maker.labels or record.model not in {"", maker.model}:
+            return False
+        if record.error is not None:
+            known = record.error.code == _CANCELLED or _digest(record.path) in self._paths
+        else:
+            known = _key(record.path, record.file, maker) in self._done
+        if not known:
+            self._learn([record])
+        return not known
+
+    def _is_done(self, name: bytes, path: str, maker: Maker) -> bool:
+        stamp = _stamp(path)
+        if name in self._failed:
+            return not self._retries_failed and self._failed[name] in {None, stamp}
+        return stamp is None or name in self._done or _key(path, stamp, maker) in self._done
+
+    def _learn(self, records: Iterable[Record]) -> None:
+        for record in records:
+            name = _digest(record.path)
+            self._paths.add(name)
+            if record.error is not None:
+                self._failed[name] = record.file
+                continue
+            self._failed.pop(name, None)
+            maker = Maker(record.model, record.labels)
+            # Without a stamp, as an earlier version wrote it, it counts by its path.
+            self._done.add(_key(record.path, record.file, maker) if record.file else name)
+
+    def _records(self) -> Iterator[Record]:
+        return records_of(self.file, self._target.format)
+
+    def _write_latest(self, new: Path) -> None:
+        last: dict[bytes, int] = {}
+        for number, record in enumerate(self._records()):
+            if (name := _digest(record.path)) in self._again:
+                last[name] = number
+        with open_sink(self._target._replace(file=new)) as sink:
+            for number, record in enumerate(self._records()):
+                if last.get(_digest(record.path), number) == number:
+                    sink.write(record)
+
 
 class _Heir:
     """A sink that passes on what is not in the ledger yet."""
 
-    def __init__(self, done: set[bytes], sink: Sink) -> None:
-        self._done = done
+    def __init__(self, ledger: FileLedger, sink: Sink, maker: Maker) -> None:
+        self._ledger = ledger
         self._sink = sink
+        self._maker = maker
         self.taken = 0
 
     def write(self, record: Record) -> None:
-        digest = _digest(record.path)
-        dropped = record.error is not None and record.error.code == _CANCELLED
-        if digest not in self._done and not dropped:
-            self._done.add(digest)
+        if self._ledger.takes(record, self._maker):
             self._sink.write(record)
             self.taken += 1
 
@@ -107,17 +246,24 @@ class _Heir:
         self._sink.flush()
 
 
-def _digest(path: str) -> bytes:
-    name = path.encode("utf-8", "surrogatepass")
-    return hashlib.blake2b(name, digest_size=_DIGEST_BYTES).digest()
+def _cut(file: Path, whole: Callable[[Iterable[bytes]], Iterator[bytes]]) -> None:
+    """Cut off half a line, or half a row of a table, at the end of a file."""
+    with file.open("rb+") as lines:
+        lines.truncate(sum(map(len, whole(lines))))
 
 
-def _path(line: bytes, file: Path, number: int) -> str:
+def _stamp(path: str) -> Stamp | None:
     try:
-        found = json.loads(line)["path"]
-    except (ValueError, LookupError, TypeError):
-        found = None
-    if not isinstance(found, str):
-        msg = f"{file}, line {number}: this is no record, so there is nothing to go on from"
-        raise LedgerError(msg)
-    return found
+        status = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    return Stamp(status.st_size, status.st_mtime)
+
+
+def _key(path: str, stamp: Stamp | None, maker: Maker) -> bytes:
+    return _digest(repr((path, stamp, *maker)))
+
+
+def _digest(name: str) -> bytes:
+    body = name.encode("utf-8", "surrogatepass")
+    return hashlib.blake2b(body, digest_size=_DIGEST_BYTES).digest()

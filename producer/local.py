@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import os
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -15,8 +14,8 @@ from typing import IO, Final, Self
 
 from celery import Celery
 
+from producer.child import ERROR, WORKER, environment
 from producer.workers import WorkerInfo, online
-from worker import contract
 from worker.contract.embedded import EmbeddedError
 from worker.contract.processes import start_child, stop_child
 
@@ -25,12 +24,9 @@ STOP_GRACE_S: Final = 5.0
 _ASK_S: Final = 0.5
 # What an artifact holds; the worker knows the rest.
 _MANIFEST: Final = "manifest.json"
-_ERROR: Final = "error: "
 # Everything: whoever runs the command may name any file that they can read.
 _ROOTS: Final = os.sep
-# Where the program lies. -P keeps what lies in the directory of the user from taking its place.
-_HOME: Final = Path(contract.__file__).parents[2]
-_WORKER: Final = (sys.executable, "-P", "-m", "worker.cli")
+_URLS: Final = "*"
 
 
 class LocalWorker:
@@ -78,7 +74,7 @@ class LocalWorker:
         # Without a name on disk: it goes when both processes have.
         self._log = tempfile.TemporaryFile(prefix="wanwu-worker-")  # noqa: SIM115 - closed in stop
         self._child = start_child(
-            [*_WORKER, "start"],
+            [*WORKER, "start"],
             env=self._environment(),
             stdin=subprocess.DEVNULL,
             stdout=self._log,
@@ -112,7 +108,7 @@ class LocalWorker:
     def _export(self, model: str) -> str:
         """Return the artifact that `worker export` makes of a model, or has made before."""
         self._child = start_child(
-            [*_WORKER, "export", "--model", model],
+            [*WORKER, "export", "--model", model],
             env=self._environment(),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -121,28 +117,27 @@ class LocalWorker:
         told = ""
         for line in self._child.stderr or ():
             told = line.decode(errors="replace").strip()
-            if not told.startswith(_ERROR):
+            if not told.startswith(ERROR):
                 self._say(told)
         place, _ = self._child.communicate()
         if self._child.returncode:
-            raise EmbeddedError(told.removeprefix(_ERROR))
+            raise EmbeddedError(told.removeprefix(ERROR))
         return place.decode().strip()
 
     def _environment(self) -> dict[str, str]:
-        given = os.environ.get("PYTHONPATH")
         settings = {
-            "PYTHONPATH": os.pathsep.join([str(_HOME), given] if given else [str(_HOME)]),
             "WANWU_BROKER_URL": self._app.conf.broker_url,
             "WANWU_RESULT_URL": "",
             "WANWU_IMAGE_ROOTS": _ROOTS,
+            "WANWU_IMAGE_URLS": _URLS,
         }
         if self._model:
             settings["WANWU_MODEL"] = str(Path(self._model).expanduser().resolve())
-        return dict(os.environ) | settings
+        return environment(settings)
 
     def _last_words(self) -> str:
         if self._log is None:
             return ""
         self._log.seek(0)
         lines = self._log.read().decode(errors="replace").strip().splitlines()
-        return lines[-1].removeprefix(_ERROR) if lines else "the worker ended without a word"
+        return lines[-1].removeprefix(ERROR) if lines else "the worker ended without a word"

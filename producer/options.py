@@ -10,25 +10,22 @@ from typing import Any, ParamSpec
 import click
 import msgspec
 
+from producer import urls
+from producer.output import Output, Place, place_of
 from producer.scan import NoSuchPathError, check
 from producer.session import Request
-from producer.sinks import FORMATS, check_writable
+from producer.sinks import (
+    ENDINGS,
+    FORMATS,
+    Target,
+    UnknownFormatError,
+    check_writable,
+    target_of,
+)
+from producer.urls import StoreError, is_url
 from worker.contract.labels import LabelPack, LabelsError, parse_labels, unique
 
 P = ParamSpec("P")
-
-
-def broker_option(command: Callable[P, Any]) -> Callable[P, Any]:
-    """Add --broker, which all verbs share."""
-    words = "Redis of the queue, else WANWU_BROKER_URL."
-    return click.option("--broker", metavar="URL", help=words)(command)
-
-
-def out_option(command: Callable[P, Any]) -> Callable[P, Any]:
-    """Add --out, which all verbs that write records share."""
-    words = f"File for the records ({', '.join(FORMATS)}); else standard output."
-    kind = click.Path(dir_okay=False, writable=True, path_type=Path)
-    return click.option("--out", type=kind, callback=_usable, help=words)(command)
 
 
 def finite(_context: click.Context, _option: click.Parameter, value: float) -> float:
@@ -39,44 +36,156 @@ def finite(_context: click.Context, _option: click.Parameter, value: float) -> f
     return value
 
 
-def request_of(words: dict[str, Any]) -> Request:
-    """Return what `submit` was asked for.
+def broker_option(command: Callable[P, Any]) -> Callable[P, Any]:
+    """Add --broker, which all verbs share."""
+    words = "Redis of the queue, else WANWU_BROKER_URL."
+    return click.option("--broker", metavar="URL", help=words)(command)
+
+
+def model_option(command: Callable[P, Any]) -> Callable[P, Any]:
+    """Add --model, for verbs that load one themselves."""
+    words = "Artifact that made the embeddings, else WANWU_MODEL. [default: bundled]"
+    return click.option("--model", metavar="ARTIFACT|DIR|ID", help=words)(command)
+
+
+def label_options(command: Callable[P, Any]) -> Callable[P, Any]:
+    """Add the labels, their template, and what limits the tags, which all verbs that tag share."""
+    for option in reversed(
+        (
+            click.option(
+                "--labels",
+                type=click.Path(exists=True, dir_okay=False, path_type=Path),
+                help="Label file, one a line.",
+            ),
+            click.option(
+                "--label", multiple=True, metavar="TEXT", help="A label; may be repeated."
+            ),
+            click.option(
+                "--template",
+                multiple=True,
+                metavar="TEXT",
+                help="Prompt with {} for the label; several are averaged. "
+                "[default: the model's own]",
+            ),
+            click.option(
+                "--top-k",
+                type=click.IntRange(min=1),
+                default=5,
+                show_default=True,
+                help="Tags an image, at most.",
+            ),
+            click.option(
+                "--threshold",
+                type=float,
+                callback=finite,
+                default=0.0,
+                show_default=True,
+                help="Lowest score of a tag, 0 to 1.",
+            ),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+def output_options(command: Callable[P, Any]) -> Callable[P, Any]:
+    """Add --out and --format, which all verbs that write records share."""
+    words = f"File, or URL, for the records ({', '.join(ENDINGS)}); else standard output."
+    with_out = click.option("--out", metavar="FILE", callback=_usable, help=words)(command)
+    return click.option(
+        "--format",
+        "form",
+        type=click.Choice(list(FORMATS)),
+        help="Format of the records, else by --out's ending. csv-excel has a byte order mark; xmp "
+        "writes photo.jpg.xmp beside photo.jpg, xmp-stem photo.xmp.",
+    )(with_out)
+
+
+def output_of(out: Place | None, form: str | None) -> Output:
+    """Return where records and words go.
+
+    Raises:
+        click.UsageError: file and format do not belong together, or a package is missing.
+    """
+    try:
+        return Output(target_of(out and out.file, form), out.url if out else "")
+    except UnknownFormatError as e:
+        raise click.UsageError(str(e)) from e
+
+
+def request_of(words: dict[str, Any], target: Target) -> Request:
+    """Return what `submit` was asked for, as far as the target can hold it.
 
     Raises:
         click.UsageError: options that exclude each other, or a path that leads nowhere.
         LabelsError: labels or templates that cannot be used.
     """
-    _exclude(words)
+    _exclude(words, target)
     try:
         check(words["paths"])
     except NoSuchPathError as e:
         raise click.UsageError(str(e)) from e
     return Request(
         paths=words["paths"],
-        pack=msgspec.structs.replace(_labels(words), templates=words["template"]),
+        pack=pack_of(words),
         top_k=words["top_k"],
         threshold=words["threshold"],
         as_blobs=words["blobs"],
         chunk_images=words["chunk"],
+        embeddings=words["embeddings"],
+        thumbnail_px=target.form.thumbnail_px,
     )
 
 
-def _exclude(words: dict[str, Any]) -> None:
-    problem = None
+def pack_of(words: dict[str, Any]) -> LabelPack:
+    """Return the label set that the words of `label_options` mean; empty for the model's own.
+
+    Raises:
+        click.UsageError: two of them exclude each other.
+        LabelsError: labels or templates that cannot be used.
+    """
     if words["labels"] and words["label"]:
-        problem = "give --labels or --label, not both"
-    elif words["model"] and not words["embedded"]:
-        problem = "--model is for --embedded; a worker of yours takes it at: worker start --model"
-    elif words["flower"] and not words["embedded"]:
-        problem = "--flower is for --embedded; beside a Redis of yours run: ops/flower"
-    elif words["embedded"] and (words["no_wait"] or words["broker"]):
-        problem = "--embedded ends with this command: it takes neither --no-wait nor --broker"
-    elif words["resume"] and not words["out"]:
-        problem = "--resume goes on with a file: give its --out"
-    elif words["no_wait"] and words["out"]:
-        problem = "--no-wait leaves before there are records: fetch them with producer results"
-    if problem:
-        raise click.UsageError(problem)
+        msg = "give --labels or --label, not both"
+        raise click.UsageError(msg)
+    return msgspec.structs.replace(_labels(words), templates=words["template"])
+
+
+def _exclude(words: dict[str, Any], target: Target) -> None:
+    leaves, own = words["no_wait"], not words["embedded"]
+    rules = (
+        (
+            words["model"] and own,
+            "--model is for --embedded; a worker of yours takes it at: worker start --model",
+        ),
+        (
+            words["flower"] and own,
+            "--flower is for --embedded; beside a Redis of yours run: ops/flower",
+        ),
+        (
+            not own and (leaves or words["broker"]),
+            "--embedded ends with this command: it takes neither --no-wait nor --broker",
+        ),
+        (
+            words["resume"] and not (words["out"] or target.in_sidecars),
+            "--resume goes on with a file: give its --out",
+        ),
+        (words["retry_failed"] and not words["resume"], "--retry-failed is for --resume"),
+        (
+            words["embeddings"] and not target.form.embeddings,
+            "--embeddings are kept in .jsonl and .parquet",
+        ),
+        (
+            words["blobs"] and any(map(is_url, words["paths"])),
+            "workers fetch what lies at a URL: leave --blobs away",
+        ),
+        (
+            leaves and (words["out"] or words["form"]),
+            "--no-wait leaves before there are records: fetch them with producer results",
+        ),
+    )
+    for broken, words_of_it in rules:
+        if broken:
+            raise click.UsageError(words_of_it)
 
 
 def _labels(words: dict[str, Any]) -> LabelPack:
@@ -94,15 +203,19 @@ def _labels(words: dict[str, Any]) -> LabelPack:
         raise LabelsError(msg) from e
 
 
-def _usable(_context: click.Context, _option: click.Parameter, out: Path | None) -> Path | None:
-    if out is None:
+def _usable(context: click.Context, option: click.Parameter, word: str | None) -> Place | None:
+    if word is None:
         return None
-    if out.suffix.lower() not in FORMATS:
-        msg = f"the ending must be one of {', '.join(FORMATS)}"
-        raise click.BadParameter(msg)
+    place = place_of(word)
+    if not place.url:
+        click.Path(dir_okay=False, writable=True).convert(word, option, context)
     try:
-        check_writable(out)
+        if place.url:
+            urls.check(place.url)
+        check_writable(place.file)
+    except StoreError as e:
+        raise click.BadParameter(str(e)) from e
     except OSError as e:
-        msg = f"{out} cannot be written: {e.strerror}"
+        msg = f"{word} cannot be written: {e.strerror}"
         raise click.BadParameter(msg) from e
-    return out
+    return place

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from producer.names import printable
 from producer.workers import WorkerInfo
 from worker.contract.dead import DeadLetter
 from worker.contract.jobs import Job
@@ -163,9 +164,3 @@ def age(seconds: float) -> str:
     if seconds < _HOUR_S:
         return f"{seconds / _MINUTE_S:.0f} min"
     return f"{seconds / _HOUR_S:.1f} h"
-
-
-def printable(name: str) -> str:
-    """Return a name on one line, with what no terminal can show escaped."""
-    shown = name.encode("utf-8", "backslashreplace").decode()
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in shown)

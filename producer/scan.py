@@ -1,4 +1,4 @@
-"""Paths, globs, standard input -> absolute image paths, streamed. Opens no image."""
+"""Paths, globs, URLs, shards, standard input -> images, streamed. Opens no image."""
 
 from __future__ import annotations
 
@@ -7,17 +7,21 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import IO, Final
 
+from producer import shards, urls
+from producer.kinds import is_image
+from producer.shards import OnSkip
+from worker.contract.messages import ImageRef
+
 STANDARD_INPUT: Final = "-"
-# What Pillow reads and people keep; a file named on its own is taken whatever its ending.
-IMAGE_ENDINGS: Final = frozenset(
-    [
-        *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"),
-        *(".avif", ".jp2", ".ico", ".ppm", ".pgm", ".tga"),
-    ]
-)
 _BLOCK_BYTES: Final = 65_536
 
-OnSkip = Callable[[str, OSError], None]
+# Most are files, and a million strings cost less than as many references.
+Image = str | ImageRef
+
+
+def path_of(image: Image) -> str:
+    """Return the path by which an image is known."""
+    return image if isinstance(image, str) else image.path
 
 
 def standard_input() -> IO[bytes]:
@@ -34,9 +38,13 @@ def check(words: Iterable[str]) -> None:
 
     Raises:
         NoSuchPathError: naming the first word that leads nowhere.
+        StoreError: a store cannot be listed from here.
     """
     for word in words:
         if word == STANDARD_INPUT or os.path.lexists(word):
+            continue
+        if urls.is_url(word):
+            urls.check(word)
             continue
         if not glob.has_magic(word):
             msg = f"there is no {word}"
@@ -48,36 +56,56 @@ def check(words: Iterable[str]) -> None:
 
 def scan(
     words: Iterable[str], on_skip: OnSkip, stdin: Callable[[], IO[bytes]] = standard_input
-) -> Iterator[str]:
-    """Yield the images that the words mean, as absolute paths, links not resolved.
+) -> Iterator[Image]:
+    """Yield the images that the words mean, as absolute paths, links not resolved, or as URLs.
 
-    Directories are walked, each real one once, so links in circles do no harm; hidden entries and
-    files without an image's ending are passed over there. `on_skip` hears of directories that
-    cannot be listed. Names that are no UTF-8 come as lone surrogates (PEP 383). Names in a list on
-    standard input are taken as they are: each is an image.
+    Archives that are named, or match a pattern, are shards: their images come as references. URLs
+    are listed where the store can. Directories are walked, each real one once, so links in circles
+    do no harm; hidden entries and files without an image's ending are passed over there. `on_skip`
+    hears of what cannot be listed. Names that are no UTF-8 come as lone surrogates (PEP 383). Names
+    in a list on standard input are taken as they are: each is an image.
     """
     visited: set[tuple[int, int]] = set()
     for word in dict.fromkeys(words):
         if word == STANDARD_INPUT:
-            yield from map(os.path.abspath, read_list(stdin()))
+            yield from map(_absolute, read_list(stdin()))
+            continue
+        if urls.is_url(word) and not os.path.lexists(word):
+            yield from _at_url(word, on_skip)
             continue
         is_pattern = glob.has_magic(word) and not os.path.lexists(word)
         found = glob.iglob(word, recursive=True) if is_pattern else [word]
         for path in map(os.path.abspath, found):
             if os.path.isdir(path):
-                yield from _walk(path, visited, on_skip)
+                yield from walk(path, visited, on_skip)
+            elif shards.is_shard(path):
+                yield from shards.members(path, _open, on_skip)
             elif not is_pattern or is_image(path):
                 yield path
+
+
+def _absolute(name: str) -> str:
+    return name if urls.is_url(name) else os.path.abspath(name)
+
+
+def _open(path: str) -> IO[bytes]:
+    return open(path, "rb")
+
+
+def _at_url(word: str, on_skip: OnSkip) -> Iterator[Image]:
+    try:
+        for url in urls.find(word):
+            if shards.is_shard(url):
+                yield from shards.members(url, urls.open_url, on_skip)
+            elif url == word or is_image(url):
+                yield url
+    except Exception as e:  # noqa: BLE001 - each store has errors of its own, and many
+        on_skip(word, OSError(0, " ".join(str(e).split()) or type(e).__name__))
 
 
 def count_images(words: Iterable[str]) -> int:
     """Return how many images `scan` would yield."""
     return sum(1 for _ in scan(words, lambda *_: None))
-
-
-def is_image(name: str) -> bool:
-    """Whether a name ends like an image's."""
-    return os.path.splitext(name)[1].lower() in IMAGE_ENDINGS
 
 
 def read_list(stream: IO[bytes]) -> Iterator[str]:
@@ -92,7 +120,13 @@ def read_list(stream: IO[bytes]) -> Iterator[str]:
         yield os.fsdecode(rest)
 
 
-def _walk(root: str, visited: set[tuple[int, int]], on_skip: OnSkip) -> Iterator[str]:
+def walk(
+    root: str,
+    visited: set[tuple[int, int]],
+    on_skip: OnSkip,
+    is_wanted: Callable[[str], bool] = is_image,
+) -> Iterator[str]:
+    """Yield the files below a directory whose names are wanted; see `scan`."""
     # Directories still to see are held, files never: a million of them in one folder stream by.
     waiting = [root]
     while waiting:
@@ -106,7 +140,7 @@ def _walk(root: str, visited: set[tuple[int, int]], on_skip: OnSkip) -> Iterator
                         continue
                     if _is_directory(entry):
                         waiting.append(entry.path)
-                    elif is_image(entry.name):
+                    elif is_wanted(entry.name):
                         yield entry.path
         except OSError as e:
             on_skip(directory, e)

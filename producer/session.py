@@ -12,10 +12,12 @@ from rich.console import Console
 
 from producer.collect import Collector
 from producer.desk import Desk
+from producer.ledger import Maker
+from producer.names import printable
 from producer.outbox import Post
 from producer.progress import Tally, progress
-from producer.report import Summary, printable
-from producer.scan import STANDARD_INPUT, count_images, scan
+from producer.report import Summary
+from producer.scan import STANDARD_INPUT, Image, count_images, scan
 from producer.sinks import Sink
 from producer.submit import Feeder, Order
 from producer.window import Window
@@ -39,6 +41,13 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     threshold: float
     as_blobs: bool
     chunk_images: int | None
+    embeddings: bool = False
+    thumbnail_px: int = 0
+
+    @property
+    def labels(self) -> str | None:
+        """The hash of the labels, or None for the model's own."""
+        return self.pack.hash if self.pack != LabelPack() else None
 
 
 class NoWorkerError(RuntimeError):
@@ -53,7 +62,7 @@ class LabelsNeededError(ValueError):
     """The model has no labels of its own, and none were given."""
 
 
-def find_images(words: tuple[str, ...], say: Say) -> Iterator[str]:
+def find_images(words: tuple[str, ...], say: Say) -> Iterator[Image]:
     """Return the images that the words mean, after a look that there is one.
 
     Raises:
@@ -77,7 +86,6 @@ class Session:
     def __init__(
         self,
         request: Request,
-        images: Iterable[str],
         console: Console,
         say: Say,
         on_begin: Callable[[str], None] = lambda _: None,
@@ -85,15 +93,14 @@ class Session:
         """Take what is to be done; `on_begin` hears the id of the job."""
         self._on_begin = on_begin
         self._request = request
-        self._images = images
         self._console = console
         self._say = say
         self._counter = _Counter(request.paths)
         self.tally = Tally()
         self.job = ""
 
-    def greet(self, desk: Desk, *, waits: bool) -> None:
-        """Look who will do the work, before any is sent.
+    def greet(self, desk: Desk, *, waits: bool) -> Maker:
+        """Look who will do the work, before any is sent; return what will make the tags.
 
         Raises:
             NoWorkerError: we are to wait for results, and nobody is online.
@@ -105,7 +112,7 @@ class Session:
             if waits:
                 raise NoWorkerError(words)
             self._say(f"note: {words}")
-            return
+            return Maker("", self._request.labels)
         if not worker.has_labels and not self._request.pack.labels:
             msg = (
                 f"model {worker.model} has no labels of its own: give --labels FILE or --label TEXT"
@@ -115,20 +122,21 @@ class Session:
             self._say(f"note: {worker.notice}")
         if waits:
             self._say(f"tagging with {worker.model} on {worker.device}")
+        return Maker(worker.model, self._request.labels)
 
-    def send(self, desk: Desk) -> int:
+    def send(self, desk: Desk, images: Iterable[Image]) -> int:
         """Send every image without waiting for results; return how many."""
-        feeder, collector = self._begin(desk)
+        feeder, collector = self._begin(desk, images)
         try:
             collector.drain()
         finally:
             self._leave(desk, feeder)
         return feeder.images
 
-    def tag(self, desk: Desk, sink: Sink) -> None:
+    def tag(self, desk: Desk, images: Iterable[Image], sink: Sink) -> None:
         """Send every image and write each result to `sink` as it comes."""
         summary, self.tally = Summary(), Tally()
-        feeder, collector = self._begin(desk)
+        feeder, collector = self._begin(desk, images)
         try:
             with progress(self._console, self.tally) as shown:
                 for records in collector.records():
@@ -143,18 +151,20 @@ class Session:
         summary.show(self._console)
         self._say(str(self.tally))
 
-    def _begin(self, desk: Desk) -> tuple[Feeder, Collector]:
+    def _begin(self, desk: Desk, images: Iterable[Image]) -> tuple[Feeder, Collector]:
         request = self._request
         self._counter.start()
         self.job = desk.jobs.create().id
         self._on_begin(self.job)
         order = Order(
             job=self.job,
-            labels=desk.labels.put(request.pack) if request.pack != LabelPack() else None,
+            labels=desk.labels.put(request.pack) if request.labels else None,
             top_k=request.top_k,
             threshold=request.threshold,
             chunk_images=request.chunk_images,
             as_blobs=request.as_blobs,
+            embeddings=request.embeddings,
+            thumbnail_px=request.thumbnail_px,
             max_bytes=desk.settings.max_bytes,
         )
         window = Window(MAX_BLOB_IMAGES if request.as_blobs else MAX_IMAGES, MAX_BLOB_BYTES)
@@ -170,7 +180,7 @@ class Session:
                 self._say(f"waiting: {words}")
 
         feeder = Feeder(
-            self._images,
+            images,
             order,
             post,
             window,

@@ -1,4 +1,4 @@
-"""Image paths -> chunks -> outbox, in a thread of its own, held back by the window."""
+"""Images -> chunks -> outbox, in a thread of its own, held back by the window."""
 
 from __future__ import annotations
 
@@ -13,11 +13,13 @@ from typing import Final
 
 import msgspec
 
+from producer import urls
 from producer.insist import insist
 from producer.outbox import MAX_BYTES, Outbox, Parcel, Post
+from producer.scan import Image, path_of
 from producer.window import Sent, Window, WindowClosedError
 from worker.contract.blobs import blob_key
-from worker.contract.messages import MAX_PATH_CHARS, Chunk, Failure, ImageRef
+from worker.contract.messages import MAX_PATH_CHARS, Chunk, Failure, ImageRef, Part, Stamp
 
 # The blobs of a message are held in memory, and go to Redis at once.
 CHUNK_BYTES: Final = MAX_BYTES
@@ -49,6 +51,8 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     chunk_images: int | None
     as_blobs: bool
     max_bytes: int
+    embeddings: bool = False
+    thumbnail_px: int = 0
 
 
 class Feeder:
@@ -56,7 +60,7 @@ class Feeder:
 
     def __init__(
         self,
-        paths: Iterable[str],
+        images: Iterable[Image],
         order: Order,
         post: Post,
         window: Window,
@@ -64,12 +68,12 @@ class Feeder:
         *,
         patience_s: float = 0.0,
     ) -> None:
-        """Take what is to be sent; `total` tells how many paths there are, once that is known.
+        """Take what is to be sent; `total` tells how many images there are, once that is known.
 
         So long a Redis is waited for that is away, in silence: the collector asks it too.
         """
         self._patience_s = patience_s
-        self._paths = paths
+        self._found = images
         self._total = total
         self._order = order
         self._post = post
@@ -132,10 +136,10 @@ class Feeder:
         seq, size_bytes, begun = 0, 0, 0
         images: list[ImageRef] = []
         blobs: dict[str, bytes] = {}
-        for path in self._paths:
-            ref = reference(path)
+        for image in self._found:
+            ref = reference(image)
             if self._order.as_blobs and ref.error is None:
-                ref, data = self._with_bytes(path, blob_key(self._order.job, seq, len(images)))
+                ref, data = self._with_bytes(ref, blob_key(self._order.job, seq, len(images)))
                 if ref.blob:
                     blobs[ref.blob] = data
                     size_bytes += len(data)
@@ -153,11 +157,12 @@ class Feeder:
         # Few blobs fit in Redis at a time: they are to go round all workers.
         return SMALLEST_CHUNK if self._order.as_blobs else size_of_chunk(begun, self._total())
 
-    def _with_bytes(self, path: str, key: str) -> tuple[ImageRef, bytes]:
-        data = read_image(path, self._order.max_bytes)
-        if isinstance(data, Failure):
-            return ImageRef(path, error=data), b""
-        return ImageRef(path, blob=key), data
+    def _with_bytes(self, ref: ImageRef, key: str) -> tuple[ImageRef, bytes]:
+        found = read_image(ref, self._order.max_bytes)
+        if isinstance(found, Failure):
+            return ImageRef(ref.path, error=found), b""
+        data, stamp = found
+        return ImageRef(ref.path, blob=key, stamp=stamp), data
 
     def _chunk(self, seq: int, images: tuple[ImageRef, ...]) -> Chunk:
         order = self._order
@@ -168,14 +173,17 @@ class Feeder:
             labels=order.labels,
             top_k=order.top_k,
             threshold=order.threshold,
+            embeddings=order.embeddings,
+            thumbnail_px=order.thumbnail_px,
             sent_at_s=time.time(),
         )
 
 
-def reference(path: str) -> ImageRef:
+def reference(image: Image) -> ImageRef:
     """Return how an image travels; one whose path nothing can have travels as a failure."""
+    path = path_of(image)
     if len(path) <= MAX_PATH_CHARS:
-        return ImageRef(path)
+        return ImageRef(image) if isinstance(image, str) else image
     words = f"a path of {len(path):,} characters is longer than any file's"
     return ImageRef(path[:MAX_PATH_CHARS], error=_failure("not_found", words))
 
@@ -189,18 +197,23 @@ def size_of_chunk(begun: int, total: int | None) -> int:
     return max(SMALLEST_CHUNK, min(LARGEST_CHUNK, 1 << share.bit_length() >> 1))
 
 
-def read_image(path: str, max_bytes: int) -> bytes | Failure:
-    """Return a file's bytes, or why there are none, in the codes and words of workers."""
+def read_image(ref: ImageRef, max_bytes: int) -> tuple[bytes, Stamp | None] | Failure:
+    """Return a file's bytes and stamp, or why there are none, in the codes and words of workers."""
+    if urls.is_url(ref.place):
+        return _failure("unreadable", "workers fetch what lies at a URL: leave --blobs away")
     try:
         # Looked at before it is opened: to open a FIFO or a device can be an act.
-        if refused := _refused(os.stat(path), max_bytes):
+        if refused := _refused(os.stat(ref.place), max_bytes, ref.part):
             return refused
         # Non-blocking, should it have become a FIFO meanwhile.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
+        descriptor = os.open(ref.place, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
         with open(descriptor, "rb") as file:
             status = os.fstat(descriptor)
+            if ref.part:
+                return os.pread(descriptor, ref.part.size_bytes, ref.part.offset), None
             # What a growing file gains meanwhile is left: the limit holds whatever happens to it.
-            return _refused(status, max_bytes) or file.read(status.st_size)
+            stamp = Stamp(status.st_size, status.st_mtime)
+            return _refused(status, max_bytes) or (file.read(status.st_size), stamp)
     except OSError as e:
         if e.errno in {errno.ENOENT, errno.ENOTDIR}:
             return _failure("not_found", "there is no such file on the producer's machine")
@@ -208,14 +221,15 @@ def read_image(path: str, max_bytes: int) -> bytes | Failure:
         return _failure("unreadable", f"the file cannot be read: {reason}")
 
 
-def _refused(status: os.stat_result, max_bytes: int) -> Failure | None:
+def _refused(status: os.stat_result, max_bytes: int, part: Part | None = None) -> Failure | None:
     if not stat.S_ISREG(status.st_mode):
         kind = _KINDS.get(stat.S_IFMT(status.st_mode), "something else")
         return _failure("not_a_file", f"this is {kind}, not a regular file")
-    if not status.st_size:
+    size_bytes = part.size_bytes if part else status.st_size
+    if not size_bytes:
         return _failure("empty_file", "the file is empty")
-    if status.st_size > max_bytes:
-        words = f"{status.st_size:,} bytes are more than the limit of {max_bytes:,}"
+    if size_bytes > max_bytes:
+        words = f"{size_bytes:,} bytes are more than the limit of {max_bytes:,}"
         return _failure("too_large", f"{words} (WANWU_MAX_BYTES)")
     return None
 

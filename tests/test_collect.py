@@ -116,6 +116,22 @@ def test_results_come_as_chunks_finish_and_each_once(job: Job) -> None:
     assert job.window.images == 0
 
 
+def test_a_worker_cannot_answer_for_images_that_were_not_sent_to_it(job: Job) -> None:
+    job.finish(0, 2)
+    forged = ChunkResult(
+        job=job.id,
+        seq=1,
+        worker="w",
+        device="cpu",
+        model="m",
+        images=(ImageResult(path="/1/0.jpg"), ImageResult(path="/etc/passwd")),
+    )
+    job.store(1, "SUCCESS", forged.to_wire())
+    records = [r for batch in job.collector.records() for r in batch]
+    assert [r.path for r in records if r.status == "failed"] == ["/1/0.jpg", "/1/1.jpg"]
+    assert len(records) == 6
+
+
 def test_a_chunk_that_celery_gave_up_fails_each_of_its_images(job: Job) -> None:
     job.finish(0, 2)
     job.store(1, "FAILURE", {"exc_type": "MessageError", "exc_message": ["version 9"]})

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 import redis
 
+from worker import intake
 from worker.contract.blobs import BlobStore
-from worker.contract.messages import Failure, ImageRef
+from worker.contract.messages import Failure, ImageRef, Stamp
 from worker.contract.settings import Settings
 from worker.errors import (
     BlobMissingError,
@@ -24,7 +25,6 @@ from worker.errors import (
     TooLargeError,
     UnreadableError,
 )
-from worker.intake import read
 
 BODY = b"some bytes"
 ANYWHERE = Settings(image_roots=("/",))
@@ -32,6 +32,10 @@ ANYWHERE = Settings(image_roots=("/",))
 
 def limited(max_bytes: int) -> Settings:
     return Settings(image_roots=("/",), max_bytes=max_bytes)
+
+
+def read(ref: ImageRef, blobs: BlobStore, settings: Settings) -> bytes:
+    return intake.read(ref, blobs, settings).data
 
 
 @pytest.fixture
@@ -48,6 +52,18 @@ def image(tmp_path: Path) -> Path:
 
 def test_a_file_is_read_whole(image: Path, blobs: BlobStore) -> None:
     assert read(ImageRef(str(image)), blobs, ANYWHERE) == BODY
+
+
+def test_the_stamp_is_that_of_the_file_which_was_read(image: Path, blobs: BlobStore) -> None:
+    os.utime(image, (1, 1_700_000_000.25))
+    found = intake.read(ImageRef(str(image)), blobs, ANYWHERE)
+    assert found.stamp == Stamp(len(BODY), 1_700_000_000.25)
+
+
+def test_a_blob_has_the_stamp_that_its_sender_knew(blobs: BlobStore) -> None:
+    blobs.put({"wanwu:blob:x": BODY})
+    ref = ImageRef("/far.jpg", blob="wanwu:blob:x", stamp=Stamp(9, 1.5))
+    assert intake.read(ref, blobs, ANYWHERE).stamp == Stamp(9, 1.5)
 
 
 def test_a_name_that_is_no_utf8_is_found(tmp_path: Path, blobs: BlobStore) -> None:

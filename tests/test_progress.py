@@ -6,8 +6,9 @@ import io
 
 from rich.console import Console
 
+from producer.names import printable
 from producer.progress import Bar, Lines, Tally, progress
-from producer.report import Summary, age, human_line, printable, state_of
+from producer.report import Summary, age, human_line, state_of
 from worker.contract.jobs import Job
 from worker.contract.messages import Failure, Record, Tag, Timing
 

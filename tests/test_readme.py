@@ -17,6 +17,7 @@ from images import fill
 
 import producer.cli
 import worker.cli
+from producer.sinks import records_of
 from worker.contract.embedded import EmbeddedRedis
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -85,9 +86,11 @@ def test_the_commands_for_a_model_of_your_own_run_as_written(home: Path) -> None
 def test_the_commands_for_a_lasting_queue_run_as_written(home: Path, crew: Crew) -> None:
     with EmbeddedRedis() as server:
         running = crew.start(server.url)
-        lines = [line for line in ours() if "embedded" not in line and "find" not in line]
+        (home / "new.txt").write_text("猫\n狗\n", encoding="utf-8")
+        elsewhere = ("--embedded", "find", "s3://")
+        lines = [line for line in ours() if not any(word in line for word in elsewhere)]
         job = ""
-        assert len(lines) == 6
+        assert len(lines) == 13
         for line in lines:
             done = shell(line.replace("JOB", job), home, broker_url=server.url)
             assert done.returncode == 0, f"{line}\n{done.stderr}"
@@ -96,6 +99,8 @@ def test_the_commands_for_a_lasting_queue_run_as_written(home: Path, crew: Crew)
                 shell(f"producer results {job} --wait", home, broker_url=server.url)
         running.stop()
     assert (home / "tags.jsonl").read_text(encoding="utf-8").count("\n") == 4
+    assert len(list(records_of(home / "new.parquet"))) == 4
+    assert not list(home.glob("images/**/*.xmp"))
 
 
 @pytest.mark.parametrize("name", GROUPS)

@@ -10,7 +10,7 @@ from typing import IO
 
 import pytest
 
-from producer.scan import NoSuchPathError, check, count_images, read_list, scan
+from producer.scan import NoSuchPathError, check, count_images, path_of, read_list, scan
 
 
 @pytest.fixture(autouse=True)
@@ -27,7 +27,7 @@ def touch(*names: str) -> None:
 
 def found(*words: str, listed: bytes = b"") -> list[str]:
     """Return what is found, relative to the directory, sorted."""
-    paths = list(scan(words, raise_error, lambda: io.BytesIO(listed)))
+    paths = [path_of(image) for image in scan(words, raise_error, lambda: io.BytesIO(listed))]
     assert all(map(os.path.isabs, paths))
     return sorted(os.path.relpath(path) for path in paths)
 
@@ -64,8 +64,8 @@ def test_strange_names_come_through(name: str) -> None:
     touch(f"in/{name}")
     assert found("in") == [f"in/{name}"]
     assert found(f"in/{name}") == [f"in/{name}"]
-    (path,) = scan(["in"], raise_error)
-    assert Path(path).exists()
+    (image,) = scan(["in"], raise_error)
+    assert Path(path_of(image)).exists()
 
 
 def test_links_in_circles_are_walked_once() -> None:

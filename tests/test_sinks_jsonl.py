@@ -8,27 +8,16 @@ import os
 from pathlib import Path
 
 import pytest
+from records import record
 
-from producer.sinks import UnknownFormatError, check_writable, open_sink
+from producer.sinks import UnknownFormatError, check_writable, open_sink, target_of
 from producer.sinks.jsonl import JsonlSink
-from worker.contract.messages import Failure, Record, Tag, Timing
+from worker.contract.messages import Failure, Record
 
-FIELDS = ["path", "status", "tags", "error", "timing", "batch_size", "worker", "device", "model"]
-
-
-def record(path: str = "/图/猫.jpg", **fields: object) -> Record:
-    values = {
-        "path": path,
-        "status": "ok",
-        "tags": (Tag("猫", 0.93000049), Tag("狗", 1 / 30)),
-        "error": None,
-        "timing": Timing(queue_ms=1.23456, infer_ms=20.0),
-        "batch_size": 4,
-        "worker": "w@h",
-        "device": "cpu",
-        "model": "demo@0123456789ab",
-    }
-    return Record(**(values | fields))  # type: ignore[arg-type]
+FIELDS = [
+    *("path", "status", "tags", "error", "timing", "batch_size", "worker", "device", "model"),
+    *("labels", "file"),
+]
 
 
 def written(*records: Record) -> bytes:
@@ -69,7 +58,7 @@ def test_any_name_comes_back_and_the_file_is_utf8(name: bytes | str) -> None:
 
 def test_lines_are_in_the_file_once_they_are_flushed(tmp_path: Path) -> None:
     out = tmp_path / "tags.JSONL"
-    with open_sink(out) as sink:
+    with open_sink(target_of(out, None)) as sink:
         sink.write(record("/a.jpg"))
         sink.flush()
         assert len(out.read_bytes().splitlines()) == 1
@@ -82,7 +71,7 @@ def test_lines_are_in_the_file_once_they_are_flushed(tmp_path: Path) -> None:
 
 def test_an_unknown_ending_names_those_that_are_known(tmp_path: Path) -> None:
     with pytest.raises(UnknownFormatError, match=r"\.jsonl, \.ndjson"):
-        open_sink(tmp_path / "tags.doc")
+        target_of(tmp_path / "tags.doc", None)
 
 
 def test_looking_whether_a_file_can_be_written_changes_nothing(tmp_path: Path) -> None:

@@ -171,7 +171,7 @@ def test_only_regular_files_are_opened(tmp_path: Path) -> None:
     os.mkfifo(pipe)
 
     def refused(path: Path | str) -> Failure:
-        data = read_image(str(path), 1000)
+        data = read_image(ImageRef(str(path)), 1000)
         assert isinstance(data, Failure)
         assert data.stage == "read"
         return data

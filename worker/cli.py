@@ -8,13 +8,25 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import click
+import msgspec
 
+from worker.contract.labels import LabelsError
 from worker.contract.settings import Settings, SettingsError
 
 ENGINES = ("torchscript", "eager", "compile", "onnx")
 PRECISIONS = ("auto", "fp32", "fp16", "bf16", "int8")
 PLACE = click.Path(dir_okay=False, path_type=Path)
 EXTRA = "this command needs the worker's libraries: pip install 'wanwu-tagger[worker]'"
+
+
+def _places(
+    context: click.Context, option: click.Parameter, words: tuple[str, ...]
+) -> dict[str, Any]:
+    """Tell directories, which must be there, from URLs."""
+    kind = click.Path(exists=True, file_okay=False, resolve_path=True)
+    roots = tuple(kind.convert(word, option, context) for word in words if "://" not in word)
+    urls = tuple(word for word in words if "://" in word)
+    return {"image_roots": roots or None, "image_urls": urls or None}
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -50,19 +62,20 @@ def main() -> None:
 )
 @click.option(
     "--images",
-    "image_roots",
-    type=click.Path(exists=True, file_okay=False, resolve_path=True),
+    "places",
     multiple=True,
-    help="Directory below which images may be read; may be repeated. Without one, only images that "
-    "come as bytes are tagged. [default: WANWU_IMAGE_ROOTS]",
+    metavar="DIR|URL",
+    callback=_places,
+    help="Directory, or beginning of URLs such as s3://photos/2026/, below which images may be "
+    "read; may be repeated. Without one, only images that come as bytes are tagged. [default: "
+    "WANWU_IMAGE_ROOTS, WANWU_IMAGE_URLS]",
 )
 @click.option("--broker", metavar="URL", help="Redis of the queue, else WANWU_BROKER_URL.")
-def start(broker: str | None, image_roots: tuple[str, ...], **options: Any) -> None:
+def start(broker: str | None, places: dict[str, Any], **options: Any) -> None:
     """Start a worker; Ctrl-C or SIGTERM finishes what is in flight and returns the rest."""
     _check_libraries()
     try:
-        roots = image_roots or None
-        settings = Settings.from_env(broker_url=broker, image_roots=roots, **options)
+        settings = Settings.from_env(broker_url=broker, **places, **options)
     except SettingsError as e:
         raise click.UsageError(str(e)) from e
     # Only now: these load torch, which takes seconds that `--help` need not.
@@ -175,6 +188,27 @@ def bench(**options: Any) -> None:
     try:
         measure(request, Settings.from_env(**options), lambda words: click.echo(words, err=True))
     except SettingsError as e:
+        raise click.UsageError(str(e)) from e
+    except TaggerError as e:
+        _fail(str(e))
+
+
+@main.command(epilog="Example: worker texts --model chinese-clip < labels.json > embeddings")
+@click.option(
+    "--model",
+    metavar="ARTIFACT|DIR|ID",
+    help="Artifact, or a Hugging Face directory or id. [default: bundled]",
+)
+def texts(model: str | None) -> None:
+    """Embed a label set, for programs: JSON on standard input, a line of JSON and float32 out."""
+    _check_libraries()
+    from worker.errors import TaggerError  # noqa: PLC0415
+    from worker.texts import encode_texts  # noqa: PLC0415
+
+    try:
+        settings = Settings.from_env(model=model)
+        encode_texts(settings, sys.stdin.buffer, sys.stdout.buffer)
+    except (SettingsError, LabelsError, msgspec.MsgspecError) as e:
         raise click.UsageError(str(e)) from e
     except TaggerError as e:
         _fail(str(e))

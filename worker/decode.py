@@ -8,6 +8,7 @@ from __future__ import annotations
 import struct
 import warnings
 import zlib
+from collections.abc import Callable
 from contextlib import nullcontext
 from io import BytesIO
 from typing import TYPE_CHECKING, Final
@@ -74,8 +75,11 @@ def decode(
     fast: bool = False,
     max_side: int = 0,
     budget: Budget | None = None,
+    look: Callable[[Pixels], None] = lambda _: None,
 ) -> Pixels:
     """Return the first frame at the model's size: uint8, CHW, C-contiguous.
+
+    `look` is shown the frame before it is brought to that size: upright, HWC, or HW if it is grey.
 
     A JPEG with a side of more than `max_side` pixels, if that is not 0, is scaled down by a half, a
     quarter or an eighth while it is decoded, in either mode. Pixels are spent from the `budget`
@@ -97,7 +101,9 @@ def decode(
                 _draft(image, spec)
             with budget.spend(image.width * image.height) if budget else nullcontext():
                 image.load()
-                return fit(upright(np.asarray(flatten(image)), image), spec)
+                whole = upright(np.asarray(flatten(image)), image)
+                look(whole)
+                return fit(whole, spec)
     except Image.DecompressionBombError as e:
         raise TooManyPixelsError(None, max_pixels) from e
     except _DECODER_ERRORS as e:

@@ -4,13 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from statistics import fmean
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
-from worker.contract.messages import ChunkResult, Failure, ImageRef, ImageResult, Tag, Timing
+from worker.contract.messages import (
+    ChunkResult,
+    Failure,
+    ImageRef,
+    ImageResult,
+    Stamp,
+    Tag,
+    Timing,
+)
 
 _DECIMALS: Final = 3
 _EVENT_DECIMALS: Final = 1
 _STAGES: Final = ("queue_ms", "read_ms", "decode_ms", "batch_wait_ms", "infer_ms", "total_ms")
+
+
+class Kept(NamedTuple):
+    """What is kept of an image beside its tags; see `ImageResult`."""
+
+    stamp: Stamp | None = None
+    embedding: str | None = None
+    thumbnail: str | None = None
+
+
+_NOTHING: Final = Kept()
 
 
 def emit(
@@ -18,6 +37,7 @@ def emit(
     outcome: tuple[Tag, ...] | Failure,
     readings_ms: Mapping[str, float],
     batch_size: int | None = None,
+    kept: Kept = _NOTHING,
 ) -> ImageResult:
     """Return one image's result. `readings_ms` names fields of `Timing`; absent: not reached."""
     tags, error = ((), outcome) if isinstance(outcome, Failure) else (outcome, None)
@@ -27,6 +47,9 @@ def emit(
         error=error,
         timing=Timing(**{name: _tidy(ms) for name, ms in readings_ms.items()}),
         batch_size=batch_size,
+        stamp=kept.stamp,
+        embedding=kept.embedding,
+        thumbnail=kept.thumbnail,
     )
 
 

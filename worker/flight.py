@@ -11,7 +11,7 @@ import redis
 import structlog
 
 from worker.backlog import Inferred
-from worker.contract.messages import ImageRef
+from worker.contract.messages import ImageRef, Stamp
 from worker.errors import ImageError, UnexpectedError, WorkerGoneError
 from worker.measure import Stopwatch
 
@@ -21,13 +21,15 @@ log = structlog.get_logger()
 
 
 class Journey:
-    """One image, its stopwatch, and in the end what became of it."""
+    """One image, its stopwatch, what was seen on the way, and in the end what became of it."""
 
-    __slots__ = ("outcome", "ref", "watch")
+    __slots__ = ("outcome", "ref", "stamp", "thumbnail", "watch")
 
     def __init__(self, ref: ImageRef, watch: Stopwatch) -> None:
         self.ref: Final = ref
         self.watch: Final = watch
+        self.stamp: Stamp | None = None
+        self.thumbnail: str | None = None
         self.outcome: Outcome
 
     def verdict(self) -> Inferred | ImageError:

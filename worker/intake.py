@@ -1,4 +1,7 @@
-"""Image reference -> bytes, from a file or from Redis. Never hangs, never reads past the limit."""
+"""Image reference -> bytes and stamp, from a file, a part of one, a URL or Redis.
+
+Never hangs, never reads past the limit.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,9 @@ import errno
 import os
 import stat
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
+from worker.contract.messages import Stamp
 from worker.errors import (
     BlobMissingError,
     EmptyFileError,
@@ -19,10 +23,11 @@ from worker.errors import (
     TooLargeError,
     UnreadableError,
 )
+from worker.remote import fetch, is_url
 
 if TYPE_CHECKING:
     from worker.contract.blobs import BlobStore
-    from worker.contract.messages import ImageRef
+    from worker.contract.messages import ImageRef, Part
     from worker.contract.settings import Settings
 
 # Non-blocking, or opening a FIFO would wait for a writer; no terminal becomes ours.
@@ -36,7 +41,14 @@ _KINDS: Final = {
 }
 
 
-def read(ref: ImageRef, blobs: BlobStore, settings: Settings) -> bytes:
+class Original(NamedTuple):
+    """An image as it was kept. A blob has the stamp that its sender knew."""
+
+    data: bytes
+    stamp: Stamp | None
+
+
+def read(ref: ImageRef, blobs: BlobStore, settings: Settings) -> Original:
     """Return the image's bytes, 1 to `settings.max_bytes` of them.
 
     Raises:
@@ -46,12 +58,15 @@ def read(ref: ImageRef, blobs: BlobStore, settings: Settings) -> bytes:
     if ref.error is not None:
         raise ReportedError(ref.error)
     if ref.blob is not None:
-        data = _read_blob(ref.blob, blobs, settings.max_bytes)
+        found = Original(_read_blob(ref.blob, blobs, settings.max_bytes), ref.stamp)
+    elif is_url(ref.place):
+        fetched = fetch(ref.place, settings.image_urls, settings.max_bytes, ref.part)
+        found = Original(*fetched)
     else:
-        data = _read_file(ref.path, settings.image_roots, settings.max_bytes)
-    if not data:
+        found = _read_file(ref, settings.image_roots, settings.max_bytes)
+    if not found.data:
         raise EmptyFileError
-    return data
+    return found
 
 
 def _read_blob(key: str, blobs: BlobStore, max_bytes: int) -> bytes:
@@ -63,11 +78,11 @@ def _read_blob(key: str, blobs: BlobStore, max_bytes: int) -> bytes:
     return data
 
 
-def _read_file(path: str, roots: Sequence[str], max_bytes: int) -> bytes:
+def _read_file(ref: ImageRef, roots: Sequence[str], max_bytes: int) -> Original:
     try:
         # Nothing is opened yet, not even a FIFO: this is a handle on what the path leads to, links
         # and all, at this moment. What is checked is what is read, whatever happens to the path.
-        handle = os.open(os.fsencode(path), os.O_PATH | os.O_CLOEXEC)
+        handle = os.open(os.fsencode(ref.place), os.O_PATH | os.O_CLOEXEC)
         try:
             itself = f"/proc/self/fd/{handle}"
             _check(os.readlink(os.fsencode(itself)), roots)  # noqa: PTH115 - of bytes
@@ -76,6 +91,8 @@ def _read_file(path: str, roots: Sequence[str], max_bytes: int) -> bytes:
         finally:
             os.close(handle)
         try:
+            if ref.part:
+                return Original(_read_part(descriptor, ref.part, max_bytes), None)
             return _read_regular(descriptor, max_bytes)
         finally:
             os.close(descriptor)
@@ -87,13 +104,19 @@ def _read_file(path: str, roots: Sequence[str], max_bytes: int) -> bytes:
         raise NotFoundError(msg) from e
 
 
-def _read_regular(descriptor: int, max_bytes: int) -> bytes:
+def _read_regular(descriptor: int, max_bytes: int) -> Original:
     status = os.fstat(descriptor)
     if status.st_size > max_bytes:
         raise TooLargeError(status.st_size, max_bytes)
     with open(descriptor, "rb", closefd=False) as file:
         # What a growing file gains meanwhile is left: the limit holds whatever happens to it.
-        return file.read(status.st_size)
+        return Original(file.read(status.st_size), Stamp(status.st_size, status.st_mtime))
+
+
+def _read_part(descriptor: int, part: Part, max_bytes: int) -> bytes:
+    if part.size_bytes > max_bytes:
+        raise TooLargeError(part.size_bytes, max_bytes)
+    return os.pread(descriptor, part.size_bytes, part.offset)
 
 
 def _refuse_kinds(status: os.stat_result) -> None:

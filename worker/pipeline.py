@@ -34,13 +34,14 @@ from worker.contract.messages import (
 )
 from worker.contract.settings import Settings
 from worker.decode import decode, set_up
-from worker.emit import emit
+from worker.emit import Kept, emit
 from worker.engines.base import Engine, device_memory, device_utilisation
 from worker.engines.choose import open_engine
 from worker.errors import ImageError, LabelsMissingError, WorkerGoneError
 from worker.flight import Flight, Journey, blame
 from worker.infer import launch, warm
 from worker.intake import read
+from worker.keepsake import embedding_text, thumbnail
 from worker.measure import Clock, Figures, Stopwatch
 from worker.models.artifact import Artifact
 from worker.models.labels import LabelCache, LabelSet, encoder_of
@@ -179,9 +180,9 @@ class Pipeline:
             self.room.give_back(len(journeys))
             return self.refuse(chunk, blame(e))
         if trial is None:
-            self._depart(journeys).wait()
+            self._depart(journeys, chunk.thumbnail_px).wait()
         else:
-            self._try_out(journeys, trial)
+            self._try_out(journeys, chunk.thumbnail_px, trial)
         return self._sum_up(chunk, self._arrive(journeys, chunk, label_set))
 
     def refuse(self, chunk: Chunk, error: ImageError) -> ChunkResult:
@@ -225,15 +226,15 @@ class Pipeline:
 
         return self._label_sets.get(pack_hash or _OWN_LABELS, fetch)
 
-    def _depart(self, journeys: Sequence[Journey]) -> Flight:
+    def _depart(self, journeys: Sequence[Journey], thumbnail_px: int) -> Flight:
         # All are announced before the first is decoded: the batcher waits for what can still come.
         self._batcher.expect(len(journeys))
         flight = Flight(journeys, self.room.give_back)
         for journey in journeys:
-            self._decoders.submit(self._prepare, flight, journey)
+            self._decoders.submit(self._prepare, flight, journey, thumbnail_px)
         return flight
 
-    def _try_out(self, journeys: Sequence[Journey], trial: Trial) -> None:
+    def _try_out(self, journeys: Sequence[Journey], thumbnail_px: int, trial: Trial) -> None:
         """Let the images go one by one, and give back the room of those that did not."""
         waiting = len(journeys)
         try:
@@ -242,7 +243,7 @@ class Pipeline:
                     with trial(index):
                         # Once it has left, it gives its room back when it lands.
                         waiting -= 1
-                        self._depart([journey]).wait()
+                        self._depart([journey], thumbnail_px).wait()
                         # What says nothing about the image must not end its trial well.
                         journey.verdict()
                 except ImageError as e:
@@ -250,10 +251,10 @@ class Pipeline:
         finally:
             self.room.give_back(waiting)
 
-    def _prepare(self, flight: Flight, journey: Journey) -> None:
+    def _prepare(self, flight: Flight, journey: Journey, thumbnail_px: int) -> None:
         """Read and decode, on a decode thread; whatever happens, the image lands."""
         try:
-            pixels_CHW = self._decode(journey)
+            pixels_CHW = self._decode(journey, thumbnail_px)
         except BaseException as e:  # noqa: BLE001 - `blame` tells them apart
             self._batcher.forget()
             flight.land(journey, e)
@@ -263,9 +264,13 @@ class Pipeline:
         except WorkerGoneError as e:
             flight.land(journey, e)
 
-    def _decode(self, journey: Journey) -> Pixels:
+    def _decode(self, journey: Journey, thumbnail_px: int) -> Pixels:
+        def look(whole: Pixels) -> None:
+            if thumbnail_px:
+                journey.thumbnail = thumbnail(whole, thumbnail_px)
+
         with journey.watch.time("read_ms"):
-            data = read(journey.ref, self._blobs, self._settings)
+            data, journey.stamp = read(journey.ref, self._blobs, self._settings)
         with journey.watch.time("decode_ms"):
             return decode(
                 data,
@@ -274,6 +279,7 @@ class Pipeline:
                 fast=self._fast,
                 max_side=self._settings.max_side,
                 budget=self._budget,
+                look=look,
             )
 
     def _launch(self, pixels_CHW: Sequence[Pixels]) -> Callable[[], Embeddings]:
@@ -291,12 +297,15 @@ class Pipeline:
         for journey, outcome in zip(journeys, outcomes, strict=True):
             journey.watch.stop()
             readings_ms = journey.watch.readings_ms
+            kept = Kept(journey.stamp, thumbnail=journey.thumbnail)
             if isinstance(outcome, ImageError):
-                results.append(emit(journey.ref, outcome.failure(), readings_ms))
+                results.append(emit(journey.ref, outcome.failure(), readings_ms, kept=kept))
                 continue
             readings_ms["batch_wait_ms"] = outcome.batch_wait_ms
             readings_ms["infer_ms"] = outcome.infer_ms
-            results.append(emit(journey.ref, next(tags), readings_ms, outcome.batch_size))
+            if chunk.embeddings:
+                kept = kept._replace(embedding=embedding_text(outcome.embedding_D))
+            results.append(emit(journey.ref, next(tags), readings_ms, outcome.batch_size, kept))
         return results
 
     def _tag(
@@ -330,6 +339,7 @@ class Pipeline:
             worker=self._worker,
             device=self._engine.device,
             model=self._artifact.id,
+            labels=chunk.labels,
             images=tuple(images),
         )
         self.figures.add(images)

@@ -1,16 +1,39 @@
-"""The file a user asked for, by its ending; one module a format."""
+"""The file a user asked for, by its ending or by name; one module a format."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import importlib.util
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
-from typing import Final, Literal, Protocol
+from typing import Final, NamedTuple, Protocol
 
-from rich.console import Console
-
-from producer.report import human_line
-from producer.sinks.jsonl import JsonlSink
+from producer.sinks.csv import CsvSink, read_csv, whole_rows
+from producer.sinks.html import read_html, write_html
+from producer.sinks.journal import Journal, Read, Write
+from producer.sinks.jsonl import JsonlSink, RecordsError, read_jsonl, whole_lines
+from producer.sinks.parquet import read_parquet, write_parquet
+from producer.sinks.stream import StreamSink
+from producer.sinks.xmp import XmpSink
 from worker.contract.messages import Record
+
+__all__ = [
+    "ENDINGS",
+    "FORMATS",
+    "RecordsError",
+    "Sink",
+    "Target",
+    "UnknownFormatError",
+    "check_writable",
+    "form_of",
+    "open_sink",
+    "records_of",
+    "target_of",
+]
+
+THUMBNAIL_PX: Final = 192
 
 
 class Sink(Protocol):
@@ -23,16 +46,120 @@ class Sink(Protocol):
         """Make what was taken safe from our own end."""
 
 
-def _jsonl(path: Path, mode: Mode) -> JsonlSink:
-    return JsonlSink(path.open(mode))
-
-
-Mode = Literal["wb", "ab"]
-FORMATS: Final[dict[str, Callable[[Path, Mode], JsonlSink]]] = {".jsonl": _jsonl, ".ndjson": _jsonl}
-
-
 class UnknownFormatError(ValueError):
-    """No sink writes files of this ending."""
+    """No sink writes files of this ending, or what it needs is not installed."""
+
+
+Lines = Iterable[bytes]
+
+
+class Stream(NamedTuple):
+    """A format that grows record by record; `whole` leaves half of one at its end away."""
+
+    sink: Callable[..., StreamSink]
+    whole: Callable[[Lines], Iterator[bytes]]
+
+
+class Format(NamedTuple):
+    """How records become a file, and a file records: as a stream, or by way of a journal.
+
+    `needs` is a module that a plain installation lacks, `extra` what brings it. With neither
+    `stream` nor `write`, records do not go into one file.
+    """
+
+    endings: tuple[str, ...] = ()
+    stream: Stream | None = None
+    write: Write | None = None
+    read: Read | None = None
+    needs: str = ""
+    extra: str = ""
+    embeddings: bool = False
+    thumbnail_px: int = 0
+
+
+_JSONL: Final = Stream(JsonlSink, whole_lines)
+FORMATS: Final[dict[str, Format]] = {
+    "jsonl": Format((".jsonl", ".ndjson"), _JSONL, read=read_jsonl, embeddings=True),
+    "csv": Format((".csv",), Stream(CsvSink, whole_rows), read=read_csv),
+    "csv-excel": Format((), Stream(partial(CsvSink, marked=True), whole_rows), read=read_csv),
+    "parquet": Format(
+        (".parquet",),
+        write=write_parquet,
+        read=read_parquet,
+        needs="pyarrow",
+        extra="parquet",
+        embeddings=True,
+    ),
+    "html": Format((".html", ".htm"), write=write_html, read=read_html, thumbnail_px=THUMBNAIL_PX),
+    "xmp": Format(needs="lxml", extra="xmp"),
+    "xmp-stem": Format(needs="lxml", extra="xmp"),
+}
+ENDINGS: Final = {ending: name for name, form in FORMATS.items() for ending in form.endings}
+
+
+class Target(NamedTuple):
+    """Where records go: to a file, or into sidecars beside the images, or to standard output."""
+
+    file: Path | None
+    format: str
+
+    @property
+    def form(self) -> Format:
+        """What its format can do."""
+        return FORMATS[self.format]
+
+    @property
+    def in_sidecars(self) -> bool:
+        """Whether each image has a file of its own."""
+        return not (self.form.stream or self.form.write)
+
+
+def target_of(file: Path | None, name: str | None) -> Target:
+    """Return where records go, by a format's name or by the file's ending.
+
+    Raises:
+        UnknownFormatError: in words for the user.
+    """
+    name = name or (form_of(file) if file else "jsonl")
+    target = Target(file, name)
+    form = target.form
+    problem = None
+    if form.needs and not importlib.util.find_spec(form.needs):
+        problem = f"the format {name} needs: pip install 'wanwu-tagger[{form.extra}]'"
+    elif file is None and not target.in_sidecars and not form.stream:
+        problem = f"the format {name} needs a file: give --out"
+    elif file is not None and target.in_sidecars:
+        problem = f"the format {name} writes beside each image: leave --out away"
+    if problem:
+        raise UnknownFormatError(problem)
+    return target
+
+
+def records_of(file: Path, name: str | None = None) -> Iterator[Record]:
+    """Yield the records of a file, by a format's name or by its ending.
+
+    Raises:
+        UnknownFormatError: the ending is none that is known.
+        RecordsError: what is in it are no records.
+    """
+    read = FORMATS[name or form_of(file)].read
+    if read is None:
+        msg = f"{file.name}: the format {name} is not read"
+        raise UnknownFormatError(msg)
+    return read(file)
+
+
+def form_of(file: Path) -> str:
+    """Return the format of a file, by its ending.
+
+    Raises:
+        UnknownFormatError: it is none that is known.
+    """
+    name = ENDINGS.get(file.suffix.lower())
+    if name is None:
+        msg = f"{file.name}: the ending must be one of {', '.join(ENDINGS)}, or give --format"
+        raise UnknownFormatError(msg)
+    return name
 
 
 def check_writable(path: Path) -> None:
@@ -48,29 +175,17 @@ def check_writable(path: Path) -> None:
         path.unlink()
 
 
-def open_sink(path: Path, *, appends: bool = False) -> JsonlSink:
-    """Create the file, empty unless it `appends`, and return its sink.
+def open_sink(target: Target, *, appends: bool = False) -> AbstractContextManager[Sink]:
+    """Return the sink of a file, empty at first unless it `appends`; of sidecars; or of a stream.
 
     Raises:
-        UnknownFormatError: naming the endings that are known.
         OSError: the file cannot be created.
     """
-    make = FORMATS.get(path.suffix.lower())
-    if make is None:
-        msg = f"{path.name}: the ending must be one of {', '.join(FORMATS)}"
-        raise UnknownFormatError(msg)
-    return make(path, "ab" if appends else "wb")
-
-
-class TerminalSink:
-    """Shows each record as a line for a person."""
-
-    def __init__(self, console: Console) -> None:
-        self._console = console
-
-    def write(self, record: Record) -> None:
-        """Show one record."""
-        self._console.print(human_line(record), highlight=False, markup=False, soft_wrap=True)
-
-    def flush(self) -> None:
-        """Have nothing to do: lines are shown at once."""
+    form, file = target.form, target.file
+    if form.stream:
+        if file is None:
+            return form.stream.sink(sys.stdout.buffer, closes=False)
+        return form.stream.sink(file.open("ab" if appends else "wb"))
+    if form.write and form.read and file:
+        return Journal(file, form.write, form.read, appends=appends)
+    return XmpSink(by_stem=target.format == "xmp-stem")

@@ -21,6 +21,9 @@ KEY_PREFIX: Final = "wanwu:"
 MAX_CHUNK_IMAGES: Final = 1024
 # Eight times the longest that Linux opens.
 MAX_PATH_CHARS: Final = 32_768
+# Between an archive and the name of an image in it.
+INSIDE: Final = "!/"
+MAX_THUMBNAIL_PX: Final = 1024
 # A job's bits, one a chunk, are then 16 MiB at most.
 MAX_CHUNKS: Final = 2**27
 
@@ -79,11 +82,30 @@ class Failure(msgspec.Struct, frozen=True):
     message: Words
 
 
+class Stamp(msgspec.Struct, frozen=True):
+    """What tells whether a file is still the one that was read: its size and time of last change.
+
+    The time is in seconds since the epoch, on the clock of the file system.
+    """
+
+    size_bytes: int
+    modified_s: float
+
+
+class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where an image lies within a file that holds several, such as a tar archive."""
+
+    offset: Annotated[int, Meta(ge=0, lt=2**62)]
+    size_bytes: Annotated[int, Meta(ge=0, lt=2**62)]
+
+
 class ImageRef(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """Where an image lies.
 
-    `path` is absolute; bytes that are no UTF-8 are kept as lone surrogates (PEP 383), so that
-    `os.fsencode(path)` is the name on disk. `blob` is the Redis key of its bytes in blob mode.
+    `path` is absolute, or a URL. With a `part` it is that of the file that holds the image, `!/`
+    and the image's name in it. In a path bytes that are no UTF-8 are kept as lone surrogates
+    (PEP 383), so that `os.fsencode(path)` is the name on disk. `blob` is the Redis key of its bytes
+    in blob mode; `stamp` is then its file's.
     `error` is set when the producer could not read those bytes: the image travels all the same, so
     that every image submitted ends in exactly one result.
     """
@@ -91,12 +113,21 @@ class ImageRef(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
     path: FilePath
     blob: Annotated[str, Meta(max_length=200)] | None = None
     error: Failure | None = None
+    stamp: Stamp | None = None
+    part: Part | None = None
+
+    @property
+    def place(self) -> str:
+        """The file or address to read from."""
+        return self.path.partition(INSIDE)[0] if self.part else self.path
 
 
 class Chunk(Wire, frozen=True, kw_only=True):
     """A task's message: some images of one job, to be tagged with one label pack.
 
-    `labels` is the hash of a label pack in Redis, or None for the model's own labels.
+    `labels` is the hash of a label pack in Redis, or None for the model's own labels. With
+    `embeddings`, results hold the images' embeddings; with `thumbnail_px`, a small picture of each,
+    no side of which is longer than that.
     `sent_at_s` is the sender's wall clock (seconds since the epoch). Blobs must be the chunk's own:
     a message must not make a worker read, or drop, whatever else lies in Redis.
     """
@@ -107,6 +138,8 @@ class Chunk(Wire, frozen=True, kw_only=True):
     labels: PackHash | None = None
     top_k: int = 5
     threshold: float = 0.0
+    embeddings: bool = False
+    thumbnail_px: Annotated[int, Meta(ge=0, le=MAX_THUMBNAIL_PX)] = 0
     sent_at_s: float
 
     def __post_init__(self) -> None:
@@ -171,18 +204,28 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True):
     total_ms: float | None = None
 
 
-class ImageResult(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of one image: tags or a failure, never both."""
+class ImageResult(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What became of one image: tags or a failure, never both.
+
+    `stamp` is that of the file which was read. `embedding` is a unit vector (of a classifier, its
+    logits), float16, little-endian, in base64; `thumbnail` a JPEG in base64.
+    """
 
     path: str
     tags: tuple[Tag, ...] = ()
     error: Failure | None = None
     timing: Timing = Timing()
     batch_size: int | None = None
+    stamp: Stamp | None = None
+    embedding: str | None = None
+    thumbnail: str | None = None
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
-    """One line of the output: an `ImageResult` with its worker. The order of fields is fixed."""
+    """One line of the output: an `ImageResult` with its worker. The order of fields is fixed.
+
+    `labels` is the hash of the label pack, None for the model's own labels.
+    """
 
     path: str
     status: Literal["ok", "failed"]
@@ -193,6 +236,10 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     worker: str
     device: str
     model: str
+    labels: str | None = None
+    file: Stamp | None = None
+    embedding: str | None = None
+    thumbnail: str | None = None
 
 
 class ChunkResult(Wire, frozen=True, kw_only=True):
@@ -203,6 +250,7 @@ class ChunkResult(Wire, frozen=True, kw_only=True):
     worker: str
     device: str
     model: str
+    labels: PackHash | None = None
     images: tuple[ImageResult, ...]
 
     @property
@@ -223,6 +271,10 @@ class ChunkResult(Wire, frozen=True, kw_only=True):
                 worker=self.worker,
                 device=self.device,
                 model=self.model,
+                labels=self.labels,
+                file=image.stamp,
+                embedding=image.embedding,
+                thumbnail=image.thumbnail,
             )
             for image in self.images
         ]

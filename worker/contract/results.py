@@ -83,7 +83,8 @@ class ChunkResults(RedisBackend):
             super()._store_result(task_id, result, state, traceback, request, **options)
         if is_chunk:
             body = b"" if apart else self._body(task_id, result, request)
-            codes = Counter(one["error"]["code"] for one in result["images"] if one["error"])
+            errors = (one.get("error") for one in result["images"])
+            codes = Counter(error["code"] for error in errors if error)
             self._jobs.finish_chunk(
                 result["job"],
                 result["seq"],

@@ -17,6 +17,8 @@ DEFAULT_BATCH: Final = 4
 
 
 S = TypeVar("S", bound="Settings")
+# What divides the items of a list; None is any blank.
+_LISTS: Final[dict[str, str | None]] = {"image_roots": os.pathsep, "image_urls": None}
 
 
 class SettingsError(ValueError):
@@ -27,9 +29,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that can be set. Field `max_batch` is read from `WANWU_MAX_BATCH`, and so on.
 
     Sizes are in bytes or pixels, times in seconds, as the names say. `image_roots` is separated by
-    the system's path separator (`:`); without any, no path is read. An empty variable counts as not
-    set. With `auto`, `decode` is fast where the model's manifest says that its embeddings stay what
-    they are.
+    the system's path separator (`:`); without any, no path is read. `image_urls` are prefixes of
+    URLs, separated by blanks, below which images may be fetched, or `*`. An empty variable counts
+    as not set. With `auto`, `decode` is fast where the model's manifest says that its embeddings
+    stay what they are.
     A producer waits `redis_patience_s` for a Redis that is away; a worker waits without end.
     A worker that has done no image for `stall_timeout_s` though it holds some is not well; it says
     so at `monitor_port`, if that is not 0.
@@ -46,6 +49,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     tls_key: str = ""
     model: str = ""
     image_roots: tuple[str, ...] = ()
+    image_urls: tuple[str, ...] = ()
     decode: Literal["auto", "exact", "fast"] = "auto"
     device: str = "auto"
     precision: Literal["auto", "fp32", "fp16", "bf16", "int8"] = "auto"
@@ -85,7 +89,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         for name in cls.__struct_fields__:
             text = environ.get(PREFIX + name.upper(), "")
             if text:
-                values[name] = text.split(os.pathsep) if name == "image_roots" else text
+                values[name] = text.split(_LISTS[name]) if name in _LISTS else text
         values |= {name: value for name, value in overrides.items() if value is not None}
         try:
             settings = msgspec.convert(values, cls, strict=False)

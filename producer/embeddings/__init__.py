@@ -1,0 +1,1 @@
+"""Embeddings that were kept: other tags by them, and search, without torch."""

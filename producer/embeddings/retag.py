@@ -1,0 +1,116 @@
+"""A file of records with embeddings -> the same with tags by other labels. Decodes no image.
+
+Shapes: N images, T tags an image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from producer.embeddings.vectors import Ranker, as_matrix, check_model, retagged
+from producer.sinks import Sink, records_of
+from producer.sinks.journal import replace
+from producer.sinks.jsonl import RecordsError
+from producer.sinks.parquet import rewrite, vectors_of
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_SCORE_DIGITS: Final = 6
+
+
+def retag(file: Path, sink: Sink, ranker: Ranker, *, labels: str | None, threshold: float) -> int:
+    """Write the records of `file`, retagged, to a sink; return how many.
+
+    Raises:
+        RecordsError: these are no records, or one has no embedding.
+        EncodingError: one is of another model than the labels.
+    """
+    count = 0
+    for record in retagged(records_of(file), ranker, labels, threshold):
+        sink.write(record)
+        count += 1
+    return count
+
+
+def retag_table(
+    file: Path, out: Path, ranker: Ranker, *, labels: str | None, threshold: float
+) -> int:
+    """Do the same from Parquet to Parquet, by whole columns: all others are passed on unread."""
+    change = _Change(ranker, labels, threshold)
+    counts: list[int] = []
+    replace(out, lambda new: counts.append(rewrite(file, new, change)))
+    return counts[0]
+
+
+class _Change:
+    """Puts other tags into a batch of rows."""
+
+    def __init__(self, ranker: Ranker, labels: str | None, threshold: float) -> None:
+        import pyarrow as pa  # noqa: PLC0415
+
+        told = ranker.told
+        self._ranker = ranker
+        self._labels = labels
+        self._threshold = threshold
+        self._names = pa.array(told.labels, pa.string())
+        self._parents = pa.array([told.parents.get(name) for name in told.labels], pa.string())
+
+    def __call__(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        import pyarrow.compute as pc  # noqa: PLC0415
+
+        tagged = pc.equal(batch.column("status"), "ok")
+        some = batch.filter(tagged)
+        if "embedding" not in batch.schema.names or some.column("embedding").null_count:
+            msg = "an image has no embedding: submit with --embeddings"
+            raise RecordsError(msg)
+        for model in some.column("model").unique().to_pylist():
+            check_model(model, self._ranker.told)
+        tags = self._tags(vectors_of(some), np.asarray(tagged, bool))
+        return _with(_with(batch, "tags", tags), "labels", self._of_labels(batch, tagged))
+
+    def _of_labels(self, batch: pa.RecordBatch, tagged: pa.Array) -> pa.Array:
+        import pyarrow as pa  # noqa: PLC0415
+        import pyarrow.compute as pc  # noqa: PLC0415
+
+        old = batch.column("labels").cast(pa.string())
+        return pc.if_else(tagged, pa.scalar(self._labels, pa.string()), old)
+
+    def _blocks(self, vectors: memoryview) -> Iterator[npt.NDArray[np.float16]]:
+        matrix_ND = as_matrix(vectors, self._ranker.told)
+        rows = self._ranker.rows
+        return (matrix_ND[n : n + rows] for n in range(0, max(1, len(matrix_ND)), rows))
+
+    def _tags(self, vectors: memoryview, tagged_N: npt.NDArray[np.bool_]) -> pa.Array:
+        """Return the lists of tags of all rows; those of failed images are empty."""
+        import pyarrow as pa  # noqa: PLC0415
+
+        counts_N = np.zeros(len(tagged_N), np.int32)
+        parts = [self._ranker.rank(part) for part in self._blocks(vectors)]
+        order_NT = np.concatenate([one.order_NT for one in parts])
+        scores_NT = np.concatenate([one.scores_NT for one in parts])
+        kept_NT = scores_NT >= self._threshold
+        counts_N[tagged_N] = kept_NT.sum(axis=1)
+        which = pa.array(order_NT[kept_NT])
+        entries = pa.StructArray.from_arrays(
+            [
+                self._names.take(which),
+                pa.array(np.round(scores_NT[kept_NT], _SCORE_DIGITS)),
+                self._parents.take(which),
+            ],
+            names=["label", "score", "parent"],
+        )
+        offsets = np.concatenate([[0], np.cumsum(counts_N)]).astype(np.int32)
+        return pa.ListArray.from_arrays(pa.array(offsets), entries)
+
+
+def _with(batch: pa.RecordBatch, name: str, column: pa.Array) -> pa.RecordBatch:
+    """Return the rows with another column in the place of one."""
+    index = batch.schema.get_field_index(name)
+    field = batch.schema.field(index)
+    return batch.set_column(index, field, column.cast(field.type))

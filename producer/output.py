@@ -1,0 +1,98 @@
+"""Where a verb's records and words go, and what is said of them when it ends."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from rich.console import Console
+
+from producer import urls
+from producer.sinks import Sink, Target, open_sink
+from producer.sinks.journal import journal_of
+from producer.sinks.terminal import TerminalSink
+from producer.sinks.xmp import XmpSink
+
+
+class Place(NamedTuple):
+    """A file for records; with a `url` it is here only until it is complete, and then there."""
+
+    file: Path
+    url: str = ""
+
+
+def place_of(word: str) -> Place:
+    """Return where --out says that records go; for a URL, a new directory of our own."""
+    if not urls.is_url(word):
+        return Place(Path(word))
+    return Place(Path(tempfile.mkdtemp(prefix="wanwu-")) / Path(word).name, word)
+
+
+class Output:
+    """A target, and the console for words: standard error, or the terminal that shows records."""
+
+    def __init__(self, target: Target, url: str = "") -> None:
+        """Take where records go; with a URL, the target's file goes there in the end."""
+        self._url = url
+        on_terminal = target.file is None and not target.in_sidecars and sys.stdout.isatty()
+        self.target: Final = target
+        self.console: Final = Console(stderr=not (on_terminal and sys.stderr.isatty()))
+        self._on_terminal = on_terminal and target.format == "jsonl"
+        self._sidecars: XmpSink | None = None
+
+    @contextmanager
+    def sink(self, *, appends: bool = False) -> Iterator[Sink]:
+        """Yield what takes the records."""
+        if self._on_terminal:
+            yield TerminalSink(Console() if self.console.stderr else self.console)
+            return
+        with open_sink(self.target, appends=appends) as sink:
+            if isinstance(sink, XmpSink):
+                self._sidecars = sink
+            yield sink
+
+    def fetch(self) -> None:
+        """Get what lies at the URL already, to go on with it.
+
+        Raises:
+            StoreError: it does not answer.
+        """
+        if self._url and self.target.file:
+            urls.download(self._url, self.target.file)
+
+    def deliver(self) -> None:
+        """Send the file to its URL, if it has one.
+
+        Raises:
+            StoreError: it is not taken. The file stays here.
+        """
+        if self._url and self.target.file:
+            urls.upload(self.target.file, self._url)
+            shutil.rmtree(self.target.file.parent)
+
+    @property
+    def unwritten(self) -> int:
+        """How many sidecars could not be written."""
+        return self._sidecars.unwritten if self._sidecars else 0
+
+    def remarks(self) -> Iterator[str]:
+        """Yield what a user should know of how it was written."""
+        if self._sidecars and self.unwritten:
+            yield from self._sidecars.problems
+            if (more := self.unwritten - len(self._sidecars.problems)) > 0:
+                yield f"and {more:,} more"
+
+    @property
+    def place(self) -> str:
+        """Where the records are that have come so far, for a sentence."""
+        file = self.target.file
+        if self.target.in_sidecars:
+            return "the sidecars"
+        if file is None:
+            return "the output above"
+        return str(file if self.target.form.stream else journal_of(file))

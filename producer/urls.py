@@ -1,0 +1,120 @@
+"""URL -> the URLs of the images below it, listed by fsspec with the credentials of whoever asks.
+
+Web servers have no directories: an http URL is an image, or a shard.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, Final
+from urllib.parse import urlsplit
+
+_WEB: Final = frozenset({"http", "https"})
+_EXTRAS: Final = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs"}
+_MAGIC: Final = frozenset("*?[")
+
+
+class StoreError(ValueError):
+    """A store cannot be spoken to from here, or refuses."""
+
+
+def is_url(word: str) -> bool:
+    """Whether a word is an address."""
+    scheme, found, _ = word.partition("://")
+    return bool(found) and scheme.isalnum()
+
+
+def find(url: str) -> Iterator[str]:
+    """Yield the files at a URL: it is one itself, a directory, or a pattern.
+
+    Raises:
+        StoreError: what the store needs is not installed.
+        OSError: it cannot be listed.
+    """
+    if urlsplit(url).scheme in _WEB:
+        yield url
+        return
+    store, path = _store(url)
+    if _MAGIC & set(path):
+        yield from map(store.unstrip_protocol, store.glob(path))
+    elif url.endswith("/") or store.isdir(path):
+        for _, _, files in store.walk(path, detail=True):
+            yield from (store.unstrip_protocol(each["name"]) for each in files.values())
+    else:
+        yield url
+
+
+def open_url(url: str) -> IO[bytes]:
+    """Open what lies at a URL, to be read in steps.
+
+    Raises:
+        StoreError: what the store needs is not installed.
+        OSError: it cannot be read.
+    """
+    store, path = _store(url)
+    opened: IO[bytes] = store.open(path, "rb")
+    return opened
+
+
+def upload(file: Path, url: str) -> None:
+    """Put a file at a URL, whole.
+
+    Raises:
+        StoreError: what the store needs is not installed, or it does not take the file.
+    """
+    store, path = _store(url)
+    with _told(url):
+        store.put_file(str(file), path)
+
+
+def download(url: str, file: Path) -> bool:
+    """Fetch what lies at a URL into a file; return whether there was anything.
+
+    Raises:
+        StoreError: what the store needs is not installed, or it does not answer.
+    """
+    store, path = _store(url)
+    with _told(url):
+        if not store.exists(path):
+            return False
+        store.get_file(path, str(file))
+    return True
+
+
+@contextmanager
+def _told(url: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as e:  # Each store has errors of its own, and many.
+        msg = f"{url}: {' '.join(str(e).split()) or type(e).__name__}"
+        raise StoreError(msg) from e
+
+
+def check(url: str) -> None:
+    """Make sure that a store can be spoken to, before any work begins.
+
+    Raises:
+        StoreError: what it needs is not installed.
+    """
+    if urlsplit(url).scheme not in _WEB:
+        _store(url)
+
+
+def _store(url: str) -> tuple[Any, str]:
+    scheme = urlsplit(url).scheme
+    try:
+        if not importlib.util.find_spec("fsspec"):
+            raise ImportError  # noqa: TRY301 - told as that of the store's own library
+        import fsspec  # noqa: PLC0415 - only who names a URL needs it
+
+        found: tuple[Any, str] = fsspec.url_to_fs(url, use_listings_cache=False)
+    except (ImportError, ValueError) as e:
+        extra = _EXTRAS.get(scheme)
+        words = f"pip install 'wanwu-tagger[{extra}]'" if extra else str(e) or "fsspec is needed"
+        msg = f"{scheme}:// cannot be spoken to from here: {words}"
+        raise StoreError(msg) from e
+    else:
+        return found

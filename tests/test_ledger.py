@@ -1,0 +1,176 @@
+"""producer.ledger: what is done, and what an output file tells of it."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import redis
+from records import LABELS, MODEL, failed, record
+
+from producer.ledger import Ledger, Maker, ledger_of
+from producer.scan import path_of
+from producer.sinks import open_sink, records_of, target_of
+from worker.contract.jobs import JobStore
+from worker.contract.messages import ChunkResult, Failure, ImageResult, Record, Stamp
+
+MAKER = Maker(MODEL, LABELS)
+FORMS = [".jsonl", ".csv", ".parquet", ".html"]
+
+
+def stamp(path: Path) -> Stamp:
+    return Stamp(path.stat().st_size, path.stat().st_mtime)
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> list[Path]:
+    found = [tmp_path / f"{number}.jpg" for number in range(4)]
+    for number, path in enumerate(found):
+        path.write_bytes(b"x" * (number + 1))
+    return found
+
+
+def done(path: Path, **fields: object) -> Record:
+    return record(str(path), **({"labels": LABELS, "file": stamp(path)} | fields))
+
+
+def write(file: Path, *records: Record, appends: bool = False) -> None:
+    with open_sink(target_of(file, None), appends=appends) as sink:
+        for each in records:
+            sink.write(each)
+
+
+def ledger(file: Path, *, retries_failed: bool = False) -> Ledger:
+    found = ledger_of(target_of(file, None), retries_failed=retries_failed)
+    found.read()
+    return found
+
+
+def remaining(of: Ledger, photos: list[Path], maker: Maker = MAKER) -> list[int]:
+    left = of.remaining(map(str, photos), maker)
+    return [photos.index(Path(path_of(image))) for image in left]
+
+
+@pytest.mark.parametrize("ending", FORMS)
+def test_what_has_a_record_is_done(tmp_path: Path, photos: list[Path], ending: str) -> None:
+    file = tmp_path / f"tags{ending}"
+    write(file, done(photos[0]), done(photos[2]))
+    assert ledger(file).images == 2
+    assert remaining(ledger(file), photos) == [1, 3]
+
+
+def test_a_file_that_has_changed_is_not_done(tmp_path: Path, photos: list[Path]) -> None:
+    file = tmp_path / "tags.jsonl"
+    write(file, *map(done, photos))
+    assert remaining(ledger(file), photos) == []
+    os.utime(photos[1], (1, 1))
+    photos[2].write_bytes(b"another")
+    assert remaining(ledger(file), photos) == [1, 2]
+
+
+def test_other_labels_or_another_model_are_other_work(tmp_path: Path, photos: list[Path]) -> None:
+    file = tmp_path / "tags.jsonl"
+    write(file, *map(done, photos))
+    assert remaining(ledger(file), photos, Maker(MODEL, None)) == [0, 1, 2, 3]
+    assert remaining(ledger(file), photos, Maker("new@1", LABELS)) == [0, 1, 2, 3]
+
+
+def test_what_failed_is_done_unless_it_is_to_be_tried_again(
+    tmp_path: Path, photos: list[Path]
+) -> None:
+    file = tmp_path / "tags.jsonl"
+    bad, gone = failed(str(photos[0]), file=stamp(photos[0])), failed(str(photos[1]))
+    write(file, bad, gone, done(photos[2]), done(photos[3]))
+    assert remaining(ledger(file), photos) == []
+    assert remaining(ledger(file, retries_failed=True), photos) == [0, 1]
+    photos[0].write_bytes(b"mended")
+    assert remaining(ledger(file), photos) == [0]
+
+
+def test_records_of_an_earlier_version_and_images_out_of_sight_count_by_path(
+    tmp_path: Path, photos: list[Path]
+) -> None:
+    file = tmp_path / "tags.jsonl"
+    write(file, record(str(photos[0])), done(photos[1]))
+    photos[1].unlink()
+    assert remaining(ledger(file), photos) == [2, 3]
+
+
+@pytest.mark.parametrize("ending", FORMS)
+def test_images_that_are_tagged_again_have_one_record_in_the_end(
+    tmp_path: Path, photos: list[Path], ending: str
+) -> None:
+    file = tmp_path / f"tags{ending}"
+    write(file, *map(done, photos))
+    os.utime(photos[1], (1, 1))
+    again = ledger(file)
+    assert remaining(again, photos) == [1]
+    write(file, done(photos[1], worker="new"), appends=True)
+    again.end()
+    assert [(each.path, each.worker) for each in records_of(file)] == [
+        (str(photos[0]), "w@h"),
+        (str(photos[2]), "w@h"),
+        (str(photos[3]), "w@h"),
+        (str(photos[1]), "new"),
+    ]
+    assert remaining(ledger(file), photos) == []
+
+
+@pytest.mark.parametrize("ending", FORMS)
+def test_half_a_record_at_the_end_is_cut_off(
+    tmp_path: Path, photos: list[Path], ending: str
+) -> None:
+    file = tmp_path / f"tags{ending}"
+    write(file, *map(done, photos[:2]))
+    torn = file if ending in {".jsonl", ".csv"} else file.with_name(f"{file.name}.part")
+    with torn.open("ab") as stream:
+        stream.write(b'{"path": "/x')
+    assert remaining(ledger(file), photos) == [2, 3]
+    write(file, done(photos[2]), appends=True)
+    assert len(list(records_of(file))) == 3
+
+
+def test_it_takes_over_what_the_job_before_it_got(
+    tmp_path: Path, photos: list[Path], client: redis.Redis
+) -> None:
+    file, jobs = tmp_path / "tags.jsonl", JobStore(client, 60)
+    write(file, done(photos[0]))
+    job = jobs.create().id
+    images = [ImageResult(path=str(path), stamp=stamp(path)) for path in photos[:2]]
+    dropped = ImageResult(path=str(photos[2]), error=Failure("cancelled", "job", "dropped"))
+    for seq, (result, labels) in enumerate([(images, LABELS), ([dropped], LABELS), (images, None)]):
+        told = ChunkResult(
+            job=job,
+            seq=seq,
+            worker="w",
+            device="cpu",
+            model=MODEL,
+            labels=labels,
+            images=tuple(result),
+        )
+        client.set(
+            f"celery-task-meta-{job}-{seq}",
+            json.dumps({"status": "SUCCESS", "result": told.to_wire()}),
+        )
+    jobs.set_sent(job, images=5, chunks=3)
+    again = ledger(file)
+    again.begin(job)
+    with open_sink(target_of(file, None), appends=True) as sink:
+        assert again.inherit(jobs, sink, MAKER) == 1
+    assert remaining(again, photos) == [2, 3]
+    assert jobs.is_cancelled(job)
+    again.end()
+    assert not file.with_name("tags.jsonl.job").exists()
+
+
+def test_sidecars_are_a_ledger_of_their_own(tmp_path: Path, photos: list[Path]) -> None:
+    target = target_of(None, "xmp")
+    with open_sink(target) as sink:
+        for path in photos[:3]:
+            sink.write(done(path))
+    os.utime(photos[1], (1, 1))
+    (tmp_path / "2.jpg.xmp").write_text("broken")
+    assert remaining(ledger_of(target), photos) == [1, 2, 3]
+    assert remaining(ledger_of(target), photos, Maker(MODEL, None)) == [0, 1, 2, 3]
