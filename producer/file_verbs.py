@@ -9,16 +9,26 @@ from typing import Any
 
 import click
 
-from producer.embeddings.encoder import Encoding
+from producer.embeddings.encoder import Asked, Encoding
 from producer.exits import OK, SOME_FAILED, say, told
 from producer.names import printable
-from producer.options import label_options, model_option, output_of, output_options, pack_of
+from producer.options import (
+    broker_option,
+    label_options,
+    model_option,
+    output_of,
+    output_options,
+    pack_of,
+    threshold_of,
+)
 from producer.output import Place
 from producer.sinks import form_of, records_of, target_of
 from producer.untag import find_sidecars
 from producer.untag import untag as take_out
 from worker.contract import wire
+from worker.contract.broker import make_app
 from worker.contract.labels import LabelPack
+from worker.contract.settings import Settings
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -74,16 +84,16 @@ def retag(file: Path, out: Place | None, form: str | None, model: str | None, **
 
     output, pack = output_of(out, form), pack_of(words)
     _not_itself(file, out)
-    marks = {"labels": pack.hash if pack != LabelPack() else None, "threshold": words["threshold"]}
+    labels, threshold = pack.hash if pack != LabelPack() else None, threshold_of(words)
     with Encoding(pack, model) as encoding:
         ranker = Ranker(encoding.result(), top_k=words["top_k"])
     say(f"tagging by {len(ranker.told.labels):,} labels of {ranker.told.model}")
     began_s = time.monotonic()
     if out is not None and output.target.format == form_of(file) == "parquet":
-        count = by_columns.retag_table(file, out.file, ranker, **marks)
+        count = by_columns.retag_table(file, out.file, ranker, labels=labels, threshold=threshold)
     else:
         with output.sink() as sink:
-            count = by_columns.retag(file, sink, ranker, **marks)
+            count = by_columns.retag(file, sink, ranker, labels=labels, threshold=threshold)
     output.deliver()
     for remark in output.remarks():
         say(remark)
@@ -97,14 +107,21 @@ def retag(file: Path, out: Place | None, form: str | None, model: str | None, **
 @click.option("--top", type=click.IntRange(min=1), default=20, show_default=True, help="How many.")
 @click.option("--json", "as_json", is_flag=True, help="Print lines of JSON, for programs.")
 @model_option
+@broker_option
 @told
-def search(file: Path, text: str, top: int, model: str | None, *, as_json: bool) -> int:
-    """Find the images of FILE that are nearest to TEXT, by the embeddings that are kept in it."""
+def search(
+    file: Path, text: str, top: int, model: str | None, broker: str | None, *, as_json: bool
+) -> int:
+    """Find the images of FILE that are nearest to TEXT, by the embeddings that are kept in it.
+
+    A worker that is online embeds the text; without one, or with --model, a process of its own.
+    """
     _need_numpy()
     from producer.embeddings.search import search as find  # noqa: PLC0415 - only here
 
     pack = LabelPack((text,), ("{}",))
-    with Encoding(pack, model) as encoding:
+    app = make_app(Settings.from_env(broker_url=broker), stores_results=False)
+    with Encoding(pack, model) if model else Asked(pack, model, app) as encoding:
         hits = find(file, encoding, top)
     for hit in hits:
         if as_json:

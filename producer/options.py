@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ParamSpec
+from typing import Any, Final, ParamSpec
 
 import click
 import msgspec
@@ -27,10 +27,13 @@ from worker.contract.labels import LabelPack, LabelsError, parse_labels, unique
 
 P = ParamSpec("P")
 
+# As likely to be it as to be anything else.
+CALIBRATED_THRESHOLD: Final = 0.5
 
-def finite(_context: click.Context, _option: click.Parameter, value: float) -> float:
+
+def finite(_context: click.Context, _option: click.Parameter, value: float | None) -> float | None:
     """Refuse nan and inf, which click takes for numbers."""
-    if not math.isfinite(value):
+    if value is not None and not math.isfinite(value):
         msg = "this is no number to compare with"
         raise click.BadParameter(msg)
     return value
@@ -78,9 +81,18 @@ def label_options(command: Callable[P, Any]) -> Callable[P, Any]:
                 "--threshold",
                 type=float,
                 callback=finite,
-                default=0.0,
-                show_default=True,
-                help="Lowest score of a tag, 0 to 1.",
+                help="Lowest score of a tag, 0 to 1. [default: 0; 0.5 if --calibrated]",
+            ),
+            click.option(
+                "--calibrated",
+                is_flag=True,
+                help="Score each label by itself, against words for all else that images may "
+                "show: an image may have several labels, or none.",
+            ),
+            click.option(
+                "--background",
+                type=click.Path(exists=True, dir_okay=False, path_type=Path),
+                help="Those words, one a line. [default: the model's labels, else general ones]",
             ),
         )
     ):
@@ -129,7 +141,7 @@ def request_of(words: dict[str, Any], target: Target) -> Request:
         paths=words["paths"],
         pack=pack_of(words),
         top_k=words["top_k"],
-        threshold=words["threshold"],
+        threshold=threshold_of(words),
         as_blobs=words["blobs"],
         chunk_images=words["chunk"],
         embeddings=words["embeddings"],
@@ -147,7 +159,24 @@ def pack_of(words: dict[str, Any]) -> LabelPack:
     if words["labels"] and words["label"]:
         msg = "give --labels or --label, not both"
         raise click.UsageError(msg)
-    return msgspec.structs.replace(_labels(words), templates=words["template"])
+    if words["background"] and not words["calibrated"]:
+        msg = "--background is what --calibrated compares with: give both"
+        raise click.UsageError(msg)
+    file = words["background"]
+    return msgspec.structs.replace(
+        _labels(words),
+        templates=words["template"],
+        calibrated=words["calibrated"],
+        background=_read(file).labels if file else (),
+    )
+
+
+def threshold_of(words: dict[str, Any]) -> float:
+    """Return the lowest score of a tag."""
+    given: float | None = words["threshold"]
+    if given is not None:
+        return given
+    return CALIBRATED_THRESHOLD if words["calibrated"] else 0.0
 
 
 def _exclude(words: dict[str, Any], target: Target) -> None:
@@ -196,6 +225,10 @@ def _labels(words: dict[str, Any]) -> LabelPack:
             msg = "--label: it is blank"
             raise LabelsError(msg)
         return LabelPack(labels)
+    return _read(file)
+
+
+def _read(file: Path) -> LabelPack:
     try:
         return parse_labels(file.read_text(encoding="utf-8"))
     except (LabelsError, UnicodeDecodeError, OSError) as e:

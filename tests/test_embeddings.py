@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
@@ -18,7 +19,7 @@ from producer.embeddings.vectors import Ranker, matrix_of, nearest, retagged
 from producer.sinks import RecordsError, open_sink, target_of
 from worker.contract.embedded import EmbeddedRedis
 from worker.contract.encoded import Encoded
-from worker.models.labels import LabelSet
+from worker.models.labels import Background, LabelSet
 from worker.rank import rank
 
 EXAMPLES = ROOT / "ops" / "examples"
@@ -43,11 +44,19 @@ def images(count: int) -> npt.NDArray[np.float16]:
     return rows_ND.astype(np.float16)
 
 
+@pytest.mark.parametrize("background", [0, 7])
 @pytest.mark.parametrize(("labels", "top_k"), [(1, 5), (3, 2), (300, 5), (300, 1)])
-def test_scores_and_order_are_those_of_a_worker(labels: int, top_k: int) -> None:
+def test_scores_and_order_are_those_of_a_worker(labels: int, top_k: int, background: int) -> None:
     with_labels, images_ND = embedded(labels), images(50)
     matrix_KD = np.frombuffer(with_labels.matrix, np.float32).reshape(labels, D)
     label_set = LabelSet(with_labels.told.labels, matrix_KD, with_labels.told.parents)
+    if background:
+        rows_JD = np.frombuffer(embedded(background).matrix, np.float32).reshape(background, D)
+        apart_JK = np.random.default_rng(2).integers(0, 2, (background, labels)).astype(np.float32)
+        label_set = label_set._replace(background=Background(rows_JD, apart_JK))
+        told = msgspec.structs.replace(with_labels.told, background=background)
+        body = with_labels.matrix + rows_JD.tobytes() + apart_JK.tobytes()
+        with_labels = Embedded(told, body)
     wanted = rank(images_ND.astype(np.float32), label_set, 20.0, top_k=top_k, threshold=0.02)
     ranker = Ranker(with_labels, top_k=top_k)
     records = iter([record(embedding=embedding(*row)) for row in images_ND.tolist()])
@@ -121,16 +130,22 @@ def tags_of(file: Path) -> dict[str, list[tuple[str, float]]]:
 
 
 @pytest.mark.parametrize(
-    ("before", "after"), [("jsonl", "jsonl"), ("parquet", "parquet"), ("parquet", "csv")]
+    ("before", "after", "more"),
+    [
+        ("jsonl", "jsonl", []),
+        ("parquet", "parquet", []),
+        ("parquet", "csv", []),
+        ("parquet", "parquet", ["--calibrated"]),
+    ],
 )
 def test_retag_gives_the_tags_of_a_fresh_run(
-    kept: tuple[Path, str], before: str, after: str, tmp_path: Path
+    kept: tuple[Path, str], before: str, after: str, more: list[str], tmp_path: Path
 ) -> None:
     directory, url = kept
     labels = tmp_path / "new.txt"
     labels.write_text("".join(f"{label}\n" for label in LABELS), encoding="utf-8")
     fresh, out = tmp_path / "fresh.jsonl", tmp_path / f"new.{after}"
-    words = ("--labels", str(labels), "--threshold", "0.001")
+    words = ("--labels", str(labels), "--threshold", "0.001", *more)
     run("producer", "submit", str(EXAMPLES), *words, "--out", str(fresh), broker_url=url)
     source = directory / f"tags.{before}"
     # No queue: it must not even ask.
@@ -168,6 +183,18 @@ def test_search_finds_what_a_text_says(kept: tuple[Path, str], ending: str) -> N
     hits = [json.loads(line) for line in as_json.stdout.splitlines()]
     assert [f"{hit['score']:.4f}  {hit['path']}" for hit in hits] == lines
     assert hits[0]["score"] > hits[2]["score"]
+
+
+def test_a_worker_that_is_online_embeds_the_text(kept: tuple[Path, str]) -> None:
+    source = str(kept[0] / "tags.parquet")
+    alone = run("producer", "search", source, "一只猫", "--top", "3")
+    # Whoever were to load that model would fail.
+    asked = run(
+        *("producer", "search", source, "一只猫", "--top", "3"),
+        broker_url=kept[1],
+        model="/nowhere",
+    )
+    assert asked.stdout == alone.stdout
 
 
 @pytest.mark.parametrize(

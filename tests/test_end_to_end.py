@@ -25,7 +25,7 @@ pytestmark = pytest.mark.integration
 
 FIELDS = [
     *("path", "status", "tags", "error", "timing"),
-    *("batch_size", "worker", "device", "model"),
+    *("batch_size", "worker", "device", "model", "labels", "file"),
 ]
 TIMES = ["queue_ms", "read_ms", "decode_ms", "batch_wait_ms", "infer_ms", "total_ms"]
 

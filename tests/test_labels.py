@@ -95,6 +95,45 @@ def test_braces_in_a_label_are_just_letters(encoder: LabelEncoder) -> None:
     assert encoder.encode(LabelPack(("{0}红",), ("{}",))).labels == ("{0}红",)
 
 
+def test_a_calibrated_set_has_words_for_all_else(encoder: LabelEncoder) -> None:
+    pack = LabelPack(("红", "紫"), aliases={"紫": ("绿",)}, calibrated=True)
+    found = encoder.encode(pack)
+    # The model's own labels: red is the label itself, green an alias of the other.
+    assert found.background is not None
+    plain = encoder.encode(LabelPack(("红", "绿", "蓝"))).matrix_KD
+    np.testing.assert_allclose(found.background.matrix_JD, plain, atol=1e-6)
+    same = found.matrix_KD @ plain.T > 0.95
+    apart_KJ = found.background.apart_JK.T
+    assert apart_KJ[0, 0] == 0
+    assert apart_KJ[1, 1] == 0
+    assert (apart_KJ[same] == 0).all()
+    assert found.labels == ("红", "紫")
+
+
+def test_the_words_may_be_ones_own(encoder: LabelEncoder) -> None:
+    pack = LabelPack(("红",), calibrated=True, background=("黑", "白"))
+    found = encoder.encode(pack).background
+    assert found is not None
+    assert found.matrix_JD.shape[0] == 2
+
+
+def test_parents_and_children_do_not_weigh_against_each_other(encoder: LabelEncoder) -> None:
+    words = ("动物", "猫", "石头")
+    pack = LabelPack(("猫", "动物"), parents={"猫": "动物"}, calibrated=True, background=words)
+    found = encoder.encode(pack).background
+    assert found is not None
+    assert found.apart_JK[0].tolist() == [0, 0]
+    assert found.apart_JK[1].tolist() == [0, 0]
+
+
+def test_a_model_without_labels_is_calibrated_by_general_words(
+    encoder_of: Callable[..., LabelEncoder],
+) -> None:
+    found = encoder_of(labels=None).encode(LabelPack(("红",), calibrated=True)).background
+    assert found is not None
+    assert len(found.matrix_JD) > 400
+
+
 def test_a_model_without_labels_needs_some(encoder_of: Callable[..., LabelEncoder]) -> None:
     encoder = encoder_of(labels=None)
     with pytest.raises(LabelsMissingError, match="no labels of its own"):

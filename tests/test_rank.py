@@ -10,7 +10,7 @@ import pytest
 
 from worker import rank as stage
 from worker.contract.messages import Tag
-from worker.models.labels import LabelSet
+from worker.models.labels import Background, LabelSet
 from worker.rank import softmax
 
 AXES = LabelSet(("猫", "狗", "鱼"), np.eye(3, dtype=np.float32))
@@ -72,6 +72,54 @@ def test_picking_from_a_large_set_equals_sorting_it() -> None:
     for top_k in (1, 7, 100, 2999):
         tags = rank(embedding, many, 0.5, top_k=top_k, threshold=0)
         assert [tag.label for tag in tags] == by_sorting[:top_k]
+
+
+def against(*words: list[float], apart: list[list[float]] | None = None) -> LabelSet:
+    """Return the axes, calibrated by some words."""
+    rows_JD = np.array(words, np.float32)
+    apart_JK = np.array(apart or np.ones((len(words), 3)), np.float32)
+    return AXES._replace(background=Background(rows_JD, apart_JK))
+
+
+def test_a_calibrated_label_is_weighed_against_the_background_alone() -> None:
+    tags = rank(LEANING, against([0, 0, 1], [1, 0, 0]), 10.0, top_k=3, threshold=0)
+    others = np.exp(0) + np.exp(6)
+    expected = [np.exp(8) / (np.exp(8) + others), np.exp(6) / (np.exp(6) + others)]
+    assert [tag.score for tag in tags[:2]] == pytest.approx(expected, rel=1e-5)
+    assert sum(tag.score for tag in tags) > 1
+
+
+def test_what_means_the_same_as_a_label_does_not_weigh_against_it() -> None:
+    same = [[0.0, 1.0, 1.0], [1.0, 1.0, 1.0]]
+    tags = rank(LEANING, against([1, 0, 0], [0, 0, 1], apart=same), 10.0, top_k=3, threshold=0)
+    scores = {tag.label: tag.score for tag in tags}
+    assert scores["猫"] == pytest.approx(np.exp(6) / (np.exp(6) + 1), rel=1e-5)
+    assert scores["狗"] == pytest.approx(np.exp(8) / (np.exp(8) + 1 + np.exp(6)), rel=1e-5)
+
+
+def test_it_may_be_none_of_these_or_several() -> None:
+    none = rank(LEANING, against([0.6, 0.8, 0]), 10.0, top_k=3, threshold=0.5)
+    assert none == ()
+    both = rank(LEANING, against([0, 0.3, 1]), 10.0, top_k=3, threshold=0.5)
+    assert [tag.label for tag in both] == ["狗", "猫"]
+
+
+def test_a_score_does_not_depend_on_the_other_labels_of_the_set() -> None:
+    words = against([0, 0, 1])
+    alone = LabelSet(
+        ("猫",),
+        AXES.matrix_KD[:1],
+        background=Background(words.background[0], np.ones((1, 1), "f4")),  # type: ignore[index]
+    )
+    whole = {tag.label: tag.score for tag in rank(LEANING, words, 10.0, top_k=3, threshold=0)}
+    (tag,) = rank(LEANING, alone, 10.0, top_k=3, threshold=0)
+    assert tag.score == pytest.approx(whole["猫"])
+
+
+def test_calibrated_scores_of_a_great_scale_are_numbers() -> None:
+    tags = rank(LEANING, against([0, 0.9, 0]), 1e6, top_k=3, threshold=0)
+    assert all(0 <= tag.score <= 1 for tag in tags)
+    assert len(tags) == 3
 
 
 def test_shares_sum_to_one() -> None:

@@ -90,7 +90,7 @@ def test_the_commands_for_a_lasting_queue_run_as_written(home: Path, crew: Crew)
         elsewhere = ("--embedded", "find", "s3://")
         lines = [line for line in ours() if not any(word in line for word in elsewhere)]
         job = ""
-        assert len(lines) == 13
+        assert len(lines) == 14
         for line in lines:
             done = shell(line.replace("JOB", job), home, broker_url=server.url)
             assert done.returncode == 0, f"{line}\n{done.stderr}"

@@ -30,6 +30,7 @@ from worker.models.tuned import tuned
 from worker.monitor import answering
 from worker.tagger import Tagger
 from worker.tasks import register
+from worker.texts import answers_texts
 
 LoadEngine = Callable[[Artifact, Settings], Engine]
 
@@ -56,6 +57,7 @@ def _build(settings: Settings, tagger: Tagger) -> Celery:
     app = make_app(settings, stores_results=True)
     app.conf.update(worker_pool="threads", worker_concurrency=settings.concurrency)
     register(app, tagger)
+    answers_texts(tagger.pipeline.label_set, tagger.pipeline.artifact)
     app.steps["worker"].add(_step(tagger))
     app.steps["consumer"].add(EventPulse)
     app.steps["consumer"].add(intake_step(tagger.pipeline.room))

@@ -85,7 +85,7 @@ class Pipeline:
         No other chunk is welcome then.
         """
         self._settings = settings
-        self._artifact = artifact
+        self.artifact = artifact
         self._blobs = blobs
         self._label_store = labels
         self._shelf = shelf
@@ -118,16 +118,16 @@ class Pipeline:
         """
         if self._started:
             return
-        manifest = self._artifact.manifest
+        manifest = self.artifact.manifest
         shape_CHW = (3, manifest.preprocessing.height, manifest.preprocessing.width)
         set_up(self._settings.max_pixels)
-        self._engine = self._load_engine(self._artifact, self._settings)
+        self._engine = self._load_engine(self.artifact, self._settings)
         wanted = self._settings.largest_batch
         fitting = warm(self._engine, shape_CHW, wanted, manifest.embedding_dim)
         if fitting < wanted:
             log.error("batch.out_of_memory", size=wanted, max_batch=fitting)
             self._batcher.shrink(fitting)
-        encoder = encoder_of(self._artifact, self._engine.device, self._shelf)
+        encoder = encoder_of(self.artifact, self._engine.device, self._shelf)
         self._label_sets = LabelCache(encoder.encode)
         self._batcher.start(runs_ahead=self._engine.runs_ahead)
         self._started = True
@@ -191,9 +191,9 @@ class Pipeline:
 
     def info(self) -> dict[str, Any]:
         """Return what Flower and `inspect stats` show of a started worker: plain JSON."""
-        manifest = self._artifact.manifest
+        manifest = self.artifact.manifest
         return {
-            "model": self._artifact.id,
+            "model": self.artifact.id,
             "device": self._engine.device,
             "precision": manifest.precision,
             "engine": self._engine.name,
@@ -214,6 +214,15 @@ class Pipeline:
     def depths(self) -> dict[str, int]:
         """Return how many images are held, and of them decoded, ready for a batch, and in one."""
         return {"held": self.room.held, **self._batcher.depths()}
+
+    def label_set(self, pack: LabelPack) -> LabelSet:
+        """Return the label set of a pack that is at hand.
+
+        Raises:
+            TaggerError: it cannot be encoded.
+            redis.RedisError: the shelf is away.
+        """
+        return self._label_sets.get(pack.hash, lambda: pack)
 
     def _label_set(self, pack_hash: str | None) -> LabelSet:
         def fetch() -> LabelPack:
@@ -274,7 +283,7 @@ class Pipeline:
         with journey.watch.time("decode_ms"):
             return decode(
                 data,
-                self._artifact.manifest.preprocessing,
+                self.artifact.manifest.preprocessing,
                 max_pixels=self._settings.max_pixels,
                 fast=self._fast,
                 max_side=self._settings.max_side,
@@ -327,7 +336,7 @@ class Pipeline:
         return rank(
             np.stack([one.embedding_D for one in inferred]),
             label_set,
-            self._artifact.manifest.logit_scale,
+            self.artifact.manifest.logit_scale,
             top_k=chunk.top_k,
             threshold=chunk.threshold,
         )
@@ -338,7 +347,7 @@ class Pipeline:
             seq=chunk.seq,
             worker=self._worker,
             device=self._engine.device,
-            model=self._artifact.id,
+            model=self.artifact.id,
             labels=chunk.labels,
             images=tuple(images),
         )

@@ -1,6 +1,6 @@
 """Embeddings + label matrix -> tags, best first.
 
-Shapes: N images, K labels, D embedding dimensions.
+Shapes: N images, K labels, J background words, D embedding dimensions.
 """
 
 from __future__ import annotations
@@ -34,10 +34,16 @@ def rank(
     A score is the label's share of the softmax over the whole set of `logit_scale` x cosine (CLIP,
     Radford et al. 2021, section 3.1.2); both sides are unit vectors. Equal scores stand in the
     order of the labels. Of a classifier the embedding is its logits, and the matrix picks them.
+    With a background each label has a score of its own; see `shares`.
     """
     # All images at once: a large matrix is read from memory once, not once for each.
-    logits_NK = logit_scale * (embeddings_ND @ label_set.matrix_KD.T)
-    scores_NK = softmax(logits_NK.astype(np.float64))
+    logits_NK = (logit_scale * (embeddings_ND @ label_set.matrix_KD.T)).astype(np.float64)
+    if label_set.background is None:
+        scores_NK = softmax(logits_NK)
+    else:
+        matrix_JD, apart_JK = label_set.background
+        logits_NJ = (logit_scale * (embeddings_ND @ matrix_JD.T)).astype(np.float64)
+        scores_NK = shares(logits_NK, logits_NJ, apart_JK)
     names, parents = label_set.labels, label_set.parents
     return [
         tuple(
@@ -57,6 +63,26 @@ def softmax(logits_NK: Floats) -> Floats:
     weights_NK = np.exp(logits_NK - logits_NK.max(axis=-1, keepdims=True))
     shares_NK: Floats = weights_NK / weights_NK.sum(axis=-1, keepdims=True)
     return shares_NK
+
+
+def shares(logits_NK: Floats, logits_NJ: Floats, apart_JK: npt.NDArray[np.float32]) -> Floats:
+    """Return for each label its share of the softmax over itself and the background alone.
+
+    Above 0.5 it says more of the image than all words together that mean something else. So a
+    threshold means the same for every label and every set, several labels may pass it, or none.
+    (The odds of NegLabel, Jiang et al. 2024, equation 3, for one label at a time.)
+    """
+    greatest_N1 = np.maximum(
+        logits_NK.max(axis=-1, keepdims=True), logits_NJ.max(axis=-1, keepdims=True)
+    )
+    weights_NK = np.exp(logits_NK - greatest_N1)
+    others_NK = np.exp(logits_NJ - greatest_N1) @ apart_JK.astype(np.float64)
+    # Both may be too small for a number, far below the greatest: then it is none of these.
+    total_NK = weights_NK + others_NK
+    found_NK: Floats = np.divide(
+        weights_NK, total_NK, out=np.zeros_like(weights_NK), where=total_NK > 0
+    )
+    return found_NK
 
 
 def _best(scores_NK: Floats, top_k: int) -> Iterator[list[tuple[int, float]]]:

@@ -25,11 +25,11 @@ from typing import Any, Final
 import numpy as np
 from tables import markdown
 
+from producer.embeddings.encoder import Encoding
 from producer.sinks import FORMATS, open_sink, target_of
+from worker.contract.encoded import Encoded
+from worker.contract.labels import LabelPack
 from worker.contract.messages import Record, Stamp, Tag, Timing
-from worker.contract.settings import Settings
-from worker.models.artifact import Artifact
-from worker.models.cache import open_model
 
 _BLOCK: Final = 8192
 _MB: Final = 1e6
@@ -45,11 +45,10 @@ def main() -> None:
     words.add_argument("--model", metavar="ARTIFACT", default="")
     words.add_argument("--json", type=Path)
     words.add_argument("--write", type=Path, help=argparse.SUPPRESS)
+    words.add_argument("--dim", type=int, help=argparse.SUPPRESS)
     asked = words.parse_args()
     if asked.write:
-        print(
-            json.dumps(_write(asked.write, asked.images, open_model(Settings(model=asked.model))))
-        )
+        print(json.dumps(_write(asked.write, asked.images, asked.dim, asked.model)))
         return
     with tempfile.TemporaryDirectory() as place:
         told = list(_measure(Path(place), asked))
@@ -62,7 +61,9 @@ def main() -> None:
 
 def _measure(place: Path, asked: Any) -> Iterator[tuple[str, float, float, float, float]]:
     """Yield of each thing that was done its name, seconds, rate, and sizes in MB."""
-    script = (sys.executable, __file__, "--images", str(asked.images), "--model", asked.model)
+    found = _model(asked.model)
+    script = [sys.executable, __file__, "--images", str(asked.images)]
+    script += ["--dim", str(found.dim), "--model", found.model]
     for ending in (".jsonl", ".csv", ".parquet"):
         file = place / f"tags{ending}"
         done = subprocess.run([*script, "--write", str(file)], check=True, stdout=subprocess.PIPE)  # noqa: S603 - ours
@@ -98,12 +99,18 @@ def _timed(place: Path, words: list[str]) -> tuple[float, float]:
     return took_s, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1000
 
 
-def _write(file: Path, images: int, model: Artifact) -> dict[str, float]:
+def _model(place: str) -> Encoded:
+    """Return what a model says of itself. It is asked in another process: this loads no torch."""
+    with Encoding(LabelPack(("x",)), place or None) as encoding:
+        return encoding.result().told
+
+
+def _write(file: Path, images: int, dim: int, model: str) -> dict[str, float]:
     target = target_of(file, None)
-    dim = model.manifest.embedding_dim if FORMATS[target.format].embeddings else 0
+    dim = dim if FORMATS[target.format].embeddings else 0
     began_s = time.monotonic()
     with open_sink(target) as sink:
-        for record in _records(images, dim, model.id):
+        for record in _records(images, dim, model):
             sink.write(record)
     took_s = time.monotonic() - began_s
     return {"s": took_s, "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000}

@@ -1,21 +1,27 @@
-"""Labels -> their embeddings, by a child process that loads the model's text tower."""
+"""Labels -> their embeddings, by a worker or a child process that loads the model's text tower."""
 
 from __future__ import annotations
 
+import base64
 import importlib.util
 import subprocess
 import tempfile
+from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Final, NamedTuple, Self
 
 import msgspec
+import redis
+from celery import Celery
+from kombu.exceptions import OperationalError
 
 from producer.child import ERROR, WORKER, environment
-from worker.contract.encoded import Encoded
+from worker.contract.encoded import ENCODE, Encoded
 from worker.contract.labels import LabelPack
 from worker.contract.processes import start_child, stop_child
 
 _STOP_GRACE_S: Final = 5.0
+_ANSWER_S: Final = 1.0
 
 
 class EncodingError(RuntimeError):
@@ -23,7 +29,7 @@ class EncodingError(RuntimeError):
 
 
 class Embedded(NamedTuple):
-    """What the model says of a label pack; `matrix` is KD, float32, row by row."""
+    """What the model says of a label pack; `matrix` are KD, JD and JK, float32, row by row."""
 
     told: Encoded
     matrix: bytes
@@ -78,3 +84,48 @@ class Encoding:
             raise EncodingError(last.removeprefix("Error: ").removeprefix(ERROR))
         head, _, matrix = out.partition(b"\n")
         return Embedded(msgspec.json.decode(head, type=Encoded), matrix)
+
+
+class Asked:
+    """Like `Encoding`, for a few texts: a worker that is online has all loaded already."""
+
+    def __init__(self, pack: LabelPack, model: str | None, app: Celery) -> None:
+        self._pack = pack
+        self._model = model
+        self._app = app
+        self._asking = ThreadPoolExecutor(1)
+        self._answer: Future[Embedded | None]
+
+    def __enter__(self) -> Self:
+        self._answer = self._asking.submit(self._ask)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._asking.shutdown(wait=False)
+
+    def result(self) -> Embedded:
+        """Return what a worker says or, if none does, what a child process says.
+
+        Raises:
+            EncodingError: as `Encoding.result`.
+        """
+        if found := self._answer.result():
+            return found
+        with Encoding(self._pack, self._model) as encoding:
+            return encoding.result()
+
+    def _ask(self) -> Embedded | None:
+        inspect = self._app.control.inspect(timeout=_ANSWER_S, limit=1)
+        try:
+            answers = inspect._request(ENCODE, pack=msgspec.to_builtins(self._pack)) or {}  # noqa: SLF001 - Celery's way to own commands
+            (answer,) = answers.values()
+            told = msgspec.convert(answer["told"], Encoded)
+            return Embedded(told, base64.b64decode(answer["matrix"]))
+        except (OperationalError, redis.RedisError, OSError, LookupError, ValueError, TypeError):
+            # Away, of another version, or without an answer: it can be done without.
+            return None

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from queue import Full, Queue
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -15,31 +18,77 @@ from producer.sinks import form_of, records_of
 from producer.sinks.parquet import embedded_rows
 
 if TYPE_CHECKING:
-    from producer.embeddings.encoder import Encoding
+    from producer.embeddings.encoder import Asked, Encoding
     from worker.contract.encoded import Encoded
 
 _ROWS: Final = 8192
+# Of 512 dimensions they are a gigabyte: a million images.
+_GROUPS_AHEAD: Final = 128
+_LOOK_S: Final = 0.1
+
+T = TypeVar("T")
 
 Block = tuple[Sequence[str], npt.NDArray[np.float16]]
 
 
-def search(file: Path, encoding: Encoding, top: int) -> list[Hit]:
+def search(file: Path, encoding: Encoding | Asked, top: int) -> list[Hit]:
     """Return the `top` images, the nearest first.
 
     Raises:
         RecordsError: there are no embeddings in the file.
         EncodingError: the text cannot be embedded, or the embeddings are of another model.
     """
-    embedded = encoding.result()
-    blocks = _columns if form_of(file) == "parquet" else _lines
-    return nearest(blocks(file, embedded.told), embedded, top)
+    if form_of(file) != "parquet":
+        embedded = encoding.result()
+        return nearest(_lines(file, embedded.told), embedded, top)
+    # The file is read while the child loads its libraries.
+    with _read_ahead(embedded_rows(file)) as rows:
+        embedded = encoding.result()
+        return nearest(_columns(rows, embedded.told), embedded, top)
 
 
-def _columns(file: Path, told: Encoded) -> Iterator[Block]:
-    for paths, model, vectors in embedded_rows(file):
+def _columns(rows: Iterable[tuple[Any, str, memoryview]], told: Encoded) -> Iterator[Block]:
+    for paths, model, vectors in rows:
         if len(paths):
             check_model(model, told)
             yield paths, as_matrix(vectors, told)
+
+
+@contextmanager
+def _read_ahead(rows: Iterator[T]) -> Iterator[Iterator[T]]:
+    """Yield the same in the same order, read by a thread of its own, some steps ahead."""
+    ahead: Queue[T | BaseException | None] = Queue(_GROUPS_AHEAD)
+    ended = threading.Event()
+
+    def put(item: T | BaseException | None) -> None:
+        while not ended.is_set():
+            with suppress(Full):
+                ahead.put(item, timeout=_LOOK_S)
+                return
+
+    def read() -> None:
+        try:
+            for row in rows:
+                put(row)
+                if ended.is_set():
+                    return
+            put(None)
+        except BaseException as e:  # noqa: BLE001 - raised where it is read
+            put(e)
+
+    def taken() -> Iterator[T]:
+        while (item := ahead.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+
+    thread = threading.Thread(target=read, name="reader", daemon=True)
+    thread.start()
+    try:
+        yield taken()
+    finally:
+        ended.set()
+        thread.join()
 
 
 def _lines(file: Path, told: Encoded) -> Iterator[Block]:

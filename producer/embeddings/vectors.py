@@ -1,6 +1,6 @@
 """Embeddings that were kept -> tags by other labels, or the nearest to a text. Needs numpy alone.
 
-Shapes: N images, K labels, D embedding dimensions, T tags an image.
+Shapes: N images, K labels, J background words, D embedding dimensions, T tags an image.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from worker.contract.encoded import Encoded
 
 Floats = npt.NDArray[np.float64]
+Matrix = npt.NDArray[np.float32]
 # Of float64 in memory at a time: some 30 MB.
 _SCORES: Final = 4_000_000
 _MOST_ROWS: Final = 8192
@@ -36,23 +37,40 @@ class Ranking(NamedTuple):
 
 
 class Ranker:
-    """Scores images as `worker.rank` does: the softmax over the set of `logit_scale` x cosine."""
+    """Scores images as `worker.rank` does.
+
+    Softmax over the set of `logit_scale` x cosine; or over a label and the background alone.
+    """
 
     def __init__(self, embedded: Embedded, *, top_k: int) -> None:
         self.told: Final[Encoded] = embedded.told
-        matrix_KD = np.frombuffer(embedded.matrix, "<f4").reshape(-1, embedded.told.dim)
-        self._matrix_DK = np.ascontiguousarray(matrix_KD.T)
-        self._top_k = min(top_k, len(matrix_KD))
-        self.rows: Final = max(1, min(_MOST_ROWS, _SCORES // len(matrix_KD)))
+        K, J, D = len(embedded.told.labels), embedded.told.background, embedded.told.dim
+        numbers = np.frombuffer(embedded.matrix, "<f4")
+        ends = np.cumsum([K * D, J * D])
+        matrix_KD, matrix_JD, apart_JK = np.split(numbers, ends)
+        self._matrix_DK = np.ascontiguousarray(matrix_KD.reshape(K, D).T)
+        self._matrix_DJ = np.ascontiguousarray(matrix_JD.reshape(J, D).T)
+        self._apart_JK = apart_JK.reshape(J, K) if J else None
+        self._top_k = min(top_k, K)
+        self.rows: Final = max(1, min(_MOST_ROWS, _SCORES // (K + J)))
 
     def rank(self, embeddings_ND: npt.NDArray[np.float16]) -> Ranking:
         """Return the best labels of each image. Equal scores stand in the labels' order."""
-        logits_NK = embeddings_ND.astype(np.float32) @ self._matrix_DK
-        scores_NK = logits_NK.astype(np.float64) * self.told.logit_scale
-        # The greatest of a row is taken off first: exp never overflows.
-        scores_NK -= scores_NK.max(axis=1, keepdims=True)
-        np.exp(scores_NK, out=scores_NK)
-        scores_NK /= scores_NK.sum(axis=1, keepdims=True)
+        floats_ND = embeddings_ND.astype(np.float32)
+        scores_NK = self._logits(floats_ND, self._matrix_DK)
+        greatest_N1 = scores_NK.max(axis=1, keepdims=True)
+        if self._apart_JK is None:
+            # The greatest of a row is taken off first: exp never overflows.
+            np.exp(scores_NK - greatest_N1, out=scores_NK)
+            total_N1 = scores_NK.sum(axis=1, keepdims=True)
+            np.divide(scores_NK, total_N1, out=scores_NK)
+        else:
+            logits_NJ = self._logits(floats_ND, self._matrix_DJ)
+            greatest_N1 = np.maximum(greatest_N1, logits_NJ.max(axis=1, keepdims=True))
+            np.exp(scores_NK - greatest_N1, out=scores_NK)
+            total_NK = scores_NK + np.exp(logits_NJ - greatest_N1) @ self._apart_JK
+            # Far below the greatest neither is a number any more: it is none of these.
+            np.divide(scores_NK, total_NK, out=scores_NK, where=total_NK > 0)
         best_NT = self._best(scores_NK)
         found_NT = np.take_along_axis(scores_NK, best_NT, axis=1)
         order_NT = np.argsort(-found_NT, axis=1, kind="stable")
@@ -61,12 +79,22 @@ class Ranker:
             np.take_along_axis(found_NT, order_NT, axis=1),
         )
 
+    def _logits(self, floats_ND: npt.NDArray[np.float32], matrix: Matrix) -> Floats:
+        return (floats_ND @ matrix).astype(np.float64) * self.told.logit_scale
+
     def _best(self, scores_NK: Floats) -> npt.NDArray[np.intp]:
         """Return the labels of the highest scores of each row, in the labels' order."""
         if self._top_k == scores_NK.shape[1]:
             return np.tile(np.arange(self._top_k), (len(scores_NK), 1))
         parted_NK = np.argpartition(scores_NK, -self._top_k, axis=1)
-        return np.sort(parted_NK[:, -self._top_k :], axis=1)
+        best_NT = np.sort(parted_NK[:, -self._top_k :], axis=1)
+        # Of those that tie with the last one in, partitioning chooses any: here it is the first.
+        last_N1 = np.take_along_axis(scores_NK, parted_NK[:, [-self._top_k]], axis=1)
+        tied_N = np.count_nonzero(scores_NK >= last_N1, axis=1) > self._top_k
+        if tied_N.any():
+            ordered = np.argsort(-scores_NK[tied_N], axis=1, kind="stable")
+            best_NT[tied_N] = np.sort(ordered[:, : self._top_k], axis=1)
+        return best_NT
 
 
 def retagged(

@@ -31,12 +31,16 @@ class LabelPack(msgspec.Struct, frozen=True, omit_defaults=True):
 
     A template holds `{}` once, where the label goes. Several templates are averaged, and so are a
     label and its aliases. A parent is told with the tag; it is no label unless it stands there too.
+    If `calibrated`, each label is scored by itself against `background`, words for all else that
+    images may show; without any they are the model's own labels, or general ones.
     """
 
     labels: tuple[str, ...] = ()
     templates: tuple[str, ...] = ()
     aliases: dict[str, tuple[str, ...]] = {}
     parents: dict[str, str] = {}
+    calibrated: bool = False
+    background: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse what would silently tag everything alike."""
@@ -50,7 +54,7 @@ class LabelPack(msgspec.Struct, frozen=True, omit_defaults=True):
 
     @property
     def hash(self) -> str:
-        """Sha256 over labels, templates, aliases and parents, first 16 hexadecimal digits."""
+        """Sha256 over all of it, first 16 hexadecimal digits."""
         return hashlib.sha256(msgspec.json.encode(self)).hexdigest()[:16]
 
 

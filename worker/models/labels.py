@@ -1,6 +1,6 @@
 """Label pack + text tower -> label matrix, once per label set and never per image.
 
-Shapes: K labels, D embedding dimensions.
+Shapes: K labels, J background words, D embedding dimensions.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 import msgspec
 import numpy as np
@@ -18,24 +18,38 @@ import numpy.typing as npt
 
 from worker.contract.labels import PLACEHOLDER, LabelPack, LabelsError, parse_labels
 from worker.errors import ArtifactError, LabelsMissingError
+from worker.models.artifact import Artifact, open_artifact
 from worker.models.shelf import NoShelf, Shelf
 from worker.models.texts import TextEmbedder, unit
-
-if TYPE_CHECKING:
-    from worker.models.artifact import Artifact
 
 Matrix = npt.NDArray[np.float32]
 
 # 20,000 labels of 512 dimensions are 40 MB.
 _SETS_KEPT: Final = 16
+# Texts so near to each other mean the same, such as a label and its plural.
+_SAME_MEANING: Final = 0.95
+
+
+class Background(NamedTuple):
+    """Words for all else that images may show, and which of them mean something else than a label.
+
+    `apart_JK` is 1 where word j does not mean the same as label k, else 0.
+    """
+
+    matrix_JD: Matrix
+    apart_JK: Matrix
 
 
 class LabelSet(NamedTuple):
-    """Labels and their unit embeddings, row k for label k, C-contiguous float32."""
+    """Labels and their unit embeddings, row k for label k, C-contiguous float32.
+
+    With a background, each label is scored by itself against that.
+    """
 
     labels: tuple[str, ...]
     matrix_KD: Matrix
     parents: Mapping[str, str] = MappingProxyType({})
+    background: Background | None = None
 
 
 class LabelCache:
@@ -112,6 +126,9 @@ class Classes:
         Raises:
             LabelsMissingError: it names one that the model does not know.
         """
+        if pack.calibrated:
+            msg = "the model is a classifier: it has no words to calibrate its scores by"
+            raise LabelsMissingError(msg)
         labels = pack.labels or self._labels
         if unknown := [label for label in labels if label not in self._rows]:
             more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
@@ -145,11 +162,26 @@ class LabelEncoder:
             redis.RedisError: the shelf is away.
         """
         full = pack if pack.labels else own_pack(self._artifact, pack.templates)
-        templates = full.templates or (self._artifact.manifest.template,)
-        shape = (len(full.labels), self._artifact.manifest.embedding_dim)
-        key = f"{self._artifact.id}:{pack.hash}"
-        matrix_KD = self._shelf.get(key, shape, lambda: self._matrix(full, templates))
-        return LabelSet(full.labels, matrix_KD, MappingProxyType(full.parents))
+        matrix_KD = self._kept(f"{self._artifact.id}:{pack.hash}", full)
+        background = None
+        if pack.calibrated:
+            words = self._background(pack)
+            matrix_JD = self._kept(f"{self._artifact.id}:{words.hash}", words)
+            background = Background(matrix_JD, _apart(full, matrix_KD, words, matrix_JD))
+        return LabelSet(full.labels, matrix_KD, MappingProxyType(full.parents), background)
+
+    def _kept(self, key: str, pack: LabelPack) -> Matrix:
+        templates = pack.templates or (self._artifact.manifest.template,)
+        shape = (len(pack.labels), self._artifact.manifest.embedding_dim)
+        return self._shelf.get(key, shape, lambda: self._matrix(pack, templates))
+
+    def _background(self, pack: LabelPack) -> LabelPack:
+        """Return the words that a pack is calibrated by: its own, the model's labels, or ours."""
+        words = pack.background
+        if not words:
+            named = self._artifact if self._artifact.manifest.labels else open_artifact()
+            words = own_pack(named).labels
+        return LabelPack(words, pack.templates)
 
     def _matrix(self, pack: LabelPack, templates: Sequence[str]) -> Matrix:
         """Return unit embeddings KD: each the mean over templates, then over label and aliases."""
@@ -166,6 +198,23 @@ class LabelEncoder:
         total_KD = np.zeros((len(pack.labels), self._artifact.manifest.embedding_dim), np.float32)
         np.add.at(total_KD, owners, unit(np.sum(embedded, axis=0)))
         return unit(total_KD)
+
+
+def _apart(labels: LabelPack, matrix_KD: Matrix, words: LabelPack, matrix_JD: Matrix) -> Matrix:
+    """Return for each background word whether it means something else than each label.
+
+    It does not if it is the label, one of its aliases, its parent or child, or nearly so.
+    """
+    apart_JK = (matrix_JD @ matrix_KD.T < _SAME_MEANING).astype(np.float32)
+    rows = {word: j for j, word in enumerate(words.labels)}
+    places = {label: k for k, label in enumerate(labels.labels)}
+    for label, k in places.items():
+        kin = (label, *labels.aliases.get(label, ()), labels.parents.get(label, label))
+        apart_JK[[rows[word] for word in kin if word in rows], k] = 0
+    for child, parent in labels.parents.items():
+        if parent in places and child in rows:
+            apart_JK[rows[child], places[parent]] = 0
+    return apart_JK
 
 
 def own_pack(artifact: Artifact, templates: tuple[str, ...] = ()) -> LabelPack:
