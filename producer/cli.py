@@ -230,6 +230,36 @@ def exporter(port: int, address: str, broker: str | None) -> int:
     return OK
 
 
+@main.command(epilog="Example: WANWU_API_KEY=secret producer serve --address 0.0.0.0")
+@click.option(
+    "--port",
+    type=click.IntRange(1, 65535),
+    default=8000,
+    show_default=True,
+    help="Where to answer.",
+)
+@click.option(
+    "--address", default="127.0.0.1", show_default=True, help="0.0.0.0 to be asked from outside."
+)
+@broker_option
+@told
+def serve(port: int, address: str, broker: str | None) -> int:
+    """Answer HTTP requests for tags, until interrupted: one image at a time, or jobs."""
+    if not importlib.util.find_spec("fastapi"):
+        msg = "this command needs: pip install 'wanwu-tagger[http]'"
+        raise click.UsageError(msg)
+    from producer.door.serve import serve as answer  # noqa: PLC0415 - only here
+
+    settings = Settings.from_env(broker_url=broker)
+    if not settings.api_key and address not in {"127.0.0.1", "::1", "localhost"}:
+        msg = "whoever can reach this port could use it: set WANWU_API_KEY"
+        raise click.UsageError(msg)
+    with open_desk(settings) as desk:
+        say(f"answering at http://{address}:{port}, described at http://{address}:{port}/docs")
+        answer(desk, address, port)
+    return OK
+
+
 @main.command(epilog="Example: producer cancel 20261123-181502-5f3a9c")
 @click.argument("job")
 @broker_option

@@ -57,18 +57,19 @@ class Outbox:
         on_sent: Callable[[int], None],
         *,
         patience_s: float = 0.0,
+        sent: tuple[int, int] = (0, 0),
     ) -> None:
         """Take where to send to; `on_sent` hears how many images have gone.
 
-        So long a Redis is waited for that is away.
+        So long a Redis is waited for that is away. Of a job that goes on so many images and chunks
+        have been `sent` before.
         """
         self._post = post
         self._patience_s = patience_s
         self._on_sent = on_sent
         self._waiting: deque[Parcel] = deque()
         self._bytes = 0
-        self._images = 0
-        self._chunks = 0
+        self._images, self._chunks = sent
         self._closing = False
         self._error: BaseException | None = None
         self._changed = threading.Condition()

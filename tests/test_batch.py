@@ -122,6 +122,26 @@ def test_a_full_batch_leaves_at_once() -> None:
     assert backlog.patience_s(now_s) == 0
 
 
+def test_an_urgent_image_goes_first_and_alone() -> None:
+    backlog, now_s = backlog_with(ready=3, expected=20)
+    item = Item(pixels(9), now_s, Future())
+    assert backlog.put(item, urgent=True)
+    assert backlog.ready == 4
+    assert backlog.is_full
+    assert backlog.patience_s(now_s) == 0
+    assert backlog.take() == [item]
+    assert len(backlog.take()) == 3
+
+
+def test_urgent_images_share_a_batch() -> None:
+    backlog = Backlog(2)
+    backlog.expect(3, 0.0)
+    items = [Item(pixels(n), 0.0, Future()) for n in range(3)]
+    for item in items:
+        backlog.put(item, urgent=True)
+    assert [backlog.take(), backlog.take(), backlog.take()] == [items[:2], items[2:], []]
+
+
 def test_a_lone_image_on_an_idle_worker_goes_at_once() -> None:
     backlog, now_s = backlog_with(ready=1, expected=0)
     assert backlog.patience_s(now_s) == 0

@@ -20,7 +20,7 @@ from worker.contract.broker import make_app
 from worker.contract.dead import DeadLetters
 from worker.contract.embedded import EmbeddedRedis
 from worker.contract.envelope import EnvelopeError, opened
-from worker.contract.messages import QUEUE, TASK, Chunk, ImageRef
+from worker.contract.messages import QUEUE, TASK, URGENT, URGENT_KEY, Chunk, ImageRef
 from worker.contract.settings import Settings
 from worker.contract.transport import TAKEN, Leases
 
@@ -31,10 +31,10 @@ JSON = st.recursive(
 )
 
 
-def send(settings: Settings, seq: int = 0) -> None:
-    chunk = Chunk(job="j", seq=seq, images=(ImageRef("/a"),), sent_at_s=1.0)
+def send(settings: Settings, seq: int = 0, path: str = "/a", priority: int | None = None) -> None:
+    chunk = Chunk(job="j", seq=seq, images=(ImageRef(path),), sent_at_s=1.0)
     app = make_app(settings, stores_results=False)
-    app.send_task(TASK, args=[chunk.to_wire()], task_id=chunk.task_id)
+    app.send_task(TASK, args=[chunk.to_wire()], task_id=chunk.task_id, priority=priority)
 
 
 @contextmanager
@@ -207,6 +207,45 @@ def test_a_message_that_differs_from_a_producer_s_is_refused(
 def test_whatever_lies_in_the_queue_is_a_message_or_refused(raw: bytes) -> None:
     with pytest.raises(EnvelopeError):
         opened(raw)
+
+
+def test_an_urgent_message_is_the_next(settings: Settings, client: redis.Redis) -> None:
+    for seq in range(3):
+        send(settings, seq)
+    send(settings, 9, priority=URGENT)
+    with consuming(settings) as (connection, messages):
+        take(connection)
+        take(connection)
+    assert [message.headers["id"] for message in messages] == ["j-9", "j-0"]
+
+
+def test_whoever_has_no_room_takes_urgent_messages_alone(
+    settings: Settings, client: redis.Redis
+) -> None:
+    # A name cannot make a message look urgent.
+    send(settings, 0, path='/", "priority": 9, "')
+    with consuming(settings) as (connection, messages):
+        channel = connection.default_channel
+        assert not channel.take_urgent()
+        send(settings, 1, priority=URGENT)
+        send(settings, 2, priority=URGENT)
+        assert channel.take_urgent()
+        assert channel.take_urgent()
+        assert not channel.take_urgent()
+        # Held and noted like all others.
+        assert client.hlen("unacked") == 2
+        assert client.llen(TAKEN) == 0
+    assert [message.headers["id"] for message in messages] == ["j-2", "j-1"]
+    assert client.llen(QUEUE) == 3
+
+
+def test_there_is_nobody_urgent_unless_somebody_says_so(
+    settings: Settings, client: redis.Redis
+) -> None:
+    with consuming(settings) as (connection, _):
+        assert not connection.default_channel.is_urgency_possible()
+        client.set(URGENT_KEY, "1")
+        assert connection.default_channel.is_urgency_possible()
 
 
 def test_waiting_for_a_message_does_not_keep_others_waiting(

@@ -17,7 +17,7 @@ from celery.exceptions import WorkerShutdown
 from celery.signals import setup_logging, worker_ready, worker_shutdown, worker_shutting_down
 
 from worker import logs
-from worker.consumer import EventPulse, intake_step, lease_step
+from worker.consumer import EventPulse, intake_step, lease_step, urgent_step
 from worker.contract.broker import LOOKS_A_LEASE, make_app
 from worker.contract.settings import Settings, mask
 from worker.engines.base import Engine
@@ -61,6 +61,7 @@ def _build(settings: Settings, tagger: Tagger) -> Celery:
     app.steps["worker"].add(_step(tagger))
     app.steps["consumer"].add(EventPulse)
     app.steps["consumer"].add(intake_step(tagger.pipeline.room))
+    app.steps["consumer"].add(urgent_step(tagger.pipeline.room, tagger.pipeline.hold_back))
     pause_s = settings.visibility_timeout_s / LOOKS_A_LEASE
     app.steps["consumer"].add(lease_step(pause_s, lambda: tagger.pipeline.problem() is None))
     # Not the step's `stop`: it is called while tasks still run, and they need the batcher.

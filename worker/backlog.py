@@ -46,6 +46,9 @@ class Item(NamedTuple):
 class Backlog:
     """What is ready, what is still being decoded, and whether to wait.
 
+    Urgent images go before all others, at once, and in batches of their own: a full batch takes
+    several times as long as one image.
+
     `expected` images are being read and decoded. They are waited for only while they can still fill
     the batch, and at most `PATIENCE_GAPS` mean gaps, or a time slice, for each one missing.
     """
@@ -53,6 +56,7 @@ class Backlog:
     def __init__(self, max_batch: int) -> None:
         self._max_batch = max_batch
         self._ready: deque[Item] = deque()
+        self._urgent: deque[Item] = deque()
         self._expected = 0
         self._mean_gap_s: float | None = None
         self._gap_from_s = 0.0
@@ -70,13 +74,16 @@ class Backlog:
         self._expected -= 1
         return bool(self._ready) and self._is_due
 
-    def put(self, item: Item) -> bool:
+    def put(self, item: Item, *, urgent: bool = False) -> bool:
         """Add an image that was expected and is now ready.
 
         Return whether that changes what `patience_s` says: a batch begins, or need not wait any
         more. Otherwise whoever waits need not be woken, only to wait again.
         """
         self._expected -= 1
+        if urgent:
+            self._urgent.append(item)
+            return True
         self._ready.append(item)
         gap_s = item.ready_at_s - self._gap_from_s
         self._gap_from_s = item.ready_at_s
@@ -104,12 +111,12 @@ class Backlog:
     @property
     def ready(self) -> int:
         """How many images wait for their batch."""
-        return len(self._ready)
+        return len(self._ready) + len(self._urgent)
 
     @property
     def is_full(self) -> bool:
-        """Whether a whole batch is ready."""
-        return len(self._ready) >= self._max_batch
+        """Whether a batch is ready for which nothing more is waited: a whole one, or an urgent."""
+        return bool(self._urgent) or len(self._ready) >= self._max_batch
 
     @property
     def _is_due(self) -> bool:
@@ -119,9 +126,9 @@ class Backlog:
 
     def patience_s(self, now_s: float) -> float | None:
         """Return for how long to wait before taking: 0 is at once, None until something happens."""
-        if not self._ready:
+        if not self._ready and not self._urgent:
             return None
-        if self._is_due:
+        if self._urgent or self._is_due:
             return 0.0
         if self._deadline_s is None:
             missing = self._max_batch - len(self._ready)
@@ -132,4 +139,5 @@ class Backlog:
     def take(self) -> list[Item]:
         """Take the oldest images, at most a batch of them; none if none is ready."""
         self._deadline_s = None
-        return [self._ready.popleft() for _ in range(min(self._max_batch, len(self._ready)))]
+        line = self._urgent or self._ready
+        return [line.popleft() for _ in range(min(self._max_batch, len(line)))]

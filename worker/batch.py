@@ -58,6 +58,7 @@ class Batcher:
         self._backlog = Backlog(max_batch)
         self._changed = threading.Condition()
         self._runs_ahead = False
+        self._holds_back = False
         self._running: deque[Running] = deque()
         self._unresolved: list[Item] = []
         self._free_at_s = 0.0
@@ -102,6 +103,10 @@ class Batcher:
         """The largest batch: as asked for, or what fits."""
         return self._backlog.max_batch
 
+    def hold_back(self, wanted: bool) -> None:  # noqa: FBT001 - as whether there is a reason
+        """Launch nothing ahead while urgent images may come: they would have to wait for it too."""
+        self._holds_back = wanted
+
     def shrink(self, max_batch: int) -> None:
         """Let no batch be larger than that from now on."""
         with self._changed:
@@ -127,7 +132,7 @@ class Batcher:
             if self._backlog.forget():
                 self._changed.notify()
 
-    def put(self, pixels_CHW: Pixels) -> Future[Inferred]:
+    def put(self, pixels_CHW: Pixels, *, urgent: bool = False) -> Future[Inferred]:
         """Hand over an image that was announced; its future may fail with an `InferenceError`.
 
         Or with a `WorkerGoneError`, if the thread has ended on its own.
@@ -142,7 +147,7 @@ class Batcher:
                 raise WorkerGoneError(msg)
             if self._died:
                 item.future.set_exception(_thread_gone())
-            elif self._backlog.put(item):
+            elif self._backlog.put(item, urgent=urgent):
                 self._changed.notify()
         return item.future
 
@@ -161,7 +166,7 @@ class Batcher:
 
     @property
     def _may_go_ahead(self) -> bool:
-        return self._runs_ahead and len(self._running) == 1
+        return self._runs_ahead and not self._holds_back and len(self._running) == 1
 
     def _next(self) -> list[Item]:
         """Wait for a batch that is worth taking; an empty one means stop.

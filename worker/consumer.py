@@ -14,6 +14,9 @@ from worker.room import Room
 # Celery publishes events whenever its loop turns, once for each chunk or oftener: a tenth of the
 # main thread's work. A person who watches sees no difference.
 EVENT_PAUSE_S: Final = 0.2
+# How often a busy worker looks for urgent chunks, and whether anybody sends such.
+URGENT_LOOK_S: Final = 0.01
+URGENT_NEWS_S: Final = 1.0
 
 
 class EventPulse(bootsteps.StartStopStep):
@@ -89,6 +92,49 @@ def intake_step(room: Room) -> type[bootsteps.StartStopStep]:
                 room.on_left = lambda: parent.hub.call_soon(_nothing)
 
     return Intake
+
+
+def urgent_step(room: Room, hold_back: Callable[[bool], None]) -> type[bootsteps.StartStopStep]:
+    """Return the step that looks for urgent chunks while there is no room for others.
+
+    `hold_back` hears whether there may be such.
+    """
+
+    class Urgent(bootsteps.StartStopStep):
+        requires: Final = {"celery.worker.consumer.tasks:Tasks"}
+
+        def __init__(self, parent: Any, **options: Any) -> None:
+            self._timers: list[Any] = []
+            self._is_possible = False
+            super().__init__(parent, **options)
+
+        def start(self, parent: Any) -> None:
+            """Begin, with the channel of this connection."""
+            self.stop(parent)
+            if parent.hub:
+                channel = parent.task_consumer.channel
+                self._timers = [
+                    parent.hub.call_repeatedly(URGENT_NEWS_S, self._ask, parent, channel),
+                    parent.hub.call_repeatedly(URGENT_LOOK_S, self._look, parent, channel),
+                ]
+
+        def stop(self, parent: Any) -> None:  # noqa: ARG002 - Celery passes it
+            """End; messages that come later are taken like all others."""
+            for timer in self._timers:
+                timer.cancel()
+            self._timers = []
+
+        def _ask(self, parent: Any, channel: Any) -> None:
+            self._is_possible = bool(ignore_errors(parent, channel.is_urgency_possible))
+            hold_back(self._is_possible)
+
+        def _look(self, parent: Any, channel: Any) -> None:
+            # With room, the channel waits for the next message whatever it is.
+            while self._is_possible and not room.is_left and room.is_open:
+                if not ignore_errors(parent, channel.take_urgent):
+                    return
+
+    return Urgent
 
 
 def _is_expecting() -> bool:

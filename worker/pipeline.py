@@ -97,6 +97,8 @@ class Pipeline:
         self._label_sets: LabelCache
         self._started = False
         self._decoders = ThreadPoolExecutor(settings.decoders, thread_name_prefix="decode")
+        # Whoever waits for an answer does not wait for what the others have to do.
+        self._urgent_decoder = ThreadPoolExecutor(1, thread_name_prefix="decode-urgent")
         self.figures = Figures()
         # As much as the largest image alone, however many threads decode.
         self._budget = Budget(settings.max_pixels)
@@ -136,6 +138,7 @@ class Pipeline:
         """Finish the images at hand and end the threads; harmless when done twice."""
         # In the direction of the flow, so that what leaves one stage still finds the next at work.
         self._decoders.shutdown(wait=True)
+        self._urgent_decoder.shutdown(wait=True)
         self._batcher.stop()
 
     @property
@@ -180,9 +183,9 @@ class Pipeline:
             self.room.give_back(len(journeys))
             return self.refuse(chunk, blame(e))
         if trial is None:
-            self._depart(journeys, chunk.thumbnail_px).wait()
+            self._depart(journeys, chunk).wait()
         else:
-            self._try_out(journeys, chunk.thumbnail_px, trial)
+            self._try_out(journeys, chunk, trial)
         return self._sum_up(chunk, self._arrive(journeys, chunk, label_set))
 
     def refuse(self, chunk: Chunk, error: ImageError) -> ChunkResult:
@@ -211,6 +214,10 @@ class Pipeline:
             "batch_sizes": {str(size): n for size, n in self._batcher.sizes().items()},
         }
 
+    def hold_back(self, wanted: bool) -> None:  # noqa: FBT001 - as whether there is a reason
+        """Be ready for urgent images, at the price of a little idle time of the device."""
+        self._batcher.hold_back(wanted)
+
     def depths(self) -> dict[str, int]:
         """Return how many images are held, and of them decoded, ready for a batch, and in one."""
         return {"held": self.room.held, **self._batcher.depths()}
@@ -235,15 +242,16 @@ class Pipeline:
 
         return self._label_sets.get(pack_hash or _OWN_LABELS, fetch)
 
-    def _depart(self, journeys: Sequence[Journey], thumbnail_px: int) -> Flight:
+    def _depart(self, journeys: Sequence[Journey], chunk: Chunk) -> Flight:
         # All are announced before the first is decoded: the batcher waits for what can still come.
         self._batcher.expect(len(journeys))
         flight = Flight(journeys, self.room.give_back)
+        decoders = self._urgent_decoder if chunk.urgent else self._decoders
         for journey in journeys:
-            self._decoders.submit(self._prepare, flight, journey, thumbnail_px)
+            decoders.submit(self._prepare, flight, journey, chunk)
         return flight
 
-    def _try_out(self, journeys: Sequence[Journey], thumbnail_px: int, trial: Trial) -> None:
+    def _try_out(self, journeys: Sequence[Journey], chunk: Chunk, trial: Trial) -> None:
         """Let the images go one by one, and give back the room of those that did not."""
         waiting = len(journeys)
         try:
@@ -252,7 +260,7 @@ class Pipeline:
                     with trial(index):
                         # Once it has left, it gives its room back when it lands.
                         waiting -= 1
-                        self._depart([journey], thumbnail_px).wait()
+                        self._depart([journey], chunk).wait()
                         # What says nothing about the image must not end its trial well.
                         journey.verdict()
                 except ImageError as e:
@@ -260,16 +268,17 @@ class Pipeline:
         finally:
             self.room.give_back(waiting)
 
-    def _prepare(self, flight: Flight, journey: Journey, thumbnail_px: int) -> None:
+    def _prepare(self, flight: Flight, journey: Journey, chunk: Chunk) -> None:
         """Read and decode, on a decode thread; whatever happens, the image lands."""
         try:
-            pixels_CHW = self._decode(journey, thumbnail_px)
+            pixels_CHW = self._decode(journey, chunk.thumbnail_px)
         except BaseException as e:  # noqa: BLE001 - `blame` tells them apart
             self._batcher.forget()
             flight.land(journey, e)
             return
         try:
-            flight.land_with(journey, self._batcher.put(pixels_CHW))
+            future = self._batcher.put(pixels_CHW, urgent=chunk.urgent)
+            flight.land_with(journey, future)
         except WorkerGoneError as e:
             flight.land(journey, e)
 

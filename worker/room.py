@@ -31,6 +31,11 @@ class Room:
         return self._open and self._held < self._limit
 
     @property
+    def is_open(self) -> bool:
+        """Whether any chunk will ever be welcome."""
+        return self._open
+
+    @property
     def held(self) -> int:
         """How many images are held."""
         return self._held

@@ -24,7 +24,7 @@ class EnvelopeError(ValueError):
 class _DeliveryInfo(msgspec.Struct):
     exchange: Name
     routing_key: Name
-    priority: Literal[0] | None = None
+    priority: Literal[0, 9] | None = None
     redelivered: bool = False
 
 
@@ -34,7 +34,7 @@ class _Properties(msgspec.Struct):
     body_encoding: Literal["base64"]
     correlation_id: Name | None = None
     reply_to: Name | None = None
-    priority: Literal[0] | None = None
+    priority: Literal[0, 9] | None = None
 
 
 class _Headers(msgspec.Struct):

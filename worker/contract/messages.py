@@ -21,6 +21,10 @@ KEY_PREFIX: Final = "wanwu:"
 MAX_CHUNK_IMAGES: Final = 1024
 # Eight times the longest that Linux opens.
 MAX_PATH_CHARS: Final = 32_768
+# The priority of a message that somebody waits for: it is taken before all others.
+URGENT: Final = 9
+# Lives while there is somebody who sends such messages.
+URGENT_KEY: Final = f"{KEY_PREFIX}urgent"
 # Between an archive and the name of an image in it.
 INSIDE: Final = "!/"
 MAX_THUMBNAIL_PX: Final = 1024
@@ -127,7 +131,7 @@ class Chunk(Wire, frozen=True, kw_only=True):
 
     `labels` is the hash of a label pack in Redis, or None for the model's own labels. With
     `embeddings`, results hold the images' embeddings; with `thumbnail_px`, a small picture of each,
-    no side of which is longer than that.
+    no side of which is longer than that. An `urgent` one is decoded and inferred before all others.
     `sent_at_s` is the sender's wall clock (seconds since the epoch). Blobs must be the chunk's own:
     a message must not make a worker read, or drop, whatever else lies in Redis.
     """
@@ -140,6 +144,7 @@ class Chunk(Wire, frozen=True, kw_only=True):
     threshold: float = 0.0
     embeddings: bool = False
     thumbnail_px: Annotated[int, Meta(ge=0, le=MAX_THUMBNAIL_PX)] = 0
+    urgent: bool = False
     sent_at_s: float
 
     def __post_init__(self) -> None:

@@ -38,6 +38,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     so at `monitor_port`, if that is not 0.
     `tls_ca`, `tls_cert` and `tls_key` are files in PEM, for URLs that begin with `rediss://`; a
     server is always asked for its certificate.
+    `api_key` is what the HTTP door asks for, if it is set.
     Without `events` a worker tells nobody of its tasks, until a Flower asks it to.
     Without `max_batch` it is what `worker bench --tune` found best for model and device, else 4.
     """
@@ -47,6 +48,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     tls_ca: str = ""
     tls_cert: str = ""
     tls_key: str = ""
+    api_key: str = ""
     model: str = ""
     image_roots: tuple[str, ...] = ()
     image_urls: tuple[str, ...] = ()
@@ -125,6 +127,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def __repr__(self) -> str:
         """Show every setting, with secrets masked."""
         shown = {name: getattr(self, name) for name in self.__struct_fields__}
+        shown["api_key"] = "***" if self.api_key else ""
         shown |= {"broker_url": mask(self.broker_url), "result_url": mask(self.result_url)}
         return f"Settings({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
 

@@ -26,12 +26,22 @@ from kombu.utils.json import dumps
 
 from worker.contract.dead import DeadLetters
 from worker.contract.envelope import EnvelopeError, opened
-from worker.contract.messages import QUEUE
+from worker.contract.messages import QUEUE, URGENT, URGENT_KEY
 
 log = logging.getLogger(__name__)
 
 # Where a message is from the moment it leaves the queue until it is noted as unacknowledged.
 TAKEN: Final = f"{QUEUE}.taken"
+
+# As kombu writes it into a message, whose body is base64: no other part can look so.
+_URGENT_MARK: Final = f'"priority": {URGENT}'
+
+# KEYS: the queue, where to take it to. ARGV: by what an urgent message is known.
+_TAKE_URGENT: Final = """
+local next = redis.call('LINDEX', KEYS[1], -1)
+if not next or not string.find(next, ARGV[1], 1, true) then return false end
+return redis.call('LMOVE', KEYS[1], KEYS[2], 'RIGHT', 'LEFT')
+"""
 
 # KEYS: where it was taken to, the queue. ARGV: the message.
 _PUT_BACK: Final = """
@@ -127,6 +137,28 @@ class Channel(kombu_redis.Channel):
         if self._kept is None or self._kept.connection_pool is not self.pool:
             self._kept = super()._create_client()
         return self._kept
+
+    def _put(self, queue: str, message: Any, **kwargs: Any) -> None:
+        """Put a message at the end of the queue; an urgent one at its head."""
+        if message["properties"].get("priority") != URGENT:
+            super()._put(queue, message, **kwargs)
+            return
+        with self.conn_or_acquire() as client:
+            client.rpush(queue, dumps(message))
+
+    def is_urgency_possible(self) -> bool:
+        """Whether there is somebody who sends urgent messages."""
+        with self.conn_or_acquire() as client:
+            return bool(client.exists(URGENT_KEY))
+
+    def take_urgent(self) -> bool:
+        """Take the next message if it is urgent, whatever is held; return whether it was."""
+        with self.conn_or_acquire() as client:
+            raw = client.eval(_TAKE_URGENT, 2, QUEUE, TAKEN, _URGENT_MARK)
+        if raw is None:
+            return False
+        self._hand_over(raw)
+        return True
 
     def _brpop_start(self, timeout: float | None = None) -> None:
         self._moves = set(self.active_queues) == {QUEUE}

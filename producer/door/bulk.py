@@ -1,0 +1,82 @@
+"""/jobs: many images, by their paths, URLs or bytes -> records as lines of JSON."""
+
+from __future__ import annotations
+
+from typing import Annotated, Final
+
+from fastapi import APIRouter, File, Path, UploadFile
+from fastapi.responses import StreamingResponse
+from starlette.concurrency import run_in_threadpool
+
+from producer.desk import Desk
+from producer.door.jobs import DoorJobs, Plan
+from producer.door.predict import labels_of, name_of
+from producer.door.problems import RefusedError, check_place
+from producer.door.shapes import JobState, NewJob
+from producer.report import state_of
+from worker.contract.jobs import Job
+
+_UPLOAD_FILES: Final = 64
+_LINES: Final = "application/x-ndjson"
+
+JobId = Annotated[str, Path(pattern=r"^[0-9A-Za-z_.-]{1,64}$")]
+
+
+def bulk(desk: Desk) -> APIRouter:
+    """Return the routes."""
+    routes, jobs = APIRouter(prefix="/jobs"), DoorJobs(desk)
+
+    @routes.post("", status_code=201)
+    async def create(asked: NewJob) -> JobState:
+        """Begin a job of images that workers can reach, or an open one for uploads."""
+        for place in asked.images:
+            check_place(place)
+        plan = Plan(await labels_of(desk, asked), asked.top_k, asked.least())
+        return _state(await run_in_threadpool(jobs.create, plan, asked.images, more=asked.open))
+
+    @routes.post("/{job}/images")
+    async def upload(job: JobId, images: Annotated[list[UploadFile], File()]) -> JobState:
+        """Add images to an open job; while many of it wait, the answer is 429."""
+        if len(images) > _UPLOAD_FILES:
+            raise RefusedError(413, "too_many", f"at most {_UPLOAD_FILES} images at a time")
+        files = [(name_of(one), await one.read()) for one in images]
+        return _state(await run_in_threadpool(jobs.add, job, files))
+
+    @routes.post("/{job}/close")
+    def close(job: JobId) -> JobState:
+        """Say that an open job gets no more images."""
+        return _state(jobs.close(job))
+
+    @routes.get("/{job}")
+    def show(job: JobId) -> JobState:
+        """Tell how far a job is."""
+        return _state(desk.jobs.get(job))
+
+    @routes.delete("/{job}")
+    def cancel(job: JobId) -> JobState:
+        """Cancel a job: its images that wait in the queue fail with the code `cancelled`."""
+        desk.jobs.set_state(job, "cancelled")
+        return _state(desk.jobs.get(job))
+
+    @routes.get(
+        "/{job}/results",
+        response_class=StreamingResponse,
+        responses={200: {"content": {_LINES: {"schema": {"type": "string"}}}}},
+    )
+    def results(job: JobId, *, follow: bool = False) -> StreamingResponse:
+        """Stream the records, a line of JSON each; to follow is to wait for all."""
+        desk.jobs.get(job)
+        return StreamingResponse(jobs.lines(job, follow=follow), media_type=_LINES)
+
+    return routes
+
+
+def _state(job: Job) -> JobState:
+    return JobState(
+        id=job.id,
+        state=state_of(job),
+        images=job.images,
+        done=job.done,
+        failed=job.failed,
+        codes=dict(job.codes),
+    )
