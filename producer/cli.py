@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,8 +14,9 @@ from rich.console import Console
 from producer import fetch
 from producer.desk import Desk, open_desk
 from producer.exits import COULD_NOT_RUN, OK, SOME_FAILED, say, told
+from producer.far import FarSession
 from producer.file_verbs import convert, retag, search, untag
-from producer.ledger import ledger_of
+from producer.ledger import Ledger, ledger_of
 from producer.memory import one_heap
 from producer.options import (
     broker_option,
@@ -26,6 +27,7 @@ from producer.options import (
 )
 from producer.output import Output, Place
 from producer.requeue import requeue as send_again
+from producer.scan import Image
 from producer.session import Session, find_images
 from producer.status import Look
 from worker.contract.messages import MAX_CHUNK_IMAGES
@@ -70,6 +72,11 @@ def main() -> None:
 @click.option(
     "--embeddings", is_flag=True, help="Keep each image's embedding, for retag and search."
 )
+@click.option(
+    "--http",
+    metavar="URL",
+    help="Send the images' bytes to a `producer serve`, with WANWU_API_KEY: no Redis is needed.",
+)
 @click.option("--embedded", is_flag=True, help="Run a private Redis and a worker for this command.")
 @click.option(
     "--flower",
@@ -93,6 +100,9 @@ def submit(**words: Any) -> int:
     if words["resume"]:
         output.fetch()
         ledger.read()
+    if words["http"]:
+        far = FarSession(request, words["http"], settings.api_key, output.console)
+        return _submit_far(far, output, ledger, images, settings, resumes=words["resume"])
     session = Session(request, output.console, say, ledger.begin)
     with (
         _told_if_stopped(session, output, embedded=words["embedded"]),
@@ -271,6 +281,34 @@ def cancel(job: str, broker: str | None) -> int:
         left = desk.jobs.get(job).outstanding
     say(f"cancelled {job}: {left:,} images were still to be tagged")
     return OK
+
+
+def _submit_far(
+    session: FarSession,
+    output: Output,
+    ledger: Ledger,
+    images: Iterable[Image],
+    settings: Settings,
+    *,
+    resumes: bool,
+) -> int:
+    """Tag images by way of a door."""
+    maker = session.greet()
+    say(f"tagging with {maker.model} behind the door")
+    try:
+        with output.sink(appends=resumes) as sink:
+            if resumes:
+                images = ledger.remaining(images, maker)
+            session.tag(images, settings.max_bytes, sink, say)
+    except KeyboardInterrupt:
+        say(f"interrupted: {session.tally.done:,} results are in {output.place}")
+        session.cancel()
+        raise
+    ledger.end()
+    output.deliver()
+    for remark in output.remarks():
+        say(remark)
+    return SOME_FAILED if session.tally.failed or output.unwritten else OK
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from kombu.exceptions import OperationalError
 
 from producer.desk import JobLostError
 from producer.embeddings.encoder import EncodingError
+from producer.far import DoorError
 from producer.session import LabelsNeededError, NoImagesError, NoWorkerError
 from producer.sinks import RecordsError, UnknownFormatError
 from producer.urls import StoreError
@@ -34,6 +35,14 @@ INTERRUPTED: Final = 130
 
 P = ParamSpec("P")
 
+_COULD_NOT_RUN: Final = (
+    DoorError,
+    EmbeddedError,
+    EncodingError,
+    NoWorkerError,
+    NoSuchJobError,
+    JobLostError,
+)
 _WRONG_USAGE: Final = (
     SettingsError,
     LabelsError,
@@ -64,7 +73,14 @@ def told(command: Callable[P, int]) -> Callable[P, None]:
         except OSError as e:
             full = e.errno in {errno.ENOSPC, errno.EDQUOT}
             _fail(_DISK_FULL if full else str(e))
-        except (EmbeddedError, EncodingError, NoWorkerError, NoSuchJobError, JobLostError) as e:
+        except (
+            DoorError,
+            EmbeddedError,
+            EncodingError,
+            NoWorkerError,
+            NoSuchJobError,
+            JobLostError,
+        ) as e:
             _fail(str(e))
         except KeyboardInterrupt:
             # One that came inside exec(), as in a dataclass being made, is remembered even when

@@ -195,6 +195,10 @@ def _exclude(words: dict[str, Any], target: Target) -> None:
             "--embedded ends with this command: it takes neither --no-wait nor --broker",
         ),
         (
+            words["http"] and (not own or leaves or words["broker"] or words["blobs"]),
+            "--http sends bytes to a door: without --blobs, --broker, --no-wait and --embedded",
+        ),
+        (
             words["resume"] and not (words["out"] or target.in_sidecars),
             "--resume goes on with a file: give its --out",
         ),

@@ -190,6 +190,34 @@ def test_schemathesis_finds_no_error_of_the_server(door: Door, worker: None) -> 
     assert done.returncode == 0, done.stdout[-4000:]
 
 
+def test_a_laptop_submits_through_the_door(door: Door, worker: None, tmp_path: Path) -> None:
+    photos = fill(tmp_path / "图", 40)
+    (tmp_path / "图" / 'an "odd"\nname.jpg').write_bytes(photos[0].read_bytes())
+    (tmp_path / "图" / "bad.jpg").write_bytes(b"no image")
+    (tmp_path / "图" / "empty.jpg").touch()
+    labels, out = tmp_path / "labels.txt", tmp_path / "tags.jsonl"
+    labels.write_text("猫 | 小猫 < 动物\n狗\n", encoding="utf-8")
+    words = ["producer", "submit", str(tmp_path / "图"), "--http", door.base]
+    words += ["--labels", str(labels), "--top-k", "2", "--embeddings", "--out", str(out)]
+    done = run(*words, broker_url="redis://127.0.0.1:1/0", api_key=KEY)
+    assert done.returncode == 3, done.stderr
+    lines = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
+    assert len(lines) == len({line["path"] for line in lines}) == 43
+    codes = sorted(line["error"]["code"] for line in lines if line["error"])
+    assert codes == ["empty_file", "not_an_image"]
+    fine = [line for line in lines if line["status"] == "ok"]
+    assert {tag.get("parent") for line in fine for tag in line["tags"]} == {"动物", None}
+    assert all(line["embedding"] and line["file"]["size_bytes"] for line in fine)
+    again = run(*words, "--resume", broker_url="redis://127.0.0.1:1/0", api_key=KEY)
+    assert len(out.read_text(encoding="utf-8").splitlines()) == 43, again.stderr
+    refused = run(*words, broker_url="redis://127.0.0.1:1/0", api_key="another")
+    assert refused.returncode == 1
+    assert refused.stderr.strip().endswith("unauthorized: give the API key as X-API-Key")
+    away = run(*words[:4], "http://127.0.0.1:1")
+    assert away.returncode == 1
+    assert "no answer from" in away.stderr
+
+
 def test_a_bulk_job_adds_at_most_a_batch_to_the_wait(
     door: Door, queue: str, worker: None, crew: Crew, tmp_path: Path
 ) -> None:

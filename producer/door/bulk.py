@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from typing import Annotated, Final
 
-from fastapi import APIRouter, File, Path, UploadFile
+import msgspec
+from fastapi import APIRouter, File, Form, Path, UploadFile
 from fastapi.responses import StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
 from producer.desk import Desk
 from producer.door.jobs import DoorJobs, Plan
 from producer.door.predict import labels_of, name_of
-from producer.door.problems import RefusedError, check_place
+from producer.door.problems import UNPROCESSABLE, RefusedError, check_place
 from producer.door.shapes import JobState, NewJob
 from producer.report import state_of
 from worker.contract.jobs import Job
+from worker.contract.messages import ImageRef
+from worker.contract.wire import decode
 
 _UPLOAD_FILES: Final = 64
 _LINES: Final = "application/x-ndjson"
@@ -31,15 +34,23 @@ def bulk(desk: Desk) -> APIRouter:
         """Begin a job of images that workers can reach, or an open one for uploads."""
         for place in asked.images:
             check_place(place)
-        plan = Plan(await labels_of(desk, asked), asked.top_k, asked.least())
+        labels = await labels_of(desk, asked)
+        plan = Plan(labels, asked.top_k, asked.least(), asked.embeddings, asked.thumbnail_px)
         return _state(await run_in_threadpool(jobs.create, plan, asked.images, more=asked.open))
 
     @routes.post("/{job}/images")
-    async def upload(job: JobId, images: Annotated[list[UploadFile], File()]) -> JobState:
+    async def upload(
+        job: JobId,
+        images: Annotated[list[UploadFile], File()],
+        names: Annotated[str, Form(description='JSON: [{"path": ...}], else the files\' own')] = "",
+    ) -> JobState:
         """Add images to an open job; while many of it wait, the answer is 429."""
         if len(images) > _UPLOAD_FILES:
             raise RefusedError(413, "too_many", f"at most {_UPLOAD_FILES} images at a time")
-        files = [(name_of(one), await one.read()) for one in images]
+        refs = _named(names) if names else [ImageRef(name_of(one)) for one in images]
+        if len(refs) != len(images):
+            raise RefusedError(UNPROCESSABLE, "bad_request", "names: as many as images")
+        files = [(ref, await one.read()) for ref, one in zip(refs, images, strict=True)]
         return _state(await run_in_threadpool(jobs.add, job, files))
 
     @routes.post("/{job}/close")
@@ -69,6 +80,15 @@ def bulk(desk: Desk) -> APIRouter:
         return StreamingResponse(jobs.lines(job, follow=follow), media_type=_LINES)
 
     return routes
+
+
+def _named(names: str) -> list[ImageRef]:
+    try:
+        refs = msgspec.convert(decode(names), list[ImageRef])
+    except (ValueError, msgspec.ValidationError) as e:
+        raise RefusedError(UNPROCESSABLE, "bad_request", f"names: {e}") from e
+    # Of each what it is called, and the stamp of its file; where it lies is not theirs to say.
+    return [ImageRef(ref.path, stamp=ref.stamp) for ref in refs]
 
 
 def _state(job: Job) -> JobState:

@@ -38,6 +38,8 @@ class Plan(msgspec.Struct, frozen=True):
     labels: str | None
     top_k: int
     threshold: float
+    embeddings: bool = False
+    thumbnail_px: int = 0
 
 
 class DoorJobs:
@@ -56,7 +58,7 @@ class DoorJobs:
             desk.jobs.set_state(job.id, "submitted")
         return desk.jobs.get(job.id)
 
-    def add(self, job_id: str, files: Sequence[tuple[str, bytes]]) -> Job:
+    def add(self, job_id: str, images: Sequence[tuple[ImageRef, bytes]]) -> Job:
         """Send images by their bytes.
 
         Raises:
@@ -70,10 +72,9 @@ class DoorJobs:
             kept = desk.client.get(_plan(job_id))
             if kept is None or job.state != "submitting":
                 raise ClosedError
-            if job.outstanding + len(files) > MOST_OUTSTANDING:
+            if job.outstanding + len(images) > MOST_OUTSTANDING:
                 raise FullError
             plan = msgspec.json.decode(kept, type=Plan)
-            images = [(ImageRef(name), data) for name, data in files]
             self._send(job_id, plan, images, UPLOAD_IMAGES, job)
             return desk.jobs.get(job_id)
 
@@ -142,6 +143,8 @@ def _parcel(
         labels=plan.labels,
         top_k=plan.top_k,
         threshold=plan.threshold,
+        embeddings=plan.embeddings,
+        thumbnail_px=plan.thumbnail_px,
         sent_at_s=time.time(),
     )
     return Parcel(chunk, blobs)

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from producer.options import CALIBRATED_THRESHOLD
 from worker.contract.labels import MAX_LABEL_CHARS, LabelPack, LabelsError, unique
-from worker.contract.messages import MAX_PATH_CHARS
+from worker.contract.messages import MAX_PATH_CHARS, MAX_THUMBNAIL_PX
 
 Label = Annotated[str, Field(min_length=1, max_length=MAX_LABEL_CHARS)]
 Template = Annotated[str, Field(min_length=2, max_length=MAX_LABEL_CHARS)]
@@ -22,6 +22,9 @@ class Manner(BaseModel):
 
     labels: list[Label] = Field(default=[], max_length=20_000, description="else the model's own")
     templates: list[Template] = Field(default=[], max_length=16, description="with {} for a label")
+    aliases: dict[Label, list[Label]] = Field(default={}, description="averaged with their label")
+    parents: dict[Label, Label] = Field(default={}, description="told with the tag")
+    background: list[Label] = Field(default=[], max_length=20_000, description="see calibrated")
     top_k: int = Field(default=5, ge=1, le=1000, description="tags an image, at most")
     threshold: float | None = Field(default=None, ge=0, le=1, description="lowest score of a tag")
     calibrated: bool = Field(default=False, description="score each label by itself")
@@ -36,7 +39,14 @@ class Manner(BaseModel):
         if self.labels and not labels:
             msg = "all labels are blank"
             raise LabelsError(msg)
-        return LabelPack(labels, tuple(self.templates), calibrated=self.calibrated)
+        return LabelPack(
+            labels,
+            tuple(self.templates),
+            {label: tuple(names) for label, names in self.aliases.items()},
+            self.parents,
+            calibrated=self.calibrated,
+            background=tuple(self.background),
+        )
 
     def least(self) -> float:
         """Return the lowest score of a tag."""
@@ -50,6 +60,8 @@ class NewJob(Manner):
 
     images: list[Place] = Field(default=[], max_length=100_000, description="paths or URLs")
     open: bool = Field(default=False, description="more images will be uploaded")
+    embeddings: bool = Field(default=False, description="keep them in the records")
+    thumbnail_px: int = Field(default=0, ge=0, le=MAX_THUMBNAIL_PX, description="keep one so large")
 
 
 class Result(BaseModel):
