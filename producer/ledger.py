@@ -44,6 +44,9 @@ class Ledger(Protocol):
     def remaining(self, images: Iterable[Image], maker: Maker) -> Iterator[Image]:
         """Yield the images that are not done yet."""
 
+    def note(self, record: Record) -> None:
+        """Note a record that was written."""
+
     def begin(self, job: str) -> None:
         """Note which job goes on."""
 
@@ -75,6 +78,9 @@ class NoLedger:
     def remaining(self, images: Iterable[Image], _maker: Maker) -> Iterator[Image]:
         """Yield all."""
         return iter(images)
+
+    def note(self, record: Record) -> None:
+        """Have nothing to note."""
 
     def begin(self, job: str) -> None:
         """Have nowhere to note it."""
@@ -159,6 +165,10 @@ class FileLedger(NoLedger):
                 self._again.add(name)
             yield image
 
+    def note(self, record: Record) -> None:
+        """Learn of a record that was written."""
+        self._learn([record])
+
     def begin(self, job: str) -> None:
         """Note that the file is this job's from now on."""
         self._note.write_text(f"{job}\n", encoding="ascii")
@@ -167,6 +177,7 @@ class FileLedger(NoLedger):
         """Note that the job has ended; of images that were tagged again, drop the old records."""
         if self._again:
             replace(self.file, self._write_latest)
+            self._again.clear()
         self._note.unlink(missing_ok=True)
 
     def inherit(self, jobs: JobStore, sink: Sink, maker: Maker) -> int:

@@ -298,3 +298,12 @@ def test_all_threads_share_a_heap() -> None:
         check=True,
     )
     assert done.stdout == "True\n"
+
+
+def test_a_rehearsal_counts_and_sends_nothing(server: EmbeddedRedis, client: redis.Redis) -> None:
+    done = run("producer", "submit", "ops/examples", "--dry-run", broker_url=server.url)
+    assert done.returncode == 0, done.stderr
+    assert "would send 24 images; nothing was sent" in done.stderr
+    assert "no worker is online" in done.stderr
+    assert not done.stdout
+    assert client.keys("*") == []

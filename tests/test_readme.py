@@ -87,7 +87,7 @@ def test_the_commands_for_a_lasting_queue_run_as_written(home: Path, crew: Crew)
     with EmbeddedRedis() as server:
         running = crew.start(server.url)
         (home / "new.txt").write_text("猫\n狗\n", encoding="utf-8")
-        elsewhere = ("--embedded", "find", "s3://", "serve")
+        elsewhere = ("--embedded", "find", "s3://", "serve", "watch")
         lines = [line for line in ours() if not any(word in line for word in elsewhere)]
         job = ""
         assert len(lines) == 14
