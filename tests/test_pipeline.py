@@ -498,6 +498,7 @@ def test_what_the_worker_page_shows_is_plain_json(
         "precision": "fp32",
         "engine": "torchscript",
         "fallbacks": 0,
+        "recalled": 0,
         "out_of_memory": 0,
         "max_batch": 4,
         "has_labels": True,

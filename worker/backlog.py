@@ -27,7 +27,7 @@ _GAP_CAP: Final = 4.0
 
 
 class Inferred(NamedTuple):
-    """What inference gave for one image, and how it went."""
+    """What inference gave for one image, and how it went; of one known before, in no batch (0)."""
 
     embedding_D: Embeddings
     batch_wait_ms: float

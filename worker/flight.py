@@ -23,11 +23,13 @@ log = structlog.get_logger()
 class Journey:
     """One image, its stopwatch, what was seen on the way, and in the end what became of it."""
 
-    __slots__ = ("outcome", "ref", "stamp", "thumbnail", "watch")
+    __slots__ = ("key", "outcome", "ref", "stamp", "thumbnail", "watch")
 
     def __init__(self, ref: ImageRef, watch: Stopwatch) -> None:
         self.ref: Final = ref
         self.watch: Final = watch
+        # By what its content is known, if it is to be remembered.
+        self.key: str | None = None
         self.stamp: Stamp | None = None
         self.thumbnail: str | None = None
         self.outcome: Outcome

@@ -98,6 +98,11 @@ def _model(info: Mapping[str, Any]) -> Iterable[Metric]:
         "Batches that did not fit into the device's memory and were halved.",
         value=info["out_of_memory"],
     )
+    yield CounterMetricFamily(
+        "wanwu_recalled_images",
+        "Images that were known by their content and not inferred again.",
+        value=info["recalled"],
+    )
     yield GaugeMetricFamily(
         "wanwu_max_batch_images",
         "Images of the largest batch, at present.",

@@ -47,6 +47,7 @@ from worker.models.artifact import Artifact
 from worker.models.labels import LabelCache, LabelSet, encoder_of
 from worker.models.shelf import Shelf
 from worker.rank import rank
+from worker.recall import Recall
 from worker.room import Room
 
 # The label cache's key for the model's own labels: no pack's hash is empty.
@@ -72,6 +73,7 @@ class Pipeline:
         blobs: BlobStore,
         labels: LabelStore,
         shelf: Shelf | None = None,
+        recall: Recall | None = None,
         worker: str = "",
         load_engine: Callable[[Artifact, Settings], Engine] = open_engine,
         on_death: Callable[[], None] | None = None,
@@ -79,16 +81,17 @@ class Pipeline:
     ) -> None:
         """Take what the stages need; nothing is loaded yet.
 
-        Label matrices are shared on the `shelf`, if there is one. `worker` is the name in results,
-        the host's by default. `on_death` is called if the
-        inference thread dies: nothing can be tagged any more, so the worker should stop.
-        No other chunk is welcome then.
+        Embeddings of images that were seen before come from `recall`, label matrices are shared on
+        the `shelf`, if there are such. `worker` is the name in results, the host's by default.
+        `on_death` is called if the inference thread dies: nothing can be tagged any more, so the
+        worker should stop. No other chunk is welcome then.
         """
         self._settings = settings
         self.artifact = artifact
         self._blobs = blobs
         self._label_store = labels
         self._shelf = shelf
+        self._recall = recall if recall and recall.is_on else None
         self._worker = worker or socket.gethostname()
         self._fast = artifact.manifest.decodes_fast(settings.decode)
         self._load_engine = load_engine
@@ -202,6 +205,7 @@ class Pipeline:
             "engine": self._engine.name,
             "fallbacks": getattr(self._engine, "fallbacks", 0),
             "out_of_memory": self._batcher.halvings,
+            "recalled": self._recall.hits if self._recall else 0,
             "max_batch": self._batcher.max_batch,
             "has_labels": manifest.labels is not None,
             "notice": manifest.notice,
@@ -271,7 +275,12 @@ class Pipeline:
     def _prepare(self, flight: Flight, journey: Journey, chunk: Chunk) -> None:
         """Read and decode, on a decode thread; whatever happens, the image lands."""
         try:
-            pixels_CHW = self._decode(journey, chunk.thumbnail_px)
+            data = self._read(journey)
+            if (known := self._recalled(journey, data, chunk)) is not None:
+                self._batcher.forget()
+                flight.land(journey, known)
+                return
+            pixels_CHW = self._decode(journey, data, chunk.thumbnail_px)
         except BaseException as e:  # noqa: BLE001 - `blame` tells them apart
             self._batcher.forget()
             flight.land(journey, e)
@@ -282,13 +291,27 @@ class Pipeline:
         except WorkerGoneError as e:
             flight.land(journey, e)
 
-    def _decode(self, journey: Journey, thumbnail_px: int) -> Pixels:
+    def _read(self, journey: Journey) -> bytes:
+        with journey.watch.time("read_ms"):
+            data, journey.stamp = read(journey.ref, self._blobs, self._settings)
+        return data
+
+    def _recalled(self, journey: Journey, data: bytes, chunk: Chunk) -> Inferred | None:
+        """Return what is known of the same bytes, if that is all that is asked for."""
+        if self._recall is None:
+            return None
+        key = self._recall.key_of(data)
+        embedding_D = None if chunk.thumbnail_px else self._recall.get(key)
+        if embedding_D is None:
+            journey.key = key
+            return None
+        return Inferred(embedding_D, 0.0, 0.0, 0)
+
+    def _decode(self, journey: Journey, data: bytes, thumbnail_px: int) -> Pixels:
         def look(whole: Pixels) -> None:
             if thumbnail_px:
                 journey.thumbnail = thumbnail(whole, thumbnail_px)
 
-        with journey.watch.time("read_ms"):
-            data, journey.stamp = read(journey.ref, self._blobs, self._settings)
         with journey.watch.time("decode_ms"):
             return decode(
                 data,
@@ -309,6 +332,7 @@ class Pipeline:
     ) -> list[ImageResult]:
         """Tag the images that have landed, on the task's thread."""
         outcomes = [one.verdict() for one in journeys]
+        self._remember(journeys, outcomes)
         inferred = [one for one in outcomes if not isinstance(one, ImageError)]
         tags = iter(self._tag(inferred, chunk, label_set))
         results = []
@@ -319,12 +343,28 @@ class Pipeline:
             if isinstance(outcome, ImageError):
                 results.append(emit(journey.ref, outcome.failure(), readings_ms, kept=kept))
                 continue
-            readings_ms["batch_wait_ms"] = outcome.batch_wait_ms
-            readings_ms["infer_ms"] = outcome.infer_ms
+            if outcome.batch_size:
+                readings_ms["batch_wait_ms"] = outcome.batch_wait_ms
+                readings_ms["infer_ms"] = outcome.infer_ms
             if chunk.embeddings:
                 kept = kept._replace(embedding=embedding_text(outcome.embedding_D))
-            results.append(emit(journey.ref, next(tags), readings_ms, outcome.batch_size, kept))
+            results.append(
+                emit(journey.ref, next(tags), readings_ms, outcome.batch_size or None, kept)
+            )
         return results
+
+    def _remember(
+        self, journeys: Sequence[Journey], outcomes: Sequence[Inferred | ImageError]
+    ) -> None:
+        if self._recall is not None:
+            pairs = zip(journeys, outcomes, strict=True)
+            self._recall.put(
+                [
+                    (journey.key, outcome.embedding_D)
+                    for journey, outcome in pairs
+                    if journey.key and isinstance(outcome, Inferred)
+                ]
+            )
 
     def _tag(
         self, inferred: Sequence[Inferred], chunk: Chunk, label_set: LabelSet

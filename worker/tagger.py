@@ -27,6 +27,7 @@ from worker.models.artifact import Artifact
 from worker.models.shelf import RedisShelf
 from worker.pipeline import Pipeline
 from worker.quarantine import Quarantine
+from worker.recall import Recall
 from worker.remember import Remembered
 
 # So long a cancelled job's chunks may still be tagged: a job is asked about at most so often.
@@ -71,6 +72,7 @@ class Tagger:
             blobs=self._blobs,
             labels=LabelStore(client),
             shelf=RedisShelf(client),
+            recall=Recall(client, artifact, settings),
             worker=name,
             load_engine=load_engine,
             on_death=_end_worker,

@@ -33,6 +33,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     URLs, separated by blanks, below which images may be fetched, or `*`. An empty variable counts
     as not set. With `auto`, `decode` is fast where the model's manifest says that its embeddings
     stay what they are.
+    Embeddings of the last `cache_images` different images are kept in Redis, for each model.
     A producer waits `redis_patience_s` for a Redis that is away; a worker waits without end.
     A worker that has done no image for `stall_timeout_s` though it holds some is not well; it says
     so at `monitor_port`, if that is not 0.
@@ -63,6 +64,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     max_pixels: Positive = 200_000_000
     max_side: Annotated[int, Meta(ge=0)] = 4000
     max_bytes: Positive = 256 * 1024 * 1024
+    cache_images: Annotated[int, Meta(ge=0)] = 0
     result_ttl_s: Positive = 86_400
     visibility_timeout_s: Positive = 60
     redis_patience_s: Positive = 600
