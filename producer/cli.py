@@ -10,6 +10,7 @@ from rich.console import Console
 
 from producer import fetch
 from producer.desk import open_desk
+from producer.doctor import examine
 from producer.exits import COULD_NOT_RUN, OK, SOME_FAILED, say, told
 from producer.file_verbs import convert, retag, search, untag
 from producer.memory import one_heap
@@ -172,6 +173,35 @@ def serve(port: int, address: str, broker: str | None) -> int:
         say(f"answering at http://{address}:{port}, described at http://{address}:{port}/docs")
         answer(desk, address, port)
     return OK
+
+
+@main.command(epilog="Example: producer doctor ./images")
+@click.argument("paths", nargs=-1, metavar="[PATH]...")
+@broker_option
+@told
+def doctor(paths: tuple[str, ...], broker: str | None) -> int:
+    """Look for what stands in the way: broker, workers, model, clocks, and who may read PATH."""
+    marks = {"ok": "ok  ", "note": "note", "bad": "BAD "}
+    worst = OK
+    for found in examine(Settings.from_env(broker_url=broker), paths):
+        click.echo(f"{marks[found.state]}  {found.what}")
+        if found.todo:
+            click.echo(f"      -> {found.todo}")
+        if found.state == "bad":
+            worst = COULD_NOT_RUN
+    return worst
+
+
+@main.command(epilog="Example: producer completion bash >> ~/.bashrc")
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print what a shell needs to complete our words: add it to its start file."""
+    lines = {
+        "bash": 'eval "$(_PRODUCER_COMPLETE=bash_source producer)"',
+        "zsh": 'eval "$(_PRODUCER_COMPLETE=zsh_source producer)"',
+        "fish": "_PRODUCER_COMPLETE=fish_source producer | source",
+    }
+    click.echo(lines[shell])
 
 
 @main.command(epilog="Example: producer cancel 20261123-181502-5f3a9c")

@@ -22,6 +22,9 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
     images: int = 0
     failed: int = 0
     images_per_s: float | None = None
+    version: str = ""
+    image_roots: tuple[str, ...] = ()
+    image_urls: tuple[str, ...] = ()
 
 
 def online(app: Celery, timeout_s: float, *, limit: int | None = None) -> list[WorkerInfo]:

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
+from importlib.metadata import version
 from typing import Any, Final
 
 import numpy as np
@@ -209,6 +210,9 @@ class Pipeline:
             "max_batch": self._batcher.max_batch,
             "has_labels": manifest.labels is not None,
             "notice": manifest.notice,
+            "version": version("wanwu-tagger"),
+            "image_roots": self._settings.image_roots,
+            "image_urls": self._settings.image_urls,
             "device_memory": device_memory(self._engine.device),
             "device_utilisation": device_utilisation(self._engine.device),
             "images": self.figures.images,
