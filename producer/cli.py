@@ -15,6 +15,7 @@ from producer.exits import COULD_NOT_RUN, OK, SOME_FAILED, say, told
 from producer.file_verbs import convert, retag, search, untag
 from producer.memory import one_heap
 from producer.options import (
+    address_options,
     broker_option,
     output_of,
     output_options,
@@ -120,16 +121,7 @@ def requeue(letters: tuple[str, ...], broker: str | None, *, everything: bool, d
 
 
 @main.command(epilog="Example: producer exporter --port 9808")
-@click.option(
-    "--port",
-    type=click.IntRange(1, 65535),
-    default=9808,
-    show_default=True,
-    help="Where to answer.",
-)
-@click.option(
-    "--address", default="127.0.0.1", show_default=True, help="0.0.0.0 to be asked from outside."
-)
+@address_options(9808)
 @broker_option
 @told
 def exporter(port: int, address: str, broker: str | None) -> int:
@@ -146,16 +138,7 @@ def exporter(port: int, address: str, broker: str | None) -> int:
 
 
 @main.command(epilog="Example: producer serve --port 8000")
-@click.option(
-    "--port",
-    type=click.IntRange(1, 65535),
-    default=8000,
-    show_default=True,
-    help="Where to answer.",
-)
-@click.option(
-    "--address", default="127.0.0.1", show_default=True, help="0.0.0.0 to be asked from outside."
-)
+@address_options(8000)
 @broker_option
 @told
 def serve(port: int, address: str, broker: str | None) -> int:

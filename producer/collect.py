@@ -10,7 +10,7 @@ from typing import Final, NamedTuple, TypeVar
 from producer.insist import insist
 from producer.window import Window
 from worker.contract.jobs import JobStore, LostChunk
-from worker.contract.messages import ChunkResult, Failure, ImageRef, Record, Timing
+from worker.contract.messages import ChunkResult, Failure, ImageRef, Record
 
 # Results of so many images are fetched and held at a time: some megabytes.
 WINDOW_IMAGES: Final = 2048
@@ -143,14 +143,4 @@ class Collector:
 
 def _lost(image: ImageRef, chunk: LostChunk) -> Record:
     message = f"there is no result of its chunk: {chunk.reason}"
-    return Record(
-        path=image.path,
-        status="failed",
-        tags=(),
-        error=Failure("lost", "job", message),
-        timing=Timing(),
-        batch_size=None,
-        worker="",
-        device="",
-        model="",
-    )
+    return Record.untouched(image.path, Failure("lost", "job", message))

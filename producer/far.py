@@ -19,7 +19,7 @@ from producer.scan import Image
 from producer.session import NoWorkerError, Request
 from producer.sinks import Sink
 from producer.submit import read_image, reference
-from worker.contract.messages import Failure, ImageRef, Record, Timing
+from worker.contract.messages import Failure, ImageRef, Record
 from worker.contract.wire import decode, encode
 
 UPLOAD_IMAGES: Final = 8
@@ -131,7 +131,7 @@ class FarSession:
             found = ref.error or read_image(ref, max_bytes)
             self.images += 1
             if isinstance(found, Failure):
-                self._unread.append(_failed(ref.path, found))
+                self._unread.append(Record.untouched(ref.path, found))
                 continue
             data, stamp = found
             some.append((ImageRef(ref.path, stamp=stamp), data))
@@ -203,17 +203,3 @@ def _words(status: int, body: bytes) -> str:
         return f"the door refuses: {told['code']}: {told['message']}"
     except (ValueError, LookupError, TypeError):
         return f"the door answers {status}"
-
-
-def _failed(path: str, error: Failure) -> Record:
-    return Record(
-        path=path,
-        status="failed",
-        tags=(),
-        error=error,
-        timing=Timing(),
-        batch_size=None,
-        worker="",
-        device="",
-        model="",
-    )

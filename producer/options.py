@@ -45,6 +45,27 @@ def broker_option(command: Callable[P, Any]) -> Callable[P, Any]:
     return click.option("--broker", metavar="URL", help=words)(command)
 
 
+def address_options(port: int) -> Callable[[Callable[P, Any]], Callable[P, Any]]:
+    """Return what adds --port and --address, which all verbs that answer share."""
+
+    def add(command: Callable[P, Any]) -> Callable[P, Any]:
+        with_address = click.option(
+            "--address",
+            default="127.0.0.1",
+            show_default=True,
+            help="0.0.0.0 to be asked from outside.",
+        )(command)
+        return click.option(
+            "--port",
+            type=click.IntRange(1, 65535),
+            default=port,
+            show_default=True,
+            help="Where to answer.",
+        )(with_address)
+
+    return add
+
+
 def model_option(command: Callable[P, Any]) -> Callable[P, Any]:
     """Add --model, for verbs that load one themselves."""
     words = "Artifact that made the embeddings, else WANWU_MODEL. [default: bundled]"

@@ -306,4 +306,5 @@ def test_a_rehearsal_counts_and_sends_nothing(server: EmbeddedRedis, client: red
     assert "would send 24 images; nothing was sent" in done.stderr
     assert "no worker is online" in done.stderr
     assert not done.stdout
-    assert client.keys("*") == []
+    assert client.keys("wanwu:*") == []
+    assert client.llen(QUEUE) == 0

@@ -246,6 +246,21 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     embedding: str | None = None
     thumbnail: str | None = None
 
+    @classmethod
+    def untouched(cls, path: str, error: Failure) -> Self:
+        """Return the record of an image that no worker has tried."""
+        return cls(
+            path=path,
+            status="failed",
+            tags=(),
+            error=error,
+            timing=Timing(),
+            batch_size=None,
+            worker="",
+            device="",
+            model="",
+        )
+
 
 class ChunkResult(Wire, frozen=True, kw_only=True):
     """A task's return value: one result per image of the chunk, in the chunk's order."""
