@@ -13,6 +13,7 @@ from producer.desk import open_desk
 from producer.doctor import examine
 from producer.exits import COULD_NOT_RUN, OK, SOME_FAILED, say, told
 from producer.file_verbs import convert, retag, search, untag
+from producer.language import translated
 from producer.memory import one_heap
 from producer.options import (
     address_options,
@@ -167,9 +168,9 @@ def doctor(paths: tuple[str, ...], broker: str | None) -> int:
     marks = {"ok": "ok  ", "note": "note", "bad": "BAD "}
     worst = OK
     for found in examine(Settings.from_env(broker_url=broker), paths):
-        click.echo(f"{marks[found.state]}  {found.what}")
+        click.echo(f"{marks[found.state]}  {translated(found.what)}")
         if found.todo:
-            click.echo(f"      -> {found.todo}")
+            click.echo(f"      -> {translated(found.todo)}")
         if found.state == "bad":
             worst = COULD_NOT_RUN
     return worst

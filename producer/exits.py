@@ -17,6 +17,7 @@ from kombu.exceptions import OperationalError
 from producer.desk import JobLostError
 from producer.embeddings.encoder import EncodingError
 from producer.far import DoorError
+from producer.language import translated
 from producer.session import LabelsNeededError, NoImagesError, NoWorkerError
 from producer.sinks import RecordsError, UnknownFormatError
 from producer.urls import StoreError
@@ -65,10 +66,13 @@ def told(command: Callable[P, int]) -> Callable[P, None]:
             with _stoppable():
                 sys.exit(command(*args, **kwargs))
         except _WRONG_USAGE as e:
-            raise click.UsageError(str(e)) from e
+            raise click.UsageError(translated(str(e))) from e
         except (redis.RedisError, OperationalError) as e:
             _fail(f"lost Redis: {e}")
-        except (BrokenPipeError, click.ClickException):
+        except click.ClickException as e:
+            e.message = translated(e.message)  # type: ignore[misc]
+            raise
+        except BrokenPipeError:
             raise  # click's own business
         except OSError as e:
             full = e.errno in {errno.ENOSPC, errno.EDQUOT}
@@ -92,8 +96,8 @@ def told(command: Callable[P, int]) -> Callable[P, None]:
 
 
 def say(words: str) -> None:
-    """Tell the user something, apart from the data."""
-    click.echo(words, err=True)
+    """Tell the user something, apart from the data, in their language."""
+    click.echo(translated(words), err=True)
 
 
 _STOPS: Final = (signal.SIGINT, signal.SIGTERM)

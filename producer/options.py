@@ -11,6 +11,7 @@ import click
 import msgspec
 
 from producer import urls
+from producer.language import translated
 from producer.output import Output, Place, place_of
 from producer.scan import NoSuchPathError, check
 from producer.session import Request
@@ -35,7 +36,7 @@ def finite(_context: click.Context, _option: click.Parameter, value: float | Non
     """Refuse nan and inf, which click takes for numbers."""
     if value is not None and not math.isfinite(value):
         msg = "this is no number to compare with"
-        raise click.BadParameter(msg)
+        raise click.BadParameter(translated(msg))
     return value
 
 
@@ -272,8 +273,8 @@ def _usable(context: click.Context, option: click.Parameter, word: str | None) -
             urls.check(place.url)
         check_writable(place.file)
     except StoreError as e:
-        raise click.BadParameter(str(e)) from e
+        raise click.BadParameter(translated(str(e))) from e
     except OSError as e:
         msg = f"{word} cannot be written: {e.strerror}"
-        raise click.BadParameter(msg) from e
+        raise click.BadParameter(translated(msg)) from e
     return place

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from producer.language import translated
 from producer.names import printable
 from producer.workers import WorkerInfo
 from worker.contract.dead import DeadLetter
@@ -53,19 +54,21 @@ class Summary:
             if record.error is not None:
                 name = printable(record.path)
                 line = f"failed: {name}: {record.error.code}: {record.error.message}"
-                console.print(line, highlight=False, markup=False, soft_wrap=True)
+                console.print(translated(line), highlight=False, markup=False, soft_wrap=True)
         if self._failed > len(self._failures):
-            console.print(f"and {self._failed - len(self._failures):,} more", highlight=False)
+            more = f"and {self._failed - len(self._failures):,} more"
+            console.print(translated(more), highlight=False)
 
     def _table(self) -> Table:
         best = sorted(self._scores.items(), key=lambda entry: -entry[1][0])
-        table = Table("first tag", "images", "mean score", title=None)
+        table = Table(*map(translated, ("first tag", "images", "mean score")), title=None)
         table.columns[1].justify = table.columns[2].justify = "right"
         for label, (images, total) in best[:TOP_LABELS]:
             table.add_row(escape(label), f"{images:,.0f}", f"{total / images:.2f}")
         if len(best) > TOP_LABELS:
             rest = sum(entry[0] for _, entry in best[TOP_LABELS:])
-            table.add_row(f"{len(best) - TOP_LABELS:,} more", f"{rest:,.0f}", "")
+            more = translated(f"{len(best) - TOP_LABELS:,} more")
+            table.add_row(more, f"{rest:,.0f}", "")
         return table
 
 

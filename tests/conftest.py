@@ -19,6 +19,9 @@ from worker.contract.broker import connect
 from worker.contract.embedded import EmbeddedRedis
 from worker.contract.processes import start_child, stop_child
 
+# Sentences are compared as they stand in the source.
+os.environ["LC_ALL"] = "C.UTF-8"
+
 ROOT = Path(__file__).resolve().parent.parent
 ONLINE_TIMEOUT_S = 90
 # A worker of a hundred images a second on whatever machine: what must be met at work, is.

@@ -1,0 +1,1 @@
+"""Catalogues of what we say, one a language."""
