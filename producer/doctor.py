@@ -61,9 +61,8 @@ def examine(settings: Settings, paths: Sequence[str]) -> Iterator[Finding]:
 
 def _installed() -> Finding:
     there = [name for name, module in _EXTRAS.items() if importlib.util.find_spec(module)]
-    return Finding(
-        "ok", f"wanwu-tagger {version('wanwu-tagger')} with {', '.join(there) or 'none'}"
-    )
+    extras = f"with {', '.join(there)}" if there else "without extras"
+    return Finding("ok", f"wanwu-tagger {version('wanwu-tagger')} {extras}")
 
 
 def _broker(desk: Desk) -> Iterator[Finding]:

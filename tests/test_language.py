@@ -19,7 +19,13 @@ MODULES = (
 # Put together from others, or made for other eyes.
 NOT_SAID = frozenset(
     [
-        *("{}: {} on {}, {}", "{}: {}", "{}: {} results are in {}", "{} before any work began{}"),
+        *(
+            "{}: {} on {}, {}",
+            "{}: {}",
+            "wanwu-tagger {} {}",
+            "{}: {} results are in {}",
+            "{} before any work began{}",
+        ),
         *("worker start --images {}://...", "worker start --images DIR"),
     ]
 )
