@@ -12,55 +12,44 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from functools import partial
 from importlib.metadata import version
 from typing import Any, Final
 
-import numpy as np
 import structlog
 
-from worker.backlog import Embeddings, Inferred, Pixels
+from worker.arrival import Arrivals
+from worker.backlog import Embeddings, Pixels
 from worker.batch import Batcher
-from worker.budget import Budget
 from worker.contract.blobs import BlobStore
 from worker.contract.labels import LabelPack, LabelStore
 from worker.contract.messages import (
     Chunk,
     ChunkResult,
-    Failure,
     ImageResult,
     MessageError,
-    Tag,
 )
 from worker.contract.settings import Settings
-from worker.decode import decode, set_up
-from worker.emit import Kept, emit
+from worker.decode import set_up
+from worker.departure import Departures, Trial
+from worker.emit import emit
 from worker.engines.base import Engine, device_memory, device_utilisation
 from worker.engines.choose import open_engine
-from worker.errors import ImageError, LabelsMissingError, WorkerGoneError
-from worker.flight import Flight, Journey, blame
+from worker.errors import ImageError, LabelsMissingError
+from worker.flight import Journey, blame
 from worker.infer import launch, warm
 from worker.intake import read
-from worker.keepsake import embedding_text, thumbnail
 from worker.measure import Clock, Figures, Stopwatch
 from worker.models.artifact import Artifact
 from worker.models.labels import LabelCache, LabelSet, encoder_of
 from worker.models.shelf import Shelf
-from worker.rank import rank
 from worker.recall import Recall
 from worker.room import Room
 
 # The label cache's key for the model's own labels: no pack's hash is empty.
 _OWN_LABELS: Final = ""
-# A thousand images times ten thousand labels would be 80 MB.
-_RANKED_TOGETHER: Final = 64
 
 log = structlog.get_logger()
-
-
-# A chunk's image index -> the time in which that image is tried, alone.
-Trial = Callable[[int], AbstractContextManager[object]]
 
 
 class Pipeline:
@@ -89,23 +78,16 @@ class Pipeline:
         """
         self._settings = settings
         self.artifact = artifact
-        self._blobs = blobs
         self._label_store = labels
         self._shelf = shelf
         self._recall = recall if recall and recall.is_on else None
         self._worker = worker or socket.gethostname()
-        self._fast = artifact.manifest.decodes_fast(settings.decode)
         self._load_engine = load_engine
         self._clock = clock
         self._engine: Engine
         self._label_sets: LabelCache
         self._started = False
-        self._decoders = ThreadPoolExecutor(settings.decoders, thread_name_prefix="decode")
-        # Whoever waits for an answer does not wait for what the others have to do.
-        self._urgent_decoder = ThreadPoolExecutor(1, thread_name_prefix="decode-urgent")
         self.figures = Figures()
-        # As much as the largest image alone, however many threads decode.
-        self._budget = Budget(settings.max_pixels)
         self.room = Room(settings.images_in_flight, clock)
 
         def close() -> None:
@@ -114,6 +96,11 @@ class Pipeline:
                 on_death()
 
         self._batcher = Batcher(self._launch, settings.largest_batch, clock=clock, on_death=close)
+        source = partial(read, blobs=blobs, settings=settings)
+        self._departures = Departures(
+            settings, artifact, source, self._batcher, self.room, self._recall
+        )
+        self._arrivals = Arrivals(artifact.manifest.logit_scale, self._recall)
 
     def start(self) -> None:
         """Load the model, run every batch size until it is warm, start the threads. Once is enough.
@@ -141,8 +128,7 @@ class Pipeline:
     def stop(self) -> None:
         """Finish the images at hand and end the threads; harmless when done twice."""
         # In the direction of the flow, so that what leaves one stage still finds the next at work.
-        self._decoders.shutdown(wait=True)
-        self._urgent_decoder.shutdown(wait=True)
+        self._departures.stop()
         self._batcher.stop()
 
     @property
@@ -187,10 +173,10 @@ class Pipeline:
             self.room.give_back(len(journeys))
             return self.refuse(chunk, blame(e))
         if trial is None:
-            self._depart(journeys, chunk).wait()
+            self._departures.depart(journeys, chunk).wait()
         else:
-            self._try_out(journeys, chunk, trial)
-        return self._sum_up(chunk, self._arrive(journeys, chunk, label_set))
+            self._departures.try_out(journeys, chunk, trial)
+        return self._sum_up(chunk, self._arrivals.arrive(journeys, chunk, label_set))
 
     def refuse(self, chunk: Chunk, error: ImageError) -> ChunkResult:
         """Return a result in which every image failed with `error`, untouched."""
@@ -250,149 +236,9 @@ class Pipeline:
 
         return self._label_sets.get(pack_hash or _OWN_LABELS, fetch)
 
-    def _depart(self, journeys: Sequence[Journey], chunk: Chunk) -> Flight:
-        # All are announced before the first is decoded: the batcher waits for what can still come.
-        self._batcher.expect(len(journeys))
-        flight = Flight(journeys, self.room.give_back)
-        decoders = self._urgent_decoder if chunk.urgent else self._decoders
-        for journey in journeys:
-            decoders.submit(self._prepare, flight, journey, chunk)
-        return flight
-
-    def _try_out(self, journeys: Sequence[Journey], chunk: Chunk, trial: Trial) -> None:
-        """Let the images go one by one, and give back the room of those that did not."""
-        waiting = len(journeys)
-        try:
-            for index, journey in enumerate(journeys):
-                try:
-                    with trial(index):
-                        # Once it has left, it gives its room back when it lands.
-                        waiting -= 1
-                        self._depart([journey], chunk).wait()
-                        # What says nothing about the image must not end its trial well.
-                        journey.verdict()
-                except ImageError as e:
-                    journey.outcome = e
-        finally:
-            self.room.give_back(waiting)
-
-    def _prepare(self, flight: Flight, journey: Journey, chunk: Chunk) -> None:
-        """Read and decode, on a decode thread; whatever happens, the image lands."""
-        try:
-            data = self._read(journey)
-            if (known := self._recalled(journey, data, chunk)) is not None:
-                self._batcher.forget()
-                flight.land(journey, known)
-                return
-            pixels_CHW = self._decode(journey, data, chunk.thumbnail_px)
-        except BaseException as e:  # noqa: BLE001 - `blame` tells them apart
-            self._batcher.forget()
-            flight.land(journey, e)
-            return
-        try:
-            future = self._batcher.put(pixels_CHW, urgent=chunk.urgent)
-            flight.land_with(journey, future)
-        except WorkerGoneError as e:
-            flight.land(journey, e)
-
-    def _read(self, journey: Journey) -> bytes:
-        with journey.watch.time("read_ms"):
-            data, journey.stamp = read(journey.ref, self._blobs, self._settings)
-        return data
-
-    def _recalled(self, journey: Journey, data: bytes, chunk: Chunk) -> Inferred | None:
-        """Return what is known of the same bytes, if that is all that is asked for."""
-        if self._recall is None:
-            return None
-        key = self._recall.key_of(data)
-        embedding_D = None if chunk.thumbnail_px else self._recall.get(key)
-        if embedding_D is None:
-            journey.key = key
-            return None
-        return Inferred(embedding_D, 0.0, 0.0, 0)
-
-    def _decode(self, journey: Journey, data: bytes, thumbnail_px: int) -> Pixels:
-        def look(whole: Pixels) -> None:
-            if thumbnail_px:
-                journey.thumbnail = thumbnail(whole, thumbnail_px)
-
-        with journey.watch.time("decode_ms"):
-            return decode(
-                data,
-                self.artifact.manifest.preprocessing,
-                max_pixels=self._settings.max_pixels,
-                fast=self._fast,
-                max_side=self._settings.max_side,
-                budget=self._budget,
-                look=look,
-            )
-
     def _launch(self, pixels_CHW: Sequence[Pixels]) -> Callable[[], Embeddings]:
         """Begin a batch, on the inference thread."""
         return launch(self._engine, pixels_CHW)
-
-    def _arrive(
-        self, journeys: Sequence[Journey], chunk: Chunk, label_set: LabelSet
-    ) -> list[ImageResult]:
-        """Tag the images that have landed, on the task's thread."""
-        outcomes = [one.verdict() for one in journeys]
-        self._remember(journeys, outcomes)
-        inferred = [one for one in outcomes if not isinstance(one, ImageError)]
-        tags = iter(self._tag(inferred, chunk, label_set))
-        results = []
-        for journey, outcome in zip(journeys, outcomes, strict=True):
-            journey.watch.stop()
-            readings_ms = journey.watch.readings_ms
-            kept = Kept(journey.stamp, thumbnail=journey.thumbnail)
-            if isinstance(outcome, ImageError):
-                results.append(emit(journey.ref, outcome.failure(), readings_ms, kept=kept))
-                continue
-            if outcome.batch_size:
-                readings_ms["batch_wait_ms"] = outcome.batch_wait_ms
-                readings_ms["infer_ms"] = outcome.infer_ms
-            if chunk.embeddings:
-                kept = kept._replace(embedding=embedding_text(outcome.embedding_D))
-            results.append(
-                emit(journey.ref, next(tags), readings_ms, outcome.batch_size or None, kept)
-            )
-        return results
-
-    def _remember(
-        self, journeys: Sequence[Journey], outcomes: Sequence[Inferred | ImageError]
-    ) -> None:
-        if self._recall is not None:
-            pairs = zip(journeys, outcomes, strict=True)
-            self._recall.put(
-                [
-                    (journey.key, outcome.embedding_D)
-                    for journey, outcome in pairs
-                    if journey.key and isinstance(outcome, Inferred)
-                ]
-            )
-
-    def _tag(
-        self, inferred: Sequence[Inferred], chunk: Chunk, label_set: LabelSet
-    ) -> Sequence[tuple[Tag, ...] | Failure]:
-        """Return the tags of each image, or why there are none."""
-        found: list[tuple[Tag, ...] | Failure] = []
-        for start in range(0, len(inferred), _RANKED_TOGETHER):
-            some = inferred[start : start + _RANKED_TOGETHER]
-            try:
-                found += self._rank(some, chunk, label_set)
-            except Exception as e:  # noqa: BLE001 - `blame` tells them apart
-                found += [blame(e).failure()] * len(some)
-        return found
-
-    def _rank(
-        self, inferred: Sequence[Inferred], chunk: Chunk, label_set: LabelSet
-    ) -> list[tuple[Tag, ...]]:
-        return rank(
-            np.stack([one.embedding_D for one in inferred]),
-            label_set,
-            self.artifact.manifest.logit_scale,
-            top_k=chunk.top_k,
-            threshold=chunk.threshold,
-        )
 
     def _sum_up(self, chunk: Chunk, images: list[ImageResult]) -> ChunkResult:
         result = ChunkResult(
