@@ -97,9 +97,12 @@ def test_images_that_come_again_are_not_inferred_again(
         assert len(lines) == 14
         found.append({line["path"]: line for line in lines})
     first, second, third = found
-    assert {path: line["tags"] for path, line in second.items()} == {
-        path: line["tags"] for path, line in first.items()
-    }
+    for path, line in second.items():
+        scores = {tag["label"]: tag["score"] for tag in first[path]["tags"]}
+        # An image and its copy may have been in different batches, which round differently.
+        assert {tag["label"]: tag["score"] for tag in line["tags"]} == pytest.approx(
+            scores, abs=1e-4
+        )
     for line in (*second.values(), *third.values()):
         assert line["batch_size"] is None
         assert line["timing"]["infer_ms"] is None
