@@ -216,6 +216,9 @@ class FileLedger(NoLedger):
     def _learn(self, records: Iterable[Record]) -> None:
         for record in records:
             name = _digest(record.path)
+            if name in self._paths:
+                # From a run that ended before it could drop the older one.
+                self._again.add(name)
             self._paths.add(name)
             if record.error is not None:
                 self._failed[name] = record.file

@@ -119,6 +119,22 @@ def test_images_that_are_tagged_again_have_one_record_in_the_end(
 
 
 @pytest.mark.parametrize("ending", FORMS)
+def test_a_run_that_was_killed_leaves_no_second_record_in_the_end(
+    tmp_path: Path, photos: list[Path], ending: str
+) -> None:
+    file = tmp_path / f"tags{ending}"
+    write(file, *map(done, photos))
+    os.utime(photos[1], (1, 1))
+    write(file, done(photos[1], worker="killed before the end"), appends=True)
+    again = ledger(file)
+    assert remaining(again, photos) == []
+    again.end()
+    found = [(each.path, each.worker) for each in records_of(file)]
+    assert len(found) == len(photos)
+    assert found[-1] == (str(photos[1]), "killed before the end")
+
+
+@pytest.mark.parametrize("ending", FORMS)
 def test_half_a_record_at_the_end_is_cut_off(
     tmp_path: Path, photos: list[Path], ending: str
 ) -> None:
