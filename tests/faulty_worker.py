@@ -18,6 +18,7 @@ from typing import Any, Final
 
 import torch
 
+import worker.departure
 import worker.pipeline
 from worker.cli import main
 from worker.decode import decode
@@ -63,5 +64,6 @@ def faulty_launch(engine: Engine, pixels_CHW: Sequence[Any]) -> Callable[[], Any
 
 
 if __name__ == "__main__":
-    vars(worker.pipeline).update(decode=deadly_decode, launch=faulty_launch)
+    vars(worker.departure).update(decode=deadly_decode)
+    vars(worker.pipeline).update(launch=faulty_launch)
     main()

@@ -16,6 +16,7 @@ from celery import Celery
 from kombu.exceptions import OperationalError
 
 from producer.child import ERROR, WORKER, environment
+from worker.contract.broker import connect
 from worker.contract.encoded import ENCODE, Encoded
 from worker.contract.labels import LabelPack
 from worker.contract.processes import start_child, stop_child
@@ -122,6 +123,8 @@ class Asked:
     def _ask(self) -> Embedded | None:
         inspect = self._app.control.inspect(timeout=_ANSWER_S, limit=1)
         try:
+            # Celery would try again and again to reach a Redis that is not there.
+            connect(self._app.conf.broker_url, timeout_s=_ANSWER_S).close()
             answers = inspect._request(ENCODE, pack=msgspec.to_builtins(self._pack)) or {}  # noqa: SLF001 - Celery's way to own commands
             (answer,) = answers.values()
             told = msgspec.convert(answer["told"], Encoded)
