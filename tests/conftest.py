@@ -36,6 +36,12 @@ LONGEST = (
     "test_end_to_end",
     "test_readme",
     "test_real_models",
+    "test_flower",
+    "test_ops_bench",
+    "test_embeddings",
+    "test_remote",
+    "test_door",
+    "test_metrics",
 )
 
 

@@ -218,6 +218,7 @@ def test_a_laptop_submits_through_the_door(door: Door, worker: None, tmp_path: P
     assert "no answer from" in away.stderr
 
 
+@pytest.mark.alone
 def test_a_bulk_job_adds_at_most_a_batch_to_the_wait(
     door: Door, queue: str, worker: None, crew: Crew, tmp_path: Path
 ) -> None:
