@@ -6,6 +6,7 @@ Shapes: N images, C colour channels, H height, W width, D embedding dimensions.
 from __future__ import annotations
 
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -13,8 +14,9 @@ import torch
 
 from worker.engines.base import Synchronous, Wait, resolve_device
 from worker.engines.cuda import CudaCard, CudaRunner
+from worker.engines.streams import Streams
 from worker.errors import ArtifactError
-from worker.models.precision import use_int8_engine
+from worker.models.precision import Precision, use_int8_engine
 
 if TYPE_CHECKING:
     from worker.models.artifact import Artifact
@@ -23,15 +25,21 @@ if TYPE_CHECKING:
 class TorchScriptEngine(Synchronous):
     """The image tower in TorchScript. Weights lie on `device`, and every input is moved there.
 
-    On CUDA it runs ahead, in graphs, and embeddings come back to the CPU.
+    On CUDA it runs ahead, in graphs, and embeddings come back to the CPU. On the CPU, where layers
+    of few bits are short, the threads share a batch by images and not layer by layer.
     """
 
     name = "torchscript"
 
-    def __init__(self, module: torch.jit.ScriptModule, device: torch.device) -> None:
-        self._module = module
+    def __init__(
+        self, module: torch.jit.ScriptModule, device: torch.device, precision: Precision
+    ) -> None:
         self._device = device
         self._runner = CudaRunner(module, CudaCard(device)) if device.type == "cuda" else None
+        run = partial(_rows, module)
+        # Products of float32 take long enough for threads to share each of them.
+        shared = device.type != "cpu" or precision == "fp32"
+        self._run = run if shared else Streams(run, torch.get_num_threads())
 
     @classmethod
     def load(cls, artifact: Artifact, device: str = "auto") -> Self:
@@ -41,10 +49,11 @@ class TorchScriptEngine(Synchronous):
             DeviceError: there is no such device.
             ArtifactError: the file is no TorchScript that this torch can load.
         """
-        target = resolve_device(device, artifact.manifest.precision)
-        if artifact.manifest.precision == "int8":
+        precision = artifact.manifest.precision
+        target = resolve_device(device, precision)
+        if precision == "int8":
             use_int8_engine()
-        return cls(load_module(artifact.file("image.pt"), target), target)
+        return cls(load_module(artifact.file("image.pt"), target), target, precision)
 
     @property
     def device(self) -> str:
@@ -66,9 +75,13 @@ class TorchScriptEngine(Synchronous):
         """Return unit embeddings ND for uint8 pixels."""
         if self._runner is not None:
             return self._runner.launch(pixels_NCHW)()
-        with torch.inference_mode():
-            embeddings_ND: torch.Tensor = self._module(pixels_NCHW.to(self._device))
-        return embeddings_ND
+        return self._run(pixels_NCHW.to(self._device))
+
+
+def _rows(module: torch.jit.ScriptModule, pixels_NCHW: torch.Tensor) -> torch.Tensor:
+    with torch.inference_mode():
+        rows_ND: torch.Tensor = module(pixels_NCHW)
+    return rows_ND
 
 
 def load_module(path: Path, device: torch.device) -> torch.jit.ScriptModule:

@@ -154,7 +154,8 @@ def _compare_decoding(
     """Ask the exported image tower whether it sees the same after fast decoding."""
     if trial.precision == "int8":
         use_int8_engine()
-    engine = TorchScriptEngine(load_module(directory / IMAGE_TOWER, device), device)
+    module = load_module(directory / IMAGE_TOWER, device)
+    engine = TorchScriptEngine(module, device, trial.precision)
     return agreement(partial(infer, engine), recipe.preprocessing)
 
 

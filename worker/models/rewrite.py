@@ -29,17 +29,20 @@ _LAYERS: Final = (
 class FusedAttention(nn.Module):
     """Self-attention without a mask, its three input projections as one matrix product.
 
-    Asked for `mixing`, a type of few bits, it mixes in that: two plain matrix products beat the
-    fused kernel on processors that multiply that type, and lose to it in float32.
+    The scale of the scores is in the queries' weights. Asked for `mixing`, a type of few bits, it
+    mixes in that: two plain matrix products beat the fused kernel on processors that multiply that
+    type, and lose to it in float32.
     """
 
     def __init__(self, attention: Any, output: nn.Linear) -> None:
         super().__init__()
         inputs = [getattr(attention, name) for name in _PROJECTIONS]
         self.head_dim = int(attention.head_dim)
-        self.scale = float(getattr(attention, "scale", self.head_dim**-0.5))
         self.mixing: torch.dtype | None = None
         self.qkv = _stacked(inputs)
+        _scale(
+            self.qkv, float(getattr(attention, "scale", self.head_dim**-0.5)), output.in_features
+        )
         self.out = output
 
     def forward(self, hidden_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, None]:
@@ -47,22 +50,21 @@ class FusedAttention(nn.Module):
         # The name is that by which transformers calls it.
         states_BLD = hidden_states
         B, L = states_BLD.shape[:2]
-        qkv_3BHLE = self.qkv(states_BLD).view(B, L, 3, -1, self.head_dim).permute(2, 0, 3, 1, 4)
-        mixed_BHLE = self._mix(qkv_3BHLE).transpose(1, 2)
-        mixed_BLHE = _laid_out(mixed_BHLE, states_BLD.dtype)
+        # In few bits before it is moved: moving costs by the byte.
+        qkv_BL3D = self.qkv(states_BLD).to(self.mixing or states_BLD.dtype)
+        qkv_3BHLE = qkv_BL3D.view(B, L, 3, -1, self.head_dim).permute(2, 0, 3, 1, 4)
+        mixed_BLHE = _laid_out(self._mix(qkv_3BHLE).transpose(1, 2), states_BLD.dtype)
         return self.out(mixed_BLHE.view(B, L, -1)), None
 
     def _mix(self, qkv_3BHLE: Tensor) -> Tensor:
         if self.mixing is None:
             return F.scaled_dot_product_attention(
-                qkv_3BHLE[0], qkv_3BHLE[1], qkv_3BHLE[2], scale=self.scale
+                qkv_3BHLE[0], qkv_3BHLE[1], qkv_3BHLE[2], scale=1.0
             )
-        qkv_3BHLE = _laid_out(qkv_3BHLE, self.mixing)
         _, B, H, L, E = qkv_3BHLE.shape
-        queries, keys, values = qkv_3BHLE.view(3, B * H, L, E).unbind(0)
-        scores = torch.bmm(queries * self.scale, keys.transpose(1, 2))
-        # A softmax of bfloat16 takes twice as long as one of float32.
-        weights = scores.softmax(dim=-1, dtype=torch.float32).to(self.mixing)
+        queries, keys, values = qkv_3BHLE.contiguous().view(3, B * H, L, E).unbind(0)
+        # It sums in float32 by itself; going there and back costs as much as the softmax.
+        weights = torch.bmm(queries, keys.transpose(1, 2)).softmax(dim=-1)
         return torch.bmm(weights, values).view(B, H, L, E)
 
 
@@ -81,7 +83,7 @@ class FirstTokenLayer(nn.Module):
         super().__init__()
         attention, norm_before, norm_after = (getattr(layer, name) for name in names)
         D = attention.qkv.in_features
-        self.head_dim, self.scale = attention.head_dim, attention.scale
+        self.head_dim = attention.head_dim
         self.queries = _rows(attention.qkv, 0, D)
         self.keys_values = _rows(attention.qkv, D, 3 * D)
         self.out = attention.out
@@ -94,7 +96,7 @@ class FirstTokenLayer(nn.Module):
         queries = self.queries(states_BLD[:, :1]).view(B, 1, -1, self.head_dim).transpose(1, 2)
         keys_values = self.keys_values(states_BLD).view(B, L, 2, -1, self.head_dim)
         keys, values = keys_values.permute(2, 0, 3, 1, 4).unbind(0)
-        mixed = F.scaled_dot_product_attention(queries, keys, values, scale=self.scale)
+        mixed = F.scaled_dot_product_attention(queries, keys, values, scale=1.0)
         first_B1D = first_B1D + self.out(mixed.transpose(1, 2).reshape(B, 1, -1))
         out_B1D: Tensor = first_B1D + self.mlp(self.norm_after(first_B1D))
         return out_B1D
@@ -199,6 +201,15 @@ def _stacked(layers: list[nn.Linear]) -> nn.Linear:
     return _linear(weight, torch.cat([zeros if bias is None else bias for bias in biases]))
 
 
+def _scale(layer: nn.Linear, factor: float, outputs: int) -> None:
+    """Multiply the first so many outputs of a layer, in place: exact for powers of two."""
+    bias: Tensor | None = layer.bias
+    with torch.no_grad():
+        layer.weight[:outputs].mul_(factor)
+        if bias is not None:
+            bias[:outputs].mul_(factor)
+
+
 def _rows(layer: nn.Linear, start: int, stop: int) -> nn.Linear:
     """Return a linear layer that gives some of another's outputs."""
     bias: Tensor | None = layer.bias
@@ -229,4 +240,5 @@ def _fold_quick_gelu(module: Any) -> None:
         if bias is not None:
             bias.mul_(QUICK_GELU)
         second.weight.div_(QUICK_GELU)
-    module.activation_fn = nn.SiLU()
+    # In place: what the first layer gives is read by nobody else.
+    module.activation_fn = nn.SiLU(inplace=True)

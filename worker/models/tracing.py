@@ -108,7 +108,7 @@ def try_out(
     deviation = trace(tower, (images_NCHW,), reference_ND, file)
     # As a worker runs it: a GPU's graphs are half the time of small batches.
     device = images_NCHW.device
-    engine = TorchScriptEngine(load_module(file, device), device)
+    engine = TorchScriptEngine(load_module(file, device), device, precision)
     on_host_NCHW = images_NCHW.to("cpu")
     times = {size: _time_ms(engine, on_host_NCHW[:size]) for size in _SPEED_BATCHES}
     return Trial(file, precision, deviation, reference_ND.shape[1], times)

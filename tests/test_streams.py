@@ -1,0 +1,92 @@
+"""Batches in parts: every part has as many images and threads, and rows come back in order."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from worker.engines.streams import Streams
+
+THREADS = 4
+
+
+class Spy:
+    """Writes down how many images and threads each call had; gives every image's first value."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[int, int]] = []
+
+    def __call__(self, pixels_NCHW: torch.Tensor) -> torch.Tensor:
+        self.calls.append((len(pixels_NCHW), torch.get_num_threads()))
+        return pixels_NCHW[:, 0, 0, :1].float()
+
+
+@pytest.fixture(autouse=True)
+def _threads_as_before() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(
+    ("images", "parts"),
+    [
+        (1, [(1, 4)]),
+        (2, [(1, 2), (1, 2)]),
+        (3, [(3, 4)]),
+        (4, [(1, 1)] * 4),
+        (6, [(3, 2), (3, 2)]),
+        (8, [(2, 1)] * 4),
+    ],
+)
+def test_every_part_has_as_many_images_and_threads(
+    images: int, parts: list[tuple[int, int]]
+) -> None:
+    spy = Spy()
+    pixels_NCHW = torch.arange(images, dtype=torch.uint8).view(-1, 1, 1, 1)
+    rows_ND = Streams(spy, THREADS)(pixels_NCHW)
+    assert rows_ND.view(-1).tolist() == list(range(images))
+    assert spy.calls == parts
+
+
+def test_parts_run_side_by_side() -> None:
+    meet = threading.Barrier(2)
+
+    def run(pixels_NCHW: torch.Tensor) -> torch.Tensor:
+        meet.wait(10)
+        return pixels_NCHW.float()
+
+    Streams(run, 2)(torch.zeros(2, 1, 1, 1))
+
+
+def test_threads_that_come_later_have_all_threads_again() -> None:
+    streams = Streams(Spy(), THREADS)
+    streams(torch.zeros(4, 1, 1, 1))
+    seen: list[int] = []
+    later = threading.Thread(target=lambda: seen.append(torch.get_num_threads()))
+    later.start()
+    later.join()
+    assert seen == [THREADS]
+    spy = Spy()
+    Streams(spy, THREADS)(torch.zeros(1, 1, 1, 1))
+    assert spy.calls == [(1, THREADS)]
+
+
+def test_a_part_that_fails_is_raised_when_no_part_runs_any_more() -> None:
+    done: list[int] = []
+
+    def run(pixels_NCHW: torch.Tensor) -> torch.Tensor:
+        if pixels_NCHW[0, 0, 0, 0] == 0:
+            msg = "not this one"
+            raise RuntimeError(msg)
+        time.sleep(0.2)
+        done.append(len(pixels_NCHW))
+        return pixels_NCHW.float()
+
+    with pytest.raises(RuntimeError, match="not this one"):
+        Streams(run, 2)(torch.arange(2).view(-1, 1, 1, 1))
+    assert done == [1]

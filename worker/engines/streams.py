@@ -1,0 +1,53 @@
+"""A batch on the CPU -> parts side by side, each on its share of the threads.
+
+Layers of few bits are so short that threads which share one wait for each other for a tenth of the
+time. With an image or two to itself, a thread waits once, at the end. What is refused: parts of
+uneven size, whose end would wait for the largest.
+
+Shapes: N images, C colour channels, H height, W width, D embedding dimensions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
+from functools import partial
+from math import gcd
+
+import torch
+
+Run = Callable[[torch.Tensor], torch.Tensor]
+
+
+class Streams:
+    """A function from pixels NCHW to rows ND that may be called from several threads at once."""
+
+    def __init__(self, run: Run, threads: int) -> None:
+        """Divide `threads` among the parts of each batch; the first such batch starts them."""
+        self._run = run
+        self._threads = threads
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="stream")
+
+    def __call__(self, pixels_NCHW: torch.Tensor) -> torch.Tensor:
+        """Return the rows of all images, in their order.
+
+        Raises:
+            Exception: whatever a part raises, when no part runs any more.
+        """
+        # So every part has the same number of images, and of threads.
+        parts = gcd(len(pixels_NCHW), self._threads)
+        if parts == 1:
+            return _on(self._threads, self._run, pixels_NCHW)
+        part = partial(_on, self._threads // parts, self._run)
+        futures = [self._pool.submit(part, images) for images in pixels_NCHW.chunk(parts)]
+        wait(futures)
+        # What a thread sets is also what threads to come begin with.
+        torch.set_num_threads(self._threads)
+        return torch.cat([one.result() for one in futures])
+
+
+def _on(threads: int, run: Run, pixels_NCHW: torch.Tensor) -> torch.Tensor:
+    """Run with so many threads: torch keeps the number for each thread that calls it."""
+    if torch.get_num_threads() != threads:
+        torch.set_num_threads(threads)
+    return run(pixels_NCHW)
