@@ -23,11 +23,11 @@ from worker.contract.messages import MAX_PATH_CHARS, Chunk, Failure, ImageRef, P
 
 # The blobs of a message are held in memory, and go to Redis at once.
 CHUNK_BYTES: Final = MAX_BYTES
-# A chunk costs a worker 4 ms whatever it holds, so a long job has larger ones; but small ones at
-# both ends, so that all workers begin and end at nearly the same time.
+# A chunk costs a worker up to 4 ms of CPU whatever it holds: a long job has larger ones; but small
+# ones at both ends, so that all workers begin and end at nearly the same time.
 SMALLEST_CHUNK: Final = 8
 LARGEST_CHUNK: Final = 64
-CHUNK_SHARE: Final = 128
+CHUNK_SHARE: Final = 64
 STOP_TIMEOUT_S: Final = 1.0
 _KINDS: Final = {
     stat.S_IFDIR: "a directory",
@@ -191,7 +191,7 @@ def reference(image: Image) -> ImageRef:
 def size_of_chunk(begun: int, total: int | None) -> int:
     """Return how many images the next chunk holds after so many: a power of two, 8 to 64.
 
-    It is a 128th of what went before or, if that is less, of what is known to be left.
+    It is a 64th of what went before or, if that is less, of what is known to be left.
     """
     share = (begun if total is None else min(begun, max(0, total - begun))) // CHUNK_SHARE
     return max(SMALLEST_CHUNK, min(LARGEST_CHUNK, 1 << share.bit_length() >> 1))

@@ -48,7 +48,7 @@ def test_every_part_has_as_many_images_and_threads(
 ) -> None:
     spy = Spy()
     pixels_NCHW = torch.arange(images, dtype=torch.uint8).view(-1, 1, 1, 1)
-    rows_ND = Streams(spy, THREADS)(pixels_NCHW)
+    rows_ND = Streams(spy, THREADS).launch(pixels_NCHW)()
     assert rows_ND.view(-1).tolist() == list(range(images))
     assert spy.calls == parts
 
@@ -60,19 +60,40 @@ def test_parts_run_side_by_side() -> None:
         meet.wait(10)
         return pixels_NCHW.float()
 
-    Streams(run, 2)(torch.zeros(2, 1, 1, 1))
+    Streams(run, 2).launch(torch.zeros(2, 1, 1, 1))()
+
+
+def test_a_thread_that_is_done_takes_up_the_next_batch() -> None:
+    go_on = threading.Event()
+    begun: list[float] = []
+
+    def run(pixels_NCHW: torch.Tensor) -> torch.Tensor:
+        first = float(pixels_NCHW[0, 0, 0, 0])
+        begun.append(first)
+        if first == 0:
+            assert go_on.wait(10)
+        elif first == 3:
+            go_on.set()
+        return pixels_NCHW[:, 0, 0, :1].float()
+
+    streams = Streams(run, 2)
+    pixels_NCHW = torch.arange(4).view(-1, 1, 1, 1)
+    # The first part of the first batch ends only when all of the second has begun.
+    waits = [streams.launch(pixels_NCHW[:2]), streams.launch(pixels_NCHW[2:])]
+    assert torch.cat([wait() for wait in waits]).view(-1).tolist() == [0, 1, 2, 3]
+    assert sorted(begun) == [0, 1, 2, 3]
 
 
 def test_threads_that_come_later_have_all_threads_again() -> None:
     streams = Streams(Spy(), THREADS)
-    streams(torch.zeros(4, 1, 1, 1))
+    streams.launch(torch.zeros(4, 1, 1, 1))()
     seen: list[int] = []
     later = threading.Thread(target=lambda: seen.append(torch.get_num_threads()))
     later.start()
     later.join()
     assert seen == [THREADS]
     spy = Spy()
-    Streams(spy, THREADS)(torch.zeros(1, 1, 1, 1))
+    Streams(spy, THREADS).launch(torch.zeros(1, 1, 1, 1))()
     assert spy.calls == [(1, THREADS)]
 
 
@@ -88,5 +109,5 @@ def test_a_part_that_fails_is_raised_when_no_part_runs_any_more() -> None:
         return pixels_NCHW.float()
 
     with pytest.raises(RuntimeError, match="not this one"):
-        Streams(run, 2)(torch.arange(2).view(-1, 1, 1, 1))
+        Streams(run, 2).launch(torch.arange(2).view(-1, 1, 1, 1))()
     assert done == [1]

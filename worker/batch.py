@@ -4,8 +4,8 @@
 
     decode threads --put--> Backlog --take--> inference thread --Future--> task threads
 
-On a device that works on its own, a GPU, the thread launches a full batch while one runs: the
-device does not wait while results are handed out and the next images are stacked.
+Where batches run on their own, on a GPU or in streams, the thread launches a full one while another
+runs: the device does not wait while results are handed out and the next images are stacked.
 """
 
 from __future__ import annotations

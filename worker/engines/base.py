@@ -44,7 +44,7 @@ class Engine(Protocol):
 
 
 class Synchronous:
-    """The part of an engine on the CPU that is the same for all: whoever launches computes."""
+    """What engines have in common that run nothing ahead: whoever launches computes."""
 
     @property
     def runs_ahead(self) -> bool:

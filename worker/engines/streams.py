@@ -1,8 +1,8 @@
 """A batch on the CPU -> parts side by side, each on its share of the threads.
 
 Layers of few bits are so short that threads which share one wait for each other for a tenth of the
-time. With an image or two to itself, a thread waits once, at the end. What is refused: parts of
-uneven size, whose end would wait for the largest.
+time. With an image or two to itself, a thread waits for nobody. What is refused: parts of uneven
+size, whose end would wait for the largest.
 
 Shapes: N images, C colour channels, H height, W width, D embedding dimensions.
 """
@@ -10,11 +10,13 @@ Shapes: N images, C colour channels, H height, W width, D embedding dimensions.
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import partial
 from math import gcd
 
 import torch
+
+from worker.engines.base import Wait
 
 Run = Callable[[torch.Tensor], torch.Tensor]
 
@@ -28,18 +30,22 @@ class Streams:
         self._threads = threads
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="stream")
 
-    def __call__(self, pixels_NCHW: torch.Tensor) -> torch.Tensor:
-        """Return the rows of all images, in their order.
+    def launch(self, pixels_NCHW: torch.Tensor) -> Wait:
+        """Begin a batch; what is returned gives the rows of all images, in their order.
 
-        Raises:
-            Exception: whatever a part raises, when no part runs any more.
+        It raises whatever a part raises, when no part of the batch runs any more. A thread that is
+        done with its part takes up one of the batch that was launched next.
         """
         # So every part has the same number of images, and of threads.
         parts = gcd(len(pixels_NCHW), self._threads)
         if parts == 1:
-            return _on(self._threads, self._run, pixels_NCHW)
+            rows_ND = _on(self._threads, self._run, pixels_NCHW)
+            return lambda: rows_ND
         part = partial(_on, self._threads // parts, self._run)
         futures = [self._pool.submit(part, images) for images in pixels_NCHW.chunk(parts)]
+        return partial(self._joined, futures)
+
+    def _joined(self, futures: list[Future[torch.Tensor]]) -> torch.Tensor:
         wait(futures)
         # What a thread sets is also what threads to come begin with.
         torch.set_num_threads(self._threads)

@@ -35,11 +35,13 @@ class TorchScriptEngine(Synchronous):
         self, module: torch.jit.ScriptModule, device: torch.device, precision: Precision
     ) -> None:
         self._device = device
-        self._runner = CudaRunner(module, CudaCard(device)) if device.type == "cuda" else None
-        run = partial(_rows, module)
-        # Products of float32 take long enough for threads to share each of them.
-        shared = device.type != "cpu" or precision == "fp32"
-        self._run = run if shared else Streams(run, torch.get_num_threads())
+        self._module = module
+        self._runner: CudaRunner | Streams | None = None
+        if device.type == "cuda":
+            self._runner = CudaRunner(module, CudaCard(device))
+        elif precision != "fp32":
+            # Products of float32 take long enough for threads to share each of them.
+            self._runner = Streams(partial(_rows, module, device), torch.get_num_threads())
 
     @classmethod
     def load(cls, artifact: Artifact, device: str = "auto") -> Self:
@@ -62,11 +64,11 @@ class TorchScriptEngine(Synchronous):
 
     @property
     def runs_ahead(self) -> bool:
-        """Whether it runs on CUDA."""
+        """Whether it runs on CUDA, or in streams on the CPU."""
         return self._runner is not None
 
     def launch(self, pixels_NCHW: torch.Tensor) -> Wait:
-        """Begin a batch on CUDA, or compute it on the CPU."""
+        """Begin a batch; on the CPU in float32, compute it."""
         if self._runner is None:
             return super().launch(pixels_NCHW)
         return self._runner.launch(pixels_NCHW)
@@ -75,12 +77,14 @@ class TorchScriptEngine(Synchronous):
         """Return unit embeddings ND for uint8 pixels."""
         if self._runner is not None:
             return self._runner.launch(pixels_NCHW)()
-        return self._run(pixels_NCHW.to(self._device))
+        return _rows(self._module, self._device, pixels_NCHW)
 
 
-def _rows(module: torch.jit.ScriptModule, pixels_NCHW: torch.Tensor) -> torch.Tensor:
+def _rows(
+    module: torch.jit.ScriptModule, device: torch.device, pixels_NCHW: torch.Tensor
+) -> torch.Tensor:
     with torch.inference_mode():
-        rows_ND: torch.Tensor = module(pixels_NCHW)
+        rows_ND: torch.Tensor = module(pixels_NCHW.to(device))
     return rows_ND
 
 
