@@ -104,8 +104,8 @@ def urgent_step(room: Room, hold_back: Callable[[bool], None]) -> type[bootsteps
         requires: Final = {"celery.worker.consumer.tasks:Tasks"}
 
         def __init__(self, parent: Any, **options: Any) -> None:
-            self._timers: list[Any] = []
-            self._is_possible = False
+            self._asking: Any = None
+            self._looking: Any = None
             super().__init__(parent, **options)
 
         def start(self, parent: Any) -> None:
@@ -113,24 +113,30 @@ def urgent_step(room: Room, hold_back: Callable[[bool], None]) -> type[bootsteps
             self.stop(parent)
             if parent.hub:
                 channel = parent.task_consumer.channel
-                self._timers = [
-                    parent.hub.call_repeatedly(URGENT_NEWS_S, self._ask, parent, channel),
-                    parent.hub.call_repeatedly(URGENT_LOOK_S, self._look, parent, channel),
-                ]
+                self._asking = parent.hub.call_repeatedly(URGENT_NEWS_S, self._ask, parent, channel)
 
         def stop(self, parent: Any) -> None:  # noqa: ARG002 - Celery passes it
             """End; messages that come later are taken like all others."""
-            for timer in self._timers:
-                timer.cancel()
-            self._timers = []
+            for timer in (self._asking, self._looking):
+                if timer is not None:
+                    timer.cancel()
+            self._asking = self._looking = None
 
         def _ask(self, parent: Any, channel: Any) -> None:
-            self._is_possible = bool(ignore_errors(parent, channel.is_urgency_possible))
-            hold_back(self._is_possible)
+            is_possible = bool(ignore_errors(parent, channel.is_urgency_possible))
+            hold_back(is_possible)
+            if is_possible and self._looking is None:
+                self._looking = parent.hub.call_repeatedly(
+                    URGENT_LOOK_S, self._look, parent, channel
+                )
+            elif self._looking is not None and not is_possible:
+                # Each look turns the loop, which costs more than the look.
+                self._looking.cancel()
+                self._looking = None
 
         def _look(self, parent: Any, channel: Any) -> None:
             # With room, the channel waits for the next message whatever it is.
-            while self._is_possible and not room.is_left and room.is_open:
+            while not room.is_left and room.is_open:
                 if not ignore_errors(parent, channel.take_urgent):
                     return
 

@@ -108,9 +108,17 @@ def _read_regular(descriptor: int, max_bytes: int) -> Original:
     status = os.fstat(descriptor)
     if status.st_size > max_bytes:
         raise TooLargeError(status.st_size, max_bytes)
-    with open(descriptor, "rb", closefd=False) as file:
-        # What a growing file gains meanwhile is left: the limit holds whatever happens to it.
-        return Original(file.read(status.st_size), Stamp(status.st_size, status.st_mtime))
+    # What a growing file gains meanwhile is left: the limit holds whatever happens to it.
+    return Original(_bytes(descriptor, status.st_size), Stamp(status.st_size, status.st_mtime))
+
+
+def _bytes(descriptor: int, size: int) -> bytes:
+    """Return so many bytes, or all that there are. Mostly by one call: at each, threads change."""
+    parts = []
+    while size and (part := os.read(descriptor, size)):
+        parts.append(part)
+        size -= len(part)
+    return b"".join(parts)
 
 
 def _read_part(descriptor: int, part: Part, max_bytes: int) -> bytes:
