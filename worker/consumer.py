@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
 from celery import bootsteps
@@ -104,43 +105,45 @@ def urgent_step(room: Room, hold_back: Callable[[bool], None]) -> type[bootsteps
         requires: Final = {"celery.worker.consumer.tasks:Tasks"}
 
         def __init__(self, parent: Any, **options: Any) -> None:
-            self._asking: Any = None
-            self._looking: Any = None
+            self._asking: list[Any] = []
+            self._looking: list[Any] = []
             super().__init__(parent, **options)
 
         def start(self, parent: Any) -> None:
             """Begin, with the channel of this connection."""
             self.stop(parent)
             if parent.hub:
-                channel = parent.task_consumer.channel
-                self._asking = parent.hub.call_repeatedly(URGENT_NEWS_S, self._ask, parent, channel)
+                ask = partial(self._ask, parent, parent.task_consumer.channel)
+                self._asking.append(parent.hub.call_repeatedly(URGENT_NEWS_S, ask))
 
         def stop(self, parent: Any) -> None:  # noqa: ARG002 - Celery passes it
             """End; messages that come later are taken like all others."""
-            for timer in (self._asking, self._looking):
-                if timer is not None:
-                    timer.cancel()
-            self._asking = self._looking = None
+            _cancel(self._asking)
+            _cancel(self._looking)
 
         def _ask(self, parent: Any, channel: Any) -> None:
             is_possible = bool(ignore_errors(parent, channel.is_urgency_possible))
             hold_back(is_possible)
-            if is_possible and self._looking is None:
-                self._looking = parent.hub.call_repeatedly(
-                    URGENT_LOOK_S, self._look, parent, channel
-                )
-            elif self._looking is not None and not is_possible:
+            if not is_possible:
                 # Each look turns the loop, which costs more than the look.
-                self._looking.cancel()
-                self._looking = None
-
-        def _look(self, parent: Any, channel: Any) -> None:
-            # With room, the channel waits for the next message whatever it is.
-            while not room.is_left and room.is_open:
-                if not ignore_errors(parent, channel.take_urgent):
-                    return
+                _cancel(self._looking)
+            elif not self._looking:
+                look = partial(_take_urgent, parent, channel, room)
+                self._looking.append(parent.hub.call_repeatedly(URGENT_LOOK_S, look))
 
     return Urgent
+
+
+def _take_urgent(parent: Any, channel: Any, room: Room) -> None:
+    # With room, the channel waits for the next message whatever it is.
+    while not room.is_left and room.is_open:
+        if not ignore_errors(parent, channel.take_urgent):
+            return
+
+
+def _cancel(timers: list[Any]) -> None:
+    while timers:
+        timers.pop().cancel()
 
 
 def _is_expecting() -> bool:
