@@ -84,6 +84,27 @@ def test_a_thread_that_is_done_takes_up_the_next_batch() -> None:
     assert sorted(begun) == [0, 1, 2, 3]
 
 
+def test_of_two_batches_no_more_parts_run_than_there_are_threads_for() -> None:
+    lock = threading.Lock()
+    busy: list[int] = []
+    most: list[int] = []
+
+    def run(pixels_NCHW: torch.Tensor) -> torch.Tensor:
+        with lock:
+            busy.append(torch.get_num_threads())
+            most.append(sum(busy))
+        time.sleep(0.05)
+        with lock:
+            busy.remove(torch.get_num_threads())
+        return pixels_NCHW.float()
+
+    streams = Streams(run, THREADS)
+    # Parts of two threads each, of one each, and a whole batch on all.
+    waits = [streams.launch(torch.zeros(images, 1, 1, 1)) for images in (2, 2, 4, 3)]
+    assert [len(wait()) for wait in waits] == [2, 2, 4, 3]
+    assert max(most) == THREADS
+
+
 def test_threads_that_come_later_have_all_threads_again() -> None:
     streams = Streams(Spy(), THREADS)
     streams.launch(torch.zeros(4, 1, 1, 1))()

@@ -16,6 +16,7 @@ from math import gcd
 
 import torch
 
+from worker.budget import Budget
 from worker.engines.base import Wait
 
 Run = Callable[[torch.Tensor], torch.Tensor]
@@ -28,6 +29,7 @@ class Streams:
         """Divide `threads` among the parts of each batch; the first such batch starts them."""
         self._run = run
         self._threads = threads
+        self._free = Budget(threads)
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="stream")
 
     def launch(self, pixels_NCHW: torch.Tensor) -> Wait:
@@ -39,9 +41,9 @@ class Streams:
         # So every part has the same number of images, and of threads.
         parts = gcd(len(pixels_NCHW), self._threads)
         if parts == 1:
-            rows_ND = _on(self._threads, self._run, pixels_NCHW)
+            rows_ND = self._part(self._threads, pixels_NCHW)
             return lambda: rows_ND
-        part = partial(_on, self._threads // parts, self._run)
+        part = partial(self._part, self._threads // parts)
         futures = [self._pool.submit(part, images) for images in pixels_NCHW.chunk(parts)]
         return partial(self._joined, futures)
 
@@ -51,9 +53,10 @@ class Streams:
         torch.set_num_threads(self._threads)
         return torch.cat([one.result() for one in futures])
 
-
-def _on(threads: int, run: Run, pixels_NCHW: torch.Tensor) -> torch.Tensor:
-    """Run with so many threads: torch keeps the number for each thread that calls it."""
-    if torch.get_num_threads() != threads:
-        torch.set_num_threads(threads)
-    return run(pixels_NCHW)
+    def _part(self, threads: int, pixels_NCHW: torch.Tensor) -> torch.Tensor:
+        # Of two batches under way no more parts run than there are threads for.
+        with self._free.spend(threads):
+            # Which torch keeps for each thread that calls it.
+            if torch.get_num_threads() != threads:
+                torch.set_num_threads(threads)
+            return self._run(pixels_NCHW)
