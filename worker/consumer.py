@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any, Final
 
 from celery import bootsteps
@@ -113,8 +112,8 @@ def urgent_step(room: Room, hold_back: Callable[[bool], None]) -> type[bootsteps
             """Begin, with the channel of this connection."""
             self.stop(parent)
             if parent.hub:
-                ask = partial(self._ask, parent, parent.task_consumer.channel)
-                self._asking.append(parent.hub.call_repeatedly(URGENT_NEWS_S, ask))
+                hub, channel = parent.hub, parent.task_consumer.channel
+                self._asking.append(hub.call_repeatedly(URGENT_NEWS_S, self._ask, parent, channel))
 
         def stop(self, parent: Any) -> None:  # noqa: ARG002 - Celery passes it
             """End; messages that come later are taken like all others."""
@@ -128,8 +127,8 @@ def urgent_step(room: Room, hold_back: Callable[[bool], None]) -> type[bootsteps
                 # Each look turns the loop, which costs more than the look.
                 _cancel(self._looking)
             elif not self._looking:
-                look = partial(_take_urgent, parent, channel, room)
-                self._looking.append(parent.hub.call_repeatedly(URGENT_LOOK_S, look))
+                look = (_take_urgent, parent, channel, room)
+                self._looking.append(parent.hub.call_repeatedly(URGENT_LOOK_S, *look))
 
     return Urgent
 

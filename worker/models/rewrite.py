@@ -40,9 +40,8 @@ class FusedAttention(nn.Module):
         self.head_dim = int(attention.head_dim)
         self.mixing: torch.dtype | None = None
         self.qkv = _stacked(inputs)
-        _scale(
-            self.qkv, float(getattr(attention, "scale", self.head_dim**-0.5)), output.in_features
-        )
+        scale = float(getattr(attention, "scale", self.head_dim**-0.5))
+        _scale(self.qkv, scale, output.in_features)
         self.out = output
 
     def forward(self, hidden_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, None]:
@@ -53,8 +52,10 @@ class FusedAttention(nn.Module):
         # In few bits before it is moved: moving costs by the byte.
         qkv_BL3D = self.qkv(states_BLD).to(self.mixing or states_BLD.dtype)
         qkv_3BHLE = qkv_BL3D.view(B, L, 3, -1, self.head_dim).permute(2, 0, 3, 1, 4)
-        mixed_BLHE = _laid_out(self._mix(qkv_3BHLE).transpose(1, 2), states_BLD.dtype)
-        return self.out(mixed_BLHE.view(B, L, -1)), None
+        mixed_BLHE = self._mix(qkv_3BHLE).transpose(1, 2)
+        # Another type and the order of the axes in one pass over memory.
+        mixed_BLHE = mixed_BLHE.to(states_BLD.dtype, memory_format=torch.contiguous_format)
+        return self.out(mixed_BLHE.reshape(B, L, -1)), None
 
     def _mix(self, qkv_3BHLE: Tensor) -> Tensor:
         if self.mixing is None:
@@ -66,11 +67,6 @@ class FusedAttention(nn.Module):
         # It sums in float32 by itself; going there and back costs as much as the softmax.
         weights = torch.bmm(queries, keys.transpose(1, 2)).softmax(dim=-1)
         return torch.bmm(weights, values).view(B, H, L, E)
-
-
-def _laid_out(states: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return the states in another type and in the order of their axes: one pass over memory."""
-    return states.to(dtype, memory_format=torch.contiguous_format).contiguous()
 
 
 class FirstTokenLayer(nn.Module):
