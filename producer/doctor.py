@@ -16,9 +16,9 @@ from producer.desk import ONLINE_TIMEOUT_S, Desk, open_desk
 from producer.names import printable
 from producer.urls import is_url
 from producer.workers import WorkerInfo, online
-from worker.contract.broker import BrokerUnreachableError
+from worker.contract.connections import BrokerUnreachableError
 from worker.contract.messages import QUEUE
-from worker.contract.settings import Settings, mask
+from worker.contract.settings import Settings
 
 _OLDEST_REDIS: Final = (6, 2)
 _CLOCKS_S: Final = 2.0
@@ -72,7 +72,7 @@ def _broker(desk: Desk) -> Iterator[Finding]:
     took_ms = (time.monotonic() - began_s) * 1000
     about: dict[str, Any] = client.info()
     server = str(about.get("redis_version", "0"))
-    told = f"Redis {server} at {mask(desk.settings.broker_url)} answers in {took_ms:.1f} ms"
+    told = f"Redis {server} at {desk.settings.broker_url} answers in {took_ms:.1f} ms"
     if tuple(map(int, server.split(".")[:2])) < _OLDEST_REDIS:
         yield Finding("bad", told, "it must be 6.2 or newer: upgrade it")
     else:
@@ -106,7 +106,7 @@ def _memory(client: Any, about: dict[str, Any]) -> Iterator[Finding]:
 
 def _workers(workers: Sequence[WorkerInfo], settings: Settings) -> Iterator[Finding]:
     if not workers:
-        broker = mask(settings.broker_url)
+        broker = settings.broker_url
         yield Finding("bad", f"no worker is online at {broker}", "worker start --images DIR")
         return
     ours = version("wanwu-tagger")
