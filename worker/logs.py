@@ -17,6 +17,8 @@ _SHARED: tuple[Processor, ...] = (
 )
 # They tell at `info` what our own events tell better.
 _CHATTY = ("celery.worker.strategy", "celery.app.trace", "kombu")
+# It tells of each lost connection what `worker.reconnect` tells with its reason.
+_RECONNECTING = "celery.worker.consumer.consumer"
 
 
 def configure(level: str) -> None:
@@ -49,6 +51,7 @@ def configure(level: str) -> None:
     if level != "debug":
         for name in _CHATTY:
             logging.getLogger(name).setLevel(logging.WARNING)
+        logging.getLogger(_RECONNECTING).setLevel(logging.ERROR)
 
 
 def _in_one_line(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
+import warnings
 from typing import Final
 
 import redis
 import structlog
+from celery.exceptions import CPendingDeprecationWarning
 from celery.worker import state
 from celery.worker.consumer import Consumer
 
@@ -42,7 +44,11 @@ def reconnecting(contact: Contact) -> type[Consumer]:
         def on_connection_error_after_connected(self, exc: Exception) -> None:
             """Say so, let go of the connection, and wait."""
             contact.lost(exc)
-            super().on_connection_error_after_connected(exc)
+            log.warning("redis.lost", reason=reason_of(exc))
+            with warnings.catch_warnings():
+                # About what a later Celery will do by default.
+                warnings.simplefilter("ignore", CPendingDeprecationWarning)
+                super().on_connection_error_after_connected(exc)
             self._rest(exc)
 
         def _rest(self, error: Exception) -> None:
@@ -52,7 +58,6 @@ def reconnecting(contact: Contact) -> type[Consumer]:
             now_s = time.monotonic()
             if now_s - self._refused_at_s > _GOOD_S:
                 self._pause_s = SHORTEST_PAUSE_S
-                log.warning("redis.refuses", reason=reason_of(error))
             ends_s = now_s + self._pause_s
             while time.monotonic() < ends_s:
                 state.maybe_shutdown()

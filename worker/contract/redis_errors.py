@@ -31,11 +31,15 @@ PASSING_CODES: Final = frozenset(
         "WRONGPASS",
     }
 )
-# Before Redis 7 an error inside a script is told in the middle of a sentence of its own.
+# Errors inside a script are told in a sentence of its own: before Redis 7 with the code in the
+# middle of it, and always without one where the user lacks rights.
 _IN_SCRIPT: Final = re.compile(r"-([A-Z]+) ")
+_DENIED_IN_SCRIPT: Final = re.compile(r"ACL failure in script|user executing the script can't")
 # What stands before errors that have no code of their own.
 _NO_CODE: Final = "ERR"
 _CODE: Final = re.compile(r"[A-Z]+$")
+# redis-py tells the command with what it would have written: results, or bytes of images.
+_IN_PIPELINE: Final = re.compile(r"Command # \d+ \(.*?\) of pipeline caused error: ", re.DOTALL)
 _LONGEST: Final = 300
 
 
@@ -46,6 +50,8 @@ def code_of(error: BaseException) -> str:
     if known and known != _NO_CODE:
         return str(known)
     text = str(error)
+    if _DENIED_IN_SCRIPT.search(text):
+        return "NOPERM"
     first = text.partition(" ")[0]
     if _CODE.match(first) and first != _NO_CODE:
         return first
@@ -65,7 +71,7 @@ def passes(error: BaseException) -> bool:
 
 def reason_of(error: BaseException) -> str:
     """Return what went wrong, on one line, with the code that Redis gave it."""
-    lines = str(error).strip().splitlines()
+    lines = _IN_PIPELINE.sub("", str(error)).strip().splitlines()
     text = (lines[0] if lines else "").rstrip(". ")[:_LONGEST] or type(error).__name__
     code = code_of(error)
     return text if not code or code in text else f"{code} {text}"

@@ -78,10 +78,12 @@ class Leases(kombu_redis.QoS):
     def ack(self, delivery_tag: str) -> None:
         """Acknowledge a message; where Redis cannot now, with the next renewal of leases.
 
-        Kombu would go on holding the message, and its lease would be renewed for ever.
+        Kombu would go on holding the message, and its lease would be renewed for ever. What came by
+        a connection that is closed by now goes to others when its lease ends: they find it done.
         """
         try:
-            self._remove_from_indices(delivery_tag).execute()
+            if self._is_open:
+                self._remove_from_indices(delivery_tag).execute()
         except redis.RedisError as e:
             log.warning("message.ack_waits: %s", reason_of(e))
             self._late_acks.add(delivery_tag)
@@ -93,17 +95,24 @@ class Leases(kombu_redis.QoS):
         Celery takes an error here for one of the connection, and begins anew with all it holds.
         """
         try:
-            super().reject(delivery_tag, requeue)
+            if self._is_open:
+                super().reject(delivery_tag, requeue)
+                return
         except redis.RedisError as e:
             log.warning("message.reject_waits: %s", reason_of(e))
-            super(kombu_redis.QoS, self).ack(delivery_tag)
+        super(kombu_redis.QoS, self).ack(delivery_tag)
+
+    @property
+    def _is_open(self) -> bool:
+        connection = self.channel.connection
+        return connection is not None and connection.client is not None
 
     def restore_unacked(self, client: Any = None) -> None:
         """Put back what this process holds, as a channel does that closes.
 
         One whose connection is gone cannot, and need not: the leases end.
         """
-        if self.channel.connection.client is None:
+        if not self._is_open:
             self._delivered.clear()
             return
         super().restore_unacked(client)
