@@ -25,6 +25,8 @@ from worker.contract.embedded import EmbeddedError
 from worker.contract.extras import ExtraError, incomplete
 from worker.contract.jobs import NoSuchJobError
 from worker.contract.labels import LabelsError
+from worker.contract.redis_errors import reason_of
+from worker.contract.server_check import ServerUnfitError
 from worker.contract.settings import SettingsError
 
 if TYPE_CHECKING:
@@ -45,6 +47,7 @@ _COULD_NOT_RUN: Final = (
     NoWorkerError,
     NoSuchJobError,
     JobLostError,
+    ServerUnfitError,
 )
 _WRONG_USAGE: Final = (
     SettingsError,
@@ -72,7 +75,7 @@ def told(command: Callable[P, int]) -> Callable[P, None]:
         except ModuleNotFoundError as e:
             _fail(", ".join(incomplete(e)))
         except (redis.RedisError, OperationalError) as e:
-            _fail(f"lost Redis: {e}")
+            _fail(f"lost Redis: {reason_of(e)}")
         except click.ClickException as e:
             e.message = translated(e.message)  # type: ignore[misc]
             raise
