@@ -22,6 +22,7 @@ from producer.session import LabelsNeededError, NoImagesError, NoWorkerError
 from producer.sinks import RecordsError, UnknownFormatError
 from producer.urls import StoreError
 from worker.contract.embedded import EmbeddedError
+from worker.contract.extras import ExtraError, incomplete
 from worker.contract.jobs import NoSuchJobError
 from worker.contract.labels import LabelsError
 from worker.contract.redis_errors import reason_of
@@ -42,6 +43,7 @@ _COULD_NOT_RUN: Final = (
     DoorError,
     EmbeddedError,
     EncodingError,
+    ExtraError,
     NoWorkerError,
     NoSuchJobError,
     JobLostError,
@@ -70,6 +72,8 @@ def told(command: Callable[P, int]) -> Callable[P, None]:
                 sys.exit(command(*args, **kwargs))
         except _WRONG_USAGE as e:
             raise click.UsageError(translated(str(e))) from e
+        except ModuleNotFoundError as e:
+            _fail(", ".join(incomplete(e)))
         except (redis.RedisError, OperationalError) as e:
             _fail(f"lost Redis: {reason_of(e)}")
         except click.ClickException as e:
@@ -80,15 +84,7 @@ def told(command: Callable[P, int]) -> Callable[P, None]:
         except OSError as e:
             full = e.errno in {errno.ENOSPC, errno.EDQUOT}
             _fail(_DISK_FULL if full else str(e))
-        except (
-            DoorError,
-            EmbeddedError,
-            EncodingError,
-            NoWorkerError,
-            NoSuchJobError,
-            JobLostError,
-            ServerUnfitError,
-        ) as e:
+        except _COULD_NOT_RUN as e:
             _fail(str(e))
         except KeyboardInterrupt:
             # One that came inside exec(), as in a dataclass being made, is remembered even when

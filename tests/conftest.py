@@ -32,6 +32,7 @@ STEADY = (str(ROOT / "ops" / "bench" / "simulated.py"), "40")
 LONGEST = (
     "test_full_size",
     "test_faults",
+    "test_installs",
     "test_bench",
     "test_end_to_end",
     "test_readme",
