@@ -20,6 +20,8 @@ from producer.options import (
     broker_option,
     output_of,
     output_options,
+    overwrite_option,
+    reserved,
 )
 from producer.output import Place
 from producer.requeue import requeue as send_again
@@ -63,11 +65,18 @@ def status(job: str | None, broker: str | None, *, watch: bool, as_json: bool) -
 @main.command(epilog="Example: producer results 20261123-181502-5f3a9c --out tags.jsonl")
 @click.argument("job")
 @output_options
+@overwrite_option
 @click.option("--wait", is_flag=True, help="Wait until the job is finished.")
 @broker_option
 @told
 def results(
-    job: str, out: Place | None, form: str | None, *, wait: bool, broker: str | None
+    job: str,
+    out: Place | None,
+    form: str | None,
+    broker: str | None,
+    *,
+    wait: bool,
+    overwrite: bool,
 ) -> int:
     """Write the records of a job that was left alone: those that are there so far."""
     output = output_of(out, form)
@@ -76,12 +85,18 @@ def results(
         if words := desk.hitch(job):
             say(f"waiting: {words}")
 
-    with open_desk(Settings.from_env(broker_url=broker)) as desk:
+    with (
+        reserved(output, out, say, overwrite=overwrite),
+        open_desk(Settings.from_env(broker_url=broker)) as desk,
+    ):
         desk.jobs.get(job)
         if wait:
             fetch.wait(desk.jobs, job, waiting)
         with output.sink() as sink:
             found = fetch.fetch(desk.jobs, job, sink)
+            if out and overwrite and not found.images:
+                msg = f"job {job} has no results to write: {out.url or out.file} is as it was"
+                raise fetch.NoResultsError(msg)
     output.deliver()
     for words in (*found.remarks(), *output.remarks()):
         say(words)

@@ -17,7 +17,10 @@ from kombu.exceptions import OperationalError
 from producer.desk import JobLostError
 from producer.embeddings.encoder import EncodingError
 from producer.far import DoorError
+from producer.fetch import NoResultsError
 from producer.language import translated
+from producer.note import InUseError
+from producer.output import StandingError
 from producer.session import LabelsNeededError, NoImagesError, NoWorkerError
 from producer.sinks import RecordsError, UnknownFormatError
 from producer.urls import StoreError
@@ -40,6 +43,8 @@ _COULD_NOT_RUN: Final = (
     DoorError,
     EmbeddedError,
     EncodingError,
+    InUseError,
+    NoResultsError,
     NoWorkerError,
     NoSuchJobError,
     JobLostError,
@@ -50,6 +55,7 @@ _WRONG_USAGE: Final = (
     LabelsNeededError,
     NoImagesError,
     RecordsError,
+    StandingError,
     StoreError,
     UnknownFormatError,
 )
@@ -77,14 +83,7 @@ def told(command: Callable[P, int]) -> Callable[P, None]:
         except OSError as e:
             full = e.errno in {errno.ENOSPC, errno.EDQUOT}
             _fail(_DISK_FULL if full else str(e))
-        except (
-            DoorError,
-            EmbeddedError,
-            EncodingError,
-            NoWorkerError,
-            NoSuchJobError,
-            JobLostError,
-        ) as e:
+        except _COULD_NOT_RUN as e:
             _fail(str(e))
         except KeyboardInterrupt:
             # One that came inside exec(), as in a dataclass being made, is remembered even when

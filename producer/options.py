@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, ParamSpec
 
@@ -12,6 +13,7 @@ import msgspec
 
 from producer import urls
 from producer.language import translated
+from producer.note import Say
 from producer.output import Output, Place, place_of
 from producer.scan import NoSuchPathError, check
 from producer.session import Request
@@ -27,6 +29,8 @@ from producer.urls import StoreError, is_url
 from worker.contract.labels import LabelPack, LabelsError, parse_labels, unique
 
 P = ParamSpec("P")
+
+_NOT_A_FILE: Final = "--overwrite replaces a file: give its --out"
 
 # As likely to be it as to be anything else.
 CALIBRATED_THRESHOLD: Final = 0.5
@@ -101,7 +105,7 @@ def label_options(command: Callable[P, Any]) -> Callable[P, Any]:
             ),
             click.option(
                 "--threshold",
-                type=float,
+                type=click.FloatRange(0, 1),
                 callback=finite,
                 help="Lowest score of a tag, 0 to 1. [default: 0; 0.5 if --calibrated]",
             ),
@@ -133,6 +137,29 @@ def output_options(command: Callable[P, Any]) -> Callable[P, Any]:
         help="Format of the records, else by --out's ending. csv-excel has a byte order mark; xmp "
         "writes photo.jpg.xmp beside photo.jpg, xmp-stem photo.xmp.",
     )(with_out)
+
+
+def overwrite_option(command: Callable[P, Any]) -> Callable[P, Any]:
+    """Add --overwrite, which all verbs share that write a file from its beginning."""
+    words = "Replace the file of --out, whatever it holds; it stays until the first record comes."
+    return click.option("--overwrite", is_flag=True, help=words)(command)
+
+
+@contextmanager
+def reserved(output: Output, out: Place | None, say: Say, *, overwrite: bool) -> Iterator[None]:
+    """Keep other commands from the output, which holds nothing yet unless it may be overwritten.
+
+    Raises:
+        click.UsageError: there is no file to overwrite.
+        InUseError: another command writes it.
+        StandingError: it holds something.
+    """
+    if overwrite and out is None:
+        raise click.UsageError(_NOT_A_FILE)
+    with output.held(say):
+        if not overwrite:
+            output.refuse_to_replace("give another --out")
+        yield
 
 
 def output_of(out: Place | None, form: str | None) -> Output:
@@ -223,6 +250,11 @@ def _exclude(words: dict[str, Any], target: Target) -> None:
         (
             words["resume"] and not (words["out"] or target.in_sidecars),
             "--resume goes on with a file: give its --out",
+        ),
+        (words["overwrite"] and not words["out"], _NOT_A_FILE),
+        (
+            words["overwrite"] and words["resume"],
+            "--resume keeps what is there, --overwrite does not: give one of them",
         ),
         (words["retry_failed"] and not words["resume"], "--retry-failed is for --resume"),
         (

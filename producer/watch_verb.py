@@ -52,8 +52,6 @@ def watch(directory: Path, settle: float, broker: str | None, **words: Any) -> i
     """Tag what is in DIRECTORY and not done yet, then what arrives there, until interrupted."""
     output = output_of(words["out"], words["form"])
     _check(output, broker, words)
-    ledger = ledger_of(output.target)
-    ledger.read()
     request = Request(
         # What is counted beforehand is known to be all; here more come.
         paths=(STANDARD_INPUT,),
@@ -64,7 +62,12 @@ def watch(directory: Path, settle: float, broker: str | None, **words: Any) -> i
         chunk_images=None,
     )
     settings = Settings.from_env(broker_url=broker)
-    with open_desk(settings, embedded=words["embedded"], model=words["model"], say=say) as desk:
+    with (
+        output.held(say),
+        open_desk(settings, embedded=words["embedded"], model=words["model"], say=say) as desk,
+    ):
+        ledger = ledger_of(output.target)
+        ledger.read()
         maker = Session(request, output.console, say).greet(desk, waits=True)
         with output.sink(appends=True) as sink:
             ledger.inherit(desk.jobs, sink, maker)
