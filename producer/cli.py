@@ -24,6 +24,7 @@ from producer.options import (
     reserved,
 )
 from producer.output import Place
+from producer.ports import url_place
 from producer.requeue import requeue as send_again
 from producer.status import Look
 from producer.submit_verb import submit
@@ -147,9 +148,9 @@ def exporter(port: int, address: str, broker: str | None) -> int:
         raise click.UsageError(msg)
     from producer.exporter import serve  # noqa: PLC0415 - only here
 
+    place = url_place(address, port)
     with open_desk(Settings.from_env(broker_url=broker)) as desk:
-        say(f"answering at http://{address}:{port}/metrics")
-        serve(desk, address, port)
+        serve(desk, address, port, lambda: say(f"answering at http://{place}/metrics"))
     return OK
 
 
@@ -168,9 +169,10 @@ def serve(port: int, address: str, broker: str | None) -> int:
     if not settings.api_key and address not in {"127.0.0.1", "::1", "localhost"}:
         msg = "whoever can reach this port could use it: set WANWU_API_KEY"
         raise click.UsageError(msg)
+    place = url_place(address, port)
+    words = f"answering at http://{place}, described at http://{place}/docs"
     with open_desk(settings) as desk:
-        say(f"answering at http://{address}:{port}, described at http://{address}:{port}/docs")
-        answer(desk, address, port)
+        answer(desk, address, port, lambda: say(words))
     return OK
 
 
@@ -210,9 +212,14 @@ def completion(shell: str) -> None:
 def cancel(job: str, broker: str | None) -> int:
     """Cancel a job: its images that wait in the queue fail with the code `cancelled`."""
     with open_desk(Settings.from_env(broker_url=broker)) as desk:
-        desk.jobs.set_state(job, "cancelled")
-        left = desk.jobs.get(job).outstanding
-    say(f"cancelled {job}: {left:,} images were still to be tagged")
+        moved = desk.jobs.set_state(job, "cancelled")
+        found = desk.jobs.get(job)
+    if moved:
+        say(f"cancelled {job}: {found.outstanding:,} images were still to be tagged")
+    elif found.state == "cancelled":
+        say(f"{job} was cancelled before")
+    else:
+        say(f"{job} is finished already: there is nothing to cancel")
     return OK
 
 

@@ -8,7 +8,6 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable
-from pathlib import Path
 from types import TracebackType
 from typing import IO, Final, Self
 
@@ -18,6 +17,7 @@ from producer.child import ERROR, WORKER, environment
 from producer.workers import WorkerInfo, online
 from worker.contract.embedded import EmbeddedError
 from worker.contract.processes import start_child, stop_child
+from worker.contract.settings import expanded
 
 START_TIMEOUT_S: Final = 120.0
 STOP_GRACE_S: Final = 5.0
@@ -69,7 +69,7 @@ class LocalWorker:
 
     def start(self) -> None:
         """Start the worker and return once its model is warm."""
-        if self._model and not (Path(self._model).expanduser() / _MANIFEST).exists():
+        if self._model and not (expanded(self._model) / _MANIFEST).exists():
             self._model = self._export(self._model)
         # Without a name on disk: it goes when both processes have.
         self._log = tempfile.TemporaryFile(prefix="wanwu-worker-")  # noqa: SIM115 - closed in stop
@@ -132,7 +132,7 @@ class LocalWorker:
             "WANWU_IMAGE_URLS": _URLS,
         }
         if self._model:
-            settings["WANWU_MODEL"] = str(Path(self._model).expanduser().resolve())
+            settings["WANWU_MODEL"] = str(expanded(self._model).resolve())
         return environment(settings)
 
     def _last_words(self) -> str:

@@ -96,8 +96,8 @@ class Output:
             raise StandingError(msg)
         if found.records:
             msg = (
-                f"{found.file} holds {found.how_many} records already: {way_on}, or replace them with "
-                f"--overwrite"
+                f"{found.file} holds {found.how_many} records already: {way_on}, or replace them "
+                f"with --overwrite"
             )
             raise StandingError(msg)
 

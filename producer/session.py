@@ -13,7 +13,7 @@ from rich.console import Console
 from producer.collect import Collector
 from producer.desk import Desk
 from producer.ledger import Maker
-from producer.names import printable
+from producer.names import about, printable
 from producer.outbox import Post
 from producer.progress import Tally, progress
 from producer.report import Summary
@@ -43,6 +43,12 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     chunk_images: int | None
     embeddings: bool = False
     thumbnail_px: int = 0
+    about: str = ""
+
+    @property
+    def subject(self) -> str:
+        """What is to be tagged, on one line for a person."""
+        return about((self.about,) if self.about else self.paths)
 
     @property
     def labels(self) -> str | None:
@@ -154,7 +160,7 @@ class Session:
     def _begin(self, desk: Desk, images: Iterable[Image]) -> tuple[Feeder, Collector]:
         request = self._request
         self._counter.start()
-        self.job = desk.jobs.create().id
+        self.job = desk.jobs.create(request.subject, len(request.pack.labels)).id
         self._on_begin(self.job)
         order = Order(
             job=self.job,

@@ -55,6 +55,7 @@ def watch(directory: Path, settle: float, broker: str | None, **words: Any) -> i
     request = Request(
         # What is counted beforehand is known to be all; here more come.
         paths=(STANDARD_INPUT,),
+        about=str(directory),
         pack=pack_of(words),
         top_k=words["top_k"],
         threshold=threshold_of(words),

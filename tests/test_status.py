@@ -15,7 +15,7 @@ from conftest import ROOT, STEADY, Crew, environment, run
 from images import fill
 from rich.console import Console
 
-from producer import report
+from producer import tables
 from worker.contract.embedded import EmbeddedRedis
 from worker.contract.jobs import Job, JobStore
 
@@ -28,14 +28,14 @@ def text(table: object) -> str:
 
 def test_a_job_under_way_has_a_pace_and_a_time_left() -> None:
     job = Job(id="j", created_at_s=0, state="submitted", images=1000, done=250, failed=3)
-    shown = text(report.jobs_table([job], {"j": 12.5}))
+    shown = text(tables.jobs_table([job], {"j": 12.5}))
     assert "250 (25%)" in shown
     assert "12.5" in shown
     assert "1 min" in shown
-    still = text(report.jobs_table([job], {"j": 0.0}))
+    still = text(tables.jobs_table([job], {"j": 0.0}))
     assert "1 min" not in still
     done = Job(id="k", created_at_s=0, state="submitted", images=2, done=2)
-    assert "100%" in text(report.jobs_table([done], {"k": 0.0}))
+    assert "100%" in text(tables.jobs_table([done], {"k": 0.0}))
 
 
 def test_failures_are_told_by_code(client: redis.Redis) -> None:
@@ -48,7 +48,7 @@ def test_failures_are_told_by_code(client: redis.Redis) -> None:
     found = jobs.get(job)
     assert (found.done, found.failed) == (9, 4)
     assert found.codes == {"not_found": 1, "truncated": 3}
-    shown = text(report.job_details(found))
+    shown = text(tables.job_details(found))
     assert shown.index("3 truncated") < shown.index("1 not_found")
 
 

@@ -33,6 +33,9 @@ def _places(
 @click.version_option(package_name="wanwu-tagger")
 def main() -> None:
     """Hold a model and tag the images that producers submit."""
+    from worker.models.places import provide_home  # noqa: PLC0415 - as all of the worker
+
+    provide_home()
 
 
 @main.command(epilog="Example: worker start --images /data/images --device cuda")

@@ -31,6 +31,7 @@
     +-- ArtifactError              the model cannot be used: missing, altered, newer, unfit
     +-- ExportError                no artifact can be made of a model
     +-- DeviceError                the device asked for is not here
+    +-- NoCacheError               there is nowhere to keep what was made of a model
 """
 
 from __future__ import annotations
@@ -242,3 +243,7 @@ class ExportError(TaggerError):
 
 class DeviceError(TaggerError):
     """The device asked for does not exist here."""
+
+
+class NoCacheError(TaggerError):
+    """There is nowhere to keep what was made of a model."""

@@ -139,6 +139,11 @@ def image_root(path: str | Path) -> str:
     return str(Path(path).resolve())
 
 
+def expanded(word: str) -> Path:
+    """Return a path whose `~` is the home directory; if there is none, it stays as it is."""
+    return Path(os.path.expanduser(word))  # noqa: PTH111 - Path's own raises
+
+
 def mask(url: str) -> str:
     """Return `url` with its password hidden."""
     parts = urlsplit(url)
