@@ -17,5 +17,5 @@ def printable(name: str) -> str:
 
 def about(names: Sequence[str]) -> str:
     """Return what several names are, on one line."""
-    more = f" and {len(names) - 1:,} more" if len(names) > 1 else ""
+    more = f" (+{len(names) - 1:,})" if len(names) > 1 else ""
     return f"{printable(names[0])}{more}"

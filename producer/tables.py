@@ -162,7 +162,7 @@ def job_details(job: Job, rate: float | None = None) -> Table:
     table.add_row("job", job.id)
     if job.about:
         table.add_row("of", Text(job.about))
-    table.add_row("labels", f"{job.labels:,}" if job.labels else "the model's own")
+        table.add_row("labels", f"{job.labels:,}" if job.labels else "the model's own")
     table.add_row("state", state_of(job))
     table.add_row("images", f"{job.images:,} in {job.chunks:,} chunks")
     table.add_row("done", f"{job.done:,}, {job.failed:,} of them failed")
