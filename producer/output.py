@@ -14,7 +14,7 @@ from rich.console import Console
 
 from producer import urls
 from producer.note import Note
-from producer.sinks import Sink, Target, is_stream, open_sink, standing
+from producer.sinks import Sink, Target, is_stream, open_sink, standing_of
 from producer.sinks.journal import journal_of
 from producer.sinks.terminal import TerminalSink
 from producer.sinks.xmp import XmpSink
@@ -87,7 +87,7 @@ class Output:
                 )
                 raise StandingError(msg)
             return
-        found = standing(self.target)
+        found = standing_of(self.target)
         if found.foreign:
             msg = (
                 f"{found.file} holds something else than records: give another --out, or replace "

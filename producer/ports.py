@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import socket
 from typing import Final
 
@@ -36,7 +37,11 @@ def reason(address: str, port: int, error: Exception) -> str:
         return f"port {port} of {address} is taken by another program: give another --port"
     if number in {errno.EACCES, errno.EPERM}:
         return f"port {port} is not for ordinary users: give a --port above 1023"
-    words = getattr(error, "strerror", None) or str(error)
+    words = str(error)
+    if isinstance(error, OSError) and error.errno is not None:
+        # The standard library puts the address into it once more.
+        lookup = isinstance(error, socket.gaierror)
+        words = str(error.strerror) if lookup else os.strerror(error.errno)
     return f"there is no listening at {address}, port {port}: {words}"
 
 

@@ -36,7 +36,7 @@ __all__ = [
     "is_stream",
     "open_sink",
     "records_of",
-    "standing",
+    "standing_of",
     "target_of",
 ]
 
@@ -179,7 +179,7 @@ def form_of(file: Path) -> str:
     return name
 
 
-def standing(target: Target) -> Standing:
+def standing_of(target: Target) -> Standing:
     """Return what would be lost if the target's file were written anew: in it, or in its journal.
 
     Raises:
