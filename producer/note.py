@@ -44,8 +44,12 @@ class Note:
             return ""
 
     def begin(self, job: str) -> None:
-        """Note that the file is this job's from now on."""
-        self.path.write_text(f"{job}\n", encoding="ascii")
+        """Note that the file is this job's from now on; where no note may lie, nobody knows."""
+        try:
+            self.path.write_text(f"{job}\n", encoding="ascii")
+        except OSError as e:
+            if e.errno not in _NO_NOTES:
+                raise
 
     def end(self) -> None:
         """Forget the job. Whoever holds the note removes it."""

@@ -32,6 +32,8 @@ P = ParamSpec("P")
 
 _NOT_A_FILE: Final = "--overwrite replaces a file: give its --out"
 
+# More than any label set has labels.
+MOST_TAGS: Final = 100_000
 # As likely to be it as to be anything else.
 CALIBRATED_THRESHOLD: Final = 0.5
 
@@ -98,7 +100,7 @@ def label_options(command: Callable[P, Any]) -> Callable[P, Any]:
             ),
             click.option(
                 "--top-k",
-                type=click.IntRange(min=1),
+                type=click.IntRange(1, MOST_TAGS),
                 default=5,
                 show_default=True,
                 help="Tags an image, at most.",

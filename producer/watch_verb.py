@@ -14,6 +14,7 @@ from producer.exits import OK, say, told
 from producer.ledger import Ledger, Maker, ledger_of
 from producer.options import (
     broker_option,
+    finite,
     label_options,
     output_of,
     output_options,
@@ -40,6 +41,7 @@ from worker.contract.settings import Settings
 @click.option(
     "--settle",
     type=click.FloatRange(min=0),
+    callback=finite,
     default=SETTLE_S,
     show_default=True,
     help="Seconds for which a file must not change before it is taken.",

@@ -110,6 +110,7 @@ def test_the_help_of_each_verb_shows_an_example(verb: str) -> None:
         (["a.jpg", "--out", "tags.doc"], ".jsonl, .ndjson"),
         (["a.jpg", "--out", "none/tags.jsonl"], "cannot be written"),
         (["a.jpg", "--top-k", "0"], "--top-k"),
+        (["a.jpg", "--top-k", "99999999999999999999"], "--top-k"),
         (["a.jpg", "--threshold", "nan"], "--threshold"),
         (["a.jpg", "--threshold", "5"], "--threshold"),
         (["a.jpg", "--threshold", "-0.1"], "--threshold"),
@@ -160,7 +161,8 @@ def test_without_a_worker_nothing_is_sent_and_an_old_file_stays_as_it_was(
 ) -> None:
     Path("tags.jsonl").write_text("precious")
     began_s = time.monotonic()
-    done = call("submit", "a.jpg", "--out", "tags.jsonl", "--broker", server.url)
+    words = ("submit", "a.jpg", "--out", "tags.jsonl", "--overwrite")
+    done = call(*words, "--broker", server.url)
     assert time.monotonic() - began_s < 5
     assert done.exit_code == 1
     (line,) = done.stderr.splitlines()

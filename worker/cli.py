@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import sys
 from pathlib import Path
 from typing import Any, NoReturn
@@ -27,6 +28,14 @@ def _places(
     roots = tuple(kind.convert(word, option, context) for word in words if "://" not in word)
     urls = tuple(word for word in words if "://" in word)
     return {"image_roots": roots or None, "image_urls": urls or None}
+
+
+def _number(_context: click.Context, _option: click.Parameter, value: float) -> float:
+    """Refuse nan, which no range refuses."""
+    if math.isnan(value):
+        msg = "this is no number to compare with"
+        raise click.BadParameter(msg)
+    return value
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -163,6 +172,7 @@ def export(model: str, out: Path | None, revision: str | None, **options: Any) -
 @click.option(
     "--seconds",
     type=click.FloatRange(min=0, min_open=True),
+    callback=_number,
     default=30.0,
     show_default=True,
     help="Time after which to stop before all of --runs are measured.",
