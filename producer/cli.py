@@ -15,15 +15,9 @@ from producer.exits import COULD_NOT_RUN, OK, SOME_FAILED, say, told
 from producer.file_verbs import convert, retag, search, untag
 from producer.language import translated
 from producer.memory import one_heap
-from producer.options import (
-    address_options,
-    broker_option,
-    output_of,
-    output_options,
-    overwrite_option,
-    reserved,
-)
+from producer.options import address_options, broker_option
 from producer.output import Place
+from producer.output_options import output_of, output_options, overwrite_option, reserved
 from producer.ports import url_place
 from producer.requeue import requeue as send_again
 from producer.status import Look

@@ -12,18 +12,9 @@ import click
 from producer.embeddings.encoder import Asked, Encoding
 from producer.exits import OK, SOME_FAILED, say, told
 from producer.names import printable
-from producer.options import (
-    broker_option,
-    label_options,
-    model_option,
-    output_of,
-    output_options,
-    overwrite_option,
-    pack_of,
-    reserved,
-    threshold_of,
-)
+from producer.options import broker_option, label_options, model_option, pack_of, threshold_of
 from producer.output import Place
+from producer.output_options import output_of, output_options, overwrite_option, reserved
 from producer.sinks import form_of, records_of, target_of
 from producer.untag import find_sidecars
 from producer.untag import untag as take_out

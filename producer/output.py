@@ -16,6 +16,7 @@ from producer import urls
 from producer.note import Note
 from producer.sinks import Sink, Target, is_stream, open_sink, standing_of
 from producer.sinks.journal import journal_of
+from producer.sinks.late import LateSink
 from producer.sinks.terminal import TerminalSink
 from producer.sinks.xmp import XmpSink
 
@@ -49,6 +50,7 @@ class Output:
         self.console: Final = Console(stderr=not (on_terminal and sys.stderr.isatty()))
         self._on_terminal = on_terminal and target.format == "jsonl"
         self._sidecars: XmpSink | None = None
+        self._late: LateSink | None = None
 
     @contextmanager
     def sink(self, *, appends: bool = False) -> Iterator[Sink]:
@@ -59,6 +61,8 @@ class Output:
         with open_sink(self.target, appends=appends) as sink:
             if isinstance(sink, XmpSink):
                 self._sidecars = sink
+            if isinstance(sink, LateSink):
+                self._late = sink
             yield sink
 
     def held(self, say: Callable[[str], None]) -> AbstractContextManager[None]:
@@ -119,6 +123,11 @@ class Output:
         if self._url and self.target.file:
             urls.upload(self.target.file, self._url)
             shutil.rmtree(self.target.file.parent)
+
+    @property
+    def is_as_it_was(self) -> bool:
+        """Whether the file still holds what it held before, as no record has come."""
+        return self._late is not None and not self._late.is_opened
 
     @property
     def unwritten(self) -> int:

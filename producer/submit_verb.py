@@ -12,15 +12,9 @@ from producer.desk import ONLINE_TIMEOUT_S, Desk, open_desk
 from producer.exits import OK, SOME_FAILED, say, told
 from producer.far import FarSession
 from producer.ledger import Ledger, Maker, ledger_of
-from producer.options import (
-    broker_option,
-    label_options,
-    output_of,
-    output_options,
-    overwrite_option,
-    request_of,
-)
+from producer.options import broker_option, label_options, request_of
 from producer.output import Output, StandingError
+from producer.output_options import output_of, output_options, overwrite_option
 from producer.rehearsal import lines, rehearse
 from producer.scan import Image
 from producer.session import Request, Session, find_images
@@ -88,9 +82,9 @@ def submit(**words: Any) -> int:
     output = output_of(words["out"], words["form"])
     request = request_of(words, output.target)
     settings = Settings.from_env(broker_url=words["broker"])
-    images = find_images(request.paths, say)
     with output.held(say):
         ledger = _ledger(output, words)
+        images = find_images(request.paths, say)
         if words["dry_run"]:
             return _rehearse(settings, ledger, images, request, resumes=words["resume"])
         if words["http"]:
@@ -229,7 +223,7 @@ def _told_if_stopped(session: Session, output: Output, words: dict[str, Any]) ->
     except BaseException as e:
         out = output.target.file
         word = "interrupted" if isinstance(e, KeyboardInterrupt) else "stopped"
-        if session.job and words["overwrite"] and not session.tally.done:
+        if session.job and output.is_as_it_was:
             say(f"{word} before any result came; {out} is as it was")
         elif session.job:
             say(f"{word}: {session.tally.done:,} results are in {output.place}")

@@ -12,16 +12,9 @@ import click
 from producer.desk import open_desk
 from producer.exits import OK, say, told
 from producer.ledger import Ledger, Maker, ledger_of
-from producer.options import (
-    broker_option,
-    finite,
-    label_options,
-    output_of,
-    output_options,
-    pack_of,
-    threshold_of,
-)
+from producer.options import broker_option, finite, label_options, pack_of, threshold_of
 from producer.output import Output
+from producer.output_options import output_of, output_options
 from producer.scan import STANDARD_INPUT, Image, scan
 from producer.session import Request, Session
 from producer.sinks import Sink

@@ -15,6 +15,7 @@ from producer.language import OPEN, Catalogue, language, read_pairs
 MODULES = (
     *("cli", "submit_verb", "watch_verb", "file_verbs", "session", "far", "scan", "desk", "fetch"),
     *("local", "doctor", "options", "exits", "rehearsal", "output", "note"),
+    "output_options",
 )
 # Put together from others, or made for other eyes.
 NOT_SAID = frozenset(

@@ -34,6 +34,11 @@ class LateSink:
             self._opened()
         self._stack.__exit__(kind, error, trace)
 
+    @property
+    def is_opened(self) -> bool:
+        """Whether what stood in the file is gone."""
+        return self._sink is not None
+
     def write(self, record: Record) -> None:
         """Pass a record on."""
         self._opened().write(record)
