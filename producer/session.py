@@ -138,8 +138,8 @@ class Session:
         command = start_worker(desk.settings, self._request.places, as_blobs=self._request.as_blobs)
         if may_embed:
             return (
-                f"no worker is online at {broker}; start one with: {command} (or do without: "
-                f"--embedded in place of a Redis)"
+                f"no worker is online at {broker}; start one with: {command} (or let this command "
+                f"start its own: --embedded)"
             )
         return f"no worker is online at {broker}; start one with: {command}"
 

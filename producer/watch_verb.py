@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from producer.desk import open_desk
+from producer.desk import Desk, open_desk
 from producer.exits import OK, say, told
 from producer.ledger import Ledger, Maker, ledger_of
 from producer.options import broker_option, finite, label_options, pack_of, threshold_of
@@ -58,22 +58,32 @@ def watch(directory: Path, settle: float, broker: str | None, **words: Any) -> i
         chunk_images=None,
     )
     settings = Settings.from_env(broker_url=broker)
-    with (
-        output.held(say),
-        open_desk(settings, embedded=words["embedded"], model=words["model"], say=say) as desk,
-    ):
+    with output.held(say):
         ledger = ledger_of(output.target)
         ledger.read()
-        maker = Session(request, output.console, say).greet(desk, waits=True)
-        with output.sink(appends=True) as sink:
-            ledger.inherit(desk.jobs, sink, maker)
-        for images in _rounds(directory, settle, ledger, maker):
-            session = Session(request, output.console, say, ledger.begin)
-            # Opened anew each time: at the end of a round the file may be another.
-            with output.sink(appends=True) as sink:
-                session.tag(desk, images, _Noted(sink, ledger))
-            ledger.end()
+        with open_desk(settings, embedded=words["embedded"], model=words["model"], say=say) as desk:
+            _watch(directory, settle, desk, output, ledger, request)
     return OK
+
+
+def _watch(
+    directory: Path,
+    settle_s: float,
+    desk: Desk,
+    output: Output,
+    ledger: Ledger,
+    request: Request,
+) -> None:
+    """Tag what is there, then what arrives, without end."""
+    maker = Session(request, output.console, say).greet(desk, waits=True)
+    with output.sink(appends=True) as sink:
+        ledger.inherit(desk.jobs, sink, maker)
+    for images in _rounds(directory, settle_s, ledger, maker):
+        session = Session(request, output.console, say, ledger.begin)
+        # Opened anew each time: at the end of a round the file may be another.
+        with output.sink(appends=True) as sink:
+            session.tag(desk, images, _Noted(sink, ledger))
+        ledger.end()
 
 
 def _rounds(
