@@ -5,15 +5,17 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import redis
-from conftest import ROOT, STEADY, Crew, run
+from conftest import ROOT, STEADY, Crew, environment, run
 from images import fill
 from records import record
 
@@ -298,3 +300,30 @@ def test_a_submit_replaces_a_file_only_when_it_has_records(
     assert gone.returncode == 1
     assert f"job {job} has no results to write: {out} is as it was" in gone.stderr
     assert len(list(records_of(out))) == 40
+    interrupt_before_any_result(server.url, fill(tmp_path / "one", 1)[0], out)
+    assert len(list(records_of(out))) == 40
+
+
+def interrupt_before_any_result(url: str, photo: Path, out: Path) -> None:
+    """Begin a job whose only image waits for others to travel with, and interrupt it."""
+    words = ["submit", "-", "--out", str(out), "--overwrite"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "producer.cli", *words],
+        cwd=ROOT,
+        env=environment(broker_url=url),
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as child:
+        assert child.stdin
+        assert child.stderr
+        child.stdin.write(f"{photo}\n")
+        child.stdin.flush()
+        note = Note(out)
+        while not note.job:
+            time.sleep(0.05)
+        child.send_signal(signal.SIGINT)
+        assert child.wait(30) == 130
+        said = child.stderr.read()
+    assert f"interrupted before any result came; {out} is as it was" in said
+    assert "with --resume in place of --overwrite" in said
