@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 
 import uvicorn
 
@@ -20,7 +21,8 @@ def serve(desk: Desk, address: str, port: int, on_ready: Callable[[], None]) -> 
     Raises:
         PortError: the port cannot be used.
     """
-    with listen(address, port) as door:
+    # It raises the signal that ended it once more, when all is done.
+    with listen(address, port) as door, suppress(KeyboardInterrupt):
         config = uvicorn.Config(
             make_app(desk, desk.settings.api_key),
             log_level="warning",
@@ -37,4 +39,5 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        self._on_ready()
+        if self.started:
+            self._on_ready()
