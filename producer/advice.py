@@ -14,7 +14,7 @@ from producer.names import printable
 from producer.scan import STANDARD_INPUT
 from producer.urls import is_url
 from producer.workers import WorkerInfo
-from worker.contract.settings import Settings, SettingsError, mask
+from worker.contract.settings import Settings, SettingsError
 
 _ANYWHERE: Final = "DIR"
 _MAGIC: Final = frozenset("*?[")
@@ -27,13 +27,13 @@ def start_worker(settings: Settings, paths: Sequence[str], *, as_blobs: bool = F
     It names no password: others see the words of a command.
     """
     command = "worker start" if as_blobs else f"worker start {_images(paths)}"
-    broker = settings.broker_url
+    shown = str(settings.broker_url)
     with suppress(SettingsError):
-        if mask(broker) == mask(Settings.from_env().broker_url):
+        if settings.broker_url == Settings.from_env().broker_url:
             return command
-    if mask(broker) != broker:
+    if shown != settings.broker_url.reveal():
         return f"export WANWU_BROKER_URL=... (the same URL), then {command}"
-    return f"WANWU_BROKER_URL={shlex.quote(broker)} {command}"
+    return f"WANWU_BROKER_URL={shlex.quote(shown)} {command}"
 
 
 def can_embed() -> bool:

@@ -86,7 +86,8 @@ def results(
     ):
         desk.jobs.get(job)
         if wait:
-            fetch.wait(desk.jobs, job, waiting)
+            patience_s = float(desk.settings.redis_patience_s)
+            fetch.wait(desk.jobs, job, waiting, patience_s=patience_s)
         with output.sink() as sink:
             found = fetch.fetch(desk.jobs, job, sink)
             if out and overwrite and not found.images:

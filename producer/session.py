@@ -24,7 +24,6 @@ from producer.submit import Feeder, Order
 from producer.window import Window
 from producer.workers import WorkerInfo
 from worker.contract.labels import LabelPack
-from worker.contract.settings import mask
 
 MAX_IMAGES: Final = 20_000
 # In blob mode the bytes lie in Redis.
@@ -134,7 +133,7 @@ class Session:
         return Maker(worker.model, self._request.labels)
 
     def _nobody(self, desk: Desk, *, may_embed: bool) -> str:
-        broker = mask(desk.settings.broker_url)
+        broker = desk.settings.broker_url
         command = start_worker(desk.settings, self._request.places, as_blobs=self._request.as_blobs)
         if may_embed:
             return (

@@ -12,6 +12,7 @@ from images import fill
 from producer.advice import start_worker, unread
 from producer.workers import WorkerInfo
 from worker.contract.embedded import EmbeddedRedis
+from worker.contract.secret import SecretUrl
 from worker.contract.settings import Settings
 
 
@@ -51,11 +52,11 @@ def test_a_broker_of_the_command_line_is_named_without_its_password(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     url = "redis://127.0.0.1:7/3"
-    there = Settings(broker_url=url)
+    there = Settings(broker_url=SecretUrl(url))
     assert start_worker(there, ["-"]) == f"WANWU_BROKER_URL={url} worker start --images DIR"
     monkeypatch.setenv("WANWU_BROKER_URL", url)
     assert start_worker(there, ["-"]) == "worker start --images DIR"
-    secret = start_worker(Settings(broker_url="redis://:geheim@127.0.0.1:7/3"), ["-"])
+    secret = start_worker(Settings(broker_url=SecretUrl("redis://:geheim@127.0.0.1:7/3")), ["-"])
     assert secret.startswith("export WANWU_BROKER_URL=...")
     assert "geheim" not in secret
 

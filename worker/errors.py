@@ -32,6 +32,7 @@
     +-- ExportError                no artifact can be made of a model
     +-- DeviceError                the device asked for is not here
     +-- NoCacheError               there is nowhere to keep what was made of a model
+    +-- BrokerError                Redis cannot be used: too old, in cluster mode, rights missing
 """
 
 from __future__ import annotations
@@ -247,3 +248,7 @@ class DeviceError(TaggerError):
 
 class NoCacheError(TaggerError):
     """There is nowhere to keep what was made of a model."""
+
+
+class BrokerError(TaggerError):
+    """Redis is there, but cannot be used as it is."""

@@ -24,7 +24,7 @@ def serve(desk: Desk, address: str, port: int, on_ready: Callable[[], None]) -> 
     # It raises the signal that ended it once more, when all is done.
     with listen(address, port) as door, suppress(KeyboardInterrupt):
         config = uvicorn.Config(
-            make_app(desk, desk.settings.api_key),
+            make_app(desk, desk.settings.api_key.reveal()),
             log_level="warning",
             timeout_graceful_shutdown=10,
             server_header=False,
