@@ -14,13 +14,10 @@ from producer.exits import COULD_NOT_RUN, OK, SOME_FAILED, say, told
 from producer.file_verbs import convert, retag, search, untag
 from producer.language import translated
 from producer.memory import one_heap
-from producer.options import (
-    address_options,
-    broker_option,
-    output_of,
-    output_options,
-)
+from producer.options import address_options, broker_option
 from producer.output import Place
+from producer.output_options import output_of, output_options, overwrite_option, reserved
+from producer.ports import url_place
 from producer.requeue import requeue as send_again
 from producer.status import Look
 from producer.submit_verb import submit
@@ -63,11 +60,18 @@ def status(job: str | None, broker: str | None, *, watch: bool, as_json: bool) -
 @main.command(epilog="Example: producer results 20261123-181502-5f3a9c --out tags.jsonl")
 @click.argument("job")
 @output_options
+@overwrite_option
 @click.option("--wait", is_flag=True, help="Wait until the job is finished.")
 @broker_option
 @told
 def results(
-    job: str, out: Place | None, form: str | None, *, wait: bool, broker: str | None
+    job: str,
+    out: Place | None,
+    form: str | None,
+    broker: str | None,
+    *,
+    wait: bool,
+    overwrite: bool,
 ) -> int:
     """Write the records of a job that was left alone: those that are there so far."""
     output = output_of(out, form)
@@ -76,13 +80,19 @@ def results(
         if words := desk.hitch(job):
             say(f"waiting: {words}")
 
-    with open_desk(Settings.from_env(broker_url=broker)) as desk:
+    with (
+        reserved(output, out, say, overwrite=overwrite),
+        open_desk(Settings.from_env(broker_url=broker)) as desk,
+    ):
         desk.jobs.get(job)
         if wait:
             patience_s = float(desk.settings.redis_patience_s)
             fetch.wait(desk.jobs, job, waiting, patience_s=patience_s)
         with output.sink() as sink:
             found = fetch.fetch(desk.jobs, job, sink)
+            if out and overwrite and not found.images:
+                msg = f"job {job} has no results to write: {out.url or out.file} is as it was"
+                raise fetch.NoResultsError(msg)
     output.deliver()
     for words in (*found.remarks(), *output.remarks()):
         say(words)
@@ -131,9 +141,9 @@ def exporter(port: int, address: str, broker: str | None) -> int:
     need("ops")
     from producer.exporter import serve  # noqa: PLC0415 - only here
 
+    place = url_place(address, port)
     with open_desk(Settings.from_env(broker_url=broker)) as desk:
-        say(f"answering at http://{address}:{port}/metrics")
-        serve(desk, address, port)
+        serve(desk, address, port, lambda: say(f"answering at http://{place}/metrics"))
     return OK
 
 
@@ -150,9 +160,10 @@ def serve(port: int, address: str, broker: str | None) -> int:
     if not settings.api_key and address not in {"127.0.0.1", "::1", "localhost"}:
         msg = "whoever can reach this port could use it: set WANWU_API_KEY"
         raise click.UsageError(msg)
+    place = url_place(address, port)
+    words = f"answering at http://{place}, described at http://{place}/docs"
     with open_desk(settings) as desk:
-        say(f"answering at http://{address}:{port}, described at http://{address}:{port}/docs")
-        answer(desk, address, port)
+        answer(desk, address, port, lambda: say(words))
     return OK
 
 
@@ -192,9 +203,14 @@ def completion(shell: str) -> None:
 def cancel(job: str, broker: str | None) -> int:
     """Cancel a job: its images that wait in the queue fail with the code `cancelled`."""
     with open_desk(Settings.from_env(broker_url=broker)) as desk:
-        desk.jobs.set_state(job, "cancelled")
-        left = desk.jobs.get(job).outstanding
-    say(f"cancelled {job}: {left:,} images were still to be tagged")
+        moved = desk.jobs.set_state(job, "cancelled")
+        found = desk.jobs.get(job)
+    if moved:
+        say(f"cancelled {job}: {found.outstanding:,} images were still to be tagged")
+    elif found.state == "cancelled":
+        say(f"{job} was cancelled before")
+    else:
+        say(f"{job} is finished already: there is nothing to cancel")
     return OK
 
 

@@ -60,6 +60,10 @@ class Desk:
             return self._local.info
         return next(iter(online(self.app, ONLINE_TIMEOUT_S, limit=1)), None)
 
+    def workers(self) -> list[WorkerInfo]:
+        """Return all workers that answer in time."""
+        return [self._local.info] if self._local else online(self.app, ONLINE_TIMEOUT_S)
+
     def check(self) -> None:
         """Raise EmbeddedError if a worker of our own has ended."""
         if self._local:
@@ -143,6 +147,7 @@ def open_desk(
         yield Desk(settings, make_app(settings, stores_results=False), None)
         return
     check_libraries()
+    say("starting a private Redis")
     with EmbeddedRedis() as server:
         private = msgspec.structs.replace(
             settings, broker_url=SecretUrl(server.url), result_url=SecretUrl()

@@ -11,6 +11,7 @@ from typing import Any, Final, Literal, NamedTuple
 
 import redis
 
+from producer.advice import start_worker
 from producer.desk import ONLINE_TIMEOUT_S, Desk, open_desk
 from producer.names import printable
 from producer.urls import is_url
@@ -52,7 +53,7 @@ def examine(settings: Settings, paths: Sequence[str]) -> Iterator[Finding]:
         with open_desk(settings) as desk:
             yield from _broker(desk)
             workers = online(desk.app, ONLINE_TIMEOUT_S)
-            yield from _workers(workers, settings)
+            yield from _workers(workers, settings, paths)
             for path in paths:
                 yield _path(path, workers)
     except BrokerUnreachableError as e:
@@ -133,10 +134,13 @@ def _memory(client: Any, about: dict[str, Any]) -> Iterator[Finding]:
         yield Finding("note", words, "a restart loses the queue: CONFIG SET appendonly yes")
 
 
-def _workers(workers: Sequence[WorkerInfo], settings: Settings) -> Iterator[Finding]:
+def _workers(
+    workers: Sequence[WorkerInfo], settings: Settings, paths: Sequence[str]
+) -> Iterator[Finding]:
     if not workers:
         broker = settings.broker_url
-        yield Finding("bad", f"no worker is online at {broker}", "worker start --images DIR")
+        todo = start_worker(settings, paths)
+        yield Finding("bad", f"no worker is online at {broker}", todo)
         return
     ours = version("wanwu-tagger")
     for one in workers:

@@ -17,7 +17,10 @@ from kombu.exceptions import OperationalError
 from producer.desk import JobLostError
 from producer.embeddings.encoder import EncodingError
 from producer.far import DoorError
+from producer.fetch import NoResultsError
 from producer.language import translated
+from producer.note import InUseError
+from producer.output import StandingError
 from producer.session import LabelsNeededError, NoImagesError, NoWorkerError
 from producer.sinks import RecordsError, UnknownFormatError
 from producer.urls import StoreError
@@ -44,6 +47,8 @@ _COULD_NOT_RUN: Final = (
     EmbeddedError,
     EncodingError,
     ExtraError,
+    InUseError,
+    NoResultsError,
     NoWorkerError,
     NoSuchJobError,
     JobLostError,
@@ -55,6 +60,7 @@ _WRONG_USAGE: Final = (
     LabelsNeededError,
     NoImagesError,
     RecordsError,
+    StandingError,
     StoreError,
     UnknownFormatError,
 )

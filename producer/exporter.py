@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Final
 
 import redis
@@ -12,6 +12,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from producer.backlog import look
+from producer.ports import PortError, reason
 
 if TYPE_CHECKING:
     from producer.desk import Desk
@@ -56,15 +57,19 @@ class Exporter(Collector):
         yield GaugeMetricFamily("wanwu_dead_letters", "What was given up.", value=found.given_up)
 
 
-def serve(desk: Desk, address: str, port: int) -> None:
-    """Answer `GET /metrics` until somebody interrupts.
+def serve(desk: Desk, address: str, port: int, on_ready: Callable[[], None]) -> None:
+    """Answer `GET /metrics` until somebody interrupts; `on_ready` hears when it does.
 
     Raises:
-        OSError: the port cannot be used.
+        PortError: the port cannot be used.
     """
     registry = CollectorRegistry()
     registry.register(Exporter(desk))
-    start_http_server(port, address, registry)
+    try:
+        start_http_server(port, address, registry)
+    except (OSError, OverflowError, UnicodeError) as e:
+        raise PortError(reason(address, port, e)) from e
+    on_ready()
     threading.Event().wait()
 
 

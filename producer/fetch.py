@@ -14,6 +14,10 @@ from worker.contract.messages import ChunkResult
 POLL_S: Final = 0.2
 
 
+class NoResultsError(LookupError):
+    """There is nothing to write."""
+
+
 class Fetched(NamedTuple):
     """What was there. `gone_chunks` were done, but their results have been dropped or expired."""
 

@@ -11,16 +11,9 @@ import click
 from producer.embeddings.encoder import Asked, Encoding
 from producer.exits import OK, SOME_FAILED, say, told
 from producer.names import printable
-from producer.options import (
-    broker_option,
-    label_options,
-    model_option,
-    output_of,
-    output_options,
-    pack_of,
-    threshold_of,
-)
+from producer.options import broker_option, label_options, model_option, pack_of, threshold_of
 from producer.output import Place
+from producer.output_options import output_of, output_options, overwrite_option, reserved
 from producer.sinks import form_of, records_of, target_of
 from producer.untag import find_sidecars
 from producer.untag import untag as take_out
@@ -36,13 +29,14 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.command(epilog="Example: producer convert tags.jsonl --out tags.parquet")
 @click.argument("file", type=_FILE)
 @output_options
+@overwrite_option
 @told
-def convert(file: Path, out: Place | None, form: str | None) -> int:
+def convert(file: Path, out: Place | None, form: str | None, *, overwrite: bool) -> int:
     """Write the records of FILE in another format, or as sidecars beside the images."""
     output = output_of(out, form)
     _not_itself(file, out)
     count = 0
-    with output.sink() as sink:
+    with reserved(output, out, say, overwrite=overwrite), output.sink() as sink:
         for record in records_of(file):
             sink.write(record)
             count += 1
@@ -75,6 +69,7 @@ def untag(paths: tuple[str, ...]) -> int:
 @label_options
 @model_option
 @output_options
+@overwrite_option
 @told
 def retag(file: Path, out: Place | None, form: str | None, model: str | None, **words: Any) -> int:
     """Tag the images of FILE by other labels, from the embeddings that are kept in it."""
@@ -84,16 +79,20 @@ def retag(file: Path, out: Place | None, form: str | None, model: str | None, **
 
     output, pack = output_of(out, form), pack_of(words)
     _not_itself(file, out)
-    labels, threshold = pack.hash if pack != LabelPack() else None, threshold_of(words)
-    with Encoding(pack, model) as encoding:
-        ranker = Ranker(encoding.result(), top_k=words["top_k"])
-    say(f"tagging by {len(ranker.told.labels):,} labels of {ranker.told.model}")
-    began_s = time.monotonic()
-    if out is not None and output.target.format == form_of(file) == "parquet":
-        count = by_columns.retag_table(file, out.file, ranker, labels=labels, threshold=threshold)
-    else:
-        with output.sink() as sink:
-            count = by_columns.retag(file, sink, ranker, labels=labels, threshold=threshold)
+    how: dict[str, Any] = {
+        "labels": pack.hash if pack != LabelPack() else None,
+        "threshold": threshold_of(words),
+    }
+    with reserved(output, out, say, overwrite=words["overwrite"]):
+        with Encoding(pack, model) as encoding:
+            ranker = Ranker(encoding.result(), top_k=words["top_k"])
+        say(f"tagging by {len(ranker.told.labels):,} labels of {ranker.told.model}")
+        began_s = time.monotonic()
+        if out is not None and output.target.format == form_of(file) == "parquet":
+            count = by_columns.retag_table(file, out.file, ranker, **how)
+        else:
+            with output.sink() as sink:
+                count = by_columns.retag(file, sink, ranker, **how)
     output.deliver()
     for remark in output.remarks():
         say(remark)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from producer.fetch import fetch
+from producer.note import Note
 from producer.scan import Image, path_of
 from producer.sidecar import Notes, Sidecar, SidecarError, sidecar_of
-from producer.sinks import Target, open_sink, records_of
+from producer.sinks import Target, is_stream, open_sink, records_of
 from producer.sinks.journal import journal_of, replace
 from producer.sinks.jsonl import read_jsonl, whole_lines
 from worker.contract.jobs import JobStore, NoSuchJobError
@@ -59,7 +61,7 @@ class Ledger(Protocol):
 
 def ledger_of(target: Target, *, retries_failed: bool = False) -> Ledger:
     """Return the ledger of what records are written to."""
-    if target.file is not None:
+    if target.file is not None and not is_stream(target.file):
         return FileLedger(target, target.file, retries_failed=retries_failed)
     return SidecarLedger(target) if target.in_sidecars else NoLedger()
 
@@ -128,7 +130,7 @@ class FileLedger(NoLedger):
         self.file: Final = file
         self._target = target
         self._retries_failed = retries_failed
-        self._note = file.with_name(f"{file.name}.job")
+        self._note = Note(file)
         self._paths: set[bytes] = set()
         self._done: set[bytes] = set()
         self._failed: dict[bytes, Stamp | None] = {}
@@ -171,27 +173,27 @@ class FileLedger(NoLedger):
 
     def begin(self, job: str) -> None:
         """Note that the file is this job's from now on."""
-        self._note.write_text(f"{job}\n", encoding="ascii")
+        self._note.begin(job)
 
     def end(self) -> None:
         """Note that the job has ended; of images that were tagged again, drop the old records."""
         if self._again:
             replace(self.file, self._write_latest)
             self._again.clear()
-        self._note.unlink(missing_ok=True)
+        self._note.end()
 
     def inherit(self, jobs: JobStore, sink: Sink, maker: Maker) -> int:
         """Take over from the job that broke off: its results are written, its queue is dropped.
 
         Return how many records that gave. Those of other labels or another model are left.
         """
-        try:
-            job = self._note.read_text(encoding="ascii").strip()
-            jobs.set_state(job, _CANCELLED)
-            heir = _Heir(self, sink, maker)
-            fetch(jobs, job, heir)
-        except (FileNotFoundError, NoSuchJobError):
+        job = self._note.job
+        if not job:
             return 0
+        heir = _Heir(self, sink, maker)
+        with suppress(NoSuchJobError):
+            jobs.set_state(job, _CANCELLED)
+            fetch(jobs, job, heir)
         sink.flush()
         return heir.taken
 

@@ -7,7 +7,6 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable
-from pathlib import Path
 from types import TracebackType
 from typing import IO, Final, Self
 
@@ -18,9 +17,11 @@ from producer.workers import WorkerInfo, online
 from worker.contract.embedded import EmbeddedError
 from worker.contract.extras import missing, remedy
 from worker.contract.processes import start_child, stop_child
+from worker.contract.settings import expanded
 
 START_TIMEOUT_S: Final = 120.0
 STOP_GRACE_S: Final = 5.0
+SAY_EVERY_S: Final = 10.0
 _ASK_S: Final = 0.5
 # What an artifact holds; the worker knows the rest.
 _MANIFEST: Final = "manifest.json"
@@ -75,8 +76,9 @@ class LocalWorker:
 
     def start(self) -> None:
         """Start the worker and return once its model is warm."""
-        if self._model and not (Path(self._model).expanduser() / _MANIFEST).exists():
+        if self._model and not (expanded(self._model) / _MANIFEST).exists():
             self._model = self._export(self._model)
+        self._say("starting a worker, which loads its model")
         # Without a name on disk: it goes when both processes have.
         self._log = tempfile.TemporaryFile(prefix="wanwu-worker-")  # noqa: SIM115 - closed in stop
         self._child = start_child(
@@ -86,13 +88,19 @@ class LocalWorker:
             stdout=self._log,
             stderr=subprocess.STDOUT,
         )
-        deadline_s = time.monotonic() + START_TIMEOUT_S
-        while time.monotonic() < deadline_s:
-            if self._child.poll() is not None:
+        self._await(self._child)
+
+    def _await(self, child: subprocess.Popen[bytes]) -> None:
+        began_s = said_s = time.monotonic()
+        while (now_s := time.monotonic()) - began_s < START_TIMEOUT_S:
+            if child.poll() is not None:
                 raise EmbeddedError(self._last_words())
             if answers := online(self._app, _ASK_S, limit=1):
                 self.info = answers[0]
                 return
+            if now_s - said_s >= SAY_EVERY_S:
+                said_s = now_s
+                self._say(f"the worker is still loading its model, after {now_s - began_s:.0f} s")
         msg = f"the worker did not come up within {START_TIMEOUT_S:.0f} s: {self._last_words()}"
         raise EmbeddedError(msg)
 
@@ -138,7 +146,7 @@ class LocalWorker:
             "WANWU_IMAGE_URLS": _URLS,
         }
         if self._model:
-            settings["WANWU_MODEL"] = str(Path(self._model).expanduser().resolve())
+            settings["WANWU_MODEL"] = str(expanded(self._model).resolve())
         return environment(settings)
 
     def _last_words(self) -> str:

@@ -10,24 +10,18 @@ from typing import Any, Final, ParamSpec
 import click
 import msgspec
 
-from producer import urls
 from producer.language import translated
-from producer.output import Output, Place, place_of
+from producer.output_options import NOT_A_FILE
 from producer.scan import NoSuchPathError, check
 from producer.session import Request
-from producer.sinks import (
-    ENDINGS,
-    FORMATS,
-    Target,
-    UnknownFormatError,
-    check_writable,
-    target_of,
-)
-from producer.urls import StoreError, is_url
+from producer.sinks import Target
+from producer.urls import is_url
 from worker.contract.labels import LabelPack, LabelsError, parse_labels, unique
 
 P = ParamSpec("P")
 
+# More than any label set has labels.
+MOST_TAGS: Final = 100_000
 # As likely to be it as to be anything else.
 CALIBRATED_THRESHOLD: Final = 0.5
 
@@ -94,14 +88,14 @@ def label_options(command: Callable[P, Any]) -> Callable[P, Any]:
             ),
             click.option(
                 "--top-k",
-                type=click.IntRange(min=1),
+                type=click.IntRange(1, MOST_TAGS),
                 default=5,
                 show_default=True,
                 help="Tags an image, at most.",
             ),
             click.option(
                 "--threshold",
-                type=float,
+                type=click.FloatRange(0, 1),
                 callback=finite,
                 help="Lowest score of a tag, 0 to 1. [default: 0; 0.5 if --calibrated]",
             ),
@@ -120,31 +114,6 @@ def label_options(command: Callable[P, Any]) -> Callable[P, Any]:
     ):
         command = option(command)
     return command
-
-
-def output_options(command: Callable[P, Any]) -> Callable[P, Any]:
-    """Add --out and --format, which all verbs that write records share."""
-    words = f"File, or URL, for the records ({', '.join(ENDINGS)}); else standard output."
-    with_out = click.option("--out", metavar="FILE", callback=_usable, help=words)(command)
-    return click.option(
-        "--format",
-        "form",
-        type=click.Choice(list(FORMATS)),
-        help="Format of the records, else by --out's ending. csv-excel has a byte order mark; xmp "
-        "writes photo.jpg.xmp beside photo.jpg, xmp-stem photo.xmp.",
-    )(with_out)
-
-
-def output_of(out: Place | None, form: str | None) -> Output:
-    """Return where records and words go.
-
-    Raises:
-        click.UsageError: file and format do not belong together, or a package is missing.
-    """
-    try:
-        return Output(target_of(out and out.file, form), out.url if out else "")
-    except UnknownFormatError as e:
-        raise click.UsageError(str(e)) from e
 
 
 def request_of(words: dict[str, Any], target: Target) -> Request:
@@ -224,6 +193,11 @@ def _exclude(words: dict[str, Any], target: Target) -> None:
             words["resume"] and not (words["out"] or target.in_sidecars),
             "--resume goes on with a file: give its --out",
         ),
+        (words["overwrite"] and not words["out"], NOT_A_FILE),
+        (
+            words["overwrite"] and words["resume"],
+            "--resume keeps what is there, --overwrite does not: give one of them",
+        ),
         (words["retry_failed"] and not words["resume"], "--retry-failed is for --resume"),
         (
             words["embeddings"] and not target.form.embeddings,
@@ -260,21 +234,3 @@ def _read(file: Path) -> LabelPack:
     except (LabelsError, UnicodeDecodeError, OSError) as e:
         msg = f"{file}: {e}"
         raise LabelsError(msg) from e
-
-
-def _usable(context: click.Context, option: click.Parameter, word: str | None) -> Place | None:
-    if word is None:
-        return None
-    place = place_of(word)
-    if not place.url:
-        click.Path(dir_okay=False, writable=True).convert(word, option, context)
-    try:
-        if place.url:
-            urls.check(place.url)
-        check_writable(place.file)
-    except StoreError as e:
-        raise click.BadParameter(translated(str(e))) from e
-    except OSError as e:
-        msg = f"{word} cannot be written: {e.strerror}"
-        raise click.BadParameter(translated(msg)) from e
-    return place

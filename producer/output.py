@@ -5,18 +5,24 @@ from __future__ import annotations
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from rich.console import Console
 
 from producer import urls
-from producer.sinks import Sink, Target, open_sink
+from producer.note import Note
+from producer.sinks import Sink, Target, is_stream, open_sink, standing_of
 from producer.sinks.journal import journal_of
+from producer.sinks.late import LateSink
 from producer.sinks.terminal import TerminalSink
 from producer.sinks.xmp import XmpSink
+
+
+class StandingError(ValueError):
+    """What was to be written holds something already, and nobody said that it may go."""
 
 
 class Place(NamedTuple):
@@ -44,6 +50,7 @@ class Output:
         self.console: Final = Console(stderr=not (on_terminal and sys.stderr.isatty()))
         self._on_terminal = on_terminal and target.format == "jsonl"
         self._sidecars: XmpSink | None = None
+        self._late: LateSink | None = None
 
     @contextmanager
     def sink(self, *, appends: bool = False) -> Iterator[Sink]:
@@ -54,7 +61,49 @@ class Output:
         with open_sink(self.target, appends=appends) as sink:
             if isinstance(sink, XmpSink):
                 self._sidecars = sink
+            if isinstance(sink, LateSink):
+                self._late = sink
             yield sink
+
+    def held(self, say: Callable[[str], None]) -> AbstractContextManager[None]:
+        """Keep other commands from the file in the block; `say` hears if nothing does.
+
+        Raises:
+            InUseError: another command writes it.
+        """
+        file = self.target.file
+        if file is None or self._url or is_stream(file):
+            return nullcontext()
+        return Note(file).held(say)
+
+    def refuse_to_replace(self, way_on: str) -> None:
+        """Refuse a file, or URL, that holds something; `way_on` is what else can be done about it.
+
+        Raises:
+            StandingError: naming how much stands there.
+            StoreError: the URL's store does not answer.
+        """
+        if self._url:
+            if size_bytes := urls.size(self._url):
+                msg = (
+                    f"{self._url} holds {size_bytes:,} bytes already: {way_on}, or replace them "
+                    f"with --overwrite"
+                )
+                raise StandingError(msg)
+            return
+        found = standing_of(self.target)
+        if found.foreign:
+            msg = (
+                f"{found.file} holds something else than records: give another --out, or replace "
+                f"it with --overwrite"
+            )
+            raise StandingError(msg)
+        if found.records:
+            msg = (
+                f"{found.file} holds {found.how_many} records already: {way_on}, or replace them "
+                f"with --overwrite"
+            )
+            raise StandingError(msg)
 
     def fetch(self) -> None:
         """Get what lies at the URL already, to go on with it.
@@ -74,6 +123,11 @@ class Output:
         if self._url and self.target.file:
             urls.upload(self.target.file, self._url)
             shutil.rmtree(self.target.file.parent)
+
+    @property
+    def is_as_it_was(self) -> bool:
+        """Whether the file still holds what it held before, as no record has come."""
+        return self._late is not None and not self._late.is_opened
 
     @property
     def unwritten(self) -> int:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from pathlib import PurePath
 from typing import Final
 
@@ -14,14 +13,11 @@ from rich.table import Table
 
 from producer.language import translated
 from producer.names import printable
-from producer.workers import WorkerInfo
-from worker.contract.dead import DeadLetter
 from worker.contract.jobs import Job
 from worker.contract.messages import Record
 
 TOP_LABELS: Final = 15
 LISTED_FAILURES: Final = 20
-RAW_CHARS: Final = 60
 _MINUTE_S: Final = 60
 _HOUR_S: Final = 3600
 
@@ -78,79 +74,6 @@ def human_line(record: Record) -> str:
     if record.error is not None:
         return f"{name}  failed: {record.error.message}"
     return f"{name}  " + ", ".join(f"{tag.label} {tag.score:.2f}" for tag in record.tags)
-
-
-def jobs_table(jobs: Sequence[Job], rates: Mapping[str, float]) -> Table:
-    """Return the jobs, one a row; `rates` are images a second of those that move."""
-    table = Table("job", "state", "images", "done", "failed", "img/s", "left", "age")
-    for column in table.columns[2:7]:
-        column.justify = "right"
-    for job in jobs:
-        share = f"{job.done:,} ({job.done / job.images:.0%})" if job.images else "0"
-        numbers = (f"{job.images:,}", share, f"{job.failed:,}")
-        since = age(time.time() - job.created_at_s)
-        table.add_row(job.id, state_of(job), *numbers, *_pace(job, rates.get(job.id)), since)
-    return table
-
-
-def _pace(job: Job, rate: float | None) -> tuple[str, str]:
-    """Return images a second and the time left, as far as there is something to say."""
-    if not job.outstanding or job.state == "cancelled":
-        return "", ""
-    if not rate:
-        return "0" if rate == 0 else "", ""
-    return f"{rate:,.1f}", age(job.outstanding / rate)
-
-
-def job_details(job: Job, rate: float | None = None) -> Table:
-    """Return what is known of one job, a line each."""
-    table = Table(box=None, show_header=False, pad_edge=False)
-    table.add_row("job", job.id)
-    table.add_row("state", state_of(job))
-    table.add_row("images", f"{job.images:,} in {job.chunks:,} chunks")
-    table.add_row("done", f"{job.done:,}, {job.failed:,} of them failed")
-    for code, count in sorted(job.codes.items(), key=lambda one: -one[1]):
-        table.add_row("", f"{count:,} {code}")
-    table.add_row("outstanding", f"{job.outstanding:,}")
-    pace, left = _pace(job, rate)
-    if pace:
-        table.add_row("images a second", pace)
-    if left:
-        table.add_row("left", left)
-    table.add_row("age", age(time.time() - job.created_at_s))
-    return table
-
-
-def workers_table(workers: Sequence[WorkerInfo]) -> Table:
-    """Return the workers online, one a row."""
-    table = Table("worker", "model", "device", "precision", "images", "failed", "img/s")
-    for column in table.columns[4:]:
-        column.justify = "right"
-    for worker in workers:
-        rate = worker.images_per_s
-        pace = "" if rate is None else f"{rate:,.1f}"
-        numbers = (f"{worker.images:,}", f"{worker.failed:,}", pace)
-        table.add_row(worker.name, worker.model, worker.device, worker.precision, *numbers)
-    return table
-
-
-def dead_table(letters: Sequence[DeadLetter]) -> Table:
-    """Return what was given up, one a row, the oldest first."""
-    table = Table("given up", "code", "what", "why", "age")
-    for letter in letters[:LISTED_FAILURES]:
-        since = age(time.time() - letter.at_s)
-        what = printable(_subject(letter))
-        table.add_row(letter.id, letter.code, escape(what), escape(printable(letter.reason)), since)
-    if len(letters) > LISTED_FAILURES:
-        table.add_row(f"{len(letters) - LISTED_FAILURES:,} more", "", "", "", "")
-    return table
-
-
-def _subject(letter: DeadLetter) -> str:
-    if letter.chunk is None:
-        return f"a message: {letter.raw[:RAW_CHARS]}"
-    images = letter.chunk.images
-    return images[0].path if len(images) == 1 else f"{len(images):,} images"
 
 
 def state_of(job: Job) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from producer.names import about
 from producer.outbox import Outbox, Parcel, Post
 from worker.contract.blobs import blob_key
 from worker.contract.messages import Chunk
@@ -22,7 +23,9 @@ def requeue(desk: Desk, letters: Sequence[DeadLetter]) -> tuple[str, int]:
 
     Letters without images stay.
     """
-    job, sent = desk.jobs.create().id, 0
+    chunks = [letter.chunk for letter in letters if letter.chunk is not None]
+    paths = [image.path for chunk in chunks for image in chunk.images]
+    job, sent = desk.jobs.create(about(paths)).id, 0
 
     def count(images: int) -> None:
         nonlocal sent
@@ -30,7 +33,6 @@ def requeue(desk: Desk, letters: Sequence[DeadLetter]) -> tuple[str, int]:
 
     outbox = Outbox(Post(desk.app, desk.jobs, desk.blobs), count)
     outbox.start()
-    chunks = [letter.chunk for letter in letters if letter.chunk is not None]
     for seq, chunk in enumerate(chunks):
         outbox.put(Parcel(_anew(desk, chunk, job, seq), {}))
     outbox.close()

@@ -10,10 +10,11 @@ from typing import Final
 import msgspec
 from rich.console import Console
 
+from producer.advice import can_embed, start_worker, unread
 from producer.collect import Collector
 from producer.desk import Desk
 from producer.ledger import Maker
-from producer.names import printable
+from producer.names import about, printable
 from producer.outbox import Post
 from producer.progress import Tally, progress
 from producer.report import Summary
@@ -21,6 +22,7 @@ from producer.scan import STANDARD_INPUT, Image, count_images, scan
 from producer.sinks import Sink
 from producer.submit import Feeder, Order
 from producer.window import Window
+from producer.workers import WorkerInfo
 from worker.contract.labels import LabelPack
 
 MAX_IMAGES: Final = 20_000
@@ -42,6 +44,12 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     chunk_images: int | None
     embeddings: bool = False
     thumbnail_px: int = 0
+    about: str = ""
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        """Where the images are, as far as that is known."""
+        return (self.about,) if self.about else self.paths
 
     @property
     def labels(self) -> str | None:
@@ -105,9 +113,9 @@ class Session:
             NoWorkerError: we are to wait for results, and nobody is online.
             LabelsNeededError: the model cannot do without labels.
         """
-        worker, broker = desk.worker, desk.settings.broker_url
+        worker = desk.worker
         if worker is None:
-            words = f"no worker is online at {broker}; start one with: worker start --broker URL"
+            words = self._nobody(desk, may_embed=waits and can_embed())
             if waits:
                 raise NoWorkerError(words)
             self._say(f"note: {words}")
@@ -119,9 +127,32 @@ class Session:
             raise LabelsNeededError(msg)
         if worker.notice:
             self._say(f"note: {worker.notice}")
+        self._tell_of_unread(desk, worker)
         if waits:
             self._say(f"tagging with {worker.model} on {worker.device}")
         return Maker(worker.model, self._request.labels)
+
+    def _nobody(self, desk: Desk, *, may_embed: bool) -> str:
+        broker = desk.settings.broker_url
+        command = start_worker(desk.settings, self._request.places, as_blobs=self._request.as_blobs)
+        if may_embed:
+            return (
+                f"no worker is online at {broker}; start one with: {command} (or let this command "
+                f"start its own: --embedded)"
+            )
+        return f"no worker is online at {broker}; start one with: {command}"
+
+    def _tell_of_unread(self, desk: Desk, worker: WorkerInfo) -> None:
+        """Say if nobody may read some of what is to be tagged: each image of it would fail."""
+        places = self._request.places
+        if self._request.as_blobs or not unread([worker], places):
+            return
+        if hidden := unread(desk.workers(), places):
+            command = start_worker(desk.settings, hidden)
+            self._say(
+                f"note: no worker that is online may read {about(hidden)}, unless by another name: "
+                f"start one with: {command} (or submit with --blobs)"
+            )
 
     def send(self, desk: Desk, images: Iterable[Image]) -> int:
         """Send every image without waiting for results; return how many."""
@@ -153,7 +184,7 @@ class Session:
     def _begin(self, desk: Desk, images: Iterable[Image]) -> tuple[Feeder, Collector]:
         request = self._request
         self._counter.start()
-        self.job = desk.jobs.create().id
+        self.job = desk.jobs.create(about(request.places), len(request.pack.labels)).id
         self._on_begin(self.job)
         order = Order(
             job=self.job,

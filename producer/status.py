@@ -11,7 +11,8 @@ import msgspec
 from rich.console import Console, Group
 from rich.live import Live
 
-from producer import report
+from producer import tables
+from producer.report import state_of
 from producer.workers import WorkerInfo, online
 from worker.contract.dead import DeadLetter
 from worker.contract.jobs import Job
@@ -39,7 +40,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
         jobs = [
             msgspec.to_builtins(job)
             | {
-                "state": report.state_of(job),
+                "state": state_of(job),
                 "outstanding": job.outstanding,
                 "images_per_s": self.job_rates.get(job.id),
             }
@@ -49,17 +50,19 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
         found = {"jobs": jobs, "workers": workers, "given_up": len(self.dead)}
         return json.dumps(found, ensure_ascii=False)
 
-    def group(self) -> Group:
-        """Return tables."""
+    def group(self, width: int) -> Group:
+        """Return tables for a terminal of this width."""
         if self.one_job:
             (job,) = self.jobs
-            return Group(report.job_details(job, self.job_rates.get(job.id)))
-        tables = [report.jobs_table(self.jobs, self.job_rates), report.workers_table(self.workers)]
-        return Group(*tables, *([report.dead_table(self.dead)] if self.dead else []))
+            return Group(tables.job_details(job, self.job_rates.get(job.id)))
+        jobs = tables.jobs_table(self.jobs, self.job_rates, width)
+        workers = tables.workers_table(self.workers, width)
+        dead = [tables.dead_table(self.dead, width)] if self.dead else []
+        return Group(jobs, workers, *dead)
 
     def show(self, console: Console) -> None:
         """Print the tables."""
-        console.print(self.group())
+        console.print(self.group(console.width))
 
 
 class Look:
@@ -88,9 +91,9 @@ class Look:
             while True:
                 self._look().show(console)
                 time.sleep(PAUSE_S)
-        with Live(self.now().group(), console=console, auto_refresh=False) as live:
+        with Live(self.now().group(console.width), console=console, auto_refresh=False) as live:
             while True:
-                live.update(self._look().group(), refresh=True)
+                live.update(self._look().group(console.width), refresh=True)
                 time.sleep(PAUSE_S)
 
     def _look(self) -> State:

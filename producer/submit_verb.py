@@ -12,14 +12,9 @@ from producer.desk import ONLINE_TIMEOUT_S, Desk, open_desk
 from producer.exits import OK, SOME_FAILED, say, told
 from producer.far import FarSession
 from producer.ledger import Ledger, Maker, ledger_of
-from producer.options import (
-    broker_option,
-    label_options,
-    output_of,
-    output_options,
-    request_of,
-)
-from producer.output import Output
+from producer.options import broker_option, label_options, request_of
+from producer.output import Output, StandingError
+from producer.output_options import output_of, output_options, overwrite_option
 from producer.rehearsal import lines, rehearse
 from producer.scan import Image
 from producer.session import Request, Session, find_images
@@ -54,6 +49,7 @@ from worker.contract.settings import Settings
     "path, size, time, model and labels) are passed over, and results that have come meanwhile "
     "are added.",
 )
+@overwrite_option
 @click.option(
     "--retry-failed", is_flag=True, help="With --resume: try images again that failed before."
 )
@@ -86,40 +82,78 @@ def submit(**words: Any) -> int:
     output = output_of(words["out"], words["form"])
     request = request_of(words, output.target)
     settings = Settings.from_env(broker_url=words["broker"])
-    images = find_images(request.paths, say)
+    with output.held(say):
+        ledger = _ledger(output, words)
+        images = find_images(request.paths, say)
+        if words["dry_run"]:
+            return _rehearse(settings, ledger, images, request, resumes=words["resume"])
+        if words["http"]:
+            far = FarSession(request, words["http"], settings.api_key.reveal(), output.console)
+            return _submit_far(far, output, ledger, images, settings, resumes=words["resume"])
+        session = Session(request, output.console, say, ledger.begin)
+        with (
+            _told_if_stopped(session, output, words),
+            open_desk(settings, embedded=words["embedded"], model=words["model"], say=say) as desk,
+            _flower(desk, wanted=words["flower"]),
+        ):
+            maker = session.greet(desk, waits=not words["no_wait"])
+            if words["no_wait"]:
+                return _leave_alone(session, desk, images)
+            _tag(session, desk, output, ledger, images, maker, resumes=words["resume"])
+    return _ended(output, failed=session.tally.failed)
+
+
+def _ledger(output: Output, words: dict[str, Any]) -> Ledger:
+    """Return the ledger of what is done; refuse an output that holds something unless told."""
     ledger = ledger_of(output.target, retries_failed=words["retry_failed"])
     if words["resume"]:
         output.fetch()
         ledger.read()
-    if words["dry_run"]:
-        return _rehearse(settings, ledger, images, request, resumes=words["resume"])
-    if words["http"]:
-        far = FarSession(request, words["http"], settings.api_key.reveal(), output.console)
-        return _submit_far(far, output, ledger, images, settings, resumes=words["resume"])
-    session = Session(request, output.console, say, ledger.begin)
-    with (
-        _told_if_stopped(session, output, embedded=words["embedded"]),
-        open_desk(settings, embedded=words["embedded"], model=words["model"], say=say) as desk,
-        _flower(desk, wanted=words["flower"]),
-    ):
-        maker = session.greet(desk, waits=not words["no_wait"])
-        if words["no_wait"]:
-            sent = session.send(desk, images)
-            click.echo(session.job)
-            say(f"sent {sent:,} images; how they fare: producer status {session.job}")
-            say(f"their tags: producer results {session.job} --out tags.jsonl")
-            return OK
-        with output.sink(appends=words["resume"]) as sink:
-            if words["resume"]:
-                taken = ledger.inherit(desk.jobs, sink, maker)
-                say(f"resuming: {ledger.images:,} images are done, {taken:,} of them meanwhile")
-                images = ledger.remaining(images, maker)
-            session.tag(desk, images, sink)
-        ledger.end()
-        output.deliver()
+    elif not words["overwrite"]:
+        try:
+            output.refuse_to_replace("go on with --resume")
+        except StandingError as e:
+            if not words["dry_run"]:
+                raise
+            say(f"note: {e}")
+    return ledger
+
+
+def _tag(
+    session: Session,
+    desk: Desk,
+    output: Output,
+    ledger: Ledger,
+    images: Iterable[Image],
+    maker: Maker,
+    *,
+    resumes: bool,
+) -> None:
+    """Tag the images, and write what comes back."""
+    with output.sink(appends=resumes) as sink:
+        if resumes:
+            taken = ledger.inherit(desk.jobs, sink, maker)
+            say(f"resuming: {ledger.images:,} images are done, {taken:,} of them meanwhile")
+            images = ledger.remaining(images, maker)
+        session.tag(desk, images, sink)
+    ledger.end()
+    output.deliver()
+
+
+def _leave_alone(session: Session, desk: Desk, images: Iterable[Image]) -> int:
+    """Send the images, and say how to come back to them."""
+    sent = session.send(desk, images)
+    click.echo(session.job)
+    say(f"sent {sent:,} images; how they fare: producer status {session.job}")
+    say(f"their tags: producer results {session.job} --out tags.jsonl")
+    return OK
+
+
+def _ended(output: Output, *, failed: int) -> int:
+    """Say what a user should know of how the records were written; return the exit code."""
     for remark in output.remarks():
         say(remark)
-    return SOME_FAILED if session.tally.failed or output.unwritten else OK
+    return SOME_FAILED if failed or output.unwritten else OK
 
 
 def _rehearse(
@@ -164,9 +198,7 @@ def _submit_far(
         raise
     ledger.end()
     output.deliver()
-    for remark in output.remarks():
-        say(remark)
-    return SOME_FAILED if session.tally.failed or output.unwritten else OK
+    return _ended(output, failed=session.tally.failed)
 
 
 @contextmanager
@@ -182,7 +214,7 @@ def _flower(desk: Desk, *, wanted: bool) -> Iterator[None]:
 
 
 @contextmanager
-def _told_if_stopped(session: Session, output: Output, *, embedded: bool) -> Iterator[None]:
+def _told_if_stopped(session: Session, output: Output, words: dict[str, Any]) -> Iterator[None]:
     """If it ends early, say where the results so far are, and how to get the others."""
     try:
         yield
@@ -191,13 +223,17 @@ def _told_if_stopped(session: Session, output: Output, *, embedded: bool) -> Ite
     except BaseException as e:
         out = output.target.file
         word = "interrupted" if isinstance(e, KeyboardInterrupt) else "stopped"
-        if session.job:
+        if session.job and output.is_as_it_was:
+            say(f"{word} before any result came; {out} is as it was")
+        elif session.job:
             say(f"{word}: {session.tally.done:,} results are in {output.place}")
         elif isinstance(e, KeyboardInterrupt):
             say(f"{word} before any work began{f'; {out} is as it was' if out else ''}")
-        if session.job and not embedded:
+        if session.job and not words["embedded"]:
             say(f"what was sent will still be tagged: producer results {session.job} --out FILE")
             say(f"or drop it: producer cancel {session.job}")
-            if out or output.target.in_sidecars:
+            if words["overwrite"]:
+                say("or go on where this ended: with --resume in place of --overwrite")
+            elif out or output.target.in_sidecars:
                 say("or go on where this ended: the same command with --resume")
         raise

@@ -88,6 +88,20 @@ def download(url: str, file: Path) -> bool:
     return True
 
 
+def size(url: str) -> int:
+    """Return how many bytes lie at a URL: 0 if nothing does, 1 if its store does not say.
+
+    Raises:
+        StoreError: what the store needs is not installed, or it does not answer.
+    """
+    store, path = _store(url)
+    with _told(url):
+        if not store.exists(path):
+            return 0
+        found = store.info(path).get("size")
+        return 1 if found is None else int(found)
+
+
 @contextmanager
 def _told(url: str) -> Iterator[None]:
     try:

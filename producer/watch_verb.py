@@ -8,18 +8,12 @@ from typing import Any
 
 import click
 
-from producer.desk import open_desk
+from producer.desk import Desk, open_desk
 from producer.exits import OK, say, told
 from producer.ledger import Ledger, Maker, ledger_of
-from producer.options import (
-    broker_option,
-    label_options,
-    output_of,
-    output_options,
-    pack_of,
-    threshold_of,
-)
+from producer.options import broker_option, finite, label_options, pack_of, threshold_of
 from producer.output import Output
+from producer.output_options import output_of, output_options
 from producer.scan import STANDARD_INPUT, Image, scan
 from producer.session import Request, Session
 from producer.sinks import Sink
@@ -40,6 +34,7 @@ from worker.contract.settings import Settings
 @click.option(
     "--settle",
     type=click.FloatRange(min=0),
+    callback=finite,
     default=SETTLE_S,
     show_default=True,
     help="Seconds for which a file must not change before it is taken.",
@@ -52,11 +47,10 @@ def watch(directory: Path, settle: float, broker: str | None, **words: Any) -> i
     """Tag what is in DIRECTORY and not done yet, then what arrives there, until interrupted."""
     output = output_of(words["out"], words["form"])
     _check(output, broker, words)
-    ledger = ledger_of(output.target)
-    ledger.read()
     request = Request(
         # What is counted beforehand is known to be all; here more come.
         paths=(STANDARD_INPUT,),
+        about=str(directory),
         pack=pack_of(words),
         top_k=words["top_k"],
         threshold=threshold_of(words),
@@ -64,17 +58,32 @@ def watch(directory: Path, settle: float, broker: str | None, **words: Any) -> i
         chunk_images=None,
     )
     settings = Settings.from_env(broker_url=broker)
-    with open_desk(settings, embedded=words["embedded"], model=words["model"], say=say) as desk:
-        maker = Session(request, output.console, say).greet(desk, waits=True)
-        with output.sink(appends=True) as sink:
-            ledger.inherit(desk.jobs, sink, maker)
-        for images in _rounds(directory, settle, ledger, maker):
-            session = Session(request, output.console, say, ledger.begin)
-            # Opened anew each time: at the end of a round the file may be another.
-            with output.sink(appends=True) as sink:
-                session.tag(desk, images, _Noted(sink, ledger))
-            ledger.end()
+    with output.held(say):
+        ledger = ledger_of(output.target)
+        ledger.read()
+        with open_desk(settings, embedded=words["embedded"], model=words["model"], say=say) as desk:
+            _watch(directory, settle, desk, output, ledger, request)
     return OK
+
+
+def _watch(
+    directory: Path,
+    settle_s: float,
+    desk: Desk,
+    output: Output,
+    ledger: Ledger,
+    request: Request,
+) -> None:
+    """Tag what is there, then what arrives, without end."""
+    maker = Session(request, output.console, say).greet(desk, waits=True)
+    with output.sink(appends=True) as sink:
+        ledger.inherit(desk.jobs, sink, maker)
+    for images in _rounds(directory, settle_s, ledger, maker):
+        session = Session(request, output.console, say, ledger.begin)
+        # Opened anew each time: at the end of a round the file may be another.
+        with output.sink(appends=True) as sink:
+            session.tag(desk, images, _Noted(sink, ledger))
+        ledger.end()
 
 
 def _rounds(

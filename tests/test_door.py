@@ -169,6 +169,8 @@ def test_images_are_uploaded_to_an_open_job(door: Door, worker: None) -> None:
 def test_a_job_is_cancelled_and_one_that_is_not_there_is_told(door: Door, worker: None) -> None:
     _, job = door.ask("POST", "/jobs", json={"open": True})
     assert door.ask("DELETE", f"/jobs/{job['id']}")[1]["state"] == "cancelled"
+    _, done = door.ask("POST", "/jobs", json={"images": []})
+    assert door.ask("DELETE", f"/jobs/{done['id']}") == (200, done | {"state": "finished"})
     for method, path in (("GET", "x"), ("DELETE", "x"), ("GET", "x/results"), ("POST", "x/close")):
         assert door.ask(method, f"/jobs/{path}")[0] == 404
 

@@ -113,11 +113,20 @@ def test_a_list_on_standard_input_is_read(tmp_path: Path) -> None:
     }
 
 
+def test_it_says_what_it_waits_for(tmp_path: Path) -> None:
+    fill(tmp_path / "in", 1)
+    done = run("producer", "submit", str(tmp_path / "in"), "--embedded")
+    said = ["starting a private Redis", "starting a worker, which loads its model", "tagging with"]
+    places = [done.stderr.index(words) for words in said]
+    assert places == sorted(places)
+
+
 def test_a_model_that_is_not_there_is_told_in_one_line(tmp_path: Path) -> None:
     (path,) = fill(tmp_path / "in", 1)
     done = run("producer", "submit", str(path), "--embedded", "--model", str(tmp_path / "none"))
     assert done.returncode == 1
-    assert len(done.stderr.splitlines()) == 1, done.stderr
+    told = [line for line in done.stderr.splitlines() if not line.startswith("starting ")]
+    assert len(told) == 1, done.stderr
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -119,8 +119,8 @@ def test_labels_templates_and_limits_are_the_users(
     assert len(record["tags"]) == 2
     assert {tag["label"] for tag in record["tags"]} <= {"猫", "狗", "苹果"}
     done = run(
-        *("producer", "submit", str(images[0]), "--label", "猫", "--threshold", "1.5"),
-        *("--out", str(out)),
+        *("producer", "submit", str(images[0]), "--label", "猫", "--label", "狗"),
+        *("--threshold", "1", "--out", str(out), "--overwrite"),
         broker_url=two_workers,
     )
     assert done.returncode == 0

@@ -68,9 +68,47 @@ def test_a_cancelled_job_stays_cancelled(jobs: JobStore) -> None:
     assert jobs.is_cancelled(job.id)
 
 
+def test_a_finished_job_stays_finished(jobs: JobStore) -> None:
+    job = jobs.create()
+    jobs.set_sent(job.id, images=2, chunks=1)
+    assert jobs.set_state(job.id, "submitted")
+    jobs.finish_chunk(job.id, 0, images=2, failed=0)
+    assert not jobs.set_state(job.id, "cancelled")
+    assert not jobs.set_state(job.id, "interrupted")
+    assert jobs.get(job.id).state == "submitted"
+    assert jobs.get(job.id).finished
+
+
+def test_a_job_whose_producer_was_killed_is_cancelled(jobs: JobStore) -> None:
+    """All that it has sent is done, but nobody has said that there is no more."""
+    job = jobs.create()
+    jobs.set_sent(job.id, images=2, chunks=1)
+    jobs.finish_chunk(job.id, 0, images=2, failed=0)
+    assert jobs.set_state(job.id, "cancelled")
+    assert not jobs.set_state(job.id, "cancelled")
+    assert jobs.is_cancelled(job.id)
+
+
+def test_a_job_says_what_it_is_of_and_records_of_other_versions_are_read(
+    jobs: JobStore, client: redis.Redis
+) -> None:
+    assert jobs.create().about == ""
+    job = jobs.create("x" * 1000, 3)
+    found = jobs.get(job.id)
+    assert (found.about, found.labels) == ("x" * 300, 3)
+    key = f"wanwu:job:{job.id}"
+    client.hset(key, "field of the future", "1")
+    client.hset(key, "about", b"\xff")
+    assert jobs.get(job.id).about == "\ufffd"
+    client.hdel(key, "about", "labels")
+    assert jobs.get(job.id).labels == 0
+
+
 def test_an_unknown_job_is_told_by_name(jobs: JobStore) -> None:
     with pytest.raises(NoSuchJobError, match="no job nowhere"):
         jobs.get("nowhere")
+    with pytest.raises(NoSuchJobError, match="no job nowhere"):
+        jobs.set_state("nowhere", "cancelled")
 
 
 def test_a_chunk_of_a_forgotten_job_leaves_no_record(jobs: JobStore, client: redis.Redis) -> None:

@@ -14,7 +14,8 @@ from producer.language import OPEN, Catalogue, language, read_pairs
 # Said by `say`, raised as `msg`, or found by the doctor, in the modules that people use directly.
 MODULES = (
     *("cli", "submit_verb", "watch_verb", "file_verbs", "session", "far", "scan", "desk", "fetch"),
-    *("local", "doctor", "options", "exits", "rehearsal"),
+    *("local", "doctor", "options", "exits", "rehearsal", "output", "note"),
+    "output_options",
 )
 # Put together from others, or made for other eyes.
 NOT_SAID = frozenset(
@@ -25,6 +26,7 @@ NOT_SAID = frozenset(
             "wanwu-tagger {} {}",
             "{}: {} results are in {}",
             "{} before any work began{}",
+            "{} before any result came; {} is as it was",
         ),
         *("worker start --images {}://...", "worker start --images DIR"),
     ]

@@ -178,7 +178,7 @@ def test_it_takes_over_what_the_job_before_it_got(
     assert remaining(again, photos) == [2, 3]
     assert jobs.is_cancelled(job)
     again.end()
-    assert not file.with_name("tags.jsonl.job").exists()
+    assert not file.with_name("tags.jsonl.job").read_text()
 
 
 def test_sidecars_are_a_ledger_of_their_own(tmp_path: Path, photos: list[Path]) -> None:

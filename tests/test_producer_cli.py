@@ -111,7 +111,10 @@ def test_the_help_of_each_verb_shows_an_example(verb: str) -> None:
         (["a.jpg", "--out", "tags.doc"], ".jsonl, .ndjson"),
         (["a.jpg", "--out", "none/tags.jsonl"], "cannot be written"),
         (["a.jpg", "--top-k", "0"], "--top-k"),
+        (["a.jpg", "--top-k", "99999999999999999999"], "--top-k"),
         (["a.jpg", "--threshold", "nan"], "--threshold"),
+        (["a.jpg", "--threshold", "5"], "--threshold"),
+        (["a.jpg", "--threshold", "-0.1"], "--threshold"),
         (["a.jpg", "--chunk", "5000"], "--chunk"),
         (["a.jpg", "--broker", "amqp://x"], "redis://"),
         (["empty"], "no image found in empty"),
@@ -159,12 +162,14 @@ def test_without_a_worker_nothing_is_sent_and_an_old_file_stays_as_it_was(
 ) -> None:
     Path("tags.jsonl").write_text("precious")
     began_s = time.monotonic()
-    done = call("submit", "a.jpg", "--out", "tags.jsonl", "--broker", server.url)
+    words = ("submit", "a.jpg", "--out", "tags.jsonl", "--overwrite")
+    done = call(*words, "--broker", server.url)
     assert time.monotonic() - began_s < 5
     assert done.exit_code == 1
     (line,) = done.stderr.splitlines()
     assert "no worker is online" in line
-    assert "worker start --broker" in line
+    assert f"worker start --images {Path.cwd()}" in line
+    assert "--embedded" in line
     assert client.llen(QUEUE) == 0
     assert Path("tags.jsonl").read_text() == "precious"
 
@@ -227,6 +232,20 @@ def test_cancelling_tells_how_many_were_left(server: EmbeddedRedis, client: redi
     assert "1 images were still to be tagged" in done.stderr
     assert JobStore(client, 3600).is_cancelled(job)
     assert "cancelled" in call("status", job, "--broker", server.url).stdout
+
+
+def test_what_is_over_cannot_be_cancelled(server: EmbeddedRedis, client: redis.Redis) -> None:
+    job = call("submit", "a.jpg", "--no-wait", "--broker", server.url).stdout.strip()
+    with helper(server.url):
+        call("results", job, "--wait", "--broker", server.url)
+    late = call("cancel", job, "--broker", server.url)
+    assert late.exit_code == 0
+    assert f"{job} is finished already" in late.stderr
+    assert JobStore(client, 3600).get(job).finished
+    assert not JobStore(client, 3600).is_cancelled(job)
+    other = call("submit", "a.jpg", "--no-wait", "--broker", server.url).stdout.strip()
+    call("cancel", other, "--broker", server.url)
+    assert f"{other} was cancelled before" in call("cancel", other, "--broker", server.url).stderr
 
 
 def test_the_handlers_of_signals_are_put_back() -> None:

@@ -98,7 +98,7 @@ def test_the_commands_for_a_lasting_queue_run_as_written(home: Path, crew: Crew)
                 job = done.stdout.strip()
                 shell(f"producer results {job} --wait", home, broker_url=server.url)
         running.stop()
-    assert (home / "tags.jsonl").read_text(encoding="utf-8").count("\n") == 4
+    assert (home / "queue.jsonl").read_text(encoding="utf-8").count("\n") == 4
     assert len(list(records_of(home / "new.parquet"))) == 4
     assert not list(home.glob("images/**/*.xmp"))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -13,29 +14,84 @@ import pytest
 import redis
 from conftest import ROOT, STEADY, Crew, environment, run
 from images import fill
+from rich.cells import cell_len
 from rich.console import Console
 
-from producer import report
+from producer import tables
+from producer.names import about
+from producer.workers import WorkerInfo
+from worker.contract.dead import DeadLetter
 from worker.contract.embedded import EmbeddedRedis
 from worker.contract.jobs import Job, JobStore
 
 
-def text(table: object) -> str:
+def text(table: object, width: int = 200) -> str:
     written = io.StringIO()
-    Console(width=200, file=written).print(table)
+    Console(width=width, file=written).print(table)
     return written.getvalue()
 
 
 def test_a_job_under_way_has_a_pace_and_a_time_left() -> None:
     job = Job(id="j", created_at_s=0, state="submitted", images=1000, done=250, failed=3)
-    shown = text(report.jobs_table([job], {"j": 12.5}))
+    shown = text(tables.jobs_table([job], {"j": 12.5}))
     assert "250 (25%)" in shown
     assert "12.5" in shown
     assert "1 min" in shown
-    still = text(report.jobs_table([job], {"j": 0.0}))
+    still = text(tables.jobs_table([job], {"j": 0.0}))
     assert "1 min" not in still
     done = Job(id="k", created_at_s=0, state="submitted", images=2, done=2)
-    assert "100%" in text(report.jobs_table([done], {"k": 0.0}))
+    assert "100%" in text(tables.jobs_table([done], {"k": 0.0}))
+
+
+JOBS = [
+    Job(
+        id=f"20261128-181502-5f3a9{number}",
+        created_at_s=0,
+        state="submitted",
+        images=1_234_567,
+        done=34_567,
+        failed=12,
+        about="/mnt/照片/a long way/2026 (+2)",
+        labels=493,
+    )
+    for number in range(3)
+]
+
+
+@pytest.mark.parametrize("width", [200, 120, 100, 80, 60])
+def test_ids_are_whole_at_any_width(width: int) -> None:
+    shown = text(tables.jobs_table(JOBS, {JOBS[0].id: 101.2}, width), width)
+    assert all(job.id in shown for job in JOBS)
+    letters = [
+        DeadLetter(id=f"{job.id}-12", code="poison", reason="three workers died", at_s=0, raw="x")
+        for job in JOBS
+    ]
+    shown = text(tables.dead_table(letters, width), width)
+    assert all(letter.id in shown for letter in letters)
+
+
+def test_in_80_columns_it_is_told_what_a_job_is_of() -> None:
+    shown = text(tables.jobs_table(JOBS, {}, 80), 80)
+    assert "2026 (+2)" in shown
+    assert "submitted" in shown
+    assert "3%" in shown
+    assert max(map(cell_len, shown.splitlines())) <= 80
+    assert len(shown.splitlines()) == 1 + len(JOBS)
+    worker = WorkerInfo(
+        name="worker-1234567@a-node.with.a-long.name", model=f"{'m' * 40}@0", device="cuda:0"
+    )
+    shown = text(tables.workers_table([worker], 80), 80)
+    assert "worker-1234567@" in shown
+    assert "cuda:0" in shown
+    assert len(shown.splitlines()) == 2
+
+
+def test_what_a_job_is_of_cannot_write_to_the_terminal(client: redis.Redis) -> None:
+    job = JobStore(client, 60).create(about([os.fsdecode(b"\x1b]0;x\x07\xff[red]"), "b"]), 1)
+    for table in (tables.jobs_table([job], {}), tables.job_details(job)):
+        shown = text(table)
+        assert "\x1b" not in shown
+        assert r"\x1b]0;x\x07\udcff[red] (+1)" in shown
 
 
 def test_failures_are_told_by_code(client: redis.Redis) -> None:
@@ -48,7 +104,7 @@ def test_failures_are_told_by_code(client: redis.Redis) -> None:
     found = jobs.get(job)
     assert (found.done, found.failed) == (9, 4)
     assert found.codes == {"not_found": 1, "truncated": 3}
-    shown = text(report.job_details(found))
+    shown = text(tables.job_details(found))
     assert shown.index("3 truncated") < shown.index("1 not_found")
 
 

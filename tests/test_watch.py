@@ -107,6 +107,14 @@ def test_a_directory_is_watched_and_nothing_is_tagged_twice(
     assert {line["status"] for line in lines(out)} == {"ok"}
 
 
+@pytest.mark.parametrize("seconds", ["nan", "inf", "-1"])
+def test_a_time_that_is_none_is_wrong_usage(tmp_path: Path, seconds: str) -> None:
+    words = ("watch", str(tmp_path), "--format", "xmp", "--settle", seconds)
+    done = run("producer", *words)
+    assert done.returncode == 2
+    assert "--settle" in done.stderr
+
+
 def test_a_page_cannot_grow_as_images_arrive(tmp_path: Path) -> None:
     done = run("producer", "watch", str(tmp_path), "--out", str(tmp_path / "x.html"))
     assert done.returncode == 2

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import os
 import socket
+import warnings
 from collections.abc import Callable
 from typing import Any, Final
 
 import structlog
 from celery import Celery, bootsteps
-from celery.exceptions import WorkerShutdown
+from celery.exceptions import SecurityWarning, WorkerShutdown
 from celery.signals import setup_logging, worker_ready, worker_shutdown, worker_shutting_down
 
 from worker import logs
@@ -89,6 +90,7 @@ def serve(settings: Settings, load_engine: LoadEngine = open_engine) -> int:
     Raises:
         TaggerError: Redis, the model, the device or the engine cannot be used.
     """
+    warnings.simplefilter("ignore", SecurityWarning)  # `_say_ready` says it shorter.
     logs.configure(settings.log_level)
     check_early(settings)
     settings, artifact = _opened(settings)
@@ -140,6 +142,9 @@ def _step(tagger: Tagger) -> type[bootsteps.StartStopStep]:
 
 
 def _say_ready(settings: Settings) -> None:
+    if os.geteuid() == 0:
+        # Celery says so at length, before there is a log.
+        log.warning("worker.as_root", advice="images of strangers are decoded: use another user")
     log.info("worker.ready", name=node_name(), broker=str(settings.broker_url))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from pathlib import Path
 from typing import Any, NoReturn
@@ -28,10 +29,21 @@ def _places(
     return {"image_roots": roots or None, "image_urls": urls or None}
 
 
+def _number(_context: click.Context, _option: click.Parameter, value: float) -> float:
+    """Refuse nan, which no range refuses."""
+    if math.isnan(value):
+        msg = "this is no number to compare with"
+        raise click.BadParameter(msg)
+    return value
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="wanwu-tagger")
 def main() -> None:
     """Hold a model and tag the images that producers submit."""
+    from worker.models.places import provide_home  # noqa: PLC0415 - as all of the worker
+
+    provide_home()
 
 
 @main.command(epilog="Example: worker start --images /data/images --device cuda")
@@ -159,6 +171,7 @@ def export(model: str, out: Path | None, revision: str | None, **options: Any) -
 @click.option(
     "--seconds",
     type=click.FloatRange(min=0, min_open=True),
+    callback=_number,
     default=30.0,
     show_default=True,
     help="Time after which to stop before all of --runs are measured.",

@@ -31,6 +31,7 @@
     +-- ArtifactError              the model cannot be used: missing, altered, newer, unfit
     +-- ExportError                no artifact can be made of a model
     +-- DeviceError                the device asked for is not here
+    +-- NoCacheError               there is nowhere to keep what was made of a model
     +-- BrokerError                Redis cannot be used: too old, in cluster mode, rights missing
 """
 
@@ -243,6 +244,10 @@ class ExportError(TaggerError):
 
 class DeviceError(TaggerError):
     """The device asked for does not exist here."""
+
+
+class NoCacheError(TaggerError):
+    """There is nowhere to keep what was made of a model."""
 
 
 class BrokerError(TaggerError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, Final
 
 import msgspec
@@ -36,7 +37,8 @@ def bulk(desk: Desk) -> APIRouter:
             check_place(place)
         labels = await labels_of(desk, asked)
         plan = Plan(labels, asked.top_k, asked.least(), asked.embeddings, asked.thumbnail_px)
-        return _state(await run_in_threadpool(jobs.create, plan, asked.images, more=asked.open))
+        begin = partial(jobs.create, more=asked.open, labels=len(asked.labels))
+        return _state(await run_in_threadpool(begin, plan, asked.images))
 
     @routes.post("/{job}/images")
     async def upload(
@@ -65,7 +67,10 @@ def bulk(desk: Desk) -> APIRouter:
 
     @routes.delete("/{job}")
     def cancel(job: JobId) -> JobState:
-        """Cancel a job: its images that wait in the queue fail with the code `cancelled`."""
+        """Cancel a job: its images that wait in the queue fail with the code `cancelled`.
+
+        One that is finished stays so, as the answer tells.
+        """
         desk.jobs.set_state(job, "cancelled")
         return _state(desk.jobs.get(job))
 

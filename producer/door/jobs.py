@@ -10,6 +10,7 @@ from typing import Final
 import msgspec
 
 from producer.desk import Desk
+from producer.names import about
 from producer.outbox import Outbox, Parcel, Post
 from producer.sinks.jsonl import line_of
 from worker.contract.blobs import blob_key
@@ -48,10 +49,13 @@ class DoorJobs:
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
 
-    def create(self, plan: Plan, images: Sequence[str], *, more: bool) -> Job:
-        """Return a new job of these paths and URLs; with `more` it stays open for uploads."""
+    def create(self, plan: Plan, images: Sequence[str], *, more: bool, labels: int = 0) -> Job:
+        """Return a new job of these paths and URLs; with `more` it stays open for uploads.
+
+        So many `labels` were given for it.
+        """
         desk = self._desk
-        job = desk.jobs.create()
+        job = desk.jobs.create(about(images) if images else "uploads", labels)
         desk.client.set(_plan(job.id), msgspec.json.encode(plan), ex=desk.settings.result_ttl_s)
         self._send(job.id, plan, [(ImageRef(path), None) for path in images], REFERENCES)
         if not more:

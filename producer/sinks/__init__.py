@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from functools import partial
@@ -11,9 +12,11 @@ from typing import Final, NamedTuple, Protocol
 
 from producer.sinks.csv import CsvSink, read_csv, whole_rows
 from producer.sinks.html import read_html, write_html
-from producer.sinks.journal import Journal, Read, Write
+from producer.sinks.journal import Journal, Read, Write, journal_of
 from producer.sinks.jsonl import JsonlSink, RecordsError, read_jsonl, whole_lines
-from producer.sinks.parquet import read_parquet, write_parquet
+from producer.sinks.late import LateSink
+from producer.sinks.parquet import count_rows, read_parquet, write_parquet
+from producer.sinks.standing import Standing, is_stream, lines_in, read_through, standing_in
 from producer.sinks.stream import StreamSink
 from producer.sinks.xmp import XmpSink
 from worker.contract.extras import ExtraError, missing, remedy
@@ -22,14 +25,18 @@ from worker.contract.messages import Record
 __all__ = [
     "ENDINGS",
     "FORMATS",
+    "OpenSink",
     "RecordsError",
     "Sink",
+    "Standing",
     "Target",
     "UnknownFormatError",
     "check_writable",
     "form_of",
+    "is_stream",
     "open_sink",
     "records_of",
+    "standing_of",
     "target_of",
 ]
 
@@ -46,6 +53,9 @@ class Sink(Protocol):
         """Make what was taken safe from our own end."""
 
 
+OpenSink = AbstractContextManager[Sink]
+
+
 class UnknownFormatError(ValueError):
     """No sink writes files of this ending, or not in this way."""
 
@@ -54,23 +64,28 @@ Lines = Iterable[bytes]
 
 
 class Stream(NamedTuple):
-    """A format that grows record by record; `whole` leaves half of one at its end away."""
+    """A format that grows record by record; `whole` leaves half of one at its end away.
+
+    The first `heads` of what is whole are no records.
+    """
 
     sink: Callable[..., StreamSink]
     whole: Callable[[Lines], Iterator[bytes]]
+    heads: int = 0
 
 
 class Format(NamedTuple):
     """How records become a file, and a file records: as a stream, or by way of a journal.
 
     `extra` is what it needs beside a plain installation. With neither `stream` nor `write`, records
-    do not go into one file.
+    do not go into one file. `rows` tells how many are in a file without reading them.
     """
 
     endings: tuple[str, ...] = ()
     stream: Stream | None = None
     write: Write | None = None
     read: Read | None = None
+    rows: Callable[[Path], int] | None = None
     extra: str = ""
     embeddings: bool = False
     thumbnail_px: int = 0
@@ -79,12 +94,13 @@ class Format(NamedTuple):
 _JSONL: Final = Stream(JsonlSink, whole_lines)
 FORMATS: Final[dict[str, Format]] = {
     "jsonl": Format((".jsonl", ".ndjson"), _JSONL, read=read_jsonl, embeddings=True),
-    "csv": Format((".csv",), Stream(CsvSink, whole_rows), read=read_csv),
-    "csv-excel": Format((), Stream(partial(CsvSink, marked=True), whole_rows), read=read_csv),
+    "csv": Format((".csv",), Stream(CsvSink, whole_rows, 1), read=read_csv),
+    "csv-excel": Format((), Stream(partial(CsvSink, marked=True), whole_rows, 1), read=read_csv),
     "parquet": Format(
         (".parquet",),
         write=write_parquet,
         read=read_parquet,
+        rows=count_rows,
         extra="parquet",
         embeddings=True,
     ),
@@ -170,25 +186,54 @@ def _check_extra(name: str) -> None:
         raise ExtraError(msg)
 
 
+def standing_of(target: Target) -> Standing:
+    """Return what would be lost if the target's file were written anew: in it, or in its journal.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    form, file = target.form, target.file
+    if file is None or form.read is None:
+        return Standing(Path())
+    read, rows = form.read, form.rows
+    if form.stream:
+        return lines_in(file, read, form.stream.whole, form.stream.heads)
+
+    def counted(file: Path) -> Standing:
+        return Standing(file, rows(file)) if rows else read_through(file, read)
+
+    found = standing_in(file, read, counted)
+    return lines_in(journal_of(file), read_jsonl, whole_lines, 0) if found.is_nothing else found
+
+
 def check_writable(path: Path) -> None:
     """Make sure that `path` can be written, and leave it as it is: the work may not even begin.
 
     Raises:
         OSError: it cannot.
     """
-    is_new = not (path.exists() or path.is_symlink())
-    if is_new or path.is_file():
+    if path.is_file():
         path.open("ab").close()
-    if is_new:
-        path.unlink()
+    elif not (path.exists() or path.is_symlink()):
+        # Another name, without one: the file may be made by somebody else at this moment.
+        tempfile.TemporaryFile(dir=path.parent).close()
 
 
-def open_sink(target: Target, *, appends: bool = False) -> AbstractContextManager[Sink]:
+def open_sink(target: Target, *, appends: bool = False) -> OpenSink:
     """Return the sink of a file, empty at first unless it `appends`; of sidecars; or of a stream.
+
+    What stands in a file that is not to be appended to stays until the first record comes.
 
     Raises:
         OSError: the file cannot be created.
     """
+    file = target.file
+    if file is None or appends or (target.form.stream and is_stream(file)):
+        return _sink(target, appends=True)
+    return LateSink(lambda: _sink(target, appends=False))
+
+
+def _sink(target: Target, *, appends: bool) -> OpenSink:
     form, file = target.form, target.file
     if form.stream:
         if file is None:

@@ -131,6 +131,14 @@ def read_parquet(file: Path) -> Iterator[Record]:
         raise RecordsError(msg) from e
 
 
+def count_rows(file: Path) -> int:
+    """Return how many records a file holds."""
+    import pyarrow.parquet as pq  # noqa: PLC0415
+
+    with pq.ParquetFile(file) as table:
+        return int(table.metadata.num_rows)
+
+
 def _schema(dim: int) -> pa.Schema:
     import pyarrow as pa  # noqa: PLC0415
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 JobState = Literal["submitting", "submitted", "interrupted", "cancelled"]
 
+MAX_ABOUT_CHARS: Final = 300
 _INDEX: Final = f"{KEY_PREFIX}jobs"
 _CODE: Final = "failed:"
 RESULT_PREFIX: Final = "celery-task-meta-"
@@ -45,6 +46,19 @@ return 1
 """
 
 
+# A job that is cancelled or finished stays so; and it may finish while somebody looks.
+# KEYS: job. ARGV: state. Return whether there is such a job, and whether it moved.
+_MOVE: Final = """
+local found = redis.call('HMGET', KEYS[1], 'state', 'done', 'images')
+local state = found[1]
+if not state then return {0, 0} end
+local finished = state ~= 'submitting' and tonumber(found[2] or 0) >= tonumber(found[3] or 0)
+if finished or state == 'cancelled' or state == ARGV[1] then return {1, 0} end
+redis.call('HSET', KEYS[1], 'state', ARGV[1])
+return {1, 1}
+"""
+
+
 class NoSuchJobError(LookupError):
     """There is no job with this id, or it has expired."""
 
@@ -52,7 +66,8 @@ class NoSuchJobError(LookupError):
 class Job(msgspec.Struct, frozen=True, kw_only=True):
     """A job's record. `images` and `chunks` count what was sent, `done` what has results.
 
-    `failed` is part of `done`, and `codes` says why. Times are seconds since the epoch.
+    `failed` is part of `done`, and `codes` says why. Times are seconds since the epoch. `about` is
+    what was asked for, for a person, and `labels` how many; 0 is the model's own.
     """
 
     id: str
@@ -63,6 +78,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     done: int = 0
     failed: int = 0
     codes: Mapping[str, int] = {}
+    about: str = ""
+    labels: int = 0
 
     @property
     def finished(self) -> bool:
@@ -104,10 +121,13 @@ class JobStore:
         self._ttl_s = ttl_s
         self._clock = clock
         self._finish: Any = client.register_script(_FINISH_CHUNK)
+        self._move: Any = client.register_script(_MOVE)
 
-    def create(self) -> Job:
-        """Record a new job and return it."""
-        job = Job(id=new_job_id(self._clock()), created_at_s=self._clock())
+    def create(self, about: str = "", labels: int = 0) -> Job:
+        """Record a new job and return it. `about` is text for a person: no bytes of names."""
+        now_s = self._clock()
+        about = about[:MAX_ABOUT_CHARS]
+        job = Job(id=new_job_id(now_s), created_at_s=now_s, about=about, labels=labels)
         with self._client.pipeline() as pipe:
             fields = msgspec.to_builtins(job)
             del fields["codes"]
@@ -126,8 +146,7 @@ class JobStore:
         """
         found = self._client.hgetall(_key(job_id))
         if not found:
-            msg = f"there is no job {job_id} (records are kept for {self._ttl_s // 3600} h)"
-            raise NoSuchJobError(msg)
+            raise self._unknown(job_id)
         return _job(found)
 
     def list(self) -> list[Job]:
@@ -148,10 +167,20 @@ class JobStore:
             pipe.expire(_key(job_id), self._ttl_s)
             pipe.execute()
 
-    def set_state(self, job_id: str, state: JobState) -> None:
-        """Move the job on. A cancelled job stays cancelled."""
-        if self.get(job_id).state != "cancelled":
-            self._client.hset(_key(job_id), "state", state)
+    def set_state(self, job_id: str, state: JobState) -> bool:
+        """Move the job on; return whether it moved. One that is cancelled or finished stays so.
+
+        Raises:
+            NoSuchJobError: there is none.
+        """
+        there, moved = self._move(keys=[_key(job_id)], args=[state])
+        if not there:
+            raise self._unknown(job_id)
+        return bool(moved)
+
+    def _unknown(self, job_id: str) -> NoSuchJobError:
+        kept_h = self._ttl_s // 3600
+        return NoSuchJobError(f"there is no job {job_id} (records are kept for {kept_h} h)")
 
     def is_cancelled(self, job_id: str) -> bool:
         """Whether the job was cancelled: workers ask again and again."""
@@ -221,7 +250,10 @@ def _message(error: Any) -> str:
 
 
 def _job(found: dict[bytes, bytes]) -> Job:
-    fields: dict[str, Any] = {key.decode(): value.decode() for key, value in found.items()}
+    # Fields of a newer version are passed over.
+    fields: dict[str, Any] = {
+        key.decode(errors="replace"): value.decode(errors="replace") for key, value in found.items()
+    }
     codes = {name.removeprefix(_CODE): n for name, n in fields.items() if name.startswith(_CODE)}
     return msgspec.convert(fields | {"codes": codes}, Job, strict=False)
 

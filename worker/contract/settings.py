@@ -134,6 +134,11 @@ def image_root(path: str | Path) -> str:
     return str(Path(path).resolve())
 
 
+def expanded(word: str) -> Path:
+    """Return a path whose `~` is the home directory; if there is none, it stays as it is."""
+    return Path(os.path.expanduser(word))  # noqa: PTH111 - Path's own raises
+
+
 def _secret(kind: type, text: Any) -> Any:
     """Let msgspec read what it does not know: texts that must not be seen."""
     if not issubclass(kind, Secret):

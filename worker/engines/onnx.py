@@ -14,7 +14,7 @@ import torch
 
 from worker.contract.extras import missing, remedy
 from worker.engines.base import Synchronous, resolve_device
-from worker.errors import ArtifactError, DeviceError
+from worker.errors import ArtifactError, DeviceError, NoCacheError
 from worker.models.places import cache_directory
 from worker.models.precision import adds_in_32_bits
 
@@ -82,8 +82,7 @@ def onnx_file(artifact: Artifact) -> Path:
     file = cache_directory() / "onnx" / f"{artifact.id}-{torch.__version__}{bits}.onnx"
     if file.exists():
         return file
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=file.parent) as directory:
+    with _beside(file) as directory:
         made = Path(directory) / "fp32.onnx"
         _export(artifact, made)
         if is_int8:
@@ -91,6 +90,15 @@ def onnx_file(artifact: Artifact) -> Path:
         # Whole or not at all, should several workers start at once.
         made.rename(file)
     return file
+
+
+def _beside(file: Path) -> tempfile.TemporaryDirectory[str]:
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        return tempfile.TemporaryDirectory(dir=file.parent)
+    except OSError as e:
+        msg = f"{file} cannot be written: {e.strerror}"
+        raise NoCacheError(msg) from e
 
 
 def _check(artifact: Artifact, precision: str) -> None:

@@ -9,7 +9,7 @@ from typing import Final
 
 import torch
 
-from worker.contract.settings import Settings
+from worker.contract.settings import Settings, expanded
 from worker.decode import set_up
 from worker.engines.base import resolve_device
 from worker.errors import ArtifactError
@@ -76,7 +76,7 @@ def _stands(place: Path) -> bool:
 
 def _is_source(name: str) -> bool:
     """Whether a model is in transformers' form: a directory of it, or an id of the hub."""
-    directory = Path(name).expanduser()
+    directory = expanded(name)
     if directory.exists():
         return not (directory / MANIFEST).exists() and (directory / _HUGGING_FACE).exists()
     return HUB_ID.fullmatch(name) is not None

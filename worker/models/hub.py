@@ -31,6 +31,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+from worker.contract.settings import expanded
 from worker.errors import ExportError
 from worker.models.artifact import HUB_ID, Source
 from worker.models.stem import add_stem, has_stem
@@ -67,7 +68,7 @@ def find(name: str, revision: str | None, say: Callable[[str], None]) -> Found:
     Raises:
         ExportError: there is no such directory or id, or the hub cannot be reached.
     """
-    directory = Path(name).expanduser()
+    directory = expanded(name)
     if directory.is_dir():
         return Found(directory, Source(id=directory.resolve().name, revision=_digest(directory)))
     if not HUB_ID.fullmatch(name):

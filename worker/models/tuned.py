@@ -13,6 +13,7 @@ import structlog
 import torch
 
 from worker.engines.base import device_name, resolve_device
+from worker.errors import NoCacheError
 from worker.models.places import cache_directory
 
 if TYPE_CHECKING:
@@ -43,22 +44,26 @@ def remember(settings: Settings, artifact: Artifact, size: int) -> Path:
     """Keep the size for this model, engine and device; return the file.
 
     Raises:
-        OSError: it cannot be written.
+        NoCacheError: it cannot be written.
     """
     file = cache_directory() / FILE
-    file.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(_sizes() | {_key(settings, artifact): size}, indent=1) + "\n"
-    # Another process may read it meanwhile: it finds the old file or the new one.
-    with tempfile.NamedTemporaryFile("w", dir=file.parent, delete=False) as new:
-        new.write(text)
-    os.replace(new.name, file)  # noqa: PTH105 - a name is at hand
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        # Another process may read it meanwhile: it finds the old file or the new one.
+        with tempfile.NamedTemporaryFile("w", dir=file.parent, delete=False) as new:
+            new.write(text)
+        os.replace(new.name, file)  # noqa: PTH105 - a name is at hand
+    except OSError as e:
+        msg = f"{file} cannot be written: {e.strerror}"
+        raise NoCacheError(msg) from e
     return file
 
 
 def _sizes() -> dict[str, int]:
     try:
         found = msgspec.json.decode((cache_directory() / FILE).read_bytes(), type=dict[str, int])
-    except FileNotFoundError:
+    except (FileNotFoundError, NoCacheError):
         return {}
     except (OSError, msgspec.DecodeError) as e:
         log.warning("batch.sizes_unreadable", error=str(e))

@@ -1,0 +1,124 @@
+"""The note beside an output file: which job writes it, and the lock of the command that does.
+
+The lock is the kernel's (flock), so that none is left by a process that was killed. It is on the
+note, as the file itself is replaced by others of its name.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+SUFFIX: Final = ".job"
+_LOCKS: Final = Path("/proc/locks")
+# File systems without locks, and directories in which nobody may leave a note.
+_NO_LOCKS: Final = frozenset({errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL})
+_NO_NOTES: Final = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
+
+Say = Callable[[str], None]
+
+
+class InUseError(RuntimeError):
+    """Another command writes the file."""
+
+
+class Note:
+    """What lies beside an output file while a command writes it, or until its job is taken over."""
+
+    def __init__(self, file: Path) -> None:
+        self._file: Final = file
+        real = Path(os.path.realpath(file))
+        self.path: Final = real.with_name(f"{real.name}{SUFFIX}")
+
+    @property
+    def job(self) -> str:
+        """The job that writes the file, or wrote it and did not end; empty if there is none."""
+        try:
+            return self.path.read_text(encoding="ascii").strip()
+        except FileNotFoundError:
+            return ""
+
+    def begin(self, job: str) -> None:
+        """Note that the file is this job's from now on; where no note may lie, nobody knows."""
+        try:
+            self.path.write_text(f"{job}\n", encoding="ascii")
+        except OSError as e:
+            if e.errno not in _NO_NOTES:
+                raise
+
+    def end(self) -> None:
+        """Forget the job. Whoever holds the note removes it."""
+        if self.path.exists():
+            self.path.write_bytes(b"")
+
+    @contextmanager
+    def held(self, say: Say) -> Iterator[None]:
+        """Keep other commands from the file; `say` hears if that cannot be done here.
+
+        Raises:
+            InUseError: another command holds it, named if it is seen from here.
+        """
+        lock = self._lock(say)
+        try:
+            yield
+        finally:
+            if lock is not None:
+                if not os.fstat(lock).st_size:
+                    self.path.unlink(missing_ok=True)
+                os.close(lock)
+
+    def _lock(self, say: Say) -> int | None:
+        while True:
+            try:
+                lock = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
+            except OSError as e:
+                if e.errno not in _NO_NOTES:
+                    raise
+                say(f"note: nothing keeps other commands from {self._file}: {e.strerror}")
+                return None
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as e:
+                holder = _holder(lock)
+                os.close(lock)
+                raise InUseError(self._in_use(holder)) from e
+            except OSError as e:
+                if e.errno not in _NO_LOCKS:
+                    os.close(lock)
+                    raise
+                say(f"note: nothing keeps other commands from {self._file}: {e.strerror}")
+                return lock
+            if self._is(lock):
+                return lock
+            # Its holder has just removed it.
+            os.close(lock)
+
+    def _is(self, lock: int) -> bool:
+        try:
+            return os.path.samestat(os.fstat(lock), self.path.stat())
+        except FileNotFoundError:
+            return False
+
+    def _in_use(self, holder: int | None) -> str:
+        who = f" (process {holder})" if holder else ""
+        return f"{self._file} is being written by another command{who}: give another --out"
+
+
+def _holder(lock: int) -> int | None:
+    """Return the process that holds the lock on an open file, if the kernel tells."""
+    inode = str(os.fstat(lock).st_ino)
+    try:
+        lines = _LOCKS.read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    for line in lines:
+        # 1: FLOCK ADVISORY WRITE 1234 08:01:131 0 EOF; one that waits has an arrow in it.
+        match line.split():
+            case [_, _, _, "WRITE", process, place, *_] if place.rpartition(":")[2] == inode:
+                return int(process) if int(process) > 0 else None
+    return None

@@ -1,0 +1,50 @@
+"""An address and a port -> a socket that listens there, or one sentence why none can."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from typing import Final
+
+# As many may wait to be taken in as uvicorn lets.
+_BACKLOG: Final = 2048
+
+
+class PortError(OSError):
+    """There is no listening at this address and port."""
+
+
+def listen(address: str, port: int) -> socket.socket:
+    """Return a socket that listens: whoever connects from now on is answered, if somebody does.
+
+    Raises:
+        PortError: naming the port, in words for the user.
+    """
+    try:
+        family, *_, place = socket.getaddrinfo(
+            address, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        return socket.create_server(place[:2], family=family, backlog=_BACKLOG)
+    except (OSError, OverflowError, UnicodeError) as e:
+        raise PortError(reason(address, port, e)) from e
+
+
+def reason(address: str, port: int, error: Exception) -> str:
+    """Return why there is no listening, in words for the user."""
+    number = getattr(error, "errno", None)
+    if number == errno.EADDRINUSE:
+        return f"port {port} of {address} is taken by another program: give another --port"
+    if number in {errno.EACCES, errno.EPERM}:
+        return f"port {port} is not for ordinary users: give a --port above 1023"
+    words = str(error)
+    if isinstance(error, OSError) and error.errno is not None:
+        # The standard library puts the address into it once more.
+        lookup = isinstance(error, socket.gaierror)
+        words = str(error.strerror) if lookup else os.strerror(error.errno)
+    return f"there is no listening at {address}, port {port}: {words}"
+
+
+def url_place(address: str, port: int) -> str:
+    """Return address and port as they stand in a URL."""
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
