@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import redis
-from conftest import Crew, run
+from conftest import PATIENCE_S, Crew, run
 from images import fill
 
 from worker.contract.broker import make_app
@@ -37,7 +37,7 @@ def test_events_come_in_groups_and_none_is_missing(
             assert done.returncode == 0, done.stderr
             # What has gathered is published before a worker leaves.
             assert worker.stop() == 0
-            ends_s = time.monotonic() + 10
+            ends_s = time.monotonic() + PATIENCE_S
             while found.count("task-succeeded") < 8 and time.monotonic() < ends_s:
                 with suppress(TimeoutError):
                     connected.drain_events(timeout=1)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import redis
 import tiny_model
-from conftest import Crew, run
+from conftest import PATIENCE_S, Crew, run
 from images import fill
 
 from worker.contract.broker import make_app
@@ -109,7 +109,7 @@ def test_images_that_come_again_are_not_inferred_again(
         assert line["status"] == ("failed" if line["path"].endswith("bad.jpg") else "ok")
     (stats,) = (
         make_app(Settings(broker_url=server.url), stores_results=False)
-        .control.inspect(timeout=5)
+        .control.inspect(timeout=PATIENCE_S, limit=1)
         .stats()
         .values()
     )

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import redis
-from conftest import ROOT, STEADY, Crew, environment, run
+from conftest import PATIENCE_S, ROOT, STEADY, Crew, environment, run, until
 from images import fill
 from rich.console import Console
 
@@ -56,15 +56,17 @@ def test_failures_are_told_by_code(client: redis.Redis) -> None:
 def test_status_tells_people_and_programs_the_same(
     server: EmbeddedRedis, client: redis.Redis, crew: Crew, tmp_path: Path
 ) -> None:
-    photos = fill(tmp_path / "photos", 1500)
+    photos = fill(tmp_path / "photos", 1000)
     photos[0].write_bytes(b"no image")
-    crew.start(server.url, program=STEADY)
+    # Eight images a second: it is at work for as long as this test looks at it.
+    slow = crew.start(server.url, program=(STEADY[0], "500"))
     sent = run("producer", "submit", str(tmp_path / "photos"), "--no-wait", broker_url=server.url)
     job = sent.stdout.strip()
+    until(lambda: JobStore(client, 60).get(job).done > 0)
     found = json.loads(run("producer", "status", "--json", broker_url=server.url).stdout)
     (seen,), (worker,) = found["jobs"], found["workers"]
-    assert (seen["id"], seen["state"], seen["images"]) == (job, "submitted", 1500)
-    assert seen["outstanding"] == 1500 - seen["done"] > 0
+    assert (seen["id"], seen["state"], seen["images"]) == (job, "submitted", 1000)
+    assert seen["outstanding"] == 1000 - seen["done"] > 0
     assert seen["images_per_s"] > 0
     assert worker["images_per_s"] > 0
     assert worker["device"] == "cpu"
@@ -81,10 +83,13 @@ def test_status_tells_people_and_programs_the_same(
     lines: list[str] = []
     while sum("outstanding" in line for line in lines) < 3:
         lines.append(watching.stdout.readline())
+        assert lines[-1], lines
     watching.send_signal(signal.SIGINT)
-    watching.communicate(timeout=10)
+    watching.communicate(timeout=PATIENCE_S)
     assert watching.returncode == 130
     assert any("images a second" in line for line in lines)
+    slow.stop()
+    crew.start(server.url)
     out = str(tmp_path / "out.jsonl")
     run("producer", "results", job, "--wait", "--out", out, broker_url=server.url)
     done = run("producer", "status", job, broker_url=server.url).stdout

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT, Crew, environment, run
+from conftest import PATIENCE_S, ROOT, Crew, environment, run
 from images import encoded, picture
 
 from producer.watch import Arrivals
@@ -67,7 +67,7 @@ def test_a_directory_is_watched_and_nothing_is_tagged_twice(
     (inbox / "before.jpg").write_bytes(encoded(picture(0)))
 
     def start() -> subprocess.Popen[bytes]:
-        words = ["watch", str(inbox), "--out", str(out), "--settle", "0.3", "--label", "猫"]
+        words = ["watch", str(inbox), "--out", str(out), "--settle", "1.5", "--label", "猫"]
         with (tmp_path / "log").open("ab") as log:
             return subprocess.Popen(
                 [sys.executable, "-m", "producer.cli", *words],
@@ -78,7 +78,7 @@ def test_a_directory_is_watched_and_nothing_is_tagged_twice(
 
     def stop(child: subprocess.Popen[bytes]) -> None:
         child.send_signal(signal.SIGINT)
-        assert child.wait(30) == 130
+        assert child.wait(PATIENCE_S) == 130
 
     def names() -> list[str]:
         return [Path(line["path"]).name for line in lines(out)]
@@ -94,7 +94,7 @@ def test_a_directory_is_watched_and_nothing_is_tagged_twice(
         for part in (data[:100], data[100:400], data[400:]):
             file.write(part)
             file.flush()
-            time.sleep(0.2)
+            time.sleep(0.1)
     wait_until(lambda: names() == ["before.jpg", "slow.jpg"])
     (inbox / "before.jpg").write_bytes(encoded(picture(7)))
     wait_until(lambda: names() == ["slow.jpg", "before.jpg"])
