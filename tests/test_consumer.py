@@ -48,7 +48,9 @@ def test_a_worker_leaves_to_others_what_it_has_no_room_for(
     server: EmbeddedRedis, client: redis.Redis, crew: Crew, tmp_path: Path
 ) -> None:
     fill(tmp_path / "images", 1200, (800, 600))
-    workers = [crew.start(server.url) for _ in range(2)]
+    workers = [crew.start(server.url, ready=False) for _ in range(2)]
+    for worker in workers:
+        worker.wait_for("worker.ready")
     words = ["--chunk", "100", "--out", str(tmp_path / "out.jsonl")]
     done = run("producer", "submit", str(tmp_path / "images"), *words, broker_url=server.url)
     assert done.returncode == 0, done.stderr

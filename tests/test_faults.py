@@ -138,8 +138,11 @@ def test_a_worker_that_stands_still_loses_its_chunks_and_nothing_is_counted_twic
 ) -> None:
     fill(tmp_path / "photos", 400)
     first, second = (
-        crew.start(server.url, program=STEADY, visibility_timeout_s=LEASE_S) for _ in range(2)
+        crew.start(server.url, program=STEADY, visibility_timeout_s=LEASE_S, ready=False)
+        for _ in range(2)
     )
+    for worker in (first, second):
+        worker.wait_for("worker.ready")
     out = tmp_path / "out.jsonl"
     sent = run("producer", "submit", str(tmp_path / "photos"), "--no-wait", broker_url=server.url)
     job = sent.stdout.split()[0]

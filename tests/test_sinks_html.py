@@ -44,6 +44,14 @@ def photo(number: int) -> Record:
 
 
 @pytest.fixture(scope="module")
+def chromium() -> str:
+    program = shutil.which("chromium")
+    if program is None:
+        pytest.skip("chromium is not here")
+    return program
+
+
+@pytest.fixture(scope="module")
 def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("page") / "tags.html"
     with open_sink(target_of(file, None)) as sink:
@@ -53,10 +61,7 @@ def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def page(page_file: Path) -> Iterator[Page]:
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        pytest.skip("chromium is not here")
+def page(chromium: str, page_file: Path) -> Iterator[Page]:
     with sync_playwright() as tool:
         browser = tool.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         shown = browser.new_page(viewport={"width": 1280, "height": 900})
