@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import urllib3
-from conftest import PATIENCE_S, ROOT, STEADY, Crew, environment, run
+from conftest import PATIENCE_S, ROOT, Crew, environment, run
 from images import encoded, fill, picture
 from server import free_port
 
@@ -218,25 +218,6 @@ def test_a_laptop_submits_through_the_door(door: Door, worker: None, tmp_path: P
     away = run(*words[:4], "http://127.0.0.1:1")
     assert away.returncode == 1
     assert "no answer from" in away.stderr
-
-
-def test_a_question_is_answered_before_a_bulk_job_that_was_there_first(
-    door: Door, queue: str, worker: None, crew: Crew, tmp_path: Path
-) -> None:
-    for one in crew.workers:
-        one.stop()
-    # A hundred images a second at most, so what is there first takes half a minute at least.
-    crew.start(queue, program=STEADY)
-    photos = fill(tmp_path / "photos", 3000)
-    sent = run("producer", "submit", str(tmp_path / "photos"), "--no-wait", broker_url=queue)
-    job = sent.stdout.strip()
-    for _ in range(3):
-        status, told = door.predict(photos[0].read_bytes(), label="猫")
-        assert status == 200, told
-    left = json.loads(run("producer", "status", job, "--json", broker_url=queue).stdout)
-    assert left["jobs"][0]["images"] == 3000
-    assert left["jobs"][0]["done"] < 3000
-    run("producer", "cancel", job, broker_url=queue)
 
 
 def test_a_port_that_all_can_reach_needs_a_key() -> None:

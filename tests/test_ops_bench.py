@@ -113,3 +113,10 @@ def test_a_worker_that_is_watched_is_held_against_one_that_is_not(tmp_path: Path
     assert all(rate > 0 for rate in found["images_per_s"].values())
     for ratios in (found["told_of_untold"], found["in_flower_of_untold"]):
         assert 0 < ratios["least"] <= ratios["median"] <= ratios["most"]
+
+
+@pytest.mark.integration
+def test_questions_are_answered_before_a_bulk_job_that_was_there_first(tmp_path: Path) -> None:
+    found = bench("asking.py", tmp_path / "asking.json", "--asks", "10")
+    assert min(found["idle_ms"], found["busy_ms"]) > 0
+    assert found["bulk_images_left"] > 0
