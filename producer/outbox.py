@@ -19,7 +19,7 @@ from kombu.exceptions import BatchPublishError, OperationalError
 
 from producer.insist import insist
 from worker.contract.blobs import BlobStore
-from worker.contract.broker import patience
+from worker.contract.connections import PassingErrorRetry
 from worker.contract.jobs import JobStore
 from worker.contract.messages import QUEUE, TASK, Chunk
 
@@ -144,7 +144,8 @@ class Outbox:
         chunks = [parcel.chunk for parcel in parcels]
         # Where it is not known whether some of them have arrived, all are sent again: a chunk that
         # comes twice has the same task id and is counted once.
-        patience(OperationalError).call_with_retry(lambda: self._publish(chunks), lambda _: None)
+        retry = PassingErrorRetry(OperationalError)
+        retry.call_with_retry(lambda: self._publish(chunks), lambda _: None)
         self._images, self._chunks = totals["images"], totals["chunks"]
         return images
 

@@ -22,7 +22,6 @@ from producer.sinks import Sink
 from producer.submit import Feeder, Order
 from producer.window import Window
 from worker.contract.labels import LabelPack
-from worker.contract.settings import mask
 
 MAX_IMAGES: Final = 20_000
 # In blob mode the bytes lie in Redis.
@@ -106,7 +105,7 @@ class Session:
             NoWorkerError: we are to wait for results, and nobody is online.
             LabelsNeededError: the model cannot do without labels.
         """
-        worker, broker = desk.worker, mask(desk.settings.broker_url)
+        worker, broker = desk.worker, desk.settings.broker_url
         if worker is None:
             words = f"no worker is online at {broker}; start one with: worker start --broker URL"
             if waits:

@@ -24,7 +24,7 @@ from producer.rehearsal import lines, rehearse
 from producer.scan import Image
 from producer.session import Request, Session, find_images
 from producer.workers import online
-from worker.contract.broker import BrokerUnreachableError
+from worker.contract.connections import BrokerUnreachableError
 from worker.contract.messages import MAX_CHUNK_IMAGES
 from worker.contract.settings import Settings
 
@@ -94,7 +94,7 @@ def submit(**words: Any) -> int:
     if words["dry_run"]:
         return _rehearse(settings, ledger, images, request, resumes=words["resume"])
     if words["http"]:
-        far = FarSession(request, words["http"], settings.api_key, output.console)
+        far = FarSession(request, words["http"], settings.api_key.reveal(), output.console)
         return _submit_far(far, output, ledger, images, settings, resumes=words["resume"])
     session = Session(request, output.console, say, ledger.begin)
     with (
@@ -177,7 +177,7 @@ def _flower(desk: Desk, *, wanted: bool) -> Iterator[None]:
         return
     from producer.dashboard.local import flower_beside  # noqa: PLC0415 - only here
 
-    with flower_beside(desk.settings.broker_url, say):
+    with flower_beside(desk.settings.broker_url.reveal(), say):
         yield
 
 

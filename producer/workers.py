@@ -7,7 +7,7 @@ import redis
 from celery import Celery
 from kombu.exceptions import OperationalError
 
-from worker.contract.broker import BrokerUnreachableError, unreachable
+from worker.contract.connections import BrokerUnreachableError, unreachable
 
 
 class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):

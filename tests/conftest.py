@@ -15,7 +15,7 @@ import hypothesis
 import pytest
 import redis
 
-from worker.contract.broker import connect
+from worker.contract.connections import connect
 from worker.contract.embedded import EmbeddedRedis
 from worker.contract.processes import start_child, stop_child
 

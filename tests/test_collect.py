@@ -272,7 +272,7 @@ def test_waiting_ends_when_the_job_is_finished_and_tells_of_a_long_silence(job: 
             job.finish(0, 1, 2)
 
     job.time.on_nap = work
-    wait(job.jobs, job.id, lambda: stalls.append(job.time.now_s), job.time.clock)
+    wait(job.jobs, job.id, lambda: stalls.append(job.time.now_s), clock=job.time.clock)
     assert [round(stall_s) for stall_s in stalls] == [30]
     with pytest.raises(NoSuchJobError):
-        wait(job.jobs, "none", lambda: None, job.time.clock)
+        wait(job.jobs, "none", lambda: None, clock=job.time.clock)

@@ -13,6 +13,7 @@ from images import fill
 
 from worker.contract.broker import make_app
 from worker.contract.embedded import EmbeddedRedis
+from worker.contract.secret import SecretUrl
 from worker.contract.settings import Settings
 
 pytestmark = pytest.mark.integration
@@ -23,7 +24,7 @@ def test_events_come_in_groups_and_none_is_missing(
 ) -> None:
     fill(tmp_path / "images", 64)
     worker = crew.start(server.url)
-    app = make_app(Settings(broker_url=server.url), stores_results=False)
+    app = make_app(Settings(broker_url=SecretUrl(server.url)), stores_results=False)
     found: list[str] = []
     with app.connection_for_read() as connection:
         receiver = app.events.Receiver(

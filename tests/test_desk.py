@@ -10,7 +10,8 @@ from server import Server
 
 from producer.desk import JobLostError, open_desk
 from producer.workers import online
-from worker.contract.broker import BrokerUnreachableError
+from worker.contract.connections import BrokerUnreachableError
+from worker.contract.secret import SecretUrl
 from worker.contract.settings import Settings
 
 CLOSED = "Connection closed by server."
@@ -19,7 +20,7 @@ CLOSED = "Connection closed by server."
 def test_when_nothing_comes_the_reason_is_told_and_none_is_the_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with Server(tmp_path) as server, open_desk(Settings(broker_url=server.url)) as desk:
+    with Server(tmp_path) as server, open_desk(Settings(broker_url=SecretUrl(server.url))) as desk:
         job = desk.jobs.create().id
         assert "no worker is online" in desk.hitch(job)
         server.stop()
@@ -37,7 +38,7 @@ def test_when_nothing_comes_the_reason_is_told_and_none_is_the_end(
 def test_a_redis_that_closes_while_workers_answer_is_unreachable(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    with Server(tmp_path) as server, open_desk(Settings(broker_url=server.url)) as desk:
+    with Server(tmp_path) as server, open_desk(Settings(broker_url=SecretUrl(server.url))) as desk:
 
         def closed(_: object) -> None:
             raise redis.ConnectionError(CLOSED)
@@ -48,7 +49,7 @@ def test_a_redis_that_closes_while_workers_answer_is_unreachable(
 
 
 def test_a_job_that_redis_has_lost_will_never_come(tmp_path: Path) -> None:
-    with Server(tmp_path) as server, open_desk(Settings(broker_url=server.url)) as desk:
+    with Server(tmp_path) as server, open_desk(Settings(broker_url=SecretUrl(server.url))) as desk:
         job = desk.jobs.create().id
         desk.client.flushall()
         # Nobody is online here, so nobody could answer either.

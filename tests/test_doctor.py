@@ -11,6 +11,7 @@ from conftest import Crew, run
 from producer.doctor import Finding, examine
 from worker.contract.dead import DeadLetters
 from worker.contract.embedded import EmbeddedRedis
+from worker.contract.secret import SecretUrl
 from worker.contract.settings import Settings
 
 
@@ -30,7 +31,7 @@ def test_without_a_worker_it_says_how_to_start_one(
     server: EmbeddedRedis, client: redis.Redis
 ) -> None:
     DeadLetters(client).add_unreadable(b"?", "no message")
-    found = list(examine(Settings(broker_url=server.url), []))
+    found = list(examine(Settings(broker_url=SecretUrl(server.url)), []))
     (worst,) = bad(*found)
     assert worst.startswith("no worker is online at redis://")
     assert worst.endswith("-> worker start --images DIR")
@@ -41,7 +42,7 @@ def test_a_redis_that_may_drop_work_is_bad(server: EmbeddedRedis, client: redis.
     client.config_set("maxmemory", "100mb")
     client.config_set("maxmemory-policy", "allkeys-lru")
     try:
-        assert "allkeys-lru" in bad(*examine(Settings(broker_url=server.url), []))[0]
+        assert "allkeys-lru" in bad(*examine(Settings(broker_url=SecretUrl(server.url)), []))[0]
     finally:
         client.config_set("maxmemory", "0")
         client.config_set("maxmemory-policy", "noeviction")
@@ -56,7 +57,7 @@ def test_it_knows_what_workers_may_read(
     unseen.mkdir()
     crew.start(server.url, "--images", str(seen), "--images", "s3://photos/2026/")
     places = [str(seen), str(unseen), str(tmp_path / "none"), "s3://photos/2026/", "s3://other/"]
-    found = list(examine(Settings(broker_url=server.url), places))
+    found = list(examine(Settings(broker_url=SecretUrl(server.url)), places))
     by_place = {one.what.split(": ")[0]: one.state for one in found[-5:]}
     assert [by_place[place] for place in places] == ["ok", "bad", "bad", "ok", "bad"]
     assert any(one.what.endswith(" on cpu, fp32") for one in found)

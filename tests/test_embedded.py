@@ -14,7 +14,7 @@ import pytest
 import redis
 from conftest import PATIENCE_S, until
 
-from worker.contract.broker import BrokerUnreachableError, connect
+from worker.contract.connections import BrokerUnreachableError, connect
 from worker.contract.embedded import EmbeddedRedis, server_program
 from worker.contract.processes import start_child, stop_child
 

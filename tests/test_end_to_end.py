@@ -16,7 +16,7 @@ import pytest
 from conftest import PATIENCE_S, ROOT, Crew, environment, run
 from images import encoded, fill, huge_png, picture
 
-from worker.contract.broker import connect
+from worker.contract.connections import connect
 from worker.contract.embedded import EmbeddedRedis
 from worker.contract.messages import QUEUE
 

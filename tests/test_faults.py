@@ -30,6 +30,7 @@ from worker.contract.dead import DeadLetters
 from worker.contract.embedded import EmbeddedRedis
 from worker.contract.jobs import JobStore
 from worker.contract.messages import KEY_PREFIX, QUEUE, TASK, Chunk, ImageRef, task_id
+from worker.contract.secret import SecretUrl
 from worker.contract.settings import Settings
 from worker.contract.transport import TAKEN
 
@@ -227,7 +228,7 @@ def test_a_batch_that_does_not_fit_costs_nothing_but_an_alarm(
     assert {one["status"] for one in found.values()} == {"ok"}
     assert {one["batch_size"] for one in found.values()} <= {1, 2}
     assert worker.text.count("batch.out_of_memory") == 1
-    app = make_app(Settings(broker_url=server.url), stores_results=False)
+    app = make_app(Settings(broker_url=SecretUrl(server.url)), stores_results=False)
     (stats,) = app.control.inspect(timeout=PATIENCE_S, limit=1).stats().values()
     assert stats["tagger"]["max_batch"] == 2
 
@@ -316,7 +317,7 @@ def test_a_chunk_of_another_version_ends_its_job_and_lies_with_the_dead_letters(
     server: EmbeddedRedis, client: redis.Redis, crew: Crew
 ) -> None:
     worker = crew.start(server.url)
-    app = make_app(Settings(broker_url=server.url), stores_results=False)
+    app = make_app(Settings(broker_url=SecretUrl(server.url)), stores_results=False)
     jobs = JobStore(client, 60)
     job = jobs.create().id
     wires: list[dict[str, Any]] = [
@@ -368,7 +369,7 @@ def test_a_submit_that_is_killed_goes_on_where_it_broke_off(
     assert set(found) == wanted
     assert {one["status"] for one in found.values()} == {"ok"}
     assert not out.with_name("out.jsonl.job").exists()
-    app = make_app(Settings(broker_url=server.url), stores_results=False)
+    app = make_app(Settings(broker_url=SecretUrl(server.url)), stores_results=False)
     (stats,) = app.control.inspect(timeout=PATIENCE_S, limit=1).stats().values()
     tagged = stats["tagger"]["images"] - stats["tagger"]["failed"]
     # A kill costs what the worker has in hand (12 images and the chunk that came last), and what it

@@ -22,6 +22,7 @@ from worker.contract.broker import make_app
 from worker.contract.embedded import EmbeddedRedis
 from worker.contract.jobs import JobStore
 from worker.contract.messages import KEY_PREFIX, QUEUE, TASK, Chunk, ChunkResult, ImageRef
+from worker.contract.secret import SecretUrl
 from worker.contract.settings import Settings
 
 pytestmark = pytest.mark.integration
@@ -153,7 +154,7 @@ def test_no_path_in_a_message_leads_outside(
         "good.jpg": "not_found",
     }
     worker = crew.start(server.url, "--images", str(root), image_roots="")
-    app = make_app(Settings(broker_url=server.url), stores_results=False)
+    app = make_app(Settings(broker_url=SecretUrl(server.url)), stores_results=False)
     jobs = JobStore(client, 60)
     job = jobs.create().id
     # Straight into the queue, as whoever can write to Redis could.

@@ -13,10 +13,12 @@ from conftest import PATIENCE_S
 from producer import outbox
 from producer.outbox import Outbox, Parcel, Post
 from worker.contract.blobs import BlobStore
-from worker.contract.broker import make_app, patient_client
+from worker.contract.broker import make_app
+from worker.contract.connections import retrying_client
 from worker.contract.embedded import EmbeddedRedis
 from worker.contract.jobs import JobStore
 from worker.contract.messages import QUEUE, Chunk, ImageRef
+from worker.contract.secret import SecretUrl
 from worker.contract.settings import Settings
 
 Wait = Callable[[Callable[[], bool]], None]
@@ -24,8 +26,8 @@ Wait = Callable[[Callable[[], bool]], None]
 
 @pytest.fixture
 def post(server: EmbeddedRedis, client: redis.Redis) -> Iterator[Post]:
-    with make_app(Settings(broker_url=server.url), stores_results=False) as app:
-        patient = patient_client(server.url)
+    with make_app(Settings(broker_url=SecretUrl(server.url)), stores_results=False) as app:
+        patient = retrying_client(server.url)
         yield Post(app, JobStore(patient, 3600), BlobStore(patient, 3600))
 
 

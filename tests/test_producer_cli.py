@@ -19,10 +19,12 @@ from conftest import PATIENCE_S, ROOT, environment, run
 
 from producer.cli import main
 from producer.desk import ONLINE_TIMEOUT_S
-from worker.contract.broker import CONNECT_TIMEOUT_S, make_app
+from worker.contract.broker import make_app
+from worker.contract.connections import CONNECT_TIMEOUT_S
 from worker.contract.embedded import EmbeddedRedis
 from worker.contract.jobs import JobStore
 from worker.contract.messages import QUEUE, Chunk, ChunkResult, ImageResult, Tag
+from worker.contract.secret import SecretUrl
 from worker.contract.settings import Settings
 
 NOWHERE = "redis://:geheim@127.0.0.1:1/0"
@@ -46,7 +48,7 @@ def helper(url: str) -> Iterator[None]:
     over = threading.Event()
 
     def work() -> None:
-        settings = Settings(broker_url=url)
+        settings = Settings(broker_url=SecretUrl(url))
         with (
             make_app(settings, stores_results=False) as app,
             app.connection_for_read() as connection,

@@ -16,6 +16,7 @@ from transformers import ChineseCLIPImageProcessor, PreTrainedTokenizerFast, pip
 
 from worker.contract.broker import make_app
 from worker.contract.embedded import EmbeddedRedis
+from worker.contract.secret import SecretUrl
 from worker.contract.settings import Settings
 from worker.models.artifact import Artifact, default_artifact, open_artifact
 from worker.models.original import original_model
@@ -87,7 +88,7 @@ def test_a_job_is_finished_by_eager_when_torchscript_raises(
             assert score == pytest.approx(other, abs=1e-4)
     assert worker.text.count("engine.fallback") == 1
     (stats,) = (
-        make_app(Settings(broker_url=queue), stores_results=False)
+        make_app(Settings(broker_url=SecretUrl(queue)), stores_results=False)
         .control.inspect(timeout=PATIENCE_S, limit=1)
         .stats()
         .values()

@@ -18,6 +18,7 @@ from redis.retry import Retry
 
 from worker.contract.broker import make_app
 from worker.contract.embedded import EmbeddedRedis
+from worker.contract.secret import SecretUrl
 from worker.contract.settings import Settings
 from worker.models.artifact import Artifact, open_artifact
 from worker.recall import Recall
@@ -112,7 +113,7 @@ def test_images_that_come_again_are_not_inferred_again(
         assert line["timing"]["infer_ms"] is None
         assert line["status"] == ("failed" if line["path"].endswith("bad.jpg") else "ok")
     (stats,) = (
-        make_app(Settings(broker_url=server.url), stores_results=False)
+        make_app(Settings(broker_url=SecretUrl(server.url)), stores_results=False)
         .control.inspect(timeout=PATIENCE_S, limit=1)
         .stats()
         .values()

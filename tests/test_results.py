@@ -15,17 +15,19 @@ from conftest import PATIENCE_S, until
 from server import Server
 
 from worker.contract import results
-from worker.contract.broker import connect, make_app
+from worker.contract.broker import make_app
+from worker.contract.connections import connect
 from worker.contract.embedded import EmbeddedRedis
 from worker.contract.jobs import JobStore, LostChunk
 from worker.contract.messages import ChunkResult, Failure, ImageResult
 from worker.contract.results import ChunkResults
+from worker.contract.secret import SecretUrl
 from worker.contract.settings import Settings
 
 
 @pytest.fixture
 def backend(server: EmbeddedRedis, client: redis.Redis) -> ChunkResults:
-    app = make_app(Settings(broker_url=server.url), stores_results=True)
+    app = make_app(Settings(broker_url=SecretUrl(server.url)), stores_results=True)
     assert isinstance(app.backend, ChunkResults)
     return app.backend
 
@@ -88,7 +90,7 @@ def fickle(tmp_path: Path) -> Iterator[Server]:
 def test_a_result_waits_for_a_redis_that_is_away(
     fickle: Server, caplog: pytest.LogCaptureFixture
 ) -> None:
-    app = make_app(Settings(broker_url=fickle.url), stores_results=True)
+    app = make_app(Settings(broker_url=SecretUrl(fickle.url)), stores_results=True)
     with connect(fickle.url) as client:
         job = JobStore(client, 60).create().id
     sent = result(job, "/猫.jpg")
@@ -110,7 +112,7 @@ def test_a_result_waits_for_a_redis_that_is_away(
 def test_a_worker_that_is_to_stop_leaves_the_chunk_to_others(
     fickle: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    app = make_app(Settings(broker_url=fickle.url), stores_results=True)
+    app = make_app(Settings(broker_url=SecretUrl(fickle.url)), stores_results=True)
     fickle.stop()
     monkeypatch.setattr(results, "STOP_PATIENCE_S", 0.3)
     monkeypatch.setattr(worker_state, "should_stop", 0)
@@ -134,7 +136,9 @@ def test_a_failed_task_is_left_to_celery(backend: ChunkResults, client: redis.Re
 def test_results_in_a_redis_of_their_own_are_counted_where_the_job_is(
     server: EmbeddedRedis, client: redis.Redis
 ) -> None:
-    apart = Settings(broker_url=server.url, result_url=f"{server.url.rpartition('/')[0]}/1")
+    apart = Settings(
+        broker_url=SecretUrl(server.url), result_url=SecretUrl(f"{server.url.rpartition('/')[0]}/1")
+    )
     with connect(apart.result_url) as results:
         jobs = JobStore(client, 60, results=results)
         job = jobs.create().id

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from worker.contract.broker import make_app
-from worker.contract.settings import Settings, SettingsError, mask
+from worker.contract.secret import mask
+from worker.contract.settings import Settings, SettingsError
 
 
 def test_defaults_need_no_environment() -> None:

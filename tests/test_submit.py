@@ -22,6 +22,7 @@ from worker.contract.broker import make_app
 from worker.contract.embedded import EmbeddedRedis
 from worker.contract.jobs import JobStore
 from worker.contract.messages import QUEUE, Chunk, Failure, ImageRef
+from worker.contract.secret import SecretUrl
 from worker.contract.settings import Settings
 
 Wait = Callable[[Callable[[], bool]], None]
@@ -29,7 +30,7 @@ Wait = Callable[[Callable[[], bool]], None]
 
 @pytest.fixture
 def app(server: EmbeddedRedis) -> Iterator[Celery]:
-    with make_app(Settings(broker_url=server.url), stores_results=False) as made:
+    with make_app(Settings(broker_url=SecretUrl(server.url)), stores_results=False) as made:
         yield made
 
 

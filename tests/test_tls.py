@@ -19,7 +19,7 @@ from conftest import Crew, run
 from flowers import flower_at
 from images import fill
 
-from worker.contract.broker import BrokerUnreachableError, connect
+from worker.contract.connections import BrokerUnreachableError, connect
 from worker.contract.embedded import EmbeddedRedis
 from worker.contract.messages import QUEUE
 from worker.contract.settings import Settings, SettingsError

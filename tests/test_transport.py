@@ -22,6 +22,7 @@ from worker.contract.dead import DeadLetters
 from worker.contract.embedded import EmbeddedRedis
 from worker.contract.envelope import EnvelopeError, opened
 from worker.contract.messages import QUEUE, TASK, URGENT, URGENT_KEY, Chunk, ImageRef
+from worker.contract.secret import SecretUrl
 from worker.contract.settings import Settings
 from worker.contract.transport import TAKEN, Leases
 
@@ -51,7 +52,7 @@ def consuming(settings: Settings) -> Iterator[tuple[Any, list[Any]]]:
 
 @pytest.fixture
 def settings(server: EmbeddedRedis, client: redis.Redis) -> Settings:
-    return Settings(broker_url=server.url, visibility_timeout_s=1)
+    return Settings(broker_url=SecretUrl(server.url), visibility_timeout_s=1)
 
 
 def take(connection: Any) -> None:

@@ -19,7 +19,7 @@ from celery.signals import setup_logging, worker_ready, worker_shutdown, worker_
 from worker import logs
 from worker.consumer import EventPulse, intake_step, lease_step, urgent_step
 from worker.contract.broker import LOOKS_A_LEASE, make_app
-from worker.contract.settings import Settings, mask
+from worker.contract.settings import Settings
 from worker.engines.base import Engine
 from worker.engines.choose import open_engine
 from worker.errors import TaggerError
@@ -27,7 +27,9 @@ from worker.metrics import metrics_of
 from worker.models.artifact import Artifact
 from worker.models.cache import open_model
 from worker.models.tuned import tuned
-from worker.monitor import answering
+from worker.monitor import Sources, answering
+from worker.reach import check_early, check_step
+from worker.reconnect import reconnecting
 from worker.tagger import Tagger
 from worker.tasks import register
 from worker.texts import answers_texts
@@ -55,13 +57,19 @@ def _opened(settings: Settings) -> tuple[Settings, Artifact]:
 
 def _build(settings: Settings, tagger: Tagger) -> Celery:
     app = make_app(settings, stores_results=True)
-    app.conf.update(worker_pool="threads", worker_concurrency=settings.concurrency)
+    app.conf.update(
+        worker_pool="threads",
+        worker_concurrency=settings.concurrency,
+        worker_consumer=reconnecting(tagger.contact),
+    )
     register(app, tagger)
     answers_texts(tagger.pipeline.label_set, tagger.pipeline.artifact)
     app.steps["worker"].add(_step(tagger))
+    app.steps["consumer"].add(check_step(settings, tagger.refuse))
     app.steps["consumer"].add(EventPulse)
     app.steps["consumer"].add(intake_step(tagger.pipeline.room))
-    app.steps["consumer"].add(urgent_step(tagger.pipeline.room, tagger.pipeline.hold_back))
+    urgent = urgent_step(tagger.pipeline.room, tagger.pipeline.hold_back, tagger.contact)
+    app.steps["consumer"].add(urgent)
     pause_s = settings.visibility_timeout_s / LOOKS_A_LEASE
     app.steps["consumer"].add(lease_step(pause_s, lambda: tagger.pipeline.problem() is None))
     # Not the step's `stop`: it is called while tasks still run, and they need the batcher.
@@ -79,8 +87,10 @@ def serve(settings: Settings, load_engine: LoadEngine = open_engine) -> int:
     because it can infer no more, is none.
 
     Raises:
-        TaggerError: the model, the device or the engine cannot be used.
+        TaggerError: Redis, the model, the device or the engine cannot be used.
     """
+    logs.configure(settings.log_level)
+    check_early(settings)
     settings, artifact = _opened(settings)
     tagger, stops = Tagger(settings, artifact, node_name(), load_engine), list[str]()
     worker_shutting_down.connect(lambda sig, **_: stops.append(sig), weak=False)
@@ -93,7 +103,8 @@ def serve(settings: Settings, load_engine: LoadEngine = open_engine) -> int:
         without_gossip=True,
         without_mingle=True,
     )
-    with answering(settings, tagger.pipeline.problem, metrics_of(tagger.pipeline)):
+    metrics = metrics_of(tagger.pipeline, tagger.problem)
+    with answering(settings, Sources(tagger.problem, tagger.fatal_problem, metrics)):
         worker.start()
     if tagger.refusal is not None:
         raise tagger.refusal
@@ -119,7 +130,7 @@ def _step(tagger: Tagger) -> type[bootsteps.StartStopStep]:
             except TaggerError as e:
                 # Celery would log a traceback; this is for a person, and `serve` passes it on.
                 log.critical("model.refused", reason=str(e))
-                tagger.refusal = e
+                tagger.refuse(e)
                 raise WorkerShutdown(os.EX_CONFIG) from e
 
         def info(self, parent: Any) -> dict[str, Any]:  # noqa: ARG002
@@ -129,7 +140,7 @@ def _step(tagger: Tagger) -> type[bootsteps.StartStopStep]:
 
 
 def _say_ready(settings: Settings) -> None:
-    log.info("worker.ready", name=node_name(), broker=mask(settings.broker_url))
+    log.info("worker.ready", name=node_name(), broker=str(settings.broker_url))
 
 
 def __getattr__(name: str) -> Celery:

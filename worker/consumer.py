@@ -9,6 +9,7 @@ from celery import bootsteps
 from celery.worker import state
 from kombu.common import ignore_errors
 
+from worker.contact import Contact
 from worker.room import Room
 
 # Celery publishes events whenever its loop turns, once for each chunk or oftener: a tenth of the
@@ -94,10 +95,13 @@ def intake_step(room: Room) -> type[bootsteps.StartStopStep]:
     return Intake
 
 
-def urgent_step(room: Room, hold_back: Callable[[bool], None]) -> type[bootsteps.StartStopStep]:
+def urgent_step(
+    room: Room, hold_back: Callable[[bool], None], contact: Contact
+) -> type[bootsteps.StartStopStep]:
     """Return the step that looks for urgent chunks while there is no room for others.
 
-    `hold_back` hears whether there may be such.
+    `hold_back` hears whether there may be such, and `contact` that Redis answers: this step asks it
+    something every second.
     """
 
     class Urgent(bootsteps.StartStopStep):
@@ -111,6 +115,8 @@ def urgent_step(room: Room, hold_back: Callable[[bool], None]) -> type[bootsteps
         def start(self, parent: Any) -> None:
             """Begin, with the channel of this connection."""
             self.stop(parent)
+            # It did, when this channel was opened.
+            contact.answered()
             if parent.hub:
                 hub, channel = parent.hub, parent.task_consumer.channel
                 self._asking.append(hub.call_repeatedly(URGENT_NEWS_S, self._ask, parent, channel))
@@ -121,7 +127,10 @@ def urgent_step(room: Room, hold_back: Callable[[bool], None]) -> type[bootsteps
             _cancel(self._looking)
 
         def _ask(self, parent: Any, channel: Any) -> None:
-            is_possible = bool(ignore_errors(parent, channel.is_urgency_possible))
+            answer = ignore_errors(parent, channel.is_urgency_possible)
+            if answer is not None:
+                contact.answered()
+            is_possible = bool(answer)
             hold_back(is_possible)
             if not is_possible:
                 # Each look turns the loop, which costs more than the look.

@@ -31,6 +31,7 @@
     +-- ArtifactError              the model cannot be used: missing, altered, newer, unfit
     +-- ExportError                no artifact can be made of a model
     +-- DeviceError                the device asked for is not here
+    +-- BrokerError                Redis cannot be used: too old, in cluster mode, rights missing
 """
 
 from __future__ import annotations
@@ -242,3 +243,7 @@ class ExportError(TaggerError):
 
 class DeviceError(TaggerError):
     """The device asked for does not exist here."""
+
+
+class BrokerError(TaggerError):
+    """Redis is there, but cannot be used as it is."""

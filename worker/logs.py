@@ -6,7 +6,9 @@ import logging
 import sys
 
 import structlog
-from structlog.typing import Processor
+from structlog.typing import EventDict, Processor, WrappedLogger
+
+from worker.contract.redis_errors import passes, reason_of
 
 _SHARED: tuple[Processor, ...] = (
     structlog.contextvars.merge_contextvars,
@@ -15,6 +17,8 @@ _SHARED: tuple[Processor, ...] = (
 )
 # They tell at `info` what our own events tell better.
 _CHATTY = ("celery.worker.strategy", "celery.app.trace", "kombu")
+# It tells of each lost connection what `worker.reconnect` tells with its reason.
+_RECONNECTING = "celery.worker.consumer.consumer"
 
 
 def configure(level: str) -> None:
@@ -26,13 +30,18 @@ def configure(level: str) -> None:
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=True,
     )
+    # Without local variables: a traceback is some lines, and holds no settings.
+    console = structlog.dev.ConsoleRenderer(
+        colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+    )
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=list(_SHARED),
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()),
+                *([] if level == "debug" else [_in_one_line]),
+                console,
             ],
         )
     )
@@ -42,3 +51,16 @@ def configure(level: str) -> None:
     if level != "debug":
         for name in _CHATTY:
             logging.getLogger(name).setLevel(logging.WARNING)
+        logging.getLogger(_RECONNECTING).setLevel(logging.ERROR)
+
+
+def _in_one_line(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Leave the traceback of errors that pass away: where Redis was missed does not matter."""
+    exception = event.get("exc_info")
+    if exception is True:
+        exception = sys.exc_info()
+    error = exception[1] if isinstance(exception, tuple) else exception
+    if isinstance(error, BaseException) and passes(error):
+        del event["exc_info"]
+        event["reason"] = reason_of(error)
+    return event

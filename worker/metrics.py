@@ -28,10 +28,13 @@ _BATCH_BOUNDS: Final = (1, 2, 3, 4, 8, 16, 32, 64)
 _INFINITY: Final = "+Inf"
 
 
-def metrics_of(pipeline: Pipeline) -> Callable[[], bytes]:
-    """Return what gives the figures of a pipeline, and of this process, at the moment."""
+def metrics_of(pipeline: Pipeline, problem: Callable[[], str | None]) -> Callable[[], bytes]:
+    """Return what gives the figures of a pipeline, and of this process, at the moment.
+
+    `problem` says why the worker is not well, or None.
+    """
     registry = CollectorRegistry()
-    registry.register(_Figures(pipeline))
+    registry.register(_Figures(pipeline, problem))
     ProcessCollector(registry=registry)
     PlatformCollector(registry=registry)
     return lambda: generate_latest(registry)
@@ -40,13 +43,14 @@ def metrics_of(pipeline: Pipeline) -> Callable[[], bytes]:
 class _Figures(Collector):
     """Reads the pipeline."""
 
-    def __init__(self, pipeline: Pipeline) -> None:
+    def __init__(self, pipeline: Pipeline, problem: Callable[[], str | None]) -> None:
         self._pipeline = pipeline
+        self._problem = problem
 
     def collect(self) -> Iterable[Metric]:
         """Yield all families; before the model is warm only what does not need it."""
         pipeline = self._pipeline
-        problem = pipeline.problem()
+        problem = self._problem()
         yield GaugeMetricFamily(
             "wanwu_worker_healthy", "1 if the worker is well, as /healthz says.", value=not problem
         )

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import structlog
 
@@ -17,6 +17,7 @@ from worker.contract.settings import Settings
 from worker.errors import TaggerError
 
 HEALTH: Final = "/healthz"
+ALIVE: Final = "/livez"
 METRICS: Final = "/metrics"
 _PLAIN: Final = "text/plain; version=0.0.4; charset=utf-8"
 ASK_TIMEOUT_S: Final = 5.0
@@ -28,13 +29,23 @@ class MonitorPortError(TaggerError):
     """The port for health checks and figures cannot be used."""
 
 
-@contextmanager
-def answering(
-    settings: Settings, problem: Callable[[], str | None], metrics: Callable[[], bytes]
-) -> Iterator[None]:
-    """Answer `GET /healthz` and `/metrics` while the block runs, unless the settings name no port.
+class Sources(NamedTuple):
+    """Whom the answers come from.
 
-    Health is 200 if the worker is well, else 503; the body is JSON with `ok` and `problem`. Metrics
+    `problem` says why no work is done, or None; `fatal_problem` why only a new process would help.
+    """
+
+    problem: Callable[[], str | None]
+    fatal_problem: Callable[[], str | None]
+    metrics: Callable[[], bytes]
+
+
+@contextmanager
+def answering(settings: Settings, sources: Sources) -> Iterator[None]:
+    """Answer `GET /healthz`, `/livez` and `/metrics` while the block runs, if a port is set.
+
+    Health is 200 if the worker is well, else 503; the body is JSON with `ok` and `problem`. So is
+    `/livez`, which stays 200 while Redis is away: a new process could not reach it either. Metrics
     are in Prometheus' text format.
 
     Raises:
@@ -45,7 +56,7 @@ def answering(
         return
     place = (settings.monitor_host, settings.monitor_port)
     try:
-        server = ThreadingHTTPServer(place, _handler(problem, metrics))
+        server = ThreadingHTTPServer(place, _handler(sources))
     except OSError as e:
         msg = f"health and metrics cannot be served at {place[0]}:{place[1]}: {e.strerror}"
         raise MonitorPortError(msg) from e
@@ -79,21 +90,21 @@ def ask(settings: Settings) -> str | None:
     return problem
 
 
-def _handler(
-    problem: Callable[[], str | None], metrics: Callable[[], bytes]
-) -> type[BaseHTTPRequestHandler]:
+def _handler(sources: Sources) -> type[BaseHTTPRequestHandler]:
+    checks = {HEALTH: sources.problem, ALIVE: sources.fatal_problem}
+
     class Handler(BaseHTTPRequestHandler):
         # Whoever connects and says nothing does not keep a thread.
         timeout = ASK_TIMEOUT_S
 
         def do_GET(self) -> None:
-            if self.path == HEALTH:
-                found = problem()
+            if check := checks.get(self.path):
+                found = check()
                 body = json.dumps({"ok": found is None, "problem": found}).encode()
                 status = HTTPStatus.SERVICE_UNAVAILABLE if found else HTTPStatus.OK
                 self._answer(status, body, "application/json")
             elif self.path == METRICS:
-                self._answer(HTTPStatus.OK, metrics(), _PLAIN)
+                self._answer(HTTPStatus.OK, sources.metrics(), _PLAIN)
             else:
                 self.send_error(HTTPStatus.NOT_FOUND)
 

@@ -8,10 +8,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final
 
+import redis
 import structlog
 
+from worker.contact import Contact
 from worker.contract.blobs import BlobStore
-from worker.contract.broker import patient_client
+from worker.contract.connections import retrying_client
 from worker.contract.dead import DeadLetters
 from worker.contract.deliveries import Deliveries
 from worker.contract.jobs import JobStore
@@ -48,7 +50,7 @@ def _end_worker() -> None:
 class Tagger:
     """Tags chunks with one model. Many threads may call `tag` at once between start and stop.
 
-    `refusal` is why the model could not be started, for whoever started the process.
+    `refusal` is why the worker could not be started, for whoever started the process.
     """
 
     def __init__(
@@ -58,7 +60,7 @@ class Tagger:
         name: str,
         load_engine: Callable[[Artifact, Settings], Engine] = open_engine,
     ) -> None:
-        client = patient_client(settings.broker_url)
+        client = retrying_client(settings.broker_url)
         self._blobs = BlobStore(client, settings.result_ttl_s)
         self._jobs = JobStore(client, settings.result_ttl_s)
         self._cancelled = Remembered(self._jobs.is_cancelled, CANCEL_PAUSE_S)
@@ -66,6 +68,7 @@ class Tagger:
         self._dead = DeadLetters(client)
         self._quarantine = Quarantine()
         self.refusal: TaggerError | None = None
+        self.contact: Final = Contact()
         self.pipeline = Pipeline(
             settings,
             artifact,
@@ -86,6 +89,18 @@ class Tagger:
         log.info(
             "model.warm", **{key: info[key] for key in ("model", "device", "precision", "engine")}
         )
+
+    def refuse(self, error: TaggerError) -> None:
+        """Note why this worker cannot be started."""
+        self.refusal = error
+
+    def problem(self) -> str | None:
+        """Return why this worker does no work, or None: itself, or Redis."""
+        return self.pipeline.problem() or self.contact.problem
+
+    def fatal_problem(self) -> str | None:
+        """Return why only a new process would do any, or None: Redis may come back."""
+        return self.pipeline.problem() or self.contact.stuck
 
     def stop(self) -> None:
         """Finish the batches at hand and end the threads."""
@@ -135,7 +150,12 @@ class Tagger:
             log.error("image.poison", task=chunk.task_id, path=chunk.images[index].path)
             self._dead.add_image(chunk, index, poison.code, str(poison))
             raise poison
-        yield
+        try:
+            yield
+        except redis.RedisError:
+            # It says nothing about the image, and this process lives: no mark is to be left.
+            self._deliveries.end(chunk, index)
+            raise
         self._deliveries.end(chunk, index)
 
     def bury(self, task_id: str, wire: Mapping[str, Any], error: MessageError) -> None:

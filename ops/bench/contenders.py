@@ -19,9 +19,10 @@ from drive import SIX, tagged
 from naive import PROMPT
 
 from producer.desk import open_desk
-from worker.contract.broker import connect
+from worker.contract.connections import connect
 from worker.contract.embedded import EmbeddedRedis
 from worker.contract.messages import Record
+from worker.contract.secret import SecretUrl
 from worker.contract.settings import Settings
 from worker.engines.choose import open_engine
 from worker.memory import keep_freed_memory
@@ -102,7 +103,7 @@ def ours(subject: Subject) -> Iterator[Contender]:
     with (
         EmbeddedRedis() as server,
         workers_at(server.url, subject.workers, *argv) as members,
-        open_desk(Settings(broker_url=server.url)) as desk,
+        open_desk(Settings(broker_url=SecretUrl(server.url))) as desk,
     ):
 
         def tag(paths: Sequence[str]) -> list[Record]:

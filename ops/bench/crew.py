@@ -17,6 +17,7 @@ import psutil
 
 from worker.contract.broker import make_app
 from worker.contract.processes import start_child, stop_child
+from worker.contract.secret import SecretUrl
 from worker.contract.settings import Settings
 
 HERE: Final = Path(__file__).resolve().parent
@@ -134,7 +135,7 @@ def workers_at(url: str, count: int, *argv: str, **variables: str) -> Iterator[l
 
 
 def _await(url: str, children: list[subprocess.Popen[bytes]]) -> None:
-    app = make_app(Settings(broker_url=url), stores_results=False)
+    app = make_app(Settings(broker_url=SecretUrl(url)), stores_results=False)
     ends_s = time.monotonic() + START_TIMEOUT_S
     while len(app.control.ping(timeout=1.0, limit=len(children))) < len(children):
         if any(child.poll() is not None for child in children):

@@ -19,7 +19,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from worker.contract.broker import connect
+from worker.contract.connections import connect
 from worker.contract.embedded import EmbeddedRedis
 from worker.contract.labels import LabelPack
 from worker.models.artifact import Artifact, open_artifact

@@ -26,9 +26,10 @@ from small import small_images
 from submit import write_list
 
 from producer.desk import open_desk
-from worker.contract.broker import connect
+from worker.contract.connections import connect
 from worker.contract.embedded import EmbeddedRedis
 from worker.contract.messages import Record
+from worker.contract.secret import SecretUrl
 from worker.contract.settings import Settings
 
 PATHS: Final = 1_000_000
@@ -104,7 +105,7 @@ def worker(images: int) -> dict[str, Any]:
         paths = small_images(Path(directory), images)
         with (
             worker_at(server.url, str(HERE / "simulated.py"), "0") as member,
-            open_desk(Settings(broker_url=server.url)) as desk,
+            open_desk(Settings(broker_url=SecretUrl(server.url))) as desk,
         ):
             trace = Trace(member, images)
 

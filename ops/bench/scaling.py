@@ -26,8 +26,9 @@ from small import small_images
 from tables import markdown
 
 from producer.desk import Desk, open_desk
-from worker.contract.broker import connect
+from worker.contract.connections import connect
 from worker.contract.embedded import EmbeddedRedis
+from worker.contract.secret import SecretUrl
 from worker.contract.settings import Settings
 
 LATENCIES_MS: Final = (8.0, 64.0)
@@ -86,7 +87,7 @@ def measure(
     """Return a row for each latency and number of workers; jobs last `seconds` if fed well."""
     rows = []
     with tempfile.TemporaryDirectory() as directory, EmbeddedRedis() as server:
-        settings, client = Settings(broker_url=server.url), connect(server.url)
+        settings, client = Settings(broker_url=SecretUrl(server.url)), connect(server.url)
         for latency_ms in latencies_ms:
             device_per_s = 1000 * settings.largest_batch / latency_ms
             for count in workers:

@@ -26,7 +26,7 @@ from typing import IO, Any, Final
 from crew import HERE, Member, worker_at
 from small import small_images
 
-from worker.contract.broker import connect
+from worker.contract.connections import connect
 from worker.contract.embedded import EmbeddedRedis
 
 MINUTES: Final = 30.0

@@ -22,7 +22,7 @@ from statistics import median
 from typing import Any, Final
 
 from producer.session import MAX_IMAGES
-from worker.contract.broker import connect
+from worker.contract.connections import connect
 from worker.contract.embedded import EmbeddedRedis
 
 _MB: Final = 1e6

@@ -29,6 +29,7 @@ from small import small_images
 
 from producer.desk import Desk, open_desk
 from worker.contract.embedded import EmbeddedRedis
+from worker.contract.secret import SecretUrl
 from worker.contract.settings import Settings
 from worker.models.artifact import open_artifact
 from worker.models.labels import LabelEncoder
@@ -89,7 +90,7 @@ def measure(images: int, rounds: int, chunks: Sequence[int] = CHUNKS) -> dict[st
         loop = Bare(Settings(), artifact, engine, labels)
         with (
             worker_at(server.url, str(HERE / "simulated.py"), "0") as member,
-            open_desk(Settings(broker_url=server.url)) as desk,
+            open_desk(Settings(broker_url=SecretUrl(server.url))) as desk,
         ):
             loop.threaded(paths[:WARM_UP])
             tag(desk, paths[:WARM_UP], take=len)

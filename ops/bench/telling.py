@@ -33,6 +33,7 @@ from watching import Flower
 from producer.desk import Desk, open_desk
 from worker.contract.embedded import EmbeddedRedis
 from worker.contract.processes import stop_child
+from worker.contract.secret import SecretUrl
 from worker.contract.settings import Settings
 
 IMAGES: Final = 20_000
@@ -51,7 +52,7 @@ def measure(images: int, rounds: int, chunk: int | None) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as directory, ExitStack() as stack:
         paths = small_images(Path(directory), images)
         desks = {name: stack.enter_context(_worker(ports.get(name))) for name in rates}
-        flower = stack.enter_context(_flower(desks["in_flower"].settings.broker_url))
+        flower = stack.enter_context(_flower(desks["in_flower"].settings.broker_url.reveal()))
         for desk in desks.values():
             tag(desk, paths[: images // _WARM_UP], chunk_images=chunk, take=len)
         order = list(desks)
@@ -89,7 +90,7 @@ def _worker(port: int | None) -> Iterator[Desk]:
     with (
         EmbeddedRedis() as server,
         worker_at(server.url, str(HERE / "simulated.py"), "0", **told),
-        open_desk(Settings(broker_url=server.url)) as desk,
+        open_desk(Settings(broker_url=SecretUrl(server.url))) as desk,
     ):
         yield desk
 

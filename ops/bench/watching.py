@@ -27,6 +27,7 @@ from small import small_images
 from producer.desk import open_desk
 from worker.contract.embedded import EmbeddedRedis
 from worker.contract.processes import start_child, stop_child
+from worker.contract.secret import SecretUrl
 from worker.contract.settings import Settings
 
 IMAGES: Final = 100_000
@@ -96,7 +97,7 @@ def measure(images: int, chunk: int) -> dict[str, Any]:
             at_rest_mb = member.resident_mb()
             with (
                 worker_at(server.url, str(HERE / "simulated.py"), "0"),
-                open_desk(Settings(broker_url=server.url)) as desk,
+                open_desk(Settings(broker_url=SecretUrl(server.url))) as desk,
             ):
                 began_s = time.perf_counter()
                 tag(desk, paths, chunk_images=chunk, take=lambda _: None)

@@ -1,20 +1,23 @@
-"""Tag thousands of images while workers are killed, frozen or cut off, and Redis restarts.
+"""Tag thousands of images while workers, the network and Redis fail in every way we know.
 
     python ops/faults/campaign.py [--campaigns 20] [--images 5000] [--lease 4] [--every 2.5]
                                   [--most N] [--seed N] [--json FILE] [--logs DIR]
 
 Each campaign starts a Redis with an append-only file, three workers, one of them behind a network
-that can be cut, and one `producer submit`. Until that ends, something goes wrong again and again.
-Afterwards each image must have exactly one record, all of them tags, and Redis must hold nothing
-of the work. The model is simulated, a fixed time a batch; every second campaign sends bytes.
-Exit code 1 if anything was lost, doubled or left.
+that can fail, and one `producer submit`. Before that, and until it ends, something goes wrong again
+and again: workers are killed, stopped or frozen; the network is cut, or forgets connections without
+a word; Redis restarts, loads, stands still, or answers READONLY, OOM, MISCONF or NOPERM. Afterwards
+each image must have exactly one record, all of them tags, Redis must hold nothing of the work, and
+no worker may have ended by itself. The model is simulated, a fixed time a batch; every second
+campaign sends bytes. Exit code 1 if anything was lost, doubled or left, or a worker has ended.
+
+`longest_still_s` is the longest time in which no record came, whatever went wrong meanwhile.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import random
 import shutil
 import signal
@@ -25,6 +28,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -32,61 +36,25 @@ import redis
 from PIL import Image
 from proxy import Proxy
 from server import Server
+from supervisor import ROOT, Supervisor
 
 from worker.contract.dead import DeadLetters
 from worker.contract.messages import KEY_PREFIX, QUEUE
-from worker.contract.processes import start_child, stop_child
+from worker.contract.processes import start_child
 from worker.contract.transport import TAKEN
 
-ROOT: Final = Path(__file__).resolve().parents[2]
-SIMULATED: Final = ROOT / "ops" / "bench" / "simulated.py"
 # Mean of the pauses between two faults.
 EVERY_S: Final = 2.5
 WORKERS: Final = 3
-# Milliseconds a batch of four: some 250 images a second by three workers.
-LATENCY_MS: Final = 48
+# Answers of Redis that refuse to write.
+REFUSALS: Final = ("READONLY", "OOM", "MISCONF", "NOPERM")
+# So slowly a Redis that loads reads its file, a key.
+LOAD_DELAY_US: Final = 300
 _PICTURES: Final = 16
-_GRACE_S: Final = 60.0
 _PAUSE_S: Final = 0.1
 _LINES: Final = 40
 # Longer than that, and something waits for what never comes.
 _PATIENCE_S: Final = 600.0
-
-
-class Staff:
-    """Workers that are started again whenever they end, as a supervisor would."""
-
-    def __init__(self, urls: list[str], lease_s: int, log: Path) -> None:
-        self._urls = urls
-        self._environment = os.environ | {
-            "WANWU_VISIBILITY_TIMEOUT_S": str(lease_s),
-            "WANWU_IMAGE_ROOTS": "/",
-        }
-        self._log = log
-        self.children = [self._start(url) for url in urls]
-
-    def look_after(self) -> None:
-        """Start anew those that have ended."""
-        for place, child in enumerate(self.children):
-            if child.poll() is not None:
-                self.children[place] = self._start(self._urls[place])
-
-    def stop(self) -> None:
-        """Let all finish what they hold, and end."""
-        for child in self.children:
-            child.send_signal(signal.SIGCONT)
-            child.terminate()
-        for child in self.children:
-            stop_child(child, _GRACE_S)
-
-    def _start(self, url: str) -> subprocess.Popen[bytes]:
-        with self._log.open("ab") as log:
-            return start_child(
-                [sys.executable, str(SIMULATED), str(LATENCY_MS)],
-                env=self._environment | {"WANWU_BROKER_URL": url, "WANWU_RESULT_URL": ""},
-                stdout=log,
-                stderr=subprocess.STDOUT,
-            )
 
 
 class Campaign:
@@ -107,6 +75,10 @@ class Campaign:
         self._orphans: dict[float, set[tuple[str, int]]] = {}
         self.faults: Counter[str] = Counter()
         self.longest_takeover_s = 0.0
+        self.longest_still_s = 0.0
+        self._refusal = ""
+        self._bytes_out = 0
+        self._moved_s = 0.0
 
     def run(self, images: list[Path], *, blobs: bool) -> dict[str, Any]:
         """Return what was seen; `problems` is empty if all is as promised."""
@@ -116,10 +88,11 @@ class Campaign:
             stack.callback(self._proxy.close)
             through = self._server.url.replace(str(self._server.port), str(self._proxy.port))
             urls = [through] + [self._server.url] * (WORKERS - 1)
-            self._staff = Staff(urls, self._lease_s, self._directory / "workers.log")
+            self._staff = Supervisor(urls, self._lease_s, self._directory / "workers.log")
             stack.callback(self._staff.stop)
             code = self._submit(images, blobs=blobs)
             problems = [f"producer ended with {code}"] if code else []
+            problems += [f"a worker ended by itself with {one}" for one in self._staff.ended]
             problems += self._check_records(images) + self._check_leftovers()
         return {
             "images": len(images),
@@ -127,12 +100,16 @@ class Campaign:
             "faults": dict(self.faults),
             "s": round(time.monotonic() - began_s, 1),
             "longest_takeover_s": round(self.longest_takeover_s, 1),
+            "longest_still_s": round(self.longest_still_s, 1),
             "problems": problems,
         }
 
     def _submit(self, images: list[Path], *, blobs: bool) -> int:
         words = ["submit", "-", "--broker", self._server.url, "--out", str(self._out)]
-        self._await_a_worker()
+        self._await_workers()
+        # While all are idle.
+        self._forget()
+        self.faults["forget idle"] += 1
         with (self._directory / "producer.log").open("wb") as log:
             producer = start_child(
                 [sys.executable, "-m", "producer.cli", *words, *["--blobs"] * blobs],
@@ -147,64 +124,125 @@ class Campaign:
         self._wreck(producer)
         return producer.wait()
 
-    def _await_a_worker(self) -> None:
+    def _await_workers(self) -> None:
         ends_s = time.monotonic() + _PATIENCE_S
         with redis.Redis.from_url(self._server.url) as client:
-            while not client.pubsub_numpat() and not client.client_list(_type="pubsub"):
+            while len(client.client_list(_type="pubsub")) < WORKERS:
                 if time.monotonic() > ends_s:
-                    msg = "no worker came up"
+                    msg = "the workers did not come up"
                     raise SystemExit(msg)
+                time.sleep(_PAUSE_S)
+
+    def _await_job(self, producer: subprocess.Popen[bytes]) -> None:
+        with redis.Redis.from_url(self._server.url) as client:
+            while producer.poll() is None and not client.exists(f"{KEY_PREFIX}jobs"):
                 time.sleep(_PAUSE_S)
 
     def _wreck(self, producer: subprocess.Popen[bytes]) -> None:
         """Until the producer ends: now a fault, now its end, and always a look at the workers."""
-        faults: list[Callable[[], None]] = []
+        faults: list[Callable[[], str]] = []
+        # A command that cannot reach Redis when it begins says so and ends, as it should.
+        self._await_job(producer)
         next_s = time.monotonic() + 1.0
         ends_s = time.monotonic() + _PATIENCE_S
         while producer.poll() is None:
             now_s = time.monotonic()
             if now_s > ends_s:
                 producer.kill()
-            for due_s, undo in [one for one in self._undo if one[0] <= now_s]:
-                self._undo.remove((due_s, undo))
-                undo()
+            self._undo_what_is_due(now_s)
             if now_s >= next_s and self.faults.total() < self._most:
                 if not faults:
-                    faults = [self._kill, self._stop, self._freeze, self._restart, self._cut]
-                    self._dice.shuffle(faults)
-                fault = faults.pop()
-                fault()
-                self.faults[fault.__name__.strip("_")] += 1
+                    faults = self._all_faults()
+                self.faults[faults.pop()()] += 1
                 next_s = now_s + self._dice.expovariate(1 / self._every_s)
-            self._staff.look_after()
+            # One that starts where its user lacks rights says so and ends, as it should.
+            self._staff.look_after(starts=self._refusal != "NOPERM")
             self._look_at_orphans()
+            self._look_at_records()
             time.sleep(_PAUSE_S)
         for _, undo in self._undo:
             undo()
 
+    def _all_faults(self) -> list[Callable[[], str]]:
+        faults: list[Callable[[], str]] = [self._kill, self._stop, self._freeze]
+        faults += [self._cut, self._forget, self._restart, self._load, self._stand_still]
+        faults += [partial(self._refuse, code) for code in REFUSALS]
+        self._dice.shuffle(faults)
+        return faults
+
+    def _undo_what_is_due(self, now_s: float) -> None:
+        for due_s, undo in [one for one in self._undo if one[0] <= now_s]:
+            self._undo.remove((due_s, undo))
+            undo()
+
+    def _look_at_records(self) -> None:
+        """Note for how long no record has come, once the first has."""
+        size = self._out.stat().st_size if self._out.exists() else 0
+        now_s = time.monotonic()
+        if self._bytes_out:
+            self.longest_still_s = max(self.longest_still_s, now_s - self._moved_s)
+        if size != self._bytes_out:
+            self._bytes_out, self._moved_s = size, now_s
+
     def _later(self, pause_s: float, undo: Callable[[], None]) -> None:
         self._undo.append((time.monotonic() + pause_s, undo))
 
-    def _kill(self) -> None:
+    def _kill(self) -> str:
         self._note_orphans()
-        self._dice.choice(self._staff.children).kill()
+        self._staff.kill(self._dice.choice(self._staff.children))
+        return "kill"
 
-    def _stop(self) -> None:
-        self._dice.choice(self._staff.children).terminate()
+    def _stop(self) -> str:
+        self._staff.terminate(self._dice.choice(self._staff.children))
+        return "stop"
 
-    def _freeze(self) -> None:
+    def _freeze(self) -> str:
         child = self._dice.choice(self._staff.children)
         child.send_signal(signal.SIGSTOP)
         self._later(self._lease_s + 2, lambda: child.send_signal(signal.SIGCONT))
+        return "freeze"
 
-    def _restart(self) -> None:
+    def _cut(self) -> str:
+        self._proxy.cut()
+        self._later(self._dice.uniform(1.0, 2.0 * self._lease_s), self._proxy.mend)
+        return "cut"
+
+    def _forget(self) -> str:
+        self._proxy.forget()
+        return "forget"
+
+    def _restart(self) -> str:
+        self._end_refusals()
         self._server.stop(self._dice.choice([signal.SIGTERM, signal.SIGKILL]))
         time.sleep(self._dice.uniform(0.2, 3.0))
         self._server.start()
+        return "restart"
 
-    def _cut(self) -> None:
-        self._proxy.cut()
-        self._later(self._dice.uniform(1.0, 2.0 * self._lease_s), self._proxy.mend)
+    def _load(self) -> str:
+        self._end_refusals()
+        self._server.stop()
+        self._server.start(load_delay_us=LOAD_DELAY_US)
+        self._server.await_loaded()
+        return "LOADING"
+
+    def _stand_still(self) -> str:
+        self._end_refusals()
+        self._server.freeze()
+        time.sleep(self._dice.uniform(1.0, 12.0))
+        self._server.thaw()
+        return "stand still"
+
+    def _refuse(self, code: str) -> str:
+        self._end_refusals()
+        self._server.refuse(code)
+        self._refusal = code
+        self._later(self._dice.uniform(0.1, 8.0), self._end_refusals)
+        return code
+
+    def _end_refusals(self) -> None:
+        if self._refusal:
+            self._server.accept(self._refusal)
+            self._refusal = ""
 
     def _note_orphans(self) -> None:
         """Remember the chunks that are held while a worker is killed, its own among them."""
@@ -228,6 +266,8 @@ class Campaign:
                     self.longest_takeover_s = max(self.longest_takeover_s, took_s)
 
     def _check_records(self, images: list[Path]) -> list[str]:
+        if not self._out.exists():
+            return ["no records"]
         lines = self._out.read_text(encoding="utf-8").splitlines()
         found = Counter[str]()
         failed = Counter[str]()

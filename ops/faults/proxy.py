@@ -1,4 +1,4 @@
-"""A network between a worker and Redis that can be cut: a TCP proxy in threads."""
+"""A network between a worker and Redis that can fail: a TCP proxy in threads."""
 
 from __future__ import annotations
 
@@ -8,15 +8,28 @@ from contextlib import suppress
 from typing import Final
 
 _PIECE: Final = 65_536
-# How often a cut line is looked at.
-_PAUSE_S: Final = 0.05
+
+
+class Line:
+    """A connection through the proxy: both its sockets, and whether anything passes."""
+
+    def __init__(self, near: socket.socket, far: socket.socket) -> None:
+        self.near = near
+        self.far = far
+        self.is_mute = False
+
+    def reset(self) -> None:
+        """End it for both sides."""
+        for end in (self.near, self.far):
+            _reset(end)
 
 
 class Proxy:
-    """Forwards connections to a port of this machine, except while it is cut.
+    """Forwards connections to a port of this machine.
 
     While it is cut nothing passes, and new connections get no answer; when it is mended, those that
-    were cut are reset, as after a router has forgotten them.
+    were cut are reset, as after a router has forgotten them. Connections that it forgets stay open
+    to the client for good, and nothing passes on them; new ones are served.
     """
 
     def __init__(self, target: int) -> None:
@@ -26,7 +39,7 @@ class Proxy:
         self._lock = threading.Lock()
         self._open = threading.Event()
         self._open.set()
-        self._lines: set[socket.socket] = set()
+        self._lines: set[Line] = set()
         threading.Thread(target=self._accept, daemon=True).start()
 
     def cut(self) -> None:
@@ -39,7 +52,20 @@ class Proxy:
             lines, self._lines = self._lines, set()
         self._open.set()
         for line in lines:
-            _reset(line)
+            line.reset()
+
+    def forget(self) -> int:
+        """Let nothing pass any more on the connections that stand; return how many they are.
+
+        The server sees them closed, the client sees nothing: as with a NAT or a load balancer that
+        has dropped them from its table.
+        """
+        with self._lock:
+            forgotten = [line for line in self._lines if not line.is_mute]
+        for line in forgotten:
+            line.is_mute = True
+            _reset(line.far)
+        return len(forgotten)
 
     def close(self) -> None:
         """Accept no more."""
@@ -59,27 +85,29 @@ class Proxy:
         except OSError:
             _reset(near)
             return
+        line = Line(near, far)
         with self._lock:
-            self._lines |= {near, far}
-        for one, other in ((near, far), (far, near)):
-            threading.Thread(target=self._pump, args=(one, other), daemon=True).start()
+            self._lines.add(line)
+        for source, sink in ((near, far), (far, near)):
+            threading.Thread(target=self._pump, args=(line, source, sink), daemon=True).start()
 
-    def _pump(self, source: socket.socket, sink: socket.socket) -> None:
+    def _pump(self, line: Line, source: socket.socket, sink: socket.socket) -> None:
         with suppress(OSError):
             while piece := source.recv(_PIECE):
                 # What arrives meanwhile is as good as lost: the line will be reset.
                 self._open.wait()
-                sink.sendall(piece)
-        for line in (source, sink):
-            with self._lock:
-                self._lines.discard(line)
-            with suppress(OSError):
-                line.shutdown(socket.SHUT_RDWR)
-            line.close()
+                if not line.is_mute:
+                    sink.sendall(piece)
+        if line.is_mute and source is line.far:
+            # The client hears nothing; it ends the connection when it has had enough.
+            return
+        with self._lock:
+            self._lines.discard(line)
+        line.reset()
 
 
-def _reset(line: socket.socket) -> None:
+def _reset(end: socket.socket) -> None:
     with suppress(OSError):
         # Wakes a thread that reads from it, too.
-        line.shutdown(socket.SHUT_RDWR)
-    line.close()
+        end.shutdown(socket.SHUT_RDWR)
+    end.close()

@@ -29,7 +29,7 @@ from producer.backlog import look
 from producer.dashboard import plots
 from producer.dashboard.throughput import PERIOD_S, STAGES, Throughput, View
 from producer.report import age
-from worker.contract.broker import BrokerUnreachableError, connect
+from worker.contract.connections import BrokerUnreachableError, celery_options, connect
 from worker.contract.dead import DeadLetters
 from worker.contract.jobs import JobStore
 from worker.contract.messages import QUEUE
@@ -75,6 +75,7 @@ class ToldEvents(Events):
             raise SystemExit(str(e)) from e
         # What an installation without workers asks for, too.
         capp.conf.task_default_queue = QUEUE
+        capp.conf.update(celery_options({}))
         if files := _tls(self._settings):
             capp.conf.broker_use_ssl = files
         super().__init__(capp, *words, **named)
@@ -197,7 +198,7 @@ def _plots(view: View) -> list[tuple[str, str, float, str]]:
 
 def _tls(settings: Settings) -> dict[str, str]:
     """Return our files for TLS by the names of Flower's own client, which reads no URL for them."""
-    if not settings.broker_url.startswith("rediss:"):
+    if settings.broker_url.scheme != "rediss":
         return {}
     named = {
         "ssl_ca_certs": settings.tls_ca,

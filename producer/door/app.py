@@ -17,7 +17,7 @@ from producer.door.predict import predictions
 from producer.door.problems import RESPONSES, RefusedError, limit_bodies, tell_problems
 from producer.door.shapes import Health
 from producer.workers import online
-from worker.contract.broker import BrokerUnreachableError
+from worker.contract.connections import BrokerUnreachableError
 
 ONLINE_S: Final = 1.0
 _KEY: Final = APIKeyHeader(name="X-API-Key", auto_error=False)

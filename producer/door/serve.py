@@ -11,7 +11,7 @@ from producer.door.app import make_app
 def serve(desk: Desk, address: str, port: int) -> None:
     """Answer until interrupted; then requests under way are finished, for some seconds."""
     uvicorn.run(
-        make_app(desk, desk.settings.api_key),
+        make_app(desk, desk.settings.api_key.reveal()),
         host=address,
         port=port,
         log_level="warning",

@@ -16,7 +16,7 @@ from celery import Celery
 from kombu.exceptions import OperationalError
 
 from producer.child import ERROR, WORKER, environment
-from worker.contract.broker import connect
+from worker.contract.connections import connect
 from worker.contract.encoded import ENCODE, Encoded
 from worker.contract.labels import LabelPack
 from worker.contract.processes import start_child, stop_child

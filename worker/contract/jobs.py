@@ -19,7 +19,7 @@ JobState = Literal["submitting", "submitted", "interrupted", "cancelled"]
 
 _INDEX: Final = f"{KEY_PREFIX}jobs"
 _CODE: Final = "failed:"
-_RESULT_PREFIX: Final = "celery-task-meta-"
+RESULT_PREFIX: Final = "celery-task-meta-"
 
 # A redelivered chunk finds its bit set: its first result stays, and nothing is counted. The result
 # is published too, as Celery's backend does, for whoever waits by `AsyncResult`.
@@ -175,7 +175,7 @@ class JobStore:
         it was before.
         """
         name = task_id(job_id, seq)
-        keys = [_key(job_id), done_key(job_id), _RESULT_PREFIX + name, trials_key(name)]
+        keys = [_key(job_id), done_key(job_id), RESULT_PREFIX + name, trials_key(name)]
         added = [part for code, n in (codes or {}).items() for part in (_CODE + code, n)]
         return bool(self._finish(keys=keys, args=[seq, images, failed, self._ttl_s, body, *added]))
 
@@ -193,12 +193,12 @@ class JobStore:
         """
         if not seqs:
             return []
-        bodies = self._results.mget([_RESULT_PREFIX + task_id(job_id, seq) for seq in seqs])
+        bodies = self._results.mget([RESULT_PREFIX + task_id(job_id, seq) for seq in seqs])
         return [_outcome(seq, body) for seq, body in zip(seqs, bodies, strict=True) if body]
 
     def drop_results(self, job_id: str, seqs: Iterable[int]) -> None:
         """Free the results of chunks that are safe elsewhere."""
-        keys = [_RESULT_PREFIX + task_id(job_id, seq) for seq in seqs]
+        keys = [RESULT_PREFIX + task_id(job_id, seq) for seq in seqs]
         if keys:
             self._results.unlink(*keys)
 

@@ -19,15 +19,11 @@ from celery.states import SUCCESS
 from celery.worker import state as worker_state
 from redis.backoff import ExponentialWithJitterBackoff
 
-from worker.contract.broker import CONNECT_TIMEOUT_S
+from worker.contract.connections import single_try_client
 from worker.contract.jobs import JobStore
+from worker.contract.redis_errors import passes, reason_of
 from worker.contract.wire import encode
 
-# A Redis that is away, starts, has become a replica, or is full. All of it passes.
-_PASSING: Final = (
-    *(redis.ConnectionError, redis.TimeoutError, redis.ReadOnlyError, redis.OutOfMemoryError),
-    *(redis.exceptions.TryAgainError, redis.exceptions.ClusterDownError),
-)
 # So long a worker that is told to stop waits.
 STOP_PATIENCE_S: Final = 15.0
 _BACKOFF: Final = ExponentialWithJitterBackoff(base=0.05, cap=4.0)
@@ -58,7 +54,9 @@ class ChunkResults(RedisBackend):
         while True:
             try:
                 self._store_once(task_id, result, state, traceback, request, **options)
-            except _PASSING as e:
+            except redis.RedisError as e:
+                if not passes(e):
+                    raise
                 if _is_stopping():
                     stopping_since_s = stopping_since_s or time.monotonic()
                     if time.monotonic() - stopping_since_s > STOP_PATIENCE_S:
@@ -66,7 +64,7 @@ class ChunkResults(RedisBackend):
                         # any other error it would call the chunk failed as soon as it can.
                         raise SystemExit from e
                 if not failures:
-                    log.warning("results.waiting: %s cannot be stored yet: %s", task_id, e)
+                    log.warning("results.waiting: %s cannot be stored: %s", task_id, reason_of(e))
                 failures += 1
                 time.sleep(_BACKOFF.compute(failures))
             else:
@@ -102,10 +100,7 @@ class ChunkResults(RedisBackend):
 
     @cached_property
     def _jobs(self) -> JobStore:
-        client = redis.Redis.from_url(
-            self.app.conf.broker_url, socket_connect_timeout=CONNECT_TIMEOUT_S
-        )
-        return JobStore(client, int(self.expires))
+        return JobStore(single_try_client(self.app.conf.broker_url), int(self.expires))
 
 
 def _is_stopping() -> bool:

@@ -11,6 +11,8 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 import msgspec
 from msgspec import Meta
 
+from worker.contract.secret import Secret, SecretUrl
+
 Positive = Annotated[int, Meta(ge=1)]
 PREFIX: Final = "WANWU_"
 DEFAULT_BATCH: Final = 4
@@ -44,12 +46,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     Without `max_batch` it is what `worker bench --tune` found best for model and device, else 4.
     """
 
-    broker_url: str = "redis://localhost:6379/0"
-    result_url: str = ""
+    broker_url: SecretUrl = SecretUrl("redis://localhost:6379/0")
+    result_url: SecretUrl = SecretUrl()
     tls_ca: str = ""
     tls_cert: str = ""
     tls_key: str = ""
-    api_key: str = ""
+    api_key: Secret = Secret()
     model: str = ""
     image_roots: tuple[str, ...] = ()
     image_urls: tuple[str, ...] = ()
@@ -77,8 +79,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         """Refuse brokers that the rest of the program cannot speak to."""
         for url in (self.broker_url, self.result_url):
-            if url and urlsplit(url).scheme not in {"redis", "rediss"}:
-                msg = f"{mask(url)}: only redis:// and rediss:// URLs are understood"
+            if url and url.scheme not in {"redis", "rediss"}:
+                msg = f"{url}: only redis:// and rediss:// URLs are understood"
                 raise ValueError(msg)
 
     @classmethod
@@ -96,13 +98,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
                 values[name] = text.split(_LISTS[name]) if name in _LISTS else text
         values |= {name: value for name, value in overrides.items() if value is not None}
         try:
-            settings = msgspec.convert(values, cls, strict=False)
+            settings = msgspec.convert(values, cls, strict=False, dec_hook=_secret)
         except msgspec.ValidationError as e:
             raise SettingsError(_explain(str(e))) from e
         return secured(settings)
 
     @property
-    def results(self) -> str:
+    def results(self) -> SecretUrl:
         """URL of the result backend: the broker's own unless set apart."""
         return self.result_url or self.broker_url
 
@@ -126,26 +128,17 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         """Images with which a worker asks for no other chunk: two batches, and two a decoder."""
         return 2 * self.largest_batch + 2 * self.decoders
 
-    def __repr__(self) -> str:
-        """Show every setting, with secrets masked."""
-        shown = {name: getattr(self, name) for name in self.__struct_fields__}
-        shown["api_key"] = "***" if self.api_key else ""
-        shown |= {"broker_url": mask(self.broker_url), "result_url": mask(self.result_url)}
-        return f"Settings({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
-
 
 def image_root(path: str | Path) -> str:
     """Return `path` as it belongs into `image_roots`: absolute, links resolved."""
     return str(Path(path).resolve())
 
 
-def mask(url: str) -> str:
-    """Return `url` with its password hidden."""
-    parts = urlsplit(url)
-    if not parts.password:
-        return url
-    user, _, host = parts.netloc.rpartition("@")
-    return urlunsplit(parts._replace(netloc=f"{user.partition(':')[0]}:***@{host}"))
+def _secret(kind: type, text: Any) -> Any:
+    """Let msgspec read what it does not know: texts that must not be seen."""
+    if not issubclass(kind, Secret):
+        raise NotImplementedError
+    return text if isinstance(text, kind) else kind(str(text))
 
 
 def secured(settings: S) -> S:
@@ -173,13 +166,13 @@ def secured(settings: S) -> S:
     )
 
 
-def _with_query(url: str, wanted: Mapping[str, str]) -> str:
+def _with_query(url: SecretUrl, wanted: Mapping[str, str]) -> SecretUrl:
     """Return a `rediss://` URL with these parameters, but for those that it has; others as is."""
-    parts = urlsplit(url)
-    if parts.scheme != "rediss":
+    if url.scheme != "rediss":
         return url
+    parts = urlsplit(url.reveal())
     query = dict(wanted) | dict(parse_qsl(parts.query))
-    return urlunsplit(parts._replace(query=urlencode(query, safe="/")))
+    return SecretUrl(urlunsplit(parts._replace(query=urlencode(query, safe="/"))))
 
 
 def _explain(problem: str) -> str:

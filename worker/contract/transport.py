@@ -21,12 +21,14 @@ from contextlib import suppress
 from queue import Empty
 from typing import Any, Final
 
+import redis
 from kombu.transport import redis as kombu_redis
 from kombu.utils.json import dumps
 
 from worker.contract.dead import DeadLetters
 from worker.contract.envelope import EnvelopeError, opened
 from worker.contract.messages import QUEUE, URGENT, URGENT_KEY
+from worker.contract.redis_errors import reason_of
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +60,7 @@ class Leases(kombu_redis.QoS):
         super().__init__(*args, **kwargs)
         self._ahead_s: float | None = None
         self._seen_taken: dict[bytes, float] = {}
+        self._late_acks: set[str] = set()
 
     def append(self, message: Any, delivery_tag: str) -> None:
         """Note a message as held, and no longer as just taken."""
@@ -72,12 +75,44 @@ class Leases(kombu_redis.QoS):
         # The memory of it, without kombu's own noting in Redis.
         super(kombu_redis.QoS, self).append(message, delivery_tag)
 
+    def ack(self, delivery_tag: str) -> None:
+        """Acknowledge a message; where Redis cannot now, with the next renewal of leases.
+
+        Kombu would go on holding the message, and its lease would be renewed for ever. What came by
+        a connection that is closed by now goes to others when its lease ends: they find it done.
+        """
+        try:
+            if self._is_open:
+                self._remove_from_indices(delivery_tag).execute()
+        except redis.RedisError as e:
+            log.warning("message.ack_waits: %s", reason_of(e))
+            self._late_acks.add(delivery_tag)
+        super(kombu_redis.QoS, self).ack(delivery_tag)
+
+    def reject(self, delivery_tag: str, requeue: bool = False) -> None:  # noqa: FBT001, FBT002 - kombu's
+        """Put a message back or drop it; where Redis cannot now, its lease ends, and others get it.
+
+        Celery takes an error here for one of the connection, and begins anew with all it holds.
+        """
+        try:
+            if self._is_open:
+                super().reject(delivery_tag, requeue)
+                return
+        except redis.RedisError as e:
+            log.warning("message.reject_waits: %s", reason_of(e))
+        super(kombu_redis.QoS, self).ack(delivery_tag)
+
+    @property
+    def _is_open(self) -> bool:
+        connection = self.channel.connection
+        return connection is not None and connection.client is not None
+
     def restore_unacked(self, client: Any = None) -> None:
         """Put back what this process holds, as a channel does that closes.
 
         One whose connection is gone cannot, and need not: the leases end.
         """
-        if self.channel.connection.client is None:
+        if not self._is_open:
             self._delivered.clear()
             return
         super().restore_unacked(client)
@@ -86,22 +121,39 @@ class Leases(kombu_redis.QoS):
         """Give a sign of life. Only by the thread that consumes."""
         self._ahead_s = None
         held = self._delivered.keys() - self._dirty.copy()
-        if held:
-            with self.channel.conn_or_acquire() as client:
-                now_s = self._server_s()
-                client.zadd(self.unacked_index_key, dict.fromkeys(held, now_s), xx=True)
+        if not held and not self._late_acks:
+            return
+        with self.channel.conn_or_acquire() as client, client.pipeline() as pipe:
+            if late := list(self._late_acks):
+                pipe.zrem(self.unacked_index_key, *late)
+                pipe.hdel(self.unacked_key, *late)
+            if held:
+                leased = dict.fromkeys(held, self._server_s())
+                pipe.zadd(self.unacked_index_key, leased, xx=True)
+            pipe.execute()
+        self._late_acks.difference_update(late)
 
     def restore_visible(self, start: int = 0, num: int | None = 10, interval: int = 10) -> None:  # noqa: ARG002 - kombu's
-        """Put back what dead workers hold, and what was taken and never noted."""
-        with self.channel.conn_or_acquire() as client:
-            self._put_back_taken(client)
-            with (
-                suppress(kombu_redis.MutexHeld),
-                kombu_redis.Mutex(client, self.unacked_mutex_key, self.unacked_mutex_expire),
-            ):
-                late_s = self._server_s() - self.visibility_timeout
-                for tag in client.zrange(self.unacked_index_key, "-inf", late_s, byscore=True):
-                    self.restore_by_tag(tag, client)
+        """Put back what dead workers hold, and what was taken and never noted.
+
+        Where Redis refuses, the next look does: the messages are where they are.
+        """
+        try:
+            with self.channel.conn_or_acquire() as client:
+                self._put_back_taken(client)
+                self._put_back_unacked(client)
+        except redis.ResponseError as e:
+            log.warning("leases.look_waits: %s", reason_of(e))
+
+    def _put_back_unacked(self, client: Any) -> None:
+        """Put back what has been held without a sign of life for longer than a lease."""
+        with (
+            suppress(kombu_redis.MutexHeld),
+            kombu_redis.Mutex(client, self.unacked_mutex_key, self.unacked_mutex_expire),
+        ):
+            late_s = self._server_s() - self.visibility_timeout
+            for tag in client.zrange(self.unacked_index_key, "-inf", late_s, byscore=True):
+                self.restore_by_tag(tag, client)
 
     def _put_back_taken(self, client: Any) -> None:
         """Put back what has been seen as taken for longer than a lease."""

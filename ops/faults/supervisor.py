@@ -1,0 +1,70 @@
+"""Workers that are started again whenever they end, as a supervisor would; and who ended why."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Final
+
+from worker.contract.processes import start_child, stop_child
+
+ROOT: Final = Path(__file__).resolve().parents[2]
+SIMULATED: Final = ROOT / "ops" / "bench" / "simulated.py"
+# Milliseconds a batch of four: some 250 images a second by three workers.
+LATENCY_MS: Final = 48
+_GRACE_S: Final = 60.0
+
+
+class Supervisor:
+    """A worker for each URL. `ended` are the exit codes of those that nobody had stopped."""
+
+    def __init__(self, urls: list[str], lease_s: int, log: Path) -> None:
+        self._urls = urls
+        self._environment = os.environ | {
+            "WANWU_VISIBILITY_TIMEOUT_S": str(lease_s),
+            "WANWU_IMAGE_ROOTS": "/",
+        }
+        self._log = log
+        self._stopped: set[int] = set()
+        self.ended: list[int] = []
+        self.children = [self._start(url) for url in urls]
+
+    def kill(self, child: subprocess.Popen[bytes]) -> None:
+        """Kill one; it is started again."""
+        self._stopped.add(child.pid)
+        child.kill()
+
+    def terminate(self, child: subprocess.Popen[bytes]) -> None:
+        """Ask one to end; it is started again."""
+        self._stopped.add(child.pid)
+        child.terminate()
+
+    def look_after(self, *, starts: bool) -> None:
+        """Note which have ended, and start them anew if that `starts` now."""
+        for place, child in enumerate(self.children):
+            code = child.poll()
+            if code is not None and child.pid not in self._stopped:
+                self.ended.append(code)
+                self._stopped.add(child.pid)
+            if code is not None and starts:
+                self.children[place] = self._start(self._urls[place])
+
+    def stop(self) -> None:
+        """Let all finish what they hold, and end."""
+        for child in self.children:
+            child.send_signal(signal.SIGCONT)
+            child.terminate()
+        for child in self.children:
+            stop_child(child, _GRACE_S)
+
+    def _start(self, url: str) -> subprocess.Popen[bytes]:
+        with self._log.open("ab") as log:
+            return start_child(
+                [sys.executable, str(SIMULATED), str(LATENCY_MS)],
+                env=self._environment | {"WANWU_BROKER_URL": url, "WANWU_RESULT_URL": ""},
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
