@@ -33,19 +33,21 @@ STEADY = (str(ROOT / "ops" / "bench" / "simulated.py"), "40")
 # Two processes share the files: those that take minutes are begun first.
 LONGEST = (
     "test_full_size",
-    "test_faults",
-    "test_engines",
+    "test_installs",
     "test_ops_bench",
+    "test_faults",
     "test_bench",
+    "test_engines",
+    "test_readme",
+    "test_embeddings",
     "test_end_to_end",
     "test_embedded_mode",
-    "test_readme",
     "test_real_models",
-    "test_flower",
-    "test_embeddings",
     "test_remote",
     "test_door",
-    "test_metrics",
+    "test_consumer",
+    "test_status",
+    "test_export",
 )
 
 
