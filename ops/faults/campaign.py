@@ -155,8 +155,7 @@ class Campaign:
                     faults = self._all_faults()
                 self.faults[faults.pop()()] += 1
                 next_s = now_s + self._dice.expovariate(1 / self._every_s)
-            # One that starts where its user lacks rights says so and ends, as it should.
-            self._staff.look_after(starts=self._refusal != "NOPERM")
+            self._staff.look_after(lacks_rights=self._refusal == "NOPERM")
             self._look_at_orphans()
             self._look_at_records()
             time.sleep(_PAUSE_S)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -42,15 +43,25 @@ class Supervisor:
         self._stopped.add(child.pid)
         child.terminate()
 
-    def look_after(self, *, starts: bool) -> None:
-        """Note which have ended, and start them anew if that `starts` now."""
+    def look_after(self, *, lacks_rights: bool) -> None:
+        """Note which have ended, and start them anew, unless their user lacks rights at the moment.
+
+        One that starts then says so and ends, as it should; one that was at work should not.
+        """
         for place, child in enumerate(self.children):
             code = child.poll()
-            if code is not None and child.pid not in self._stopped:
-                self.ended.append(code)
+            if code is None:
+                continue
+            if child.pid not in self._stopped:
                 self._stopped.add(child.pid)
-            if code is not None and starts:
+                if self._was_ready(child) or not lacks_rights:
+                    self.ended.append(code)
+            if not lacks_rights:
                 self.children[place] = self._start(self._urls[place])
+
+    def _was_ready(self, child: subprocess.Popen[bytes]) -> bool:
+        log = self._log.read_text(encoding="utf-8", errors="replace")
+        return re.search(rf"worker\.ready .*worker-{child.pid}@", log) is not None
 
     def stop(self) -> None:
         """Let all finish what they hold, and end."""

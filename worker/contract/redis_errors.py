@@ -49,7 +49,7 @@ def code_of(error: BaseException) -> str:
     known = getattr(error, "status_code", None)
     if known and known != _NO_CODE:
         return str(known)
-    text = str(error)
+    text = _IN_PIPELINE.sub("", str(error))
     if _DENIED_IN_SCRIPT.search(text):
         return "NOPERM"
     first = text.partition(" ")[0]
