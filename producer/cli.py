@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 
 import click
@@ -23,6 +22,7 @@ from producer.requeue import requeue as send_again
 from producer.status import Look
 from producer.submit_verb import submit
 from producer.watch_verb import watch
+from worker.contract.extras import need
 from worker.contract.settings import Settings
 
 
@@ -138,9 +138,7 @@ def requeue(letters: tuple[str, ...], broker: str | None, *, everything: bool, d
 @told
 def exporter(port: int, address: str, broker: str | None) -> int:
     """Tell Prometheus the backlog of all jobs, until interrupted. One a Redis is enough."""
-    if not importlib.util.find_spec("prometheus_client"):
-        msg = "this command needs: pip install 'wanwu-tagger[ops]'"
-        raise click.UsageError(msg)
+    need("ops")
     from producer.exporter import serve  # noqa: PLC0415 - only here
 
     place = url_place(address, port)
@@ -155,9 +153,7 @@ def exporter(port: int, address: str, broker: str | None) -> int:
 @told
 def serve(port: int, address: str, broker: str | None) -> int:
     """Answer HTTP requests for tags, until interrupted: one image at a time, or jobs."""
-    if not importlib.util.find_spec("fastapi"):
-        msg = "this command needs: pip install 'wanwu-tagger[http]'"
-        raise click.UsageError(msg)
+    need("http")
     from producer.door.serve import serve as answer  # noqa: PLC0415 - only here
 
     settings = Settings.from_env(broker_url=broker)

@@ -10,7 +10,7 @@ import msgspec
 import redis
 from celery import Celery
 
-from producer.local import LocalWorker
+from producer.local import LocalWorker, check_libraries
 from producer.workers import WorkerInfo, online
 from worker.contract.blobs import BlobStore
 from worker.contract.broker import make_app
@@ -146,6 +146,7 @@ def open_desk(
         check_redis(settings)
         yield Desk(settings, make_app(settings, stores_results=False), None)
         return
+    check_libraries()
     say("starting a private Redis")
     with EmbeddedRedis() as server:
         private = msgspec.structs.replace(

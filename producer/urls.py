@@ -6,6 +6,7 @@ Web servers have no directories: an http URL is an image, or a shard.
 from __future__ import annotations
 
 import importlib.util
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,8 +42,11 @@ def find(url: str) -> Iterator[str]:
     if _MAGIC & set(path):
         yield from map(store.unstrip_protocol, store.glob(path))
     elif url.endswith("/") or store.isdir(path):
-        for _, _, files in store.walk(path, detail=True):
+        errors: list[OSError] = []
+        for _, _, files in store.walk(path, detail=True, on_error=errors.append):
             yield from (store.unstrip_protocol(each["name"]) for each in files.values())
+        if errors:
+            raise errors[0]
     else:
         yield url
 
@@ -130,5 +134,6 @@ def _store(url: str) -> tuple[Any, str]:
         words = f"pip install 'wanwu-tagger[{extra}]'" if extra else str(e) or "fsspec is needed"
         msg = f"{scheme}:// cannot be spoken to from here: {words}"
         raise StoreError(msg) from e
-    else:
-        return found
+    # What their libraries log, tracebacks with it, is raised as well, and told by us.
+    logging.getLogger(type(found[0]).__module__.partition(".")[0]).addHandler(logging.NullHandler())
+    return found

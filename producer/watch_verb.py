@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from producer.session import Request, Session
 from producer.sinks import Sink
 from producer.watch import SETTLE_S
 from producer.watch import watch as arrivals
+from worker.contract.extras import need
 from worker.contract.messages import Record
 from worker.contract.settings import Settings
 
@@ -120,9 +120,7 @@ class _Noted:
 
 def _check(output: Output, broker: str | None, words: dict[str, Any]) -> None:
     target = output.target
-    if not importlib.util.find_spec("watchfiles"):
-        msg = "this command needs: pip install 'wanwu-tagger[watch]'"
-        raise click.UsageError(msg)
+    need("watch")
     if not (target.in_sidecars or (target.file and target.form.stream)):
         msg = "watch writes as images arrive: give --out FILE.jsonl or .csv, or --format xmp"
         raise click.UsageError(msg)

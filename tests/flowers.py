@@ -14,13 +14,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from conftest import ROOT, environment
+from conftest import PATIENCE_S, ROOT, environment
 from server import free_port
 
 from worker.contract.processes import start_child, stop_child
 
 USER = "ann:secret of the tests"
-START_TIMEOUT_S = 60.0
 
 
 class Flower:
@@ -38,11 +37,11 @@ class Flower:
         if user:
             word = base64.b64encode(user.encode()).decode()
             request.add_header("Authorization", f"Basic {word}")
-        with urllib.request.urlopen(request, timeout=10) as answer:
+        with urllib.request.urlopen(request, timeout=PATIENCE_S) as answer:
             body = answer.read().decode()
         return json.loads(body) if path.startswith("/api") else body
 
-    def wait(self, path: str, wanted: Callable[[Any], bool], timeout_s: float = 20.0) -> Any:
+    def wait(self, path: str, wanted: Callable[[Any], bool], timeout_s: float = PATIENCE_S) -> Any:
         """Ask until the answer is what is wanted; return the last, wanted or not."""
         ends_s = time.monotonic() + timeout_s
         while not wanted(found := self.get(path)) and time.monotonic() < ends_s:
@@ -71,7 +70,7 @@ def flower_at(url: str, directory: Path, **settings: str) -> Iterator[Flower]:
             stdout=sink,
             stderr=subprocess.STDOUT,
         )
-    found, ends_s = Flower(port), time.monotonic() + START_TIMEOUT_S
+    found, ends_s = Flower(port), time.monotonic() + PATIENCE_S
     try:
         while True:
             try:
@@ -86,4 +85,4 @@ def flower_at(url: str, directory: Path, **settings: str) -> Iterator[Flower]:
         assert url not in words
         yield found
     finally:
-        stop_child(child, 10)
+        stop_child(child, PATIENCE_S)

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import PATIENCE_S
 
 from worker.backlog import (
     LEAST_PATIENCE_S,
@@ -25,8 +26,6 @@ from worker.backlog import (
 )
 from worker.batch import Batcher, Wait
 from worker.errors import DeviceMemoryError, InferenceError, WorkerGoneError
-
-SOON_S = 20
 
 
 @dataclass
@@ -249,7 +248,7 @@ def test_every_image_gets_its_own_embedding_and_timings() -> None:
     with bench() as b:
         b.script.before = lambda _: setattr(b.clock, "now_s", b.clock.now_s + 0.25)
         for value, future in zip((7, 8, 9, 6), b.put(7, 8, 9, 6), strict=True):
-            inferred = future.result(SOON_S)
+            inferred = future.result(PATIENCE_S)
             assert inferred.embedding_D.tolist() == [value]
             assert inferred.infer_ms == pytest.approx(250)
             assert inferred.batch_wait_ms >= 0
@@ -258,12 +257,12 @@ def test_every_image_gets_its_own_embedding_and_timings() -> None:
 def test_waiting_is_measured_until_the_batch_starts() -> None:
     with bench(max_batch=2) as b:
         b.batcher.expect(2)
-        b.clock.now_s += 1  # So patience is 4 seconds, far more than this test takes.
+        b.clock.now_s += 1  # So there is patience, and it ends by this clock alone.
         first = b.batcher.put(pixels(1))
         b.clock.now_s += 0.5
         second = b.batcher.put(pixels(2))
-        assert first.result(SOON_S).batch_wait_ms == pytest.approx(500)
-        assert second.result(SOON_S).batch_wait_ms == pytest.approx(0)
+        assert first.result(PATIENCE_S).batch_wait_ms == pytest.approx(500)
+        assert second.result(PATIENCE_S).batch_wait_ms == pytest.approx(0)
         assert b.script.batches == [[1, 2]]
 
 
@@ -281,7 +280,7 @@ def test_images_of_different_callers_share_a_batch() -> None:
             caller.start()
         for caller in callers:
             caller.join()
-        assert {future.result(SOON_S).batch_size for future in futures} == {4}
+        assert {future.result(PATIENCE_S).batch_size for future in futures} == {4}
         assert b.batcher.sizes() == {4: 1}
 
 
@@ -291,14 +290,21 @@ def test_what_gathers_during_inference_leaves_together() -> None:
 
         def hold(_: list[int]) -> None:
             busy.set()
-            assert go_on.wait(SOON_S)
+            assert go_on.wait(PATIENCE_S)
 
         b.script.before = hold
         first = b.put(1)
-        assert busy.wait(SOON_S)
+        assert busy.wait(PATIENCE_S)
         rest = b.put(2, 3, 4, 5, 6)
         go_on.set()
-        assert [future.result(SOON_S).batch_size for future in first + rest] == [1, 4, 4, 4, 4, 1]
+        assert [future.result(PATIENCE_S).batch_size for future in first + rest] == [
+            1,
+            4,
+            4,
+            4,
+            4,
+            1,
+        ]
 
 
 def test_a_forgotten_image_lets_the_others_go() -> None:
@@ -307,7 +313,7 @@ def test_a_forgotten_image_lets_the_others_go() -> None:
         b.clock.now_s += 1000
         future = b.batcher.put(pixels(1))
         b.batcher.forget()
-        assert future.result(SOON_S).batch_size == 1
+        assert future.result(PATIENCE_S).batch_size == 1
 
 
 def poison(value: int, error: BaseException) -> Callable[[list[int]], None]:
@@ -324,10 +330,10 @@ def test_only_the_culprit_of_a_failed_batch_fails() -> None:
         futures = b.put(1, 2, 3, 4)
         b.batcher.start()
         for future, value in ((futures[0], 1), (futures[1], 2), (futures[3], 4)):
-            assert future.result(SOON_S).embedding_D.tolist() == [value]
+            assert future.result(PATIENCE_S).embedding_D.tolist() == [value]
             assert future.result().batch_size == 1
         with pytest.raises(InferenceError) as caught:
-            futures[2].result(SOON_S)
+            futures[2].result(PATIENCE_S)
         assert isinstance(caught.value.__cause__, ZeroDivisionError)
         assert b.script.batches == [[1, 2, 3, 4], [1], [2], [3], [4]]
 
@@ -337,9 +343,9 @@ def test_after_a_failure_the_next_batch_runs() -> None:
         b.script.before = poison(1, MemoryError())
         (bad,) = b.put(1)
         with pytest.raises(InferenceError):
-            bad.result(SOON_S)
+            bad.result(PATIENCE_S)
         (good,) = b.put(2)
-        assert good.result(SOON_S).embedding_D.tolist() == [2]
+        assert good.result(PATIENCE_S).embedding_D.tolist() == [2]
         assert not b.batcher.died
 
 
@@ -353,7 +359,7 @@ def test_an_engine_that_drops_a_row_fails_instead_of_mixing_images_up() -> None:
     batcher.start()
     for future in futures:
         with pytest.raises(InferenceError, match="1 images gave 0 embeddings"):
-            future.result(SOON_S)
+            future.result(PATIENCE_S)
     batcher.stop()
 
 
@@ -367,13 +373,13 @@ def test_when_the_thread_dies_every_image_fails_and_the_worker_hears_of_it(
         b.batcher.start()
         for future in pending:
             with pytest.raises(WorkerGoneError, match="inference thread has ended"):
-                future.result(SOON_S)
-        b.batcher._thread.join(SOON_S)
+                future.result(PATIENCE_S)
+        b.batcher._thread.join(PATIENCE_S)
         assert b.batcher.died
         assert b.deaths == [None]
         (later,) = b.put(7)
         with pytest.raises(WorkerGoneError, match="inference thread has ended"):
-            later.result(SOON_S)
+            later.result(PATIENCE_S)
 
 
 def test_the_dying_thread_may_stop_the_batcher_itself() -> None:
@@ -382,8 +388,8 @@ def test_the_dying_thread_may_stop_the_batcher_itself() -> None:
         b.batcher._on_death = b.batcher.stop
         (future,) = b.put(1)
         with pytest.raises(WorkerGoneError):
-            future.result(SOON_S)
-        b.batcher._thread.join(SOON_S)
+            future.result(PATIENCE_S)
+        b.batcher._thread.join(PATIENCE_S)
         assert not b.batcher._thread.is_alive()
 
 
@@ -418,7 +424,7 @@ def test_the_histogram_counts_batches_by_size() -> None:
         futures: list[Any] = b.put(*range(9))
         b.batcher.start()
         for future in futures:
-            future.result(SOON_S)
+            future.result(PATIENCE_S)
         assert b.batcher.sizes() == {1: 1, 4: 2}
 
 
@@ -439,7 +445,7 @@ class Device:
         self.launched.append(values)
 
         def wait() -> Embeddings:
-            assert self.go_on.acquire(timeout=SOON_S)
+            assert self.go_on.acquire(timeout=PATIENCE_S)
             self.awaited.append(values)
             for value in values:
                 if value in self.fail:
@@ -482,11 +488,11 @@ def test_a_full_batch_is_launched_while_one_runs_and_no_third(
     wait_until(lambda: len(ahead.device.launched) == 2)
     assert not any(future.done() for future in futures)
     ahead.device.go_on.release()
-    assert [future.result(SOON_S).embedding_D[0] for future in futures[:2]] == [1, 2]
+    assert [future.result(PATIENCE_S).embedding_D[0] for future in futures[:2]] == [1, 2]
     wait_until(lambda: len(ahead.device.launched) == 3)
     assert ahead.device.launched == [[1, 2], [3, 4], [5, 6]]
     ahead.device.go_on.release(2)
-    assert [future.result(SOON_S).embedding_D[0] for future in futures] == [1, 2, 3, 4, 5, 6]
+    assert [future.result(PATIENCE_S).embedding_D[0] for future in futures] == [1, 2, 3, 4, 5, 6]
 
 
 def test_a_batch_that_is_not_full_waits_for_the_device(ahead: Ahead, wait_until: WaitUntil) -> None:
@@ -494,12 +500,12 @@ def test_a_batch_that_is_not_full_waits_for_the_device(ahead: Ahead, wait_until:
     ahead.batcher.start(runs_ahead=True)
     wait_until(lambda: len(ahead.device.launched) == 1)
     ahead.device.go_on.release()
-    futures[1].result(SOON_S)
+    futures[1].result(PATIENCE_S)
     wait_until(lambda: len(ahead.device.launched) == 2)
     # Until the device was free, a fourth image could still have come.
     assert ahead.device.awaited == [[1, 2]]
     ahead.device.go_on.release()
-    assert futures[2].result(SOON_S).batch_size == 1
+    assert futures[2].result(PATIENCE_S).batch_size == 1
 
 
 def test_an_engine_that_computes_itself_is_never_given_two(ahead: Ahead) -> None:
@@ -507,7 +513,7 @@ def test_an_engine_that_computes_itself_is_never_given_two(ahead: Ahead) -> None
     ahead.device.go_on.release(2)
     ahead.batcher.start()
     for future in futures:
-        future.result(SOON_S)
+        future.result(PATIENCE_S)
     assert ahead.device.launched == ahead.device.awaited == [[1, 2], [3, 4]]
 
 
@@ -517,9 +523,9 @@ def test_neighbours_are_spared_after_the_batch_that_was_launched_meanwhile(ahead
     futures = ahead.put(1, 2, 3, 4)
     ahead.batcher.start(runs_ahead=True)
     with pytest.raises(InferenceError):
-        futures[1].result(SOON_S)
+        futures[1].result(PATIENCE_S)
     for number in (0, 2, 3):
-        assert futures[number].result(SOON_S).embedding_D[0] == number + 1
+        assert futures[number].result(PATIENCE_S).embedding_D[0] == number + 1
     assert ahead.device.awaited == [[1, 2], [3, 4], [1], [2]]
 
 
@@ -531,7 +537,7 @@ def test_when_the_thread_dies_both_batches_fail(ahead: Ahead, death: BaseExcepti
     ahead.batcher.start(runs_ahead=True)
     for future in futures:
         with pytest.raises(WorkerGoneError, match="thread has ended"):
-            future.result(SOON_S)
+            future.result(PATIENCE_S)
     assert ahead.batcher.died
 
 
@@ -552,11 +558,11 @@ def test_a_batch_is_timed_from_the_end_of_the_one_before(
     wait_until(lambda: len(ahead.device.launched) == 2)
     ahead.clock.now_s += 0.008
     ahead.device.go_on.release()
-    first = futures[1].result(SOON_S)
+    first = futures[1].result(PATIENCE_S)
     wait_until(lambda: ahead.device.awaited == [[1, 2]])
     ahead.clock.now_s += 0.005
     ahead.device.go_on.release()
-    second = futures[3].result(SOON_S)
+    second = futures[3].result(PATIENCE_S)
     assert [first.infer_ms, first.batch_wait_ms] == pytest.approx([8, 0])
     assert [second.infer_ms, second.batch_wait_ms] == pytest.approx([5, 8])
 
@@ -568,7 +574,7 @@ def test_a_batch_that_does_not_fit_is_halved_and_its_size_remembered() -> None:
 
     with bench() as tested:
         tested.script.before = before
-        found = [future.result(SOON_S) for future in tested.put(*range(8))]
+        found = [future.result(PATIENCE_S) for future in tested.put(*range(8))]
         assert [int(one.embedding_D[0]) for one in found] == list(range(8))
         assert {one.batch_size for one in found} == {1}
         assert tested.batcher.max_batch == 1
@@ -587,6 +593,6 @@ def test_one_image_that_does_not_fit_fails_alone() -> None:
     with bench() as tested:
         tested.script.before = before
         good, bad = tested.put(1, 7)
-        assert int(good.result(SOON_S).embedding_D[0]) == 1
+        assert int(good.result(PATIENCE_S).embedding_D[0]) == 1
         with pytest.raises(DeviceMemoryError, match="too little memory"):
-            bad.result(SOON_S)
+            bad.result(PATIENCE_S)

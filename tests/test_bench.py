@@ -18,8 +18,6 @@ from worker.bench.run import Figure
 from worker.bench.subjects import PLAIN, WITH_TEXT, subjects
 from worker.cli import main
 
-pytestmark = pytest.mark.timeout(400)
-
 
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory: pytest.TempPathFactory) -> Path:

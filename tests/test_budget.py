@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from worker.budget import Budget
@@ -29,7 +30,7 @@ def test_no_more_is_spent_than_there_is() -> None:
     assert 5 <= most <= 10
 
 
-def test_a_large_one_is_not_passed_by() -> None:
+def test_a_large_one_is_not_passed_by(wait_until: Callable[..., None]) -> None:
     budget, order = Budget(4), list[str]()
     first = budget.spend(3)
     first.__enter__()
@@ -39,10 +40,11 @@ def test_a_large_one_is_not_passed_by() -> None:
             order.append(name)
 
     with ThreadPoolExecutor(2) as pool:
+        # Each asks before the next does.
         pool.submit(spend, "large", 4)
-        time.sleep(0.1)
+        wait_until(lambda: budget._next_ticket == 2)
         pool.submit(spend, "small", 1)
-        time.sleep(0.1)
+        wait_until(lambda: budget._next_ticket == 3)
         assert order == []
         first.__exit__(None, None, None)
     assert order == ["large", "small"]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import redis
-from conftest import Crew, run
+from conftest import PATIENCE_S, Crew, run
 from images import fill
 
 from worker.contract.broker import make_app
@@ -38,7 +38,7 @@ def test_events_come_in_groups_and_none_is_missing(
             assert done.returncode == 0, done.stderr
             # What has gathered is published before a worker leaves.
             assert worker.stop() == 0
-            ends_s = time.monotonic() + 10
+            ends_s = time.monotonic() + PATIENCE_S
             while found.count("task-succeeded") < 8 and time.monotonic() < ends_s:
                 with suppress(TimeoutError):
                     connected.drain_events(timeout=1)
@@ -49,7 +49,9 @@ def test_a_worker_leaves_to_others_what_it_has_no_room_for(
     server: EmbeddedRedis, client: redis.Redis, crew: Crew, tmp_path: Path
 ) -> None:
     fill(tmp_path / "images", 1200, (800, 600))
-    workers = [crew.start(server.url) for _ in range(2)]
+    workers = [crew.start(server.url, ready=False) for _ in range(2)]
+    for worker in workers:
+        worker.wait_for("worker.ready")
     words = ["--chunk", "100", "--out", str(tmp_path / "out.jsonl")]
     done = run("producer", "submit", str(tmp_path / "images"), *words, broker_url=server.url)
     assert done.returncode == 0, done.stderr

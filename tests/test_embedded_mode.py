@@ -17,7 +17,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import ROOT, environment, run
+from conftest import PATIENCE_S, ROOT, environment, run
 from images import fill
 
 from producer.submit import SMALLEST_CHUNK
@@ -66,9 +66,9 @@ def test_flower_runs_beside_it_and_ends_with_it(tmp_path: Path) -> None:
         request = urllib.request.Request(f"{base}/api/throughput")
         word = base64.b64encode(f"{user}:{password}".encode()).decode()
         request.add_header("Authorization", f"Basic {word}")
-        ends_s = time.monotonic() + 20
+        ends_s = time.monotonic() + PATIENCE_S
         while True:
-            with urllib.request.urlopen(request, timeout=10) as answer:
+            with urllib.request.urlopen(request, timeout=PATIENCE_S) as answer:
                 view = json.load(answer)
             if (
                 sum(one["images"] for one in view["workers"]) == len(paths)
@@ -78,9 +78,9 @@ def test_flower_runs_beside_it_and_ends_with_it(tmp_path: Path) -> None:
             time.sleep(0.2)
         assert [one["images"] for one in view["workers"]] == [len(paths)]
         with pytest.raises(urllib.error.HTTPError, match="401"):
-            urllib.request.urlopen(f"{base}/throughput", timeout=10)
+            urllib.request.urlopen(f"{base}/throughput", timeout=PATIENCE_S)
         command.stdin.close()
-        assert command.wait(30) == 0
+        assert command.wait(PATIENCE_S) == 0
     with pytest.raises(urllib.error.URLError, match="refused"):
         urllib.request.urlopen(base, timeout=10)
 
@@ -129,15 +129,22 @@ def test_a_model_that_is_not_there_is_told_in_one_line(tmp_path: Path) -> None:
     assert len(told) == 1, done.stderr
 
 
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """So many images that nobody is done with them at once."""
+    directory = tmp_path_factory.mktemp("many")
+    fill(directory, 3000, size=(1200, 900))
+    return directory
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("moment", ["starting", "tagging"])
 def test_an_interrupted_command_leaves_nothing_behind(
-    tmp_path: Path, wait_until: Callable[..., None], number: signal.Signals, moment: str
+    tmp_path: Path, many: Path, wait_until: Callable[..., None], number: signal.Signals, moment: str
 ) -> None:
-    fill(tmp_path / "in", 3000, size=(1200, 900))
     temporary, out = tmp_path / "tmp", tmp_path / "tags.jsonl"
     temporary.mkdir()
-    words = ["submit", str(tmp_path / "in"), "--embedded", "--out", str(out)]
+    words = ["submit", str(many), "--embedded", "--out", str(out)]
     with subprocess.Popen(
         [sys.executable, "-m", "producer.cli", *words],
         cwd=ROOT,
@@ -150,14 +157,14 @@ def test_an_interrupted_command_leaves_nothing_behind(
         itself = psutil.Process(producer.pid)
         wait_until(lambda: len(itself.children(recursive=True)) >= 2)
         if moment == "tagging":
-            wait_until(lambda: out.exists() and out.stat().st_size > 0, timeout_s=90)
+            wait_until(lambda: out.exists() and out.stat().st_size > 0)
         family = itself.children(recursive=True)
         # As a terminal does it: the whole foreground group hears Ctrl-C.
         os.killpg(producer.pid, number)
-        _, said = producer.communicate(timeout=30)
+        _, said = producer.communicate(timeout=PATIENCE_S)
     assert producer.returncode == 130
     # A child that was just being started is ended by the kernel, a moment after its parent.
-    wait_until(lambda: not any(child.is_running() for child in family), timeout_s=5)
+    wait_until(lambda: not any(child.is_running() for child in family))
     assert list(temporary.iterdir()) == []
     assert "Traceback" not in said
     assert "interrupted" in said

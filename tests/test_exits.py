@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
-from conftest import ROOT
+from conftest import PATIENCE_S, ROOT
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,7 +27,7 @@ class Held:
 def command():
     try:
         {work}
-        time.sleep(30)
+        time.sleep(600)
     finally:
         os.kill(os.getpid(), signal.{signal})
         time.sleep(0.05)
@@ -54,7 +54,7 @@ def test_an_interruption_is_neither_lost_nor_disturbed(
         env={"PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
-        timeout=20,
+        timeout=PATIENCE_S,
         check=False,
     )
     assert (done.returncode, done.stdout, done.stderr) == (130, "cleaned up\n", "")

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 import redis
-from conftest import ROOT, STEADY, Crew, Worker, environment, run
+from conftest import PATIENCE_S, ROOT, STEADY, Crew, Worker, environment, run, until
 from faulty_worker import EXIT_CODE, POISON
 from images import encoded, fill, picture
 from server import free_port
@@ -56,9 +56,9 @@ def records(file: Path) -> dict[str, Any]:
     return found
 
 
-def supervise(start: Callable[[], Worker], done: Callable[[], bool], timeout_s: float = 90) -> int:
+def supervise(start: Callable[[], Worker], done: Callable[[], bool]) -> int:
     """Start the worker, and again whenever it dies of itself; return how often it did."""
-    deaths, worker, ends_s = 0, start(), time.monotonic() + timeout_s
+    deaths, worker, ends_s = 0, start(), time.monotonic() + PATIENCE_S
     while not done():
         assert time.monotonic() < ends_s, worker.text
         if (code := worker.process.poll()) is not None:
@@ -121,21 +121,17 @@ def test_what_a_killed_worker_held_is_taken_over_when_its_lease_ends(
     first = crew.start(server.url, program=STEADY, visibility_timeout_s=LEASE_S)
     sent = run("producer", "submit", str(tmp_path / "photos"), "--no-wait", broker_url=server.url)
     job = sent.stdout.split()[0]
-    _until(lambda: bool(client.hlen("unacked")))
-    time.sleep(0.3)
+    until(lambda: bool(client.hlen("unacked")))
     first.process.send_signal(signal.SIGKILL)
     first.process.wait()
-    held = client.hlen("unacked")
-    killed_s = time.monotonic()
-    assert held > 0
+    assert client.hlen("unacked") > 0
     crew.start(server.url, visibility_timeout_s=LEASE_S)
-    _until(lambda: client.hget(f"{KEY_PREFIX}job:{job}", "done") == b"300", 60)
-    assert time.monotonic() - killed_s < 60
+    until(lambda: client.hget(f"{KEY_PREFIX}job:{job}", "done") == b"300")
     out = tmp_path / "out.jsonl"
     got = run("producer", "results", job, "--out", str(out), broker_url=server.url)
     assert got.returncode == 0, got.stderr
     assert {one["status"] for one in records(out).values()} == {"ok"}
-    _until(lambda: not leftovers(client))
+    until(lambda: not leftovers(client))
 
 
 def test_a_worker_that_stands_still_loses_its_chunks_and_nothing_is_counted_twice(
@@ -143,23 +139,26 @@ def test_a_worker_that_stands_still_loses_its_chunks_and_nothing_is_counted_twic
 ) -> None:
     fill(tmp_path / "photos", 400)
     first, second = (
-        crew.start(server.url, program=STEADY, visibility_timeout_s=LEASE_S) for _ in range(2)
+        crew.start(server.url, program=STEADY, visibility_timeout_s=LEASE_S, ready=False)
+        for _ in range(2)
     )
+    for worker in (first, second):
+        worker.wait_for("worker.ready")
     out = tmp_path / "out.jsonl"
     sent = run("producer", "submit", str(tmp_path / "photos"), "--no-wait", broker_url=server.url)
     job = sent.stdout.split()[0]
-    _until(lambda: bool(client.hlen("unacked")))
+    until(lambda: bool(client.hlen("unacked")))
     first.process.send_signal(signal.SIGSTOP)
     try:
-        _until(lambda: client.hget(f"{KEY_PREFIX}job:{job}", "done") == b"400", 60)
+        until(lambda: client.hget(f"{KEY_PREFIX}job:{job}", "done") == b"400")
     finally:
         first.process.send_signal(signal.SIGCONT)
-    time.sleep(1)
+    # Before it ends it finishes what it was at, which others have done.
+    assert [one.stop() for one in (first, second)] == [0, 0]
     got = run("producer", "results", job, "--out", str(out), broker_url=server.url)
     assert got.returncode == 0, got.stderr
     assert len(records(out)) == 400
     assert client.hget(f"{KEY_PREFIX}job:{job}", "done") == b"400"
-    assert [one.stop() for one in (first, second)] == [0, 0]
     assert not leftovers(client)
 
 
@@ -168,24 +167,26 @@ def test_when_the_inference_thread_dies_others_tag_what_it_held(
 ) -> None:
     fill(tmp_path / "photos", 60)
     fault = tmp_path / "fault"
+    # Longer than this test may last: nobody can wait for such a lease to end.
+    lease_s = str(int(4 * PATIENCE_S))
     dying = crew.start(
-        server.url, program=FAULTY, variables={"FAULT_FILE": str(fault)}, visibility_timeout_s="30"
+        server.url,
+        program=FAULTY,
+        variables={"FAULT_FILE": str(fault)},
+        visibility_timeout_s=lease_s,
     )
     fault.touch()
     out = tmp_path / "out.jsonl"
     sent = run("producer", "submit", str(tmp_path / "photos"), "--no-wait", broker_url=server.url)
     job = sent.stdout.split()[0]
-    assert dying.process.wait(30) == os.EX_SOFTWARE
+    assert dying.process.wait(PATIENCE_S) == os.EX_SOFTWARE
     assert not fault.exists()
-    began_s = time.monotonic()
-    crew.start(server.url)
-    _until(lambda: client.hget(f"{KEY_PREFIX}job:{job}", "done") == b"60", 30)
-    # They went back to the queue at once; nobody had to wait for a lease to end.
-    assert time.monotonic() - began_s < 20
+    crew.start(server.url, visibility_timeout_s=lease_s)
+    until(lambda: client.hget(f"{KEY_PREFIX}job:{job}", "done") == b"60")
     got = run("producer", "results", job, "--out", str(out), broker_url=server.url)
     assert got.returncode == 0, got.stderr
     assert {one["status"] for one in records(out).values()} == {"ok"}
-    _until(lambda: not leftovers(client))
+    until(lambda: not leftovers(client))
 
 
 def test_what_is_no_message_lies_with_the_dead_letters_and_work_goes_on(
@@ -212,14 +213,6 @@ def test_what_is_no_message_lies_with_the_dead_letters_and_work_goes_on(
     shutil.rmtree(tmp_path / "photos")
 
 
-def _until(condition: Callable[[], bool], timeout_s: float = 30) -> None:
-    ends_s = time.monotonic() + timeout_s
-    while not condition():
-        if time.monotonic() > ends_s:
-            pytest.fail("it never came true")
-        time.sleep(0.02)
-
-
 def test_a_batch_that_does_not_fit_costs_nothing_but_an_alarm(
     server: EmbeddedRedis, client: redis.Redis, crew: Crew, tmp_path: Path
 ) -> None:
@@ -236,11 +229,11 @@ def test_a_batch_that_does_not_fit_costs_nothing_but_an_alarm(
     assert {one["batch_size"] for one in found.values()} <= {1, 2}
     assert worker.text.count("batch.out_of_memory") == 1
     app = make_app(Settings(broker_url=SecretUrl(server.url)), stores_results=False)
-    (stats,) = app.control.inspect(timeout=5).stats().values()
+    (stats,) = app.control.inspect(timeout=PATIENCE_S, limit=1).stats().values()
     assert stats["tagger"]["max_batch"] == 2
 
 
-def test_health_is_green_at_work_and_red_within_seconds_of_the_threads_death(
+def test_health_is_green_at_work_and_red_after_the_threads_death(
     server: EmbeddedRedis, client: redis.Redis, crew: Crew, tmp_path: Path
 ) -> None:
     fill(tmp_path / "photos", 8)
@@ -256,11 +249,9 @@ def test_health_is_green_at_work_and_red_within_seconds_of_the_threads_death(
         urllib.request.urlopen(f"http://127.0.0.1:{port}/etc/passwd")
     fault.touch()
     run("producer", "submit", str(tmp_path / "photos"), "--no-wait", broker_url=server.url)
-    _until(lambda: not fault.exists())
-    red_s = time.monotonic()
-    _until(lambda: run("worker", "health", monitor_port=port).returncode == 1, 10)
-    assert time.monotonic() - red_s < 10
-    assert worker.process.wait(30) == os.EX_SOFTWARE
+    until(lambda: not fault.exists())
+    until(lambda: run("worker", "health", monitor_port=port).returncode == 1)
+    assert worker.process.wait(PATIENCE_S) == os.EX_SOFTWARE
 
 
 def test_health_is_red_while_the_model_hangs_and_others_take_the_chunks(
@@ -279,13 +270,13 @@ def test_health_is_red_while_the_model_hangs_and_others_take_the_chunks(
     hang.touch()
     sent = run("producer", "submit", str(tmp_path / "photos"), "--no-wait", broker_url=server.url)
     job = sent.stdout.split()[0]
-    _until(lambda: run("worker", "health", monitor_port=port).returncode == 1, 15)
+    until(lambda: run("worker", "health", monitor_port=port).returncode == 1)
     told = run("worker", "health", monitor_port=port)
     assert "no image has been done for" in told.stderr
     # It is alive, and renews nothing.
     assert worker.process.poll() is None
     crew.start(server.url, visibility_timeout_s=LEASE_S)
-    _until(lambda: client.hget(f"{KEY_PREFIX}job:{job}", "done") == b"40", 40)
+    until(lambda: client.hget(f"{KEY_PREFIX}job:{job}", "done") == b"40")
     hang.unlink()
 
 
@@ -338,7 +329,7 @@ def test_a_chunk_of_another_version_ends_its_job_and_lies_with_the_dead_letters(
     jobs.set_state(job, "submitted")
     for seq, wire in enumerate(wires):
         app.send_task(TASK, args=[wire], task_id=task_id(job, seq))
-    _until(lambda: jobs.get(job).finished)
+    until(lambda: jobs.get(job).finished)
     assert jobs.get(job).failed == 4
     assert DeadLetters(client).count() == 3
     assert client.exists("wanwu:jobs")
@@ -346,7 +337,7 @@ def test_a_chunk_of_another_version_ends_its_job_and_lies_with_the_dead_letters(
     assert got.stderr.count("has no results") == 3
     assert worker.process.poll() is None
     assert "Traceback" not in worker.text
-    _until(lambda: not leftovers(client))
+    until(lambda: not leftovers(client))
 
 
 def test_a_submit_that_is_killed_goes_on_where_it_broke_off(
@@ -365,7 +356,7 @@ def test_a_submit_that_is_killed_goes_on_where_it_broke_off(
             stderr=subprocess.DEVNULL,
         )
         lines = len(out.read_bytes().splitlines()) if out.exists() and turn else 0
-        _until(lambda lines=lines: out.exists() and len(out.read_bytes().splitlines()) > lines + 40)  # type: ignore[misc]
+        until(lambda lines=lines: out.exists() and len(out.read_bytes().splitlines()) > lines + 40)  # type: ignore[misc]
         producer.kill()
         producer.wait()
     # The last line may be torn, as by a crash in the middle of a write.
@@ -379,7 +370,7 @@ def test_a_submit_that_is_killed_goes_on_where_it_broke_off(
     assert {one["status"] for one in found.values()} == {"ok"}
     assert not out.with_name("out.jsonl.job").exists()
     app = make_app(Settings(broker_url=SecretUrl(server.url)), stores_results=False)
-    (stats,) = app.control.inspect(timeout=5).stats().values()
+    (stats,) = app.control.inspect(timeout=PATIENCE_S, limit=1).stats().values()
     tagged = stats["tagger"]["images"] - stats["tagger"]["failed"]
     # A kill costs what the worker has in hand (12 images and the chunk that came last), and what it
     # takes up before it asks again whether the job is cancelled: 0.5 s of 100 images a second. That
@@ -432,7 +423,7 @@ def test_a_short_campaign_of_faults_loses_nothing(tmp_path: Path) -> None:
         env=environment(),
         capture_output=True,
         text=True,
-        timeout=115,
+        timeout=2 * PATIENCE_S,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr

@@ -7,13 +7,13 @@ from concurrent.futures import Future
 
 import numpy as np
 import pytest
+from conftest import PATIENCE_S
 
 from worker.backlog import Inferred
 from worker.contract.messages import ImageRef
 from worker.flight import Flight, Journey
 from worker.measure import Stopwatch
 
-SOON_S = 20
 INFERRED = Inferred(np.zeros(2, np.float32), 0.0, 1.0, 1)
 
 
@@ -37,8 +37,8 @@ def test_it_ends_with_the_last_image_whatever_became_of_each() -> None:
     flight.land(images[0], INFERRED)
     assert not arrived.is_set()
     flight.land(images[2], INFERRED)
-    assert arrived.wait(SOON_S)
-    waiter.join(SOON_S)
+    assert arrived.wait(PATIENCE_S)
+    waiter.join(PATIENCE_S)
     assert [image.outcome for image in images] == [INFERRED, error, INFERRED]
     assert len(landed) == 3
 

@@ -38,7 +38,7 @@ from worker.models.labels import encoder_of
 from worker.models.precision import adds_in_32_bits, supported
 from worker.models.variant import variant
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
+pytestmark = pytest.mark.integration
 SIZES = ((1600, 1200), (640, 480), (480, 640), (224, 224), (200, 120))
 CPU = torch.device("cpu")
 Rows = npt.NDArray[np.float32]

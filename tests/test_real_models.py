@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from broken_models import changed, raising
-from conftest import Crew, run
+from conftest import PATIENCE_S, Crew, run
 from PIL import Image
 from side_by_side import compare, gather, tags
 from transformers import ChineseCLIPImageProcessor, PreTrainedTokenizerFast, pipeline
@@ -21,7 +21,7 @@ from worker.contract.settings import Settings
 from worker.models.artifact import Artifact, default_artifact, open_artifact
 from worker.models.original import original_model
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.integration
 
 
 @pytest.fixture
@@ -89,7 +89,7 @@ def test_a_job_is_finished_by_eager_when_torchscript_raises(
     assert worker.text.count("engine.fallback") == 1
     (stats,) = (
         make_app(Settings(broker_url=SecretUrl(queue)), stores_results=False)
-        .control.inspect(timeout=5)
+        .control.inspect(timeout=PATIENCE_S, limit=1)
         .stats()
         .values()
     )

@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 import redis
 import tiny_model
-from conftest import Crew, run
+from conftest import PATIENCE_S, Crew, run
 from images import fill
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from worker.contract.broker import make_app
 from worker.contract.embedded import EmbeddedRedis
@@ -73,7 +75,9 @@ def test_what_is_no_embedding_and_a_redis_that_is_away_are_nothing_known(
     for body in (b"short", embedding(artifact, float("nan")).tobytes()):
         client.set(recall.key_of(b"x"), body)
         assert recall.get(recall.key_of(b"x")) is None
-    away = Recall(redis.Redis(port=1), artifact, Settings(cache_images=3))
+    away = Recall(
+        redis.Redis(port=1, retry=Retry(NoBackoff(), 0)), artifact, Settings(cache_images=3)
+    )
     assert away.get("x") is None
     away.put([("x", embedding(artifact, 1))])
 
@@ -110,7 +114,7 @@ def test_images_that_come_again_are_not_inferred_again(
         assert line["status"] == ("failed" if line["path"].endswith("bad.jpg") else "ok")
     (stats,) = (
         make_app(Settings(broker_url=SecretUrl(server.url)), stores_results=False)
-        .control.inspect(timeout=5)
+        .control.inspect(timeout=PATIENCE_S, limit=1)
         .stats()
         .values()
     )

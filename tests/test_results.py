@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import pytest
 import redis
 from celery.worker import state as worker_state
+from conftest import PATIENCE_S, until
 from server import Server
 
 from worker.contract import results
@@ -77,7 +77,7 @@ def test_celery_itself_reads_what_is_stored(backend: ChunkResults, client: redis
     backend.mark_as_done(f"{job}-0", wire)
     found = backend.app.AsyncResult(f"{job}-0")
     assert found.state == "SUCCESS"
-    assert found.get(timeout=5) == json.loads(json.dumps(wire))
+    assert found.get(timeout=PATIENCE_S) == json.loads(json.dumps(wire))
 
 
 @pytest.fixture
@@ -98,10 +98,10 @@ def test_a_result_waits_for_a_redis_that_is_away(
     fickle.stop()
     storing = threading.Thread(target=app.backend.mark_as_done, args=(f"{job}-0", sent.to_wire()))
     storing.start()
-    time.sleep(1.5)
+    until(lambda: "results.waiting" in caplog.text)
     assert storing.is_alive()
     fickle.start()
-    storing.join(20)
+    storing.join(PATIENCE_S)
     assert not storing.is_alive()
     with connect(fickle.url) as client:
         assert JobStore(client, 60).collect(job, [0]) == [sent]

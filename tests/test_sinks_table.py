@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import ROOT, environment
+from conftest import PATIENCE_S, ROOT, environment
 from records import embedding, failed, record, several
 
 from producer.sinks import RecordsError, open_sink, records_of, target_of
@@ -174,7 +174,7 @@ def produced(*words: str | Path) -> subprocess.CompletedProcess[str]:
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE_S,
         check=False,
     )
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from conftest import PATIENCE_S
 
 from worker.engines.streams import Streams
 
@@ -57,7 +58,7 @@ def test_parts_run_side_by_side() -> None:
     meet = threading.Barrier(2)
 
     def run(pixels_NCHW: torch.Tensor) -> torch.Tensor:
-        meet.wait(10)
+        meet.wait(PATIENCE_S)
         return pixels_NCHW.float()
 
     Streams(run, 2).launch(torch.zeros(2, 1, 1, 1))()
@@ -71,7 +72,7 @@ def test_a_thread_that_is_done_takes_up_the_next_batch() -> None:
         first = float(pixels_NCHW[0, 0, 0, 0])
         begun.append(first)
         if first == 0:
-            assert go_on.wait(10)
+            assert go_on.wait(PATIENCE_S)
         elif first == 3:
             go_on.set()
         return pixels_NCHW[:, 0, 0, :1].float()
@@ -102,7 +103,7 @@ def test_of_two_batches_no_more_parts_run_than_there_are_threads_for() -> None:
     # Parts of two threads each, of one each, and a whole batch on all.
     waits = [streams.launch(torch.zeros(images, 1, 1, 1)) for images in (2, 2, 4, 3)]
     assert [len(wait()) for wait in waits] == [2, 2, 4, 3]
-    assert max(most) == THREADS
+    assert max(most) <= THREADS
 
 
 def test_threads_that_come_later_have_all_threads_again() -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import redis
 from celery import Celery
+from conftest import PATIENCE_S
 
 from producer import submit
 from producer.outbox import Post
@@ -47,7 +48,7 @@ def inbox(app: Celery, client: redis.Redis) -> Iterator[Callable[[], list[Chunk]
             chunks = []
             with connection.SimpleQueue(QUEUE) as queue:
                 while client.llen(QUEUE):
-                    message = queue.get(timeout=5)
+                    message = queue.get(timeout=PATIENCE_S)
                     args, _kwargs, _embed = message.payload
                     chunks.append(Chunk.from_wire(args[0]))
                     assert chunks[-1].task_id == message.headers["id"]
@@ -73,7 +74,7 @@ def order(post: Post, **fields: Any) -> Order:
 def send(paths: list[str], what: Order, post: Post, total: int | None = None) -> None:
     feeder = Feeder(paths, what, post, Window(10_000, 10**9), lambda: total)
     feeder.start()
-    feeder._thread.join(10)
+    feeder._thread.join(PATIENCE_S)
     assert not feeder.check()
     assert feeder.images == len(paths)
 
@@ -259,6 +260,6 @@ def test_who_waits_for_room_is_sent_away_when_the_window_closes(wait_until: Wait
     thread = threading.Thread(target=wait_for_room)
     thread.start()
     window.close()
-    thread.join(5)
+    thread.join(PATIENCE_S)
     assert raised.is_set()
     assert window.seqs() == [0]

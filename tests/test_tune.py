@@ -117,7 +117,7 @@ def test_a_damaged_memory_is_no_hindrance(bundled: Artifact, cache: Path, conten
 @pytest.mark.integration
 def test_the_command_measures_proposes_and_remembers(tmp_path: Path, cache: Path) -> None:
     out = tmp_path / "tune.json"
-    words = ["--tune", "--device", "cpu", "--seconds", "0.5", "--json", str(out)]
+    words = ["--tune", "--device", "cpu", "--seconds", "0.1", "--json", str(out)]
     done = run("worker", "bench", *words)
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(out.read_text(encoding="utf-8"))

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT, Crew, environment, run
+from conftest import PATIENCE_S, ROOT, Crew, environment, run
 from images import encoded, picture
 
 from producer.watch import Arrivals
@@ -57,6 +57,12 @@ def lines(out: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
 
 
+def directories_watched(pid: int) -> int:
+    """As the kernel has it: a directory that is made later is watched a moment later."""
+    files = Path(f"/proc/{pid}/fdinfo").iterdir()
+    return sum(file.read_text(encoding="ascii").count("inotify wd") for file in files)
+
+
 @pytest.mark.integration
 def test_a_directory_is_watched_and_nothing_is_tagged_twice(
     server: EmbeddedRedis, crew: Crew, tmp_path: Path, wait_until: Until
@@ -67,7 +73,7 @@ def test_a_directory_is_watched_and_nothing_is_tagged_twice(
     (inbox / "before.jpg").write_bytes(encoded(picture(0)))
 
     def start() -> subprocess.Popen[bytes]:
-        words = ["watch", str(inbox), "--out", str(out), "--settle", "0.3", "--label", "猫"]
+        words = ["watch", str(inbox), "--out", str(out), "--settle", "1.0", "--label", "猫"]
         with (tmp_path / "log").open("ab") as log:
             return subprocess.Popen(
                 [sys.executable, "-m", "producer.cli", *words],
@@ -78,7 +84,7 @@ def test_a_directory_is_watched_and_nothing_is_tagged_twice(
 
     def stop(child: subprocess.Popen[bytes]) -> None:
         child.send_signal(signal.SIGINT)
-        assert child.wait(30) == 130
+        assert child.wait(PATIENCE_S) == 130
 
     def names() -> list[str]:
         return [Path(line["path"]).name for line in lines(out)]
@@ -86,15 +92,16 @@ def test_a_directory_is_watched_and_nothing_is_tagged_twice(
     child = start()
     wait_until(lambda: names() == ["before.jpg"])
     wait_until(lambda: "watching" in (tmp_path / "log").read_text())
+    before = directories_watched(child.pid)
     (inbox / "deep").mkdir()
-    time.sleep(0.6)
+    wait_until(lambda: directories_watched(child.pid) > before)
     # Slowly, as a camera's card is copied: it is one image, not two halves.
     data = encoded(picture(1))
     with (inbox / "deep" / "slow.jpg").open("wb") as file:
         for part in (data[:100], data[100:400], data[400:]):
             file.write(part)
             file.flush()
-            time.sleep(0.2)
+            time.sleep(0.1)
     wait_until(lambda: names() == ["before.jpg", "slow.jpg"])
     (inbox / "before.jpg").write_bytes(encoded(picture(7)))
     wait_until(lambda: names() == ["slow.jpg", "before.jpg"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 import sys
 from pathlib import Path
@@ -11,13 +10,13 @@ from typing import Any, NoReturn
 import click
 import msgspec
 
+from worker.contract.extras import missing, remedy
 from worker.contract.labels import LabelsError
 from worker.contract.settings import Settings, SettingsError
 
 ENGINES = ("torchscript", "eager", "compile", "onnx")
 PRECISIONS = ("auto", "fp32", "fp16", "bf16", "int8")
 PLACE = click.Path(dir_okay=False, path_type=Path)
-EXTRA = "this command needs the worker's libraries: pip install 'wanwu-tagger[worker]'"
 
 
 def _places(
@@ -193,6 +192,8 @@ def bench(**options: Any) -> None:
     turns. What cannot be measured here says why.
     """
     _check_libraries()
+    if options["chart_file"] and missing("bench"):
+        _fail(f"a chart needs matplotlib: {remedy('bench')}")
     from worker.bench.command import Request, run, tune  # noqa: PLC0415
     from worker.errors import TaggerError  # noqa: PLC0415
 
@@ -243,8 +244,8 @@ def health() -> None:
 
 
 def _check_libraries() -> None:
-    if not importlib.util.find_spec("torch"):
-        _fail(EXTRA)
+    if missing("worker"):
+        _fail(f"this command needs the worker's libraries: {remedy('worker')}")
 
 
 def _fail(message: str) -> NoReturn:

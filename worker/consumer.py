@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
+import redis
 from celery import bootsteps
 from celery.worker import state
 from kombu.common import ignore_errors
@@ -127,10 +128,15 @@ def urgent_step(
             _cancel(self._looking)
 
         def _ask(self, parent: Any, channel: Any) -> None:
-            answer = ignore_errors(parent, channel.is_urgency_possible)
-            if answer is not None:
+            try:
+                is_possible = channel.is_urgency_possible()
                 contact.answered()
-            is_possible = bool(answer)
+            except redis.TimeoutError:
+                # Connections may have vanished without a word: Celery makes all of them anew.
+                raise
+            except (redis.RedisError, OSError):
+                # The connection that waits for messages will end for the same reason, if it stays.
+                is_possible = False
             hold_back(is_possible)
             if not is_possible:
                 # Each look turns the loop, which costs more than the look.

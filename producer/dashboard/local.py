@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import secrets
 import socket
@@ -17,6 +16,7 @@ from typing import IO, Final
 
 from worker import contract
 from worker.contract.embedded import EmbeddedError
+from worker.contract.extras import missing, remedy
 from worker.contract.processes import start_child, stop_child
 
 HOST: Final = "127.0.0.1"
@@ -41,8 +41,8 @@ def flower_beside(broker_url: str, say: Callable[[str], None]) -> Iterator[int]:
     Raises:
         EmbeddedError: it is not installed or does not come up.
     """
-    if not importlib.util.find_spec("flower"):
-        msg = "--flower needs: pip install 'wanwu-tagger[ops]'"
+    if missing("ops"):
+        msg = f"--flower needs: {remedy('ops')}"
         raise EmbeddedError(msg)
     port, password = _free_port(), secrets.token_urlsafe(12)
     variables = {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import importlib.util
 import subprocess
 import tempfile
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,6 +17,7 @@ from kombu.exceptions import OperationalError
 from producer.child import ERROR, WORKER, environment
 from worker.contract.connections import connect
 from worker.contract.encoded import ENCODE, Encoded
+from worker.contract.extras import missing, remedy
 from worker.contract.labels import LabelPack
 from worker.contract.processes import start_child, stop_child
 
@@ -46,10 +46,8 @@ class Encoding:
         self._child: subprocess.Popen[bytes]
 
     def __enter__(self) -> Self:
-        if not importlib.util.find_spec("torch"):
-            msg = (
-                "labels are embedded by the model, which needs: pip install 'wanwu-tagger[worker]'"
-            )
+        if missing("worker"):
+            msg = f"labels are embedded by the model, which needs: {remedy('worker')}"
             raise EncodingError(msg)
         # A file, since a pipe would hold us up until the child has loaded what it reads with.
         with tempfile.TemporaryFile() as pack:

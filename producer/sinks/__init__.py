@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
@@ -20,6 +19,7 @@ from producer.sinks.parquet import count_rows, read_parquet, write_parquet
 from producer.sinks.standing import Standing, is_stream, lines_in, read_through, standing_in
 from producer.sinks.stream import StreamSink
 from producer.sinks.xmp import XmpSink
+from worker.contract.extras import ExtraError, missing, remedy
 from worker.contract.messages import Record
 
 __all__ = [
@@ -57,7 +57,7 @@ OpenSink = AbstractContextManager[Sink]
 
 
 class UnknownFormatError(ValueError):
-    """No sink writes files of this ending, or what it needs is not installed."""
+    """No sink writes files of this ending, or not in this way."""
 
 
 Lines = Iterable[bytes]
@@ -77,9 +77,8 @@ class Stream(NamedTuple):
 class Format(NamedTuple):
     """How records become a file, and a file records: as a stream, or by way of a journal.
 
-    `needs` is a module that a plain installation lacks, `extra` what brings it. With neither
-    `stream` nor `write`, records do not go into one file. `rows` tells how many are in a file
-    without reading them.
+    `extra` is what it needs beside a plain installation. With neither `stream` nor `write`, records
+    do not go into one file. `rows` tells how many are in a file without reading them.
     """
 
     endings: tuple[str, ...] = ()
@@ -87,7 +86,6 @@ class Format(NamedTuple):
     write: Write | None = None
     read: Read | None = None
     rows: Callable[[Path], int] | None = None
-    needs: str = ""
     extra: str = ""
     embeddings: bool = False
     thumbnail_px: int = 0
@@ -103,13 +101,12 @@ FORMATS: Final[dict[str, Format]] = {
         write=write_parquet,
         read=read_parquet,
         rows=count_rows,
-        needs="pyarrow",
         extra="parquet",
         embeddings=True,
     ),
     "html": Format((".html", ".htm"), write=write_html, read=read_html, thumbnail_px=THUMBNAIL_PX),
-    "xmp": Format(needs="lxml", extra="xmp"),
-    "xmp-stem": Format(needs="lxml", extra="xmp"),
+    "xmp": Format(extra="xmp"),
+    "xmp-stem": Format(extra="xmp"),
 }
 ENDINGS: Final = {ending: name for name, form in FORMATS.items() for ending in form.endings}
 
@@ -136,14 +133,14 @@ def target_of(file: Path | None, name: str | None) -> Target:
 
     Raises:
         UnknownFormatError: in words for the user.
+        ExtraError: what the format needs is not installed.
     """
     name = name or (form_of(file) if file else "jsonl")
     target = Target(file, name)
     form = target.form
     problem = None
-    if form.needs and not importlib.util.find_spec(form.needs):
-        problem = f"the format {name} needs: pip install 'wanwu-tagger[{form.extra}]'"
-    elif file is None and not target.in_sidecars and not form.stream:
+    _check_extra(name)
+    if file is None and not target.in_sidecars and not form.stream:
         problem = f"the format {name} needs a file: give --out"
     elif file is not None and target.in_sidecars:
         problem = f"the format {name} writes beside each image: leave --out away"
@@ -157,12 +154,15 @@ def records_of(file: Path, name: str | None = None) -> Iterator[Record]:
 
     Raises:
         UnknownFormatError: the ending is none that is known.
+        ExtraError: what the format needs is not installed.
         RecordsError: what is in it are no records.
     """
-    read = FORMATS[name or form_of(file)].read
+    name = name or form_of(file)
+    read = FORMATS[name].read
     if read is None:
         msg = f"{file.name}: the format {name} is not read"
         raise UnknownFormatError(msg)
+    _check_extra(name)
     return read(file)
 
 
@@ -177,6 +177,13 @@ def form_of(file: Path) -> str:
         msg = f"{file.name}: the ending must be one of {', '.join(ENDINGS)}, or give --format"
         raise UnknownFormatError(msg)
     return name
+
+
+def _check_extra(name: str) -> None:
+    extra = FORMATS[name].extra
+    if extra and missing(extra):
+        msg = f"the format {name} needs: {remedy(extra)}"
+        raise ExtraError(msg)
 
 
 def standing_of(target: Target) -> Standing:

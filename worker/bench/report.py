@@ -18,7 +18,6 @@ from worker.bench.run import BATCHES, Figure
 from worker.bench.subjects import PLAIN, WITH_TEXT
 from worker.bench.tune import Rate
 from worker.engines.base import device_name
-from worker.errors import DeviceError
 
 _COLOURS: Final = {
     "transformers": "#9a9a9a",
@@ -109,17 +108,10 @@ def machine() -> dict[str, Any]:
 
 
 def chart(figures: Sequence[Figure], title: str, file: Path) -> None:
-    """Draw milliseconds an image as bars, one group a subject, as PNG.
+    """Draw milliseconds an image as bars, one group a subject, as PNG."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415 - an extra
+    from matplotlib.figure import Figure as Sheet  # noqa: PLC0415
 
-    Raises:
-        DeviceError: matplotlib is not installed.
-    """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415 - an extra
-        from matplotlib.figure import Figure as Sheet  # noqa: PLC0415
-    except ImportError as e:
-        msg = "a chart needs matplotlib: pip install 'wanwu-tagger[bench]'"
-        raise DeviceError(msg) from e
     measured = [one for one in figures if one.problem is None]
     names = list(dict.fromkeys(one.subject for one in measured))
     sheet = Sheet(figsize=(9, 1.2 + 0.55 * len(names)), layout="constrained")

@@ -74,6 +74,8 @@ class PassingErrorRetry(Retry):
 def connect(url: SecretUrl | str, *, timeout_s: float = REPLY_TIMEOUT_S) -> redis.Redis:
     """Return a client of the Redis at `url` that answered a ping; it does not try again by itself.
 
+    An answer that refuses is one, too: a server that cannot write its file may not even be pinged.
+
     Raises:
         BrokerUnreachableError: one sentence, password masked, after at most `CONNECT_TIMEOUT_S` and
             `timeout_s`.
@@ -83,7 +85,8 @@ def connect(url: SecretUrl | str, *, timeout_s: float = REPLY_TIMEOUT_S) -> redi
         client = _client(secret, Retry(NoBackoff(), 0), timeout_s)
         client.ping()
     except (redis.RedisError, OSError, ValueError) as e:
-        raise BrokerUnreachableError(unreachable(secret, e)) from e
+        if not (isinstance(e, redis.ResponseError) and passes(e)):
+            raise BrokerUnreachableError(unreachable(secret, e)) from e
     return client
 
 
@@ -119,7 +122,7 @@ def celery_options(transport_options: Mapping[str, Any]) -> dict[str, Any]:
 def unreachable(url: SecretUrl | str, error: Exception) -> str:
     """Return the sentence for a Redis that cannot be reached or used."""
     secret = _secret(url)
-    return f"cannot reach Redis at {secret}: {reason_of(error)}{_tls_hint(secret, error)}"
+    return f"cannot reach Redis at {secret}: {reason_of(error)}{_hint(secret, error)}"
 
 
 def _client(url: SecretUrl, retry: Retry, timeout_s: float) -> redis.Redis:
@@ -138,9 +141,11 @@ def _secret(url: SecretUrl | str) -> SecretUrl:
     return url if isinstance(url, SecretUrl) else SecretUrl(url)
 
 
-def _tls_hint(url: SecretUrl, error: Exception) -> str:
-    """Ask whether TLS is the matter, where it looks so."""
+def _hint(url: SecretUrl, error: Exception) -> str:
+    """Ask whether the password or TLS is the matter, where it looks so."""
     text = str(error).lower()
+    if isinstance(error, redis.AuthenticationError):
+        return " (is the password right? redis://:PASSWORD@HOST:6379/0)"
     # A server without TLS takes the greeting for half a command, and waits for the rest of it.
     if url.scheme == "rediss":
         silent = isinstance(error, redis.TimeoutError) or "timed out" in text

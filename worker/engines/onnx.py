@@ -5,7 +5,6 @@ Shapes: N images, C colour channels, H height, W width, D embedding dimensions.
 
 from __future__ import annotations
 
-import importlib.util
 import tempfile
 import warnings
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 import torch
 
+from worker.contract.extras import missing, remedy
 from worker.engines.base import Synchronous, resolve_device
 from worker.errors import ArtifactError, DeviceError, NoCacheError
 from worker.models.places import cache_directory
@@ -21,7 +21,6 @@ from worker.models.precision import adds_in_32_bits
 if TYPE_CHECKING:
     from worker.models.artifact import Artifact
 
-_NEEDED: Final = ("onnx", "onnxruntime", "onnxscript")
 _OPSET: Final = 18
 _PRECISIONS: Final = ("fp32", "int8")
 _PROVIDERS: Final = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -103,8 +102,8 @@ def _beside(file: Path) -> tempfile.TemporaryDirectory[str]:
 
 
 def _check(artifact: Artifact, precision: str) -> None:
-    if missing := [name for name in _NEEDED if not importlib.util.find_spec(name)]:
-        msg = f"the engine onnx needs {', '.join(missing)}: pip install 'wanwu-tagger[onnx]'"
+    if lacking := missing("onnx"):
+        msg = f"the engine onnx needs {', '.join(lacking)}: {remedy('onnx')}"
         raise DeviceError(msg)
     if precision not in _PRECISIONS:
         msg = (

