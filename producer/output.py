@@ -85,6 +85,8 @@ class Output:
         """
         if self._url:
             if size_bytes := urls.size(self._url):
+                if self.target.file:
+                    shutil.rmtree(self.target.file.parent)
                 msg = (
                     f"{self._url} holds {size_bytes:,} bytes already: {way_on}, or replace them "
                     f"with --overwrite"

@@ -214,6 +214,10 @@ def test_a_laptop_submits_through_the_door(door: Door, worker: None, tmp_path: P
     assert all(line["embedding"] and line["file"]["size_bytes"] for line in fine)
     again = run(*words, "--resume", broker_url="redis://127.0.0.1:1/0", api_key=KEY)
     assert len(out.read_text(encoding="utf-8").splitlines()) == 43, again.stderr
+    again = run(*words, broker_url="redis://127.0.0.1:1/0", api_key=KEY)
+    assert again.returncode == 2
+    assert f"{out} holds 43 records already: go on with --resume" in again.stderr
+    words.append("--overwrite")
     refused = run(*words, broker_url="redis://127.0.0.1:1/0", api_key="another")
     assert refused.returncode == 1
     assert refused.stderr.strip().endswith("unauthorized: give the API key as X-API-Key")

@@ -207,7 +207,7 @@ def test_files_urls_and_shards_get_the_same_tags(
             "pattern": ["s3://photos/2026/*.*"],
             "shard in a bucket": ["s3://photos/shards/shard.tar"],
         }.items():
-            out = tmp_path / "out.jsonl"
+            out = tmp_path / f"{name}.jsonl"
             done = run("producer", "submit", *words, "--out", str(out), broker_url=server.url)
             assert done.returncode == 0, (name, done.stderr)
             found[name] = tags_of(out)
