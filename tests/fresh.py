@@ -15,12 +15,11 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from conftest import PATIENCE_S, ROOT
 
 from worker.contract.processes import start_child, stop_child
 
-INSTALL_TIMEOUT_S = 400
-RUN_TIMEOUT_S = 120
+INSTALL_TIMEOUT_S = 3 * PATIENCE_S
 CONSTRAINTS = ROOT / "ops" / "constraints.txt"
 UV = str(Path(sys.executable).parent / "uv")
 
@@ -86,7 +85,7 @@ class Running:
     def end(self, code: int | None = 0) -> str:
         """Wait for its end, in which there is no traceback; return what it said."""
         try:
-            ended = self.child.wait(RUN_TIMEOUT_S)
+            ended = self.child.wait(PATIENCE_S)
         except subprocess.TimeoutExpired:
             stop_child(self.child, 1)
             pytest.fail(f"{' '.join(self.words)} did not end:\n{self.text}")
@@ -96,7 +95,7 @@ class Running:
 
     def wait_for(self, words: str) -> None:
         """Wait until it says so."""
-        ends_s = time.monotonic() + RUN_TIMEOUT_S
+        ends_s = time.monotonic() + PATIENCE_S
         while words not in self.text:
             if self.child.poll() is not None or time.monotonic() > ends_s:
                 pytest.fail(f"{' '.join(self.words)} never said {words!r}:\n{self.text}")
@@ -104,7 +103,7 @@ class Running:
 
     def stop(self) -> None:
         """Stop it; harmless when it has ended."""
-        stop_child(self.child, 20)
+        stop_child(self.child, PATIENCE_S)
 
 
 @dataclass

@@ -8,14 +8,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import redis
-from conftest import ROOT, STEADY, Crew, environment, run
+from conftest import PATIENCE_S, ROOT, STEADY, Crew, environment, run, until
 from images import fill
 from records import record
 
@@ -140,7 +139,7 @@ def test_a_pipe_and_standard_output_are_written_to(tmp_path: Path, few: Path) ->
     os.mkfifo(pipe)
     reader = subprocess.Popen(["cat", pipe], stdout=subprocess.PIPE)
     assert convert(few, pipe).returncode == 0
-    assert reader.communicate(timeout=10)[0] == few.read_bytes()
+    assert reader.communicate(timeout=PATIENCE_S)[0] == few.read_bytes()
     log.write_text("before\n")
     words = f"-m producer.cli convert {few} --out /dev/stdout --format jsonl >> {log}"
     subprocess.run(f"{sys.executable} {words}", shell=True, check=True, cwd=ROOT)
@@ -320,10 +319,9 @@ def interrupt_before_any_result(url: str, photo: Path, out: Path) -> None:
         child.stdin.write(f"{photo}\n")
         child.stdin.flush()
         note = Note(out)
-        while not note.job:
-            time.sleep(0.05)
+        until(lambda: bool(note.job))
         child.send_signal(signal.SIGINT)
-        assert child.wait(30) == 130
+        assert child.wait(PATIENCE_S) == 130
         said = child.stderr.read()
     assert f"interrupted before any result came; {out} is as it was" in said
     assert "with --resume in place of --overwrite" in said

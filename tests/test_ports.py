@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 import redis
-from conftest import ROOT, environment, run
+from conftest import PATIENCE_S, ROOT, environment, run
 from server import free_port
 
 from producer.ports import PortError, listen, url_place
@@ -73,10 +73,12 @@ def test_what_is_said_to_answer_does(
         try:
             assert child.stderr
             assert f"answering at http://127.0.0.1:{port}" in child.stderr.readline().decode()
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=20) as answer:
+            with urllib.request.urlopen(
+                f"http://127.0.0.1:{port}{path}", timeout=PATIENCE_S
+            ) as answer:
                 assert answer.status == 200
         finally:
-            stop_child(child, 20)
+            stop_child(child, PATIENCE_S)
 
 
 def test_addresses_of_both_kinds_are_listened_at() -> None:

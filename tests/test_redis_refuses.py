@@ -14,18 +14,18 @@ from pathlib import Path
 
 import pytest
 import redis
-from conftest import ROOT, STEADY, Crew, Worker, environment
+from conftest import PATIENCE_S, ROOT, STEADY, Crew, Worker, environment
 from images import encoded, picture
 from proxy import Proxy
 from server import Server, free_port
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.integration
 
 IMAGES = 250
 LEASE_S = "5"
 # The refusal that a role change alone is: commands that wait end with UNBLOCKED.
 ROLE_CHANGE = "UNBLOCKED"
-Wait = Callable[[Callable[[], bool], float], None]
+Wait = Callable[[Callable[[], bool]], None]
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def submit(server: Server, photos: Path, out: Path) -> subprocess.Popen[str]:
 
 
 def check_all(job: subprocess.Popen[str], out: Path) -> None:
-    _, said = job.communicate(timeout=200)
+    _, said = job.communicate(timeout=PATIENCE_S)
     assert job.returncode == 0, said
     found = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
     assert len(found) == len({one["path"] for one in found}) == IMAGES
@@ -74,7 +74,7 @@ def test_a_refusal_in_the_middle_of_a_job_costs_time_alone(
     out = tmp_path / "out.jsonl"
     refused = "READONLY" if code == ROLE_CHANGE else code
     job = submit(server, photos, out)
-    wait_until(lambda: out.exists() and out.stat().st_size > 0, 90)
+    wait_until(lambda: out.exists() and out.stat().st_size > 0)
     server.refuse(refused)
     time.sleep(0 if code == ROLE_CHANGE else 2)
     server.accept(refused)
@@ -97,10 +97,10 @@ def test_connections_that_vanish_without_a_word_are_made_anew(
         one = crew.start(url, program=STEADY, visibility_timeout_s=LEASE_S)
         if when == "idle":
             assert proxy.forget() > 0
-            wait_until(lambda: one.text.count("Connected to") > 1, 90)
+            wait_until(lambda: one.text.count("Connected to") > 1)
         job = submit(server, photos, out)
         if when == "busy":
-            wait_until(lambda: out.exists() and out.stat().st_size > 0, 90)
+            wait_until(lambda: out.exists() and out.stat().st_size > 0)
             assert proxy.forget() > 0
         check_all(job, out)
         assert one.process.poll() is None
@@ -115,20 +115,20 @@ def test_health_is_red_while_redis_stands_still_and_a_new_process_is_not_asked_f
     assert ask(port, "/healthz") == (200, None)
     server.freeze()
     try:
-        wait_until(lambda: ask(port, "/healthz")[0] == 503, 60)
+        wait_until(lambda: ask(port, "/healthz")[0] == 503)
         status, problem = ask(port, "/healthz")
         assert (status, "Redis has not answered" in str(problem)) == (503, True)
         assert ask(port, "/livez") == (200, None)
     finally:
         server.thaw()
-    wait_until(lambda: ask(port, "/healthz") == (200, None), 60)
+    wait_until(lambda: ask(port, "/healthz") == (200, None))
     assert one.process.poll() is None
     assert one.stop() == 0
 
 
 def ask(port: int, path: str) -> tuple[int, str | None]:
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=PATIENCE_S) as answer:
             return answer.status, json.load(answer)["problem"]
     except urllib.error.HTTPError as e:
         return e.code, json.load(e)["problem"]

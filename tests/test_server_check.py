@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 import subprocess
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -12,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import redis
-from conftest import run
+from conftest import PATIENCE_S, run, until
 from server import Server, free_port
 
 from worker.contract.connections import BrokerUnreachableError, connect
@@ -29,13 +28,11 @@ def server_with(directory: Path, *words: str) -> Iterator[str]:
     port = free_port()
     argv = [server_program(), "--port", str(port), "--bind", "127.0.0.1", "--save", "", *words]
     child = start_child(argv, cwd=directory, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    ends_s = time.monotonic() + 30
-    while not _listens(port) and time.monotonic() < ends_s:
-        time.sleep(0.02)
     try:
+        until(lambda: _listens(port))
         yield f"redis://127.0.0.1:{port}/0"
     finally:
-        stop_child(child, 5)
+        stop_child(child, PATIENCE_S)
 
 
 def _listens(port: int) -> bool:
@@ -135,7 +132,7 @@ def test_each_command_ends_at_a_server_that_says_nothing() -> None:
         )
 
         def ended(words: tuple[str, ...]) -> subprocess.CompletedProcess[str]:
-            return run("producer", *words, timeout_s=100, broker_url=url)
+            return run("producer", *words, broker_url=url)
 
         with ThreadPoolExecutor(len(verbs)) as at_once:
             all_done = list(at_once.map(ended, verbs))

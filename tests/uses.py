@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from conftest import ROOT
+from conftest import PATIENCE_S, ROOT
 from fresh import Fresh, Running
 from server import free_port
 
@@ -34,10 +34,10 @@ def statuses(fresh: Fresh, name: str) -> list[str]:
 
 def answer(running: Running, url: str) -> str:
     """Return what is answered at an address, once something answers."""
-    ends_s = time.monotonic() + 60
+    ends_s = time.monotonic() + PATIENCE_S
     while True:
         try:
-            with urllib.request.urlopen(url, timeout=10) as found:
+            with urllib.request.urlopen(url, timeout=PATIENCE_S) as found:
                 return str(found.read().decode())
         except urllib.error.HTTPError as e:
             return str(e.code)
