@@ -43,7 +43,7 @@ def require(fact: object, words: str) -> None:
 
 
 def build(project: Project) -> None:
-    """Build every image that can be run here, as the first `up` would."""
+    """Build every image that can be run here."""
     project.compose("--profile", "tools", "--profile", "http", "build", limit_s=BUILD_S)
     project.compose("build", "exporter", limit_s=BUILD_S)
 
@@ -65,6 +65,8 @@ def image_of(project: Project, service: str) -> str:
 def healthy(project: Project, *services: str) -> str:
     """Wait until they are."""
     project.wait_until_healthy(*services, limit_s=READY_S)
+    shown = project.compose("ps")
+    require("unhealthy" not in shown, shown)
     return f"healthy: {', '.join(services)}"
 
 
