@@ -107,11 +107,23 @@ def other_profiles(project: Project) -> list[str]:
     else:
         project.compose("--profile", "http", "up", "-d", limit_s=600)
         project.compose("up", "-d", "exporter", *names, limit_s=600)
+    if "prometheus" in names:
+        _scrapes(project)
     missing = [f"{name} (its image is not here)" for name in _OF_OTHERS if name not in names]
     return [
         healthy(project, "door", "exporter", *names),
         f"skipped: {', '.join([*missing, 'worker-gpu (no GPU is looked for)'])}",
     ]
+
+
+def _scrapes(project: Project) -> None:
+    """Wait until Prometheus has asked the worker and the exporter."""
+    url = f"http://127.0.0.1:{project.settings['PROMETHEUS_PORT']}/api/v1/query?query="
+    end = time.monotonic() + _ANSWER_S
+    for metric in ("wanwu_worker_healthy", "wanwu_redis_up"):
+        while not json.loads(ask(url + metric)[1])["data"]["result"]:
+            require(time.monotonic() < end, f"Prometheus knows no {metric}")
+            time.sleep(1)
 
 
 def _to_be_had(project: Project, service: str) -> bool:

@@ -21,6 +21,7 @@ TAG: Final = "containers"
 PROFILES: Final = ("tools", "http", "monitoring", "gpu")
 _PORTS: Final = ("REDIS_PORT", "FLOWER_PORT", "HTTP_PORT", "PROMETHEUS_PORT", "GRAFANA_PORT")
 _PAUSE_S: Final = 0.5
+_RESTARTS: Final = 2
 
 
 def check_out(place: Path) -> None:
@@ -79,16 +80,18 @@ class Project:
         """Return when all containers of these services say that they are well.
 
         Raises:
-            EngineError: one is not, after `limit_s`, or has been started more than once.
+            EngineError: one is not after `limit_s`, or ends again and again.
         """
         end = time.monotonic() + limit_s
         while True:
-            states = [(service_of(one), health_of(one)) for one in self.containers(*services)]
+            found = self.containers(*services)
+            states = [(service_of(one), health_of(one)) for one in found]
             there = {name for name, _ in states} == set(services)
             if there and all(state == "healthy" for _, state in states):
                 return
-            if time.monotonic() > end:
-                msg = f"not healthy within {limit_s:.0f} s: {states}\n{self.last_words()}"
+            again_and_again = any(one["RestartCount"] > _RESTARTS for one in found)
+            if again_and_again or time.monotonic() > end:
+                msg = f"not healthy: {states}\n{self.last_words()}"
                 raise EngineError(msg)
             time.sleep(_PAUSE_S)
 
