@@ -92,12 +92,12 @@ def _run(project: Project, table: Table, *, build: bool) -> None:
         with table.step("docker compose build") as seen:
             checks.build(project)
             seen.extend(checks.sizes(project))
-    with table.step("docker compose up -d") as seen:
-        project.compose("up", "-d", limit_s=600)
+    with table.step("docker compose up -d --wait") as seen:
+        project.up()
         seen.append(checks.healthy(project, "redis", "worker", "flower"))
     with table.step("run --rm producer submit: the examples") as seen:
         seen.append(checks.examples(project))
-    with table.step("up -d, with the other profiles") as seen:
+    with table.step("up -d --wait, the other profiles") as seen:
         seen.extend(checks.other_profiles(project))
     with table.step("HTTP: Flower, API, metrics") as seen:
         seen.extend(checks.answers(project))

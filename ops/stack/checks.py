@@ -102,11 +102,10 @@ def other_profiles(project: Project) -> list[str]:
     """Start what the profiles add, as far as its images are to be had here."""
     names = [name for name in _OF_OTHERS if _to_be_had(project, name)]
     if len(names) == len(_OF_OTHERS):
-        profiles = ("--profile", "http", "--profile", "monitoring")
-        project.compose(*profiles, "up", "-d", limit_s=600)
+        project.up(profiles=("http", "monitoring"))
     else:
-        project.compose("--profile", "http", "up", "-d", limit_s=600)
-        project.compose("up", "-d", "exporter", *names, limit_s=600)
+        project.up(profiles=("http",))
+        project.up("exporter", *names)
     if "prometheus" in names:
         _scrapes(project)
     missing = [f"{name} (its image is not here)" for name in _OF_OTHERS if name not in names]

@@ -22,7 +22,7 @@ def job_with_a_crash(project: Project) -> list[str]:
     """Every image has one record, and the worker that was killed works again."""
     many = _many_images(project.place)
     project.set(IMAGES="./many")
-    project.compose("up", "-d", "--scale", f"worker={WORKERS}", limit_s=600)
+    project.up("--scale", f"worker={WORKERS}")
     healthy(project, "worker")
     require(len(project.containers("worker")) == WORKERS, "there are not three workers")
     out = project.place / "out" / "many.jsonl"

@@ -22,6 +22,7 @@ PROFILES: Final = ("tools", "http", "monitoring", "gpu")
 _PORTS: Final = ("REDIS_PORT", "FLOWER_PORT", "HTTP_PORT", "PROMETHEUS_PORT", "GRAFANA_PORT")
 _PAUSE_S: Final = 0.5
 _RESTARTS: Final = 2
+_UP_S: Final = 900
 
 
 def check_out(place: Path) -> None:
@@ -56,6 +57,12 @@ class Project:
         """Run a command of compose, and return what it prints on standard output."""
         words = (*self.engine.compose, *words)
         return call(words, limit_s=limit_s, cwd=self.place, env=self._env).stdout
+
+    def up(self, *words: str, profiles: tuple[str, ...] = ()) -> None:
+        """`up -d`, which waits until all is well where compose can; see `wait_until_healthy`."""
+        chosen = [word for name in profiles for word in ("--profile", name)]
+        wait = ["--wait"] if self.engine.compose == ("docker", "compose") else []
+        self.compose(*chosen, "up", "-d", *wait, *words, limit_s=_UP_S)
 
     def start(self, *words: str, log: Path) -> subprocess.Popen[bytes]:
         """Start a command of compose, and leave it running."""
