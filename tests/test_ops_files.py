@@ -104,9 +104,7 @@ def test_services_of_ours_run_as_nobody_in_particular_and_write_nothing() -> Non
 
 def test_every_service_that_stays_says_whether_it_is_well_and_is_restarted() -> None:
     dockerfile = (OPS / "Dockerfile").read_text(encoding="utf-8")
-    stages = {
-        name: text for name, text in re.findall(r" AS (\S+)\n(.*?)(?=\nFROM |\Z)", dockerfile, re.S)
-    }
+    stages = dict(re.findall(r" AS (\S+)\n(.*?)(?=\nFROM |\Z)", dockerfile, re.DOTALL))
     stages["worker-cuda"] += stages["worker"]
     for name, service in SERVICES.items():
         if name == "producer":
