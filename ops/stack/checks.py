@@ -106,11 +106,12 @@ def other_profiles(project: Project) -> list[str]:
     else:
         project.up(profiles=("http",))
         project.up("exporter", *names)
+    seen = healthy(project, "door", "exporter", *names)
     if "prometheus" in names:
         _scrapes(project)
     missing = [f"{name} (its image is not here)" for name in _OF_OTHERS if name not in names]
     return [
-        healthy(project, "door", "exporter", *names),
+        seen,
         f"skipped: {', '.join([*missing, 'worker-gpu (no GPU is looked for)'])}",
     ]
 
