@@ -32,6 +32,7 @@ STEADY = (str(ROOT / "ops" / "bench" / "simulated.py"), "40")
 
 # Two processes share the files: those that take minutes are begun first.
 LONGEST = (
+    "test_containers",
     "test_full_size",
     "test_installs",
     "test_ops_bench",

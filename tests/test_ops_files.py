@@ -102,6 +102,18 @@ def test_services_of_ours_run_as_nobody_in_particular_and_write_nothing() -> Non
             assert service["cap_drop"] == ["ALL"], name
 
 
+def test_every_service_that_stays_says_whether_it_is_well_and_is_restarted() -> None:
+    dockerfile = (OPS / "Dockerfile").read_text(encoding="utf-8")
+    stages = dict(re.findall(r" AS (\S+)\n(.*?)(?=\nFROM |\Z)", dockerfile, re.DOTALL))
+    stages["worker-cuda"] += stages["worker"]
+    for name, service in SERVICES.items():
+        if name == "producer":
+            continue
+        target = service.get("build", {}).get("target")
+        assert "healthcheck" in service or "HEALTHCHECK" in stages[target], name
+        assert service["restart"] == "unless-stopped", name
+
+
 def test_no_port_is_open_to_others_and_no_password_has_a_default() -> None:
     for name, service in SERVICES.items():
         for port in service.get("ports", ()):
@@ -121,7 +133,7 @@ def test_every_setting_in_these_files_is_one_of_ours_and_every_variable_is_expla
     assert set(re.findall(r"WANWU_[A-Z_]+", text)) <= known
     example = (ROOT / ".env.example").read_text(encoding="utf-8")
     compose = (ROOT / "docker-compose.yml").read_text(encoding="utf-8")
-    asked = set(re.findall(r"(?<!\$)\$\{([A-Z_]+)", compose)) - {"OUT"}
+    asked = set(re.findall(r"(?<!\$)\$\{([A-Z_]+)", compose))
     assert asked <= set(re.findall(r"^([A-Z_]+)=", example, re.MULTILINE))
 
 
