@@ -74,13 +74,13 @@ def examples(project: Project) -> str:
     """Tag the examples with the command that ops/README.md has; records are the caller's."""
     words = ("submit", "/images", "--out", "/out/tags.jsonl")
     project.compose("run", "--rm", "producer", *words, limit_s=SUBMIT_S)
-    file = project.place / "out" / "tags.jsonl"
+    file = project.place / "ops" / "out" / "tags.jsonl"
     images = tagged(file)
     require(len(images) == EXAMPLES, f"{len(images)} records with tags, not {EXAMPLES}")
     owner, directory = file.stat(), file.parent.stat()
     require(owner.st_uid == directory.st_uid, f"records belong to user {owner.st_uid}")
     file.unlink()
-    return f"{len(images)} records; they belong to user {owner.st_uid}, as ./out does"
+    return f"{len(images)} records; they belong to user {owner.st_uid}, as ops/out does"
 
 
 def tagged(file: Path) -> set[str]:

@@ -25,7 +25,7 @@ def job_with_a_crash(project: Project) -> list[str]:
     project.up("--scale", f"worker={WORKERS}")
     healthy(project, "worker")
     require(len(project.containers("worker")) == WORKERS, "there are not three workers")
-    out = project.place / "out" / "many.jsonl"
+    out = project.place / "ops" / "out" / "many.jsonl"
     words = ("run", "--rm", "producer", "submit", "/images", "--out", "/out/many.jsonl")
     log = project.place / "submit.log"
     submit = project.start(*words, log=log)
