@@ -26,10 +26,15 @@ _UP_S: Final = 900
 
 
 def check_out(place: Path) -> None:
-    """Copy what git knows of this checkout, with the changes made since, and nothing else."""
-    words = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    listed = subprocess.run(words, cwd=ROOT, capture_output=True, check=True)  # noqa: S603
-    for name in filter(None, os.fsdecode(listed.stdout).split("\0")):
+    """Copy what git knows of this checkout, with the changes made since; without git, its files."""
+    words = ("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard")
+    try:
+        listed = call(words, limit_s=ASK_S, cwd=ROOT).stdout
+    except EngineError:
+        ignored = shutil.ignore_patterns(".env", ".git", ".venv", "__pycache__", "*_cache")
+        shutil.copytree(ROOT, place, ignore=ignored, dirs_exist_ok=True)
+        return
+    for name in filter(None, listed.split("\0")):
         if (ROOT / name).is_file():
             (place / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, place / name)
