@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import msgspec
 
 from producer.report import state_of
+from worker.contract.leases import TAKEN
 from worker.contract.messages import QUEUE
-from worker.contract.transport import TAKEN
 from worker.contract.wire import decode
 
 if TYPE_CHECKING:

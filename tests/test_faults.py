@@ -29,10 +29,10 @@ from worker.contract.broker import make_app
 from worker.contract.dead import DeadLetters
 from worker.contract.embedded import EmbeddedRedis
 from worker.contract.jobs import JobStore
+from worker.contract.leases import TAKEN
 from worker.contract.messages import KEY_PREFIX, QUEUE, TASK, Chunk, ImageRef, task_id
 from worker.contract.secret import SecretUrl
 from worker.contract.settings import Settings
-from worker.contract.transport import TAKEN
 
 pytestmark = pytest.mark.integration
 

@@ -21,10 +21,10 @@ from worker.contract.broker import make_app
 from worker.contract.dead import DeadLetters
 from worker.contract.embedded import EmbeddedRedis
 from worker.contract.envelope import EnvelopeError, opened
+from worker.contract.leases import TAKEN, Leases
 from worker.contract.messages import QUEUE, TASK, URGENT, URGENT_KEY, Chunk, ImageRef
 from worker.contract.secret import SecretUrl
 from worker.contract.settings import Settings
-from worker.contract.transport import TAKEN, Leases
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),

@@ -39,9 +39,9 @@ from server import Server
 from supervisor import ROOT, Supervisor
 
 from worker.contract.dead import DeadLetters
+from worker.contract.leases import TAKEN
 from worker.contract.messages import KEY_PREFIX, QUEUE
 from worker.contract.processes import start_child
-from worker.contract.transport import TAKEN
 
 # Mean of the pauses between two faults.
 EVERY_S: Final = 2.5
