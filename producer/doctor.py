@@ -25,7 +25,8 @@ from worker.contract.settings import Settings
 
 _CLOCKS_S: Final = 2.0
 _START: Final = (
-    "start one (docker compose up redis), or name it: export WANWU_BROKER_URL=redis://..."
+    "start one (redis-server, or docker compose up redis), or name it: export "
+    "WANWU_BROKER_URL=redis://..."
 )
 _WRONG_LOGIN: Final = "put the right password into WANWU_BROKER_URL: redis://:PASSWORD@HOST:6379/0"
 _OTHER: Final = "upgrade it, or name another in WANWU_BROKER_URL"
@@ -171,6 +172,10 @@ def _path(path: str, workers: Sequence[WorkerInfo]) -> Finding:
     real = os.path.realpath(path)
     if not Path(real).exists():
         return Finding("bad", f"{shown}: there is no such file or directory here")
+    if not workers:
+        return Finding(
+            "ok", f"{shown}: it is there; whether workers may read it, they say themselves"
+        )
     blind = [one.name for one in workers if not _sees(one, real)]
     if blind:
         words = f"{shown}: {', '.join(blind)} may not read there"

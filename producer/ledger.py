@@ -40,6 +40,10 @@ class Ledger(Protocol):
     def images(self) -> int:
         """How many images are known to be done."""
 
+    @property
+    def failed_before(self) -> int:
+        """How many images that were passed over have failed, and were not tried again."""
+
     def read(self) -> None:
         """Learn it."""
 
@@ -71,6 +75,11 @@ class NoLedger:
 
     @property
     def images(self) -> int:
+        """Know of none."""
+        return 0
+
+    @property
+    def failed_before(self) -> int:
         """Know of none."""
         return 0
 
@@ -120,7 +129,8 @@ class FileLedger(NoLedger):
     """The images that have a record in a file, and the job that wrote it last.
 
     An image is done if its record is of the file as it is now (path, size, time of last change) and
-    of the same model and labels; one that failed is done too, unless failures are tried again.
+    of the same model and labels; one that failed is done too, unless failures are tried again, but
+    not one whose job was cancelled.
     Records without those particulars, and images that cannot be looked at from here, count by path.
     Beside the file lies another with `.job` added to its name, which names that job until it ends.
     A million images take some 200 MB.
@@ -134,12 +144,19 @@ class FileLedger(NoLedger):
         self._paths: set[bytes] = set()
         self._done: set[bytes] = set()
         self._failed: dict[bytes, Stamp | None] = {}
+        self._cancelled: set[bytes] = set()
+        self._failed_before: set[bytes] = set()
         self._again: set[bytes] = set()
 
     @property
     def images(self) -> int:
-        """How many images have a record."""
-        return len(self._paths)
+        """How many images have a record that says more than that its job was cancelled."""
+        return len(self._paths) - len(self._cancelled)
+
+    @property
+    def failed_before(self) -> int:
+        """How many images that were passed over have failed, and were not tried again."""
+        return len(self._failed_before)
 
     def read(self) -> None:
         """Learn what the file holds; half a line, where the writer was killed, is cut off.
@@ -163,6 +180,8 @@ class FileLedger(NoLedger):
             name = _digest(path)
             if name in self._paths:
                 if self._is_done(name, path, maker):
+                    if name in self._failed:
+                        self._failed_before.add(name)
                     continue
                 self._again.add(name)
             yield image
@@ -210,6 +229,8 @@ class FileLedger(NoLedger):
         return not known
 
     def _is_done(self, name: bytes, path: str, maker: Maker) -> bool:
+        if name in self._cancelled:
+            return False
         stamp = _stamp(path)
         if name in self._failed:
             return not self._retries_failed and self._failed[name] in {None, stamp}
@@ -222,6 +243,11 @@ class FileLedger(NoLedger):
                 # From a run that ended before it could drop the older one.
                 self._again.add(name)
             self._paths.add(name)
+            if record.error is not None and record.error.code == _CANCELLED:
+                # Nobody has looked at it.
+                self._cancelled.add(name)
+                continue
+            self._cancelled.discard(name)
             if record.error is not None:
                 self._failed[name] = record.file
                 continue

@@ -100,7 +100,7 @@ def submit(**words: Any) -> int:
             if words["no_wait"]:
                 return _leave_alone(session, desk, images)
             _tag(session, desk, output, ledger, images, maker, resumes=words["resume"])
-    return _ended(output, failed=session.tally.failed)
+    return _ended(output, ledger, failed=session.tally.failed)
 
 
 def _ledger(output: Output, words: dict[str, Any]) -> Ledger:
@@ -149,11 +149,13 @@ def _leave_alone(session: Session, desk: Desk, images: Iterable[Image]) -> int:
     return OK
 
 
-def _ended(output: Output, *, failed: int) -> int:
-    """Say what a user should know of how the records were written; return the exit code."""
+def _ended(output: Output, ledger: Ledger, *, failed: int) -> int:
+    """Say what a user should know of the records that were written; return the exit code."""
     for remark in output.remarks():
         say(remark)
-    return SOME_FAILED if failed or output.unwritten else OK
+    if before := ledger.failed_before:
+        say(f"{before:,} images failed before: --retry-failed tries them again")
+    return SOME_FAILED if failed or before or output.unwritten else OK
 
 
 def _rehearse(
@@ -198,7 +200,7 @@ def _submit_far(
         raise
     ledger.end()
     output.deliver()
-    return _ended(output, failed=session.tally.failed)
+    return _ended(output, ledger, failed=session.tally.failed)
 
 
 @contextmanager

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import IO, Any, Final
 from urllib.parse import urlsplit
 
+from worker.contract.extras import remedy
+
 _WEB: Final = frozenset({"http", "https"})
 _EXTRAS: Final = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs"}
 _MAGIC: Final = frozenset("*?[")
@@ -131,7 +133,7 @@ def _store(url: str) -> tuple[Any, str]:
         found: tuple[Any, str] = fsspec.url_to_fs(url, use_listings_cache=False)
     except (ImportError, ValueError) as e:
         extra = _EXTRAS.get(scheme)
-        words = f"pip install 'wanwu-tagger[{extra}]'" if extra else str(e) or "fsspec is needed"
+        words = remedy(extra) if extra else str(e) or "fsspec is needed"
         msg = f"{scheme}:// cannot be spoken to from here: {words}"
         raise StoreError(msg) from e
     # What their libraries log, tracebacks with it, is raised as well, and told by us.

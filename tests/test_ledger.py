@@ -190,3 +190,22 @@ def test_sidecars_are_a_ledger_of_their_own(tmp_path: Path, photos: list[Path]) 
     (tmp_path / "2.jpg.xmp").write_text("broken")
     assert remaining(ledger_of(target), photos) == [1, 2, 3]
     assert remaining(ledger_of(target), photos, Maker(MODEL, None)) == [0, 1, 2, 3]
+
+
+def test_what_failed_before_and_is_passed_over_is_counted(
+    tmp_path: Path, photos: list[Path]
+) -> None:
+    file = tmp_path / "tags.jsonl"
+    write(file, failed(str(photos[0]), file=stamp(photos[0])), tagged(photos[1]))
+    one = ledger(file)
+    assert 0 not in remaining(one, photos)
+    assert one.failed_before == 1
+
+
+def test_images_of_a_cancelled_job_are_not_done(tmp_path: Path, photos: list[Path]) -> None:
+    file = tmp_path / "tags.jsonl"
+    cancelled = Failure("cancelled", "job", "job x was cancelled")
+    write(file, Record.untouched(str(photos[0]), cancelled))
+    one = ledger(file)
+    assert 0 in remaining(one, photos)
+    assert (one.images, one.failed_before) == (0, 0)

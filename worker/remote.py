@@ -11,6 +11,7 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from urllib.parse import SplitResult, unquote, urljoin, urlsplit
 
+from worker.contract.extras import remedy
 from worker.contract.messages import Stamp
 from worker.errors import (
     EmptyFileError,
@@ -166,7 +167,7 @@ def _from_store(url: str, max_bytes: int, part: Part | None) -> Fetched:
         # What a growing file gains meanwhile is left: the limit holds whatever happens to it.
         return Fetched(store.cat_file(path, start=0, end=size_bytes), _stamp(about))
     except ImportError as e:
-        extra = f"pip install 'wanwu-tagger[{_EXTRAS[scheme]}]'" if scheme in _EXTRAS else str(e)
+        extra = remedy(_EXTRAS[scheme]) if scheme in _EXTRAS else str(e)
         msg = f"this worker cannot read {scheme}:// yet: {extra}"
         raise UnreadableError(msg) from e
     except FileNotFoundError as e:

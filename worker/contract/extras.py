@@ -41,7 +41,8 @@ def is_wanted(extra: str) -> bool:
 
 def remedy(*extras: str) -> str:
     """Return what to type to get some extras."""
-    return f"pip install 'wanwu-tagger[{','.join(extras)}]'"
+    names = ",".join(extras)
+    return f"pip install 'wanwu-tagger[{names}]' (in a checkout: '.[{names}]')"
 
 
 def need(extra: str) -> None:
