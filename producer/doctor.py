@@ -173,9 +173,8 @@ def _path(path: str, workers: Sequence[WorkerInfo]) -> Finding:
     if not Path(real).exists():
         return Finding("bad", f"{shown}: there is no such file or directory here")
     if not workers:
-        return Finding(
-            "ok", f"{shown}: it is there; whether workers may read it, they say themselves"
-        )
+        words = f"{shown}: it is there; whether workers may read it, they say themselves"
+        return Finding("ok", words)
     blind = [one.name for one in workers if not _sees(one, real)]
     if blind:
         words = f"{shown}: {', '.join(blind)} may not read there"

@@ -196,7 +196,7 @@ def test_what_failed_before_and_is_passed_over_is_counted(
     tmp_path: Path, photos: list[Path]
 ) -> None:
     file = tmp_path / "tags.jsonl"
-    write(file, failed(str(photos[0]), file=stamp(photos[0])), tagged(photos[1]))
+    write(file, failed(str(photos[0]), file=stamp(photos[0])), done(photos[1]))
     one = ledger(file)
     assert 0 not in remaining(one, photos)
     assert one.failed_before == 1
