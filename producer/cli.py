@@ -142,7 +142,7 @@ def exporter(port: int, address: str, broker: str | None) -> int:
     from producer.exporter import serve  # noqa: PLC0415 - only here
 
     place = url_place(address, port)
-    with open_desk(Settings.from_env(broker_url=broker)) as desk:
+    with open_desk(Settings.from_env(broker_url=broker), retries=False) as desk:
         serve(desk, address, port, lambda: say(f"answering at http://{place}/metrics"))
     return OK
 
@@ -162,7 +162,7 @@ def serve(port: int, address: str, broker: str | None) -> int:
         raise click.UsageError(msg)
     place = url_place(address, port)
     words = f"answering at http://{place}, described at http://{place}/docs"
-    with open_desk(settings) as desk:
+    with open_desk(settings, retries=False) as desk:
         answer(desk, address, port, lambda: say(words))
     return OK
 

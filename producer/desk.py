@@ -18,6 +18,7 @@ from worker.contract.connections import (
     BrokerUnreachableError,
     connect,
     retrying_client,
+    single_try_client,
     unreachable,
 )
 from worker.contract.dead import DeadLetters
@@ -40,15 +41,17 @@ class JobLostError(RuntimeError):
 class Desk:
     """Where a command works: at a Redis, with whoever is online there."""
 
-    def __init__(self, settings: Settings, app: Celery, local: LocalWorker | None) -> None:
+    def __init__(
+        self, settings: Settings, app: Celery, local: LocalWorker | None, *, retries: bool = True
+    ) -> None:
+        """Take where to work. Who answers others asks but once: without `retries`."""
+        client_of = retrying_client if retries else single_try_client
         self.settings = settings
         self.app = app
         self._local = local
-        self.client: Any = retrying_client(settings.broker_url)
+        self.client: Any = client_of(settings.broker_url)
         client = self.client
-        self.jobs = JobStore(
-            client, settings.result_ttl_s, results=retrying_client(settings.results)
-        )
+        self.jobs = JobStore(client, settings.result_ttl_s, results=client_of(settings.results))
         self.blobs = BlobStore(client, settings.result_ttl_s)
         self.labels = LabelStore(client)
         self.dead = DeadLetters(client)
@@ -132,10 +135,12 @@ def open_desk(
     embedded: bool = False,
     model: str | None = None,
     say: Callable[[str], None] = lambda _: None,
+    retries: bool = True,
 ) -> Iterator[Desk]:
     """Yield a desk at the broker of the settings, or a private one that vanishes with the block.
 
-    `say` hears what takes long before it can begin.
+    `say` hears what takes long before it can begin. Without `retries`, what asks Redis fails as
+    soon as Redis does: for programs that answer others, who have time-outs of their own.
 
     Raises:
         BrokerUnreachableError: Redis does not answer.
@@ -144,7 +149,7 @@ def open_desk(
     """
     if not embedded:
         check_redis(settings)
-        yield Desk(settings, make_app(settings, stores_results=False), None)
+        yield Desk(settings, make_app(settings, stores_results=False), None, retries=retries)
         return
     check_libraries()
     say("starting a private Redis")

@@ -120,7 +120,13 @@ def test_no_secret_of_the_settings_is_printed_or_encoded() -> None:
     [
         ("redis://localhost:6379/0", "redis://localhost:6379/0"),
         ("redis://:pw@localhost", "redis://:***@localhost"),
-        ("redis://[::1:pw@x", "redis://***"),
+        ("redis://[::1:pw@x", "redis://[:***@x"),
+        ("redis://:p/w@x:6379/0", "redis://:***@x:6379/0"),
+        ("redis://me:p?w#@x", "redis://me:***@x"),
+        ("redis://pw@x", "redis://***@x"),
+        ("redis:pw@x", "redis:***@x"),
+        ("redis://x?password=pw&db=1", "redis://x?password=***&db=1"),
+        ("rediss://x?ssl_keyfile_password=pw", "rediss://x?ssl_keyfile_password=***"),
     ],
 )
 def test_a_url_is_shown_without_its_password(url: str, shown: str) -> None:

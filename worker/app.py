@@ -29,7 +29,7 @@ from worker.models.artifact import Artifact
 from worker.models.cache import open_model
 from worker.models.tuned import tuned
 from worker.monitor import Sources, answering
-from worker.reach import check_early, check_step
+from worker.reach import check_early, check_once
 from worker.reconnect import reconnecting
 from worker.tagger import Tagger
 from worker.tasks import register
@@ -61,12 +61,11 @@ def _build(settings: Settings, tagger: Tagger) -> Celery:
     app.conf.update(
         worker_pool="threads",
         worker_concurrency=settings.concurrency,
-        worker_consumer=reconnecting(tagger.contact),
+        worker_consumer=reconnecting(tagger.contact, check_once(settings, tagger.refuse)),
     )
     register(app, tagger)
     answers_texts(tagger.pipeline.label_set, tagger.pipeline.artifact)
     app.steps["worker"].add(_step(tagger))
-    app.steps["consumer"].add(check_step(settings, tagger.refuse))
     app.steps["consumer"].add(EventPulse)
     app.steps["consumer"].add(intake_step(tagger.pipeline.room))
     urgent = urgent_step(tagger.pipeline.room, tagger.pipeline.hold_back, tagger.contact)

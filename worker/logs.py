@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Iterator
+from typing import Any, Final
 
 import structlog
+from celery.exceptions import Reject
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 from worker.contract.redis_errors import passes, reason_of
@@ -17,6 +20,7 @@ _SHARED: tuple[Processor, ...] = (
 )
 # They tell at `info` what our own events tell better.
 _CHATTY = ("celery.worker.strategy", "celery.app.trace", "kombu")
+_MOST_CAUSES: Final = 5
 # It tells of each lost connection what `worker.reconnect` tells with its reason.
 _RECONNECTING = "celery.worker.consumer.consumer"
 
@@ -60,7 +64,18 @@ def _in_one_line(_logger: WrappedLogger, _method: str, event: EventDict) -> Even
     if exception is True:
         exception = sys.exc_info()
     error = exception[1] if isinstance(exception, tuple) else exception
-    if isinstance(error, BaseException) and passes(error):
-        del event["exc_info"]
-        event["reason"] = reason_of(error)
+    for cause in _causes(error):
+        if passes(cause):
+            del event["exc_info"]
+            event["reason"] = reason_of(cause)
+            break
     return event
+
+
+def _causes(error: Any) -> Iterator[BaseException]:
+    """Yield an exception and what it was raised from, or for: Celery's Reject has a reason."""
+    for _ in range(_MOST_CAUSES):
+        if not isinstance(error, BaseException):
+            return
+        yield error
+        error = error.reason if isinstance(error, Reject) else error.__cause__

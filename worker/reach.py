@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 import redis
 import structlog
-from celery import bootsteps
 from celery.exceptions import WorkerShutdown
 
 from worker.contract.connections import BrokerUnreachableError, connect, unreachable
@@ -41,7 +40,9 @@ def check_redis(settings: Settings) -> None:
         except ServerUnfitError as e:
             raise BrokerError(str(e)) from e
         except BrokerUnreachableError as e:
-            if isinstance(e.__cause__, redis.AuthenticationError):
+            # Waiting mends neither a wrong password nor a wrong number of a database.
+            wrong = isinstance(e.__cause__, redis.ResponseError | redis.AuthenticationError)
+            if wrong:
                 raise BrokerError(str(e)) from e
             raise
         except redis.RedisError as e:
@@ -60,28 +61,23 @@ def check_early(settings: Settings) -> None:
         log.warning("redis.waiting", reason=str(e))
 
 
-def check_step(
-    settings: Settings, refuse: Callable[[BrokerError], None]
-) -> type[bootsteps.StartStopStep]:
-    """Return the step that looks at Redis once, when it is there: before a task is taken.
+def check_once(settings: Settings, refuse: Callable[[BrokerError], None]) -> Callable[[], None]:
+    """Return what looks at Redis once it is there: with the first connection, before all else.
 
     `refuse` hears why the worker ends.
     """
+    is_fit = False
 
-    class ServerCheck(bootsteps.StartStopStep):
-        requires: Final = {"celery.worker.consumer.connection:Connection"}
-        _is_fit = False
+    def check() -> None:
+        nonlocal is_fit
+        if is_fit:
+            return
+        try:
+            check_redis(settings)
+        except BrokerError as e:
+            log.critical("redis.unfit", reason=str(e))
+            refuse(e)
+            raise WorkerShutdown(EXIT_CODE) from e
+        is_fit = True
 
-        def start(self, parent: Any) -> None:  # noqa: ARG002 - Celery passes it
-            """Look, unless it was seen to be fit before."""
-            if self._is_fit:
-                return
-            try:
-                check_redis(settings)
-            except BrokerError as e:
-                log.critical("redis.unfit", reason=str(e))
-                refuse(e)
-                raise WorkerShutdown(EXIT_CODE) from e
-            self._is_fit = True
-
-    return ServerCheck
+    return check

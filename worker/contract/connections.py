@@ -151,7 +151,7 @@ def _hint(url: SecretUrl, error: Exception) -> str:
         silent = isinstance(error, redis.TimeoutError) or "timed out" in text
         if silent or "wrong version number" in text or "wrong_version_number" in text:
             return " (does it speak TLS? rediss:// is for that alone, redis:// for without)"
-    # A server with TLS hangs up, or answers with an alert that is no reply of Redis.
-    elif "protocol error" in text or "closed by server" in text or "reset by peer" in text:
+    # A server with TLS answers with an alert, which is no reply of Redis.
+    elif "protocol error" in text:
         return " (does it want TLS? that is rediss://)"
     return ""

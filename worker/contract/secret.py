@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from typing import Final
-from urllib.parse import urlsplit, urlunsplit
 
 STARS: Final = "***"
+# Of parameters in a URL.
+_SECRET_NAMES: Final = ("pass", "secret", "token")
 
 
 class Secret:
@@ -54,13 +55,22 @@ class SecretUrl(Secret):
 
 
 def mask(url: str) -> str:
-    """Return `url` with its password hidden; all of its middle, if it cannot be taken apart."""
-    try:
-        parts = urlsplit(url)
-        password = parts.password
-    except ValueError:
-        return f"{url.partition('://')[0]}://{STARS}" if "://" in url else STARS
-    if not password:
-        return url
-    user, _, host = parts.netloc.rpartition("@")
-    return urlunsplit(parts._replace(netloc=f"{user.partition(':')[0]}:{STARS}@{host}"))
+    """Return `url` with whatever may be a secret hidden, however badly it is written.
+
+    What stands before the last `@` is a user and a password, also where a password that was not
+    escaped holds a `/`, `?` or `#`. A user's name is shown if a password follows it.
+    """
+    scheme, mark, rest = url.partition("://") if "://" in url else ("", "", url)
+    who, at, where = rest.rpartition("@")
+    if at:
+        user = who.partition(":")[0] if ":" in who else ""
+        who = f"{user}:{STARS}" if ":" in who else STARS
+    place, question, query = where.partition("?")
+    shown = "&".join(map(_masked, query.split("&")))
+    return f"{scheme}{mark}{who}{at}{place}{question}{shown}"
+
+
+def _masked(parameter: str) -> str:
+    name, equals, _ = parameter.partition("=")
+    is_secret = any(word in name.lower() for word in _SECRET_NAMES)
+    return f"{name}{equals}{STARS}" if is_secret else parameter

@@ -47,6 +47,7 @@ PRODUCER: Final[tuple[Command, ...]] = (
     ("ZREVRANGE", _PROBE, 0, 1),
     ("SMEMBERS", "_kombu.binding.probe"),
     ("PUBLISH", "/0.celery.pidbox", "x"),
+    ("TIME",),
 )
 WORKER: Final[tuple[Command, ...]] = (
     *PRODUCER,
@@ -66,7 +67,6 @@ WORKER: Final[tuple[Command, ...]] = (
     ("MGET", _PROBE),
     ("HINCRBY", _PROBE, "x", 1),
     ("SETBIT", _PROBE, 0, 1),
-    ("TIME",),
     ("PUBLISH", "/0.celeryev/worker.heartbeat", "x"),
 )
 RESULTS: Final[tuple[Command, ...]] = (

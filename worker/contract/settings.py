@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self, TypeVar
@@ -19,6 +20,10 @@ DEFAULT_BATCH: Final = 4
 
 
 S = TypeVar("S", bound="Settings")
+_DATABASE: Final = re.compile(r"/?[0-9]*")
+_ESCAPE: Final = (
+    "this URL cannot be read; in a password, write / as %2F, # as %23, ? as %3F, @ as %40"
+)
 # What divides the items of a list; None is any blank.
 _LISTS: Final[dict[str, str | None]] = {"image_roots": os.pathsep, "image_urls": None}
 
@@ -79,8 +84,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         """Refuse brokers that the rest of the program cannot speak to."""
         for url in (self.broker_url, self.result_url):
-            if url and url.scheme not in {"redis", "rediss"}:
-                msg = f"{url}: only redis:// and rediss:// URLs are understood"
+            if url and (problem := _problem_of(url)):
+                msg = f"{url}: {problem}"
                 raise ValueError(msg)
 
     @classmethod
@@ -137,6 +142,27 @@ def image_root(path: str | Path) -> str:
 def expanded(word: str) -> Path:
     """Return a path whose `~` is the home directory; if there is none, it stays as it is."""
     return Path(os.path.expanduser(word))  # noqa: PTH111 - Path's own raises
+
+
+def _problem_of(url: SecretUrl) -> str:
+    """Return why a URL of Redis cannot be used, or nothing. The sentence holds none of it."""
+    text = url.reveal()
+    if not text.startswith(("redis://", "rediss://")):
+        return "only redis:// and rediss:// URLs are understood"
+    try:
+        parts = urlsplit(text)
+        _ = parts.port, parts.hostname
+    except ValueError:
+        return _ESCAPE
+    if "@" in f"{parts.path}{parts.query}{parts.fragment}" or parts.fragment:
+        return _ESCAPE
+    if not _DATABASE.fullmatch(parts.path):
+        return "what follows the host must be the number of a database, such as /0"
+    if not all(
+        name.startswith("ssl_") for name, _ in parse_qsl(parts.query, keep_blank_values=True)
+    ):
+        return "of parameters, only those of TLS are understood, such as ?ssl_ca_certs=FILE"
+    return ""
 
 
 def _secret(kind: type, text: Any) -> Any:
