@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Final
 
@@ -30,6 +31,8 @@ class Supervisor:
         }
         self._log = log
         self._stopped: set[int] = set()
+        self._started_s: dict[int, float] = {}
+        self._denied_s = float("-inf")
         self.ended: list[int] = []
         self.children = [self._start(url) for url in urls]
 
@@ -48,20 +51,24 @@ class Supervisor:
 
         One that starts then says so and ends, as it should; one that was at work should not.
         """
+        if lacks_rights:
+            self._denied_s = time.monotonic()
         for place, child in enumerate(self.children):
             code = child.poll()
             if code is None:
                 continue
             if child.pid not in self._stopped:
                 self._stopped.add(child.pid)
-                if self._was_ready(child) or not lacks_rights:
+                if not self._was_refused(child, code):
                     self.ended.append(code)
             if not lacks_rights:
                 self.children[place] = self._start(self._urls[place])
 
-    def _was_ready(self, child: subprocess.Popen[bytes]) -> bool:
+    def _was_refused(self, child: subprocess.Popen[bytes], code: int) -> bool:
+        """Whether it ended before it was ready, because its user lacked rights since it started."""
         log = self._log.read_text(encoding="utf-8", errors="replace")
-        return re.search(rf"worker\.ready .*worker-{child.pid}@", log) is not None
+        was_ready = re.search(rf"worker\.ready .*worker-{child.pid}@", log) is not None
+        return code == 1 and not was_ready and self._denied_s >= self._started_s[child.pid]
 
     def stop(self) -> None:
         """Let all finish what they hold, and end."""
@@ -73,9 +80,11 @@ class Supervisor:
 
     def _start(self, url: str) -> subprocess.Popen[bytes]:
         with self._log.open("ab") as log:
-            return start_child(
+            child = start_child(
                 [sys.executable, str(SIMULATED), str(LATENCY_MS)],
                 env=self._environment | {"WANWU_BROKER_URL": url, "WANWU_RESULT_URL": ""},
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )
+        self._started_s[child.pid] = time.monotonic()
+        return child
