@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from producer.desk import ONLINE_TIMEOUT_S, Desk, open_desk
+from producer.desk import ONLINE_TIMEOUT_S, Desk, JobLostError, open_desk
 from producer.exits import OK, SOME_FAILED, say, told
 from producer.far import FarSession
 from producer.ledger import Ledger, Maker, ledger_of
@@ -231,7 +231,8 @@ def _told_if_stopped(session: Session, output: Output, words: dict[str, Any]) ->
             say(f"{word}: {session.tally.done:,} results are in {output.place}")
         elif isinstance(e, KeyboardInterrupt):
             say(f"{word} before any work began{f'; {out} is as it was' if out else ''}")
-        if session.job and not words["embedded"]:
+        # What a Redis has lost will not be tagged; what is in the file is there.
+        if session.job and not words["embedded"] and not isinstance(e, JobLostError):
             say(f"what was sent will still be tagged: producer results {session.job} --out FILE")
             say(f"or drop it: producer cancel {session.job}")
             if words["overwrite"]:
