@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from typing import Final
 
 import click
 from rich.console import Console
@@ -14,8 +16,8 @@ from producer.exits import COULD_NOT_RUN, OK, SOME_FAILED, say, told
 from producer.file_verbs import convert, retag, search, untag
 from producer.language import translated
 from producer.memory import one_heap
-from producer.options import address_options, broker_option
-from producer.output import Place
+from producer.options import address_options, broker_option, job_argument
+from producer.output import Place, is_terminal
 from producer.output_options import output_of, output_options, overwrite_option, reserved
 from producer.ports import url_place
 from producer.requeue import requeue as send_again
@@ -25,16 +27,22 @@ from producer.watch_verb import watch
 from worker.contract.extras import need
 from worker.contract.settings import Settings
 
+_STANDARD_ERROR: Final = 2
+
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="wanwu-tagger")
 def main() -> None:
     """Send images to be tagged, and collect the tags."""
+    # Where a standard stream is closed (`>&-`), no file or connection may take its number.
+    while (number := os.open(os.devnull, os.O_RDWR)) <= _STANDARD_ERROR:
+        pass
+    os.close(number)
     one_heap()
 
 
 @main.command(epilog="Example: producer status --watch")
-@click.argument("job", required=False)
+@job_argument(required=False)
 @click.option("--watch", is_flag=True, help="Look again every two seconds, until interrupted.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object, for programs.")
 @broker_option
@@ -45,20 +53,20 @@ def status(job: str | None, broker: str | None, *, watch: bool, as_json: bool) -
         msg = "--watch is for people, --json for programs"
         raise click.UsageError(msg)
     # A table in a pipe or a file has no edge to be folded at.
-    console = Console(width=None if sys.stdout.isatty() else 200)
+    console = Console(width=None if is_terminal(sys.stdout) else 200)
     with open_desk(Settings.from_env(broker_url=broker)) as desk:
         look = Look(desk, job)
         if as_json:
             click.echo(look.now().as_json())
         elif watch:
-            look.watch(console)
+            look.watch(console, say)
         else:
             look.now().show(console)
     return OK
 
 
 @main.command(epilog="Example: producer results 20261123-181502-5f3a9c --out tags.jsonl")
-@click.argument("job")
+@job_argument()
 @output_options
 @overwrite_option
 @click.option("--wait", is_flag=True, help="Wait until the job is finished.")
@@ -197,7 +205,7 @@ def completion(shell: str) -> None:
 
 
 @main.command(epilog="Example: producer cancel 20261123-181502-5f3a9c")
-@click.argument("job")
+@job_argument()
 @broker_option
 @told
 def cancel(job: str, broker: str | None) -> int:

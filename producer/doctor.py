@@ -15,7 +15,7 @@ from producer.advice import start_worker
 from producer.desk import ONLINE_TIMEOUT_S, Desk, open_desk
 from producer.names import printable
 from producer.urls import is_url
-from producer.workers import WorkerInfo, online
+from producer.workers import BrokerRefusesError, WorkerInfo, online
 from worker.contract.connections import BrokerUnreachableError, connect, unreachable
 from worker.contract.dead import DeadLetters
 from worker.contract.extras import EXTRAS, incomplete, is_wanted, missing, remedy
@@ -53,8 +53,17 @@ def examine(settings: Settings, paths: Sequence[str]) -> Iterator[Finding]:
     try:
         with open_desk(settings) as desk:
             yield from _broker(desk)
-            workers = online(desk.app, ONLINE_TIMEOUT_S)
-            yield from _workers(workers, settings, paths)
+            yield from _results(settings)
+            workers: Sequence[WorkerInfo] = ()
+            try:
+                workers = online(desk.app, ONLINE_TIMEOUT_S)
+            except BrokerRefusesError:
+                words = "whether workers are online cannot be asked while Redis refuses work"
+                yield Finding("note", words)
+                # Who may fetch from a URL, nobody knows then.
+                paths = [path for path in paths if not is_url(path)]
+            else:
+                yield from _workers(workers, settings, paths)
             for path in paths:
                 yield _path(path, workers)
     except BrokerUnreachableError as e:
@@ -97,6 +106,21 @@ def _broker(desk: Desk) -> Iterator[Finding]:
         yield Finding(
             "note", f"{dead:,} messages or images were given up", "see producer status, requeue"
         )
+
+
+def _results(settings: Settings) -> Iterator[Finding]:
+    """Yield what is found of the Redis of the results, where it is one of its own."""
+    url = settings.results
+    if url == settings.broker_url:
+        return
+    with connect(url) as client:
+        yield Finding("ok", f"Redis of the results at {url} answers")
+        reason = refusal(client)
+    # Which rights are needed there was looked at before: they are fewer.
+    code = reason.partition(" ")[0]
+    if reason and code != "NOPERM":
+        todo = _REFUSED.get(code, "").replace("WANWU_BROKER_URL", "WANWU_RESULT_URL")
+        yield Finding("bad", f"Redis of the results answers, but refuses work: {reason}", todo)
 
 
 def _asked(question: Callable[..., Any], *words: Any) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
@@ -13,9 +13,9 @@ from producer.fetch import fetch
 from producer.note import Note
 from producer.scan import Image, path_of
 from producer.sidecar import Notes, Sidecar, SidecarError, sidecar_of
-from producer.sinks import Target, is_stream, open_sink, records_of
+from producer.sinks import LINES, Stream, Target, is_stream, open_sink, records_of
 from producer.sinks.journal import journal_of, replace
-from producer.sinks.jsonl import read_jsonl, whole_lines
+from producer.sinks.tail import mend_end, refuse_a_blob
 from worker.contract.jobs import JobStore, NoSuchJobError
 from worker.contract.messages import Record, Stamp
 
@@ -165,13 +165,12 @@ class FileLedger(NoLedger):
             RecordsError: it holds something else than records.
         """
         stream, journal = self._target.form.stream, journal_of(self.file)
-        if self.file.exists():
-            if stream:
-                _cut(self.file, stream.whole)
+        if stream and self.file.exists():
+            self._learn_lines(self.file, stream)
+        elif self.file.exists():
             self._learn(self._records())
         if not stream and journal.exists():
-            _cut(journal, whole_lines)
-            self._learn(read_jsonl(journal))
+            self._learn_lines(journal, LINES)
 
     def remaining(self, images: Iterable[Image], maker: Maker) -> Iterator[Image]:
         """Yield the images that are not done yet."""
@@ -256,6 +255,13 @@ class FileLedger(NoLedger):
             # Without a stamp, as an earlier version wrote it, it counts by its path.
             self._done.add(_key(record.path, record.file, maker) if record.file else name)
 
+    def _learn_lines(self, file: Path, stream: Stream) -> None:
+        """Learn what the file holds, and only then touch its end."""
+        refuse_a_blob(file)
+        with file.open("rb") as lines:
+            self._learn(stream.records(lines, file))
+        self._learn(mend_end(file, stream, is_ours=bool(self._paths)))
+
     def _records(self) -> Iterator[Record]:
         return records_of(self.file, self._target.format)
 
@@ -286,12 +292,6 @@ class _Heir:
 
     def flush(self) -> None:
         self._sink.flush()
-
-
-def _cut(file: Path, whole: Callable[[Iterable[bytes]], Iterator[bytes]]) -> None:
-    """Cut off half a line, or half a row of a table, at the end of a file."""
-    with file.open("rb+") as lines:
-        lines.truncate(sum(map(len, whole(lines))))
 
 
 def _stamp(path: str) -> Stamp | None:

@@ -1,7 +1,8 @@
 """The note beside an output file: which job writes it, and the lock of the command that does.
 
 The lock is the kernel's (flock), so that none is left by a process that was killed. It is on the
-note, as the file itself is replaced by others of its name.
+note, as the file itself is replaced by others of its name; and on the file too, if it is there, as
+it may have another name, with another note (a hard link).
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -64,9 +66,13 @@ class Note:
             InUseError: another command holds it, named if it is seen from here.
         """
         lock = self._lock(say)
+        itself = None
         try:
+            itself = self._lock_itself()
             yield
         finally:
+            if itself is not None:
+                os.close(itself)
             if lock is not None:
                 if not os.fstat(lock).st_size:
                     self.path.unlink(missing_ok=True)
@@ -97,6 +103,25 @@ class Note:
                 return lock
             # Its holder has just removed it.
             os.close(lock)
+
+    def _lock_itself(self) -> int | None:
+        """Lock the file too, if it is there; what cannot be locked was told of the note."""
+        try:
+            if not stat.S_ISREG(self._file.stat().st_mode):
+                return None
+            lock = os.open(self._file, os.O_RDWR | os.O_NONBLOCK)
+        except OSError:
+            return None
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as e:
+            holder = _holder(lock)
+            os.close(lock)
+            raise InUseError(self._in_use(holder)) from e
+        except OSError:
+            os.close(lock)
+            return None
+        return lock
 
     def _is(self, lock: int) -> bool:
         try:

@@ -11,6 +11,7 @@ import click
 import msgspec
 
 from producer.language import translated
+from producer.names import printable
 from producer.output_options import NOT_A_FILE
 from producer.scan import NoSuchPathError, check
 from producer.session import Request
@@ -34,10 +35,24 @@ def finite(_context: click.Context, _option: click.Parameter, value: float | Non
     return value
 
 
+def job_argument(*, required: bool = True) -> Callable[[Callable[P, Any]], Callable[P, Any]]:
+    """Return what adds JOB, the id of a job, as any terminal and Redis can have it."""
+    return click.argument("job", required=required, callback=_job)
+
+
 def broker_option(command: Callable[P, Any]) -> Callable[P, Any]:
     """Add --broker, which all verbs share."""
     words = "Redis of the queue, else WANWU_BROKER_URL."
     return click.option("--broker", metavar="URL", help=words)(command)
+
+
+def _job(_context: click.Context, _option: click.Parameter, word: str | None) -> str | None:
+    if word is None:
+        return None
+    if not word.strip():
+        msg = "a job's id is not empty: producer status lists them"
+        raise click.BadParameter(translated(msg))
+    return printable(word)
 
 
 def address_options(port: int) -> Callable[[Callable[P, Any]], Callable[P, Any]]:

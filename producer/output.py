@@ -8,13 +8,13 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import IO, Final, NamedTuple
 
 from rich.console import Console
 
 from producer import urls
 from producer.note import Note
-from producer.sinks import Sink, Target, is_stream, open_sink, standing_of
+from producer.sinks import Sink, Target, UnknownFormatError, is_stream, open_sink, standing_of
 from producer.sinks.journal import journal_of
 from producer.sinks.late import LateSink
 from producer.sinks.terminal import TerminalSink
@@ -39,15 +39,32 @@ def place_of(word: str) -> Place:
     return Place(Path(tempfile.mkdtemp(prefix="wanwu-")) / Path(word).name, word)
 
 
+def is_terminal(stream: IO[str] | None) -> bool:
+    """Whether a standard stream, which may be closed (`>&-`), is a terminal."""
+    return stream is not None and stream.isatty()
+
+
+def _is_open(stream: IO[str] | None) -> bool:
+    return stream is not None
+
+
 class Output:
     """A target, and the console for words: standard error, or the terminal that shows records."""
 
     def __init__(self, target: Target, url: str = "") -> None:
-        """Take where records go; with a URL, the target's file goes there in the end."""
+        """Take where records go; with a URL, the target's file goes there in the end.
+
+        Raises:
+            UnknownFormatError: they go to standard output, which is closed.
+        """
         self._url = url
-        on_terminal = target.file is None and not target.in_sidecars and sys.stdout.isatty()
+        on_stdout = target.file is None and not target.in_sidecars
+        if on_stdout and not _is_open(sys.stdout):
+            msg = "standard output is closed: give --out"
+            raise UnknownFormatError(msg)
+        on_terminal = on_stdout and is_terminal(sys.stdout)
         self.target: Final = target
-        self.console: Final = Console(stderr=not (on_terminal and sys.stderr.isatty()))
+        self.console: Final = Console(stderr=not (on_terminal and is_terminal(sys.stderr)))
         self._on_terminal = on_terminal and target.format == "jsonl"
         self._sidecars: XmpSink | None = None
         self._late: LateSink | None = None

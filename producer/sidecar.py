@@ -120,7 +120,9 @@ class Sidecar:
         etree.indent(tree, " ")
 
         def put(new: Path) -> None:
-            tree.write(str(new), encoding="utf-8")
+            # Not by its name, which need not be UTF-8.
+            with new.open("wb") as stream:
+                tree.write(stream, encoding="utf-8")
 
         replace(file, put)
 

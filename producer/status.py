@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Final
 
 import msgspec
+import redis
 from rich.console import Console, Group
 from rich.live import Live
+from rich.text import Text
 
 from producer import tables
+from producer.language import translated
 from producer.report import state_of
 from producer.workers import WorkerInfo, online
+from worker.contract.connections import BrokerUnreachableError, unreachable
 from worker.contract.dead import DeadLetter
 from worker.contract.jobs import Job
+from worker.contract.redis_errors import passes
 
 if TYPE_CHECKING:
     from producer.desk import Desk
@@ -85,16 +90,42 @@ class Look:
             state = self._look()
         return state
 
-    def watch(self, console: Console) -> None:
-        """Show the state until somebody interrupts."""
+    def watch(self, console: Console, say: Callable[[str], None]) -> None:
+        """Show the state until somebody interrupts; `say` hears why there is none for a while.
+
+        Raises:
+            NoSuchJobError: the job that was asked about is not there.
+        """
         if not console.is_terminal:
             while True:
-                self._look().show(console)
+                seen = self._look_or_reason()
+                if isinstance(seen, State):
+                    seen.show(console)
+                else:
+                    say(seen)
                 time.sleep(PAUSE_S)
-        with Live(self.now().group(console.width), console=console, auto_refresh=False) as live:
+        last = Group()
+        with Live(last, console=console, auto_refresh=False) as live:
             while True:
-                live.update(self._look().group(console.width), refresh=True)
+                seen = self._look_or_reason()
+                if isinstance(seen, State):
+                    last = seen.group(console.width)
+                    live.update(last, refresh=True)
+                else:
+                    # Under what was seen last.
+                    live.update(Group(last, Text(translated(seen))), refresh=True)
                 time.sleep(PAUSE_S)
+
+    def _look_or_reason(self) -> State | str:
+        """Return the state, or why it cannot be seen at the moment."""
+        try:
+            return self._look()
+        except BrokerUnreachableError as e:
+            return f"waiting: {e}"
+        except redis.RedisError as e:
+            if not passes(e):
+                raise
+            return f"waiting: {unreachable(self._desk.settings.broker_url, e)}"
 
     def _look(self) -> State:
         desk = self._desk

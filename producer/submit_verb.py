@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from producer.desk import ONLINE_TIMEOUT_S, Desk, open_desk
+from producer.desk import ONLINE_TIMEOUT_S, Desk, JobLostError, open_desk
 from producer.exits import OK, SOME_FAILED, say, told
 from producer.far import FarSession
 from producer.ledger import Ledger, Maker, ledger_of
@@ -92,7 +92,7 @@ def submit(**words: Any) -> int:
             return _submit_far(far, output, ledger, images, settings, resumes=words["resume"])
         session = Session(request, output.console, say, ledger.begin)
         with (
-            _told_if_stopped(session, output, words),
+            told_if_stopped(session, output, words),
             open_desk(settings, embedded=words["embedded"], model=words["model"], say=say) as desk,
             _flower(desk, wanted=words["flower"]),
         ):
@@ -216,7 +216,7 @@ def _flower(desk: Desk, *, wanted: bool) -> Iterator[None]:
 
 
 @contextmanager
-def _told_if_stopped(session: Session, output: Output, words: dict[str, Any]) -> Iterator[None]:
+def told_if_stopped(session: Session, output: Output, words: dict[str, Any]) -> Iterator[None]:
     """If it ends early, say where the results so far are, and how to get the others."""
     try:
         yield
@@ -231,9 +231,11 @@ def _told_if_stopped(session: Session, output: Output, words: dict[str, Any]) ->
             say(f"{word}: {session.tally.done:,} results are in {output.place}")
         elif isinstance(e, KeyboardInterrupt):
             say(f"{word} before any work began{f'; {out} is as it was' if out else ''}")
-        if session.job and not words["embedded"]:
+        # What a Redis has lost will not be tagged; what is in the file is there.
+        if session.job and not words["embedded"] and not isinstance(e, JobLostError):
             say(f"what was sent will still be tagged: producer results {session.job} --out FILE")
             say(f"or drop it: producer cancel {session.job}")
+        if session.job and not words["embedded"]:
             if words["overwrite"]:
                 say("or go on where this ended: with --resume in place of --overwrite")
             elif out or output.target.in_sidecars:

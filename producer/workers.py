@@ -8,6 +8,12 @@ from celery import Celery
 from kombu.exceptions import OperationalError
 
 from worker.contract.connections import BrokerUnreachableError, unreachable
+from worker.contract.redis_errors import passes, reason_of
+from worker.contract.secret import SecretUrl
+
+
+class BrokerRefusesError(BrokerUnreachableError):
+    """Redis answers, but refuses for a while what is asked of it: its memory is full, and so on."""
 
 
 class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,11 +38,16 @@ def online(app: Celery, timeout_s: float, *, limit: int | None = None) -> list[W
 
     Raises:
         BrokerUnreachableError: the broker is away.
+        BrokerRefusesError: it is there: to ask the workers is to write, which it refuses.
     """
     try:
         stats = app.control.inspect(timeout=timeout_s, limit=limit).stats() or {}
-    except (OperationalError, ConnectionError, redis.RedisError) as e:
-        raise BrokerUnreachableError(unreachable(app.conf.broker_url, e)) from e
+    except (OperationalError, OSError, redis.RedisError) as e:
+        url = SecretUrl(app.conf.broker_url)
+        if any(isinstance(each, redis.ResponseError) and passes(each) for each in (e, e.__cause__)):
+            msg = f"Redis at {url} refuses work: {reason_of(e)}"
+            raise BrokerRefusesError(msg) from e
+        raise BrokerUnreachableError(unreachable(url, e)) from e
     return [_info(name, told) for name, told in sorted(stats.items())]
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import redis
 from conftest import Crew, run
+from server import Server
 
 from producer.doctor import Finding, examine
 from worker.contract.dead import DeadLetters
@@ -48,6 +49,26 @@ def test_a_redis_that_may_drop_work_is_bad(server: EmbeddedRedis, client: redis.
     finally:
         client.config_set("maxmemory", "0")
         client.config_set("maxmemory-policy", "noeviction")
+
+
+def test_a_full_redis_is_told_as_such(tmp_path: Path) -> None:
+    with Server(tmp_path) as full:
+        full.refuse("OOM")
+        found = list(examine(Settings(broker_url=SecretUrl(full.url)), [str(tmp_path)]))
+        (worst,) = bad(*found)
+        assert worst.startswith("Redis answers, but refuses work: OOM")
+        assert any(one.what.startswith("whether workers are online") for one in found)
+        assert found[-1].what.startswith(f"{tmp_path}: it is there")
+
+
+def test_the_redis_of_the_results_is_asked_too(tmp_path: Path, server: EmbeddedRedis) -> None:
+    with Server(tmp_path) as apart:
+        settings = Settings(broker_url=SecretUrl(server.url), result_url=SecretUrl(apart.url))
+        assert not any("results" in words for words in bad(*examine(settings, [])))
+        apart.refuse("READONLY")
+        (worst,) = (words for words in bad(*examine(settings, [])) if "results" in words)
+        assert worst.startswith("Redis of the results answers, but refuses work: READONLY")
+        assert "WANWU_RESULT_URL" in worst
 
 
 @pytest.mark.integration

@@ -12,7 +12,7 @@ from records import LABELS, MODEL, failed, record
 
 from producer.ledger import Ledger, Maker, ledger_of
 from producer.scan import path_of
-from producer.sinks import open_sink, records_of, target_of
+from producer.sinks import RecordsError, open_sink, records_of, target_of
 from worker.contract.jobs import JobStore
 from worker.contract.messages import ChunkResult, Failure, ImageResult, Record, Stamp
 
@@ -146,6 +146,53 @@ def test_half_a_record_at_the_end_is_cut_off(
     assert remaining(ledger(file), photos) == [2, 3]
     write(file, done(photos[2]), appends=True)
     assert len(list(records_of(file))) == 3
+
+
+@pytest.mark.parametrize("ending", [".jsonl", ".csv"])
+def test_a_whole_record_without_the_end_of_its_line_is_kept(
+    tmp_path: Path, photos: list[Path], ending: str
+) -> None:
+    file = tmp_path / f"tags{ending}"
+    for count in (1, 2):
+        write(file, *map(done, photos[:count]))
+        file.write_bytes(file.read_bytes().rstrip())
+        assert remaining(ledger(file), photos) == list(range(count, 4))
+        write(file, done(photos[2]), appends=True)
+        assert len(list(records_of(file))) == count + 1
+
+
+@pytest.mark.parametrize("ending", [".jsonl", ".csv", ".parquet"])
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"notes of my own",
+        b"one line\nand half of another",
+        b'{"path": "not of ours"}',
+        b'{"path": "not of ours"}\n{"path',
+        b'a,"b\nc,d\r\n',
+        b"\xff\xfe\x00\n\x00",
+    ],
+)
+def test_what_is_no_file_of_records_is_refused_and_stays(
+    tmp_path: Path, ending: str, body: bytes
+) -> None:
+    file = tmp_path / f"tags{ending}"
+    theirs = file.with_name(f"{file.name}.part") if ending == ".parquet" else file
+    theirs.write_bytes(body)
+    with pytest.raises(RecordsError):
+        ledger(file)
+    assert theirs.read_bytes() == body
+
+
+def test_a_stray_quote_in_a_table_costs_no_rows(tmp_path: Path, photos: list[Path]) -> None:
+    file = tmp_path / "tags.csv"
+    write(file, *map(done, photos))
+    rows = file.read_bytes().splitlines(keepends=True)
+    body = b"".join([*rows[:2], b'"', *rows[2:]])
+    file.write_bytes(body)
+    with pytest.raises(RecordsError):
+        ledger(file)
+    assert file.read_bytes() == body
 
 
 def test_it_takes_over_what_the_job_before_it_got(

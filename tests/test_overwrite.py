@@ -213,6 +213,18 @@ def test_two_commands_do_not_write_one_file(tmp_path: Path, few: Path) -> None:
     assert sorted(tmp_path.iterdir()) == sorted([few, link, out])
 
 
+def test_two_names_of_one_file_are_locked_as_one(tmp_path: Path, few: Path) -> None:
+    out, twin = tmp_path / "tags.jsonl", tmp_path / "twin.jsonl"
+    out.touch()
+    twin.hardlink_to(out)
+    with holder(out) as first:
+        second = convert(few, twin)
+        assert second.returncode == 1
+        assert f"{twin} is being written by another command (process {first.pid})" in second.stderr
+    assert convert(few, twin).returncode == 0
+    assert sorted(tmp_path.iterdir()) == sorted([few, out, twin])
+
+
 def test_a_command_that_is_killed_leaves_no_lock(tmp_path: Path, few: Path) -> None:
     out = tmp_path / "tags.jsonl"
     with holder(out) as first:

@@ -18,11 +18,17 @@ from click.testing import CliRunner, Result
 from conftest import PATIENCE_S, ROOT, environment, run
 
 from producer.cli import main
-from producer.desk import ONLINE_TIMEOUT_S
+from producer.desk import ONLINE_TIMEOUT_S, JobLostError
+from producer.exits import say
+from producer.output import Output
+from producer.session import Request, Session
+from producer.sinks import target_of
+from producer.submit_verb import told_if_stopped
 from worker.contract.broker import make_app
-from worker.contract.connections import CONNECT_TIMEOUT_S
+from worker.contract.connections import CONNECT_TIMEOUT_S, BrokerUnreachableError
 from worker.contract.embedded import EmbeddedRedis
 from worker.contract.jobs import JobStore
+from worker.contract.labels import LabelPack
 from worker.contract.messages import QUEUE, Chunk, ChunkResult, ImageResult, Tag
 from worker.contract.secret import SecretUrl
 from worker.contract.settings import Settings
@@ -330,3 +336,47 @@ def test_a_rehearsal_counts_and_sends_nothing(server: EmbeddedRedis, client: red
     assert not done.stdout
     assert client.keys("wanwu:*") == []
     assert client.llen(QUEUE) == 0
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_are_no_fault_of_ours(
+    server: EmbeddedRedis, client: redis.Redis, tmp_path: Path, closed: str
+) -> None:
+    def shell(words: str) -> tuple[int, str]:
+        done = subprocess.run(
+            ["/bin/sh", "-c", f"{sys.executable} -m producer.cli {words} {closed}"],
+            cwd=ROOT,
+            env=environment(broker_url=server.url),
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_S,
+            check=False,
+        )
+        assert "Traceback" not in done.stderr
+        return done.returncode, done.stderr
+
+    code, said = shell(f"submit {tmp_path / 'a.jpg'}")
+    assert code == (1 if closed == "2>&-" else 2)
+    assert closed != ">&-" or "standard output is closed: give --out" in said
+    # There is no worker.
+    assert shell(f"submit {tmp_path / 'a.jpg'} --out {tmp_path / 'tags.jsonl'}")[0] == 1
+    assert shell("status")[0] == 0
+
+
+@pytest.mark.parametrize("is_lost", [True, False])
+def test_what_redis_has_lost_is_not_said_to_be_tagged_still(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, is_lost: bool
+) -> None:
+    words = {"paths": ("a.jpg",), "embedded": False, "overwrite": False, "chunk": None}
+    request = Request(
+        paths=("a.jpg",), pack=LabelPack(), top_k=5, threshold=0, as_blobs=False, chunk_images=None
+    )
+    output = Output(target_of(tmp_path / "tags.jsonl", None))
+    session = Session(request, output.console, say)
+    session.job = "j"
+    error: Exception = JobLostError("lost") if is_lost else BrokerUnreachableError("away")
+    with pytest.raises(type(error)), told_if_stopped(session, output, words):
+        raise error
+    said = capsys.readouterr().err
+    assert ("will still be tagged" in said, "cancel" in said) == (not is_lost, not is_lost)
+    assert "the same command with --resume" in said

@@ -245,6 +245,15 @@ def test_entities_are_not_read_from_files(photo: Path, tmp_path: Path) -> None:
     assert "secret" not in file.read_text(encoding="utf-8").replace("/secret", "")
 
 
+def test_a_name_that_is_no_utf_8_has_a_sidecar_too(tmp_path: Path) -> None:
+    photo = tmp_path / os.fsdecode(b"\xff\xe9.jpg")
+    photo.touch()
+    for _ in range(2):
+        with open_sink(target_of(None, "xmp")) as sink:
+            sink.write(record(str(photo)))
+    assert Sidecar.read(sidecar_of(str(photo))).notes.model == MODEL
+
+
 def test_a_text_where_a_list_belongs_is_nobodys_to_change(photo: Path) -> None:
     file = sidecar_of(str(photo))
     odd = DIGIKAM.replace('xmp:Rating="4"', 'dc:subject="一"')

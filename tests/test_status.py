@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,10 @@ import pytest
 import redis
 from conftest import PATIENCE_S, ROOT, STEADY, Crew, environment, run, until
 from images import fill
+from proxy import Proxy
 from rich.cells import cell_len
 from rich.console import Console
+from server import Server
 
 from producer import tables
 from producer.names import about
@@ -107,6 +110,50 @@ def test_failures_are_told_by_code(client: redis.Redis) -> None:
     assert found.codes == {"not_found": 1, "truncated": 3}
     shown = text(tables.job_details(found))
     assert shown.index("3 truncated") < shown.index("1 not_found")
+
+
+def test_a_watch_outlives_redis_and_connections_that_vanish(tmp_path: Path) -> None:
+    with Server(tmp_path) as server, closing(Proxy(server.port)) as proxy:
+        watching = subprocess.Popen(
+            [sys.executable, "-m", "producer.cli", "status", "--watch"],
+            cwd=ROOT,
+            env=environment(broker_url=server.url.replace(str(server.port), str(proxy.port)))
+            | {"PYTHONUNBUFFERED": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        assert watching.stdout is not None
+
+        def read_until(words: str) -> None:
+            line = ""
+            while words not in line:
+                line = watching.stdout.readline() if watching.stdout else ""
+                assert line, watching.wait()
+
+        read_until("worker")
+        server.stop()
+        read_until("waiting: cannot reach Redis")
+        server.start()
+        read_until("worker")
+        proxy.forget()
+        read_until("worker")
+        read_until("worker")
+        server.refuse("OOM")
+        read_until("refuses work: OOM")
+        server.accept("OOM")
+        read_until("worker")
+        watching.send_signal(signal.SIGINT)
+        watching.communicate(timeout=PATIENCE_S)
+        assert watching.returncode == 130
+
+
+@pytest.mark.parametrize("verb", ["status", "cancel", "results"])
+def test_an_id_that_no_job_has_is_told_in_a_sentence(server: EmbeddedRedis, verb: str) -> None:
+    empty = run("producer", verb, "", broker_url=server.url)
+    assert (empty.returncode, "a job's id is not empty" in empty.stderr) == (2, True)
+    odd = run("producer", verb, os.fsdecode(b"\xff"), broker_url=server.url)
+    assert (odd.returncode, "there is no job \\udcff" in odd.stderr) == (1, True)
 
 
 @pytest.mark.integration

@@ -10,10 +10,10 @@ from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple, Protocol
 
-from producer.sinks.csv import CsvSink, read_csv, whole_rows
+from producer.sinks.csv import CsvSink, read_csv, records_in_rows, whole_rows
 from producer.sinks.html import read_html, write_html
 from producer.sinks.journal import Journal, Read, Write, journal_of
-from producer.sinks.jsonl import JsonlSink, RecordsError, read_jsonl, whole_lines
+from producer.sinks.jsonl import JsonlSink, RecordsError, read_jsonl, records_in, whole_lines
 from producer.sinks.late import LateSink
 from producer.sinks.parquet import count_rows, read_parquet, write_parquet
 from producer.sinks.standing import Standing, is_stream, lines_in, read_through, standing_in
@@ -25,10 +25,12 @@ from worker.contract.messages import Record
 __all__ = [
     "ENDINGS",
     "FORMATS",
+    "LINES",
     "OpenSink",
     "RecordsError",
     "Sink",
     "Standing",
+    "Stream",
     "Target",
     "UnknownFormatError",
     "check_writable",
@@ -66,11 +68,12 @@ Lines = Iterable[bytes]
 class Stream(NamedTuple):
     """A format that grows record by record; `whole` leaves half of one at its end away.
 
-    The first `heads` of what is whole are no records.
+    The first `heads` of what is whole are no records. `records` reads lines of the file of a name.
     """
 
     sink: Callable[..., StreamSink]
     whole: Callable[[Lines], Iterator[bytes]]
+    records: Callable[[Lines, Path], Iterator[Record]]
     heads: int = 0
 
 
@@ -91,11 +94,13 @@ class Format(NamedTuple):
     thumbnail_px: int = 0
 
 
-_JSONL: Final = Stream(JsonlSink, whole_lines)
+LINES: Final = Stream(JsonlSink, whole_lines, records_in)
+_ROWS: Final = Stream(CsvSink, whole_rows, records_in_rows, 1)
+_EXCEL: Final = _ROWS._replace(sink=partial(CsvSink, marked=True))
 FORMATS: Final[dict[str, Format]] = {
-    "jsonl": Format((".jsonl", ".ndjson"), _JSONL, read=read_jsonl, embeddings=True),
-    "csv": Format((".csv",), Stream(CsvSink, whole_rows, 1), read=read_csv),
-    "csv-excel": Format((), Stream(partial(CsvSink, marked=True), whole_rows, 1), read=read_csv),
+    "jsonl": Format((".jsonl", ".ndjson"), LINES, read=read_jsonl, embeddings=True),
+    "csv": Format((".csv",), _ROWS, read=read_csv),
+    "csv-excel": Format((), _EXCEL, read=read_csv),
     "parquet": Format(
         (".parquet",),
         write=write_parquet,

@@ -61,19 +61,28 @@ def read_csv(file: Path) -> Iterator[Record]:
         RecordsError: it is no table of ours.
     """
     with file.open("rb") as lines:
-        rows = csv.reader((row.decode("utf-8-sig") for row in whole_rows(lines)), strict=True)
-        try:
-            header = next(rows, None)
-            if header is None:
-                return
-            if tuple(header) != COLUMNS:
-                msg = "its columns are not those of records"
-                raise ValueError(msg)  # noqa: TRY301 - told with the line, like all others
-            for row in rows:
-                yield _record(dict(zip(COLUMNS, row, strict=True)))
-        except (ValueError, csv.Error, msgspec.ValidationError) as e:
-            msg = f"{file}, line {rows.line_num}: this is no record ({e})"
-            raise RecordsError(msg) from e
+        yield from records_in_rows(lines, file)
+
+
+def records_in_rows(lines: Iterable[bytes], file: Path) -> Iterator[Record]:
+    """Yield the record of each whole row after the first, which is the header.
+
+    Raises:
+        RecordsError: naming the line that holds none.
+    """
+    rows = csv.reader((row.decode("utf-8-sig") for row in whole_rows(lines)), strict=True)
+    try:
+        header = next(rows, None)
+        if header is None:
+            return
+        if tuple(header) != COLUMNS:
+            msg = "its columns are not those of records"
+            raise ValueError(msg)  # noqa: TRY301 - told with the line, like all others
+        for row in rows:
+            yield _record(dict(zip(COLUMNS, row, strict=True)))
+    except (ValueError, csv.Error, msgspec.ValidationError) as e:
+        msg = f"{file}, line {rows.line_num}: this is no record ({e})"
+        raise RecordsError(msg) from e
 
 
 def whole_rows(lines: Iterable[bytes]) -> Iterator[bytes]:
