@@ -17,7 +17,7 @@ from producer import tables
 from producer.language import translated
 from producer.report import state_of
 from producer.workers import WorkerInfo, online
-from worker.contract.connections import BrokerUnreachableError, unreachable
+from worker.contract.connections import BrokerUnreachableError, connect, unreachable
 from worker.contract.dead import DeadLetter
 from worker.contract.jobs import Job
 from worker.contract.redis_errors import passes
@@ -119,7 +119,9 @@ class Look:
     def _look_or_reason(self) -> State | str:
         """Return the state, or why it cannot be seen at the moment."""
         try:
-            return self._look()
+            # The desk's own client would try for half a minute, in silence.
+            with connect(self._desk.settings.broker_url):
+                return self._look()
         except BrokerUnreachableError as e:
             return f"waiting: {e}"
         except redis.RedisError as e:
