@@ -95,10 +95,14 @@ class Desk:
 
     def _refusal(self) -> str:
         """Return why Redis takes no work at the moment, though it answers; else nothing."""
-        for url in {self.settings.broker_url, self.settings.results}:
-            with connect(url) as client:
-                if reason := refusal(client):
-                    return f"Redis at {url} refuses work: {reason}"
+        broker, results = self.settings.broker_url, self.settings.results
+        with connect(broker) as client:
+            reason, where = refusal(client), broker
+        if not reason and results != broker:
+            with connect(results) as client:
+                reason, where = refusal(client, RESULTS), results
+        if reason:
+            return f"Redis at {where} refuses work: {reason}"
         return ""
 
     def leave_word(self, job: str, state: JobState) -> None:

@@ -20,7 +20,7 @@ from worker.contract.connections import BrokerUnreachableError, connect, unreach
 from worker.contract.dead import DeadLetters
 from worker.contract.extras import EXTRAS, incomplete, is_wanted, missing, remedy
 from worker.contract.messages import QUEUE
-from worker.contract.server_check import ServerUnfitError, refusal
+from worker.contract.server_check import RESULTS, ServerUnfitError, refusal
 from worker.contract.settings import Settings
 
 _CLOCKS_S: Final = 2.0
@@ -115,11 +115,11 @@ def _results(settings: Settings) -> Iterator[Finding]:
         return
     with connect(url) as client:
         yield Finding("ok", f"Redis of the results at {url} answers")
-        reason = refusal(client)
-    # Which rights are needed there was looked at before: they are fewer.
-    code = reason.partition(" ")[0]
-    if reason and code != "NOPERM":
-        todo = _REFUSED.get(code, "").replace("WANWU_BROKER_URL", "WANWU_RESULT_URL")
+        reason = refusal(client, RESULTS)
+    if reason:
+        todo = _REFUSED.get(reason.partition(" ")[0], "").replace(
+            "WANWU_BROKER_URL", "WANWU_RESULT_URL"
+        )
         yield Finding("bad", f"Redis of the results answers, but refuses work: {reason}", todo)
 
 

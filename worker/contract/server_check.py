@@ -112,13 +112,15 @@ def check_server(client: redis.Redis, url: object, commands: Iterable[Command]) 
         raise ServerUnfitError(msg)
 
 
-def refusal(client: redis.Redis) -> str:
+def refusal(client: redis.Redis, commands: Iterable[Command] = _WRITE) -> str:
     """Return why a server that answers takes no work at the moment (READONLY, OOM, ...), or "".
+
+    `commands` are what is to be done there; by default, what is done where the queue is.
 
     Raises:
         redis.RedisError: it does not answer.
     """
-    for _, error in _refusals(client, _WRITE):
+    for _, error in _refusals(client, commands):
         if passes(error):
             return reason_of(error)
     return ""
