@@ -20,12 +20,14 @@ from worker.contract.processes import start_child, stop_child
 from worker.contract.server_check import WORKER, ServerUnfitError, check_server, refusal
 
 REFUSALS = ("READONLY", "OOM", "MISCONF", "NOPERM")
+# A server in cluster mode also listens at the port that is 10,000 higher.
+HIGHEST_PORT = 55_000
 
 
 @contextmanager
 def server_with(directory: Path, *words: str) -> Iterator[str]:
     """A server with options of its own; yields its URL."""
-    port = free_port()
+    port = next(port for port in iter(free_port, None) if port < HIGHEST_PORT)
     argv = [server_program(), "--port", str(port), "--bind", "127.0.0.1", "--save", "", *words]
     child = start_child(argv, cwd=directory, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
