@@ -1,9 +1,9 @@
 """Flower for wanwu-tagger: `celery flower --conf=ops/flowerconfig.py` (ops/flower does that).
 
-What it shows of chunks and workers, and its Throughput page, are in `producer.dashboard`.
+What it shows of chunks and workers, and its Throughput page, are in `producer.monitoring.flower`.
 """
 
-from producer.dashboard.config import (
+from producer.monitoring.flower.config import (
     max_tasks,
     natural_time,
     purge_offline_workers,

@@ -15,9 +15,9 @@ import hypothesis
 import pytest
 import redis
 
-from worker.contract.connections import connect
-from worker.contract.embedded import EmbeddedRedis
-from worker.contract.processes import start_child, stop_child
+from worker.contract.local.redis_server import EmbeddedRedis
+from worker.contract.local.subprocesses import start_child, stop_child
+from worker.contract.redis.connections import connect
 
 # Sentences are compared as they stand in the source.
 os.environ["LC_ALL"] = "C.UTF-8"
@@ -46,9 +46,9 @@ LONGEST = (
     "test_end_to_end",
     "test_embedded_mode",
     "test_real_models",
-    "test_remote",
-    "test_door",
-    "test_consumer",
+    "test_fetch",
+    "test_api",
+    "test_bootsteps",
     "test_status",
     "test_export",
 )
@@ -108,6 +108,10 @@ def run(
         timeout=timeout_s,
         check=False,
     )
+
+
+def produced(*words: str | Path) -> subprocess.CompletedProcess[str]:
+    return run("producer", *map(str, words))
 
 
 @dataclass

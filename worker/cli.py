@@ -41,7 +41,7 @@ def _number(_context: click.Context, _option: click.Parameter, value: float) -> 
 @click.version_option(package_name="wanwu-tagger")
 def main() -> None:
     """Hold a model and tag the images that producers submit."""
-    from worker.models.places import provide_home  # noqa: PLC0415 - as all of the worker
+    from worker.artifact.cache_dir import provide_home  # noqa: PLC0415 - as all of the worker
 
     provide_home()
 
@@ -90,8 +90,8 @@ def start(broker: str | None, places: dict[str, Any], **options: Any) -> None:
     except SettingsError as e:
         raise click.UsageError(str(e)) from e
     # Only now: these load torch, which takes seconds that `--help` need not.
-    from worker.app import serve  # noqa: PLC0415
     from worker.errors import TaggerError  # noqa: PLC0415
+    from worker.service.app import serve  # noqa: PLC0415
 
     try:
         sys.exit(serve(settings))
@@ -128,7 +128,7 @@ def export(model: str, out: Path | None, revision: str | None, **options: Any) -
         msg = f"{out} holds something else than an artifact, which would be replaced"
         raise click.UsageError(msg)
     from worker.errors import TaggerError  # noqa: PLC0415
-    from worker.models.cache import export_to  # noqa: PLC0415
+    from worker.export.on_first_use import export_to  # noqa: PLC0415
 
     try:
         settings = Settings.from_env(model=model, **options)
@@ -217,7 +217,7 @@ def texts(model: str | None) -> None:
     """Embed a label set, for programs: JSON on standard input, a line of JSON and float32 out."""
     _check_libraries()
     from worker.errors import TaggerError  # noqa: PLC0415
-    from worker.texts import encode_texts  # noqa: PLC0415
+    from worker.service.text_embeddings import encode_texts  # noqa: PLC0415
 
     try:
         settings = Settings.from_env(model=model)
@@ -232,7 +232,7 @@ def texts(model: str | None) -> None:
 def health() -> None:
     """Ask the worker at WANWU_MONITOR_PORT whether it is well; exit 0 if so, else 1."""
     _check_libraries()
-    from worker.monitor import ask  # noqa: PLC0415
+    from worker.monitoring.http import ask  # noqa: PLC0415
 
     try:
         problem = ask(Settings.from_env())

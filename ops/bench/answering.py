@@ -12,10 +12,10 @@ import os
 import sys
 from typing import Any, Final
 
-from worker.contract.broker import make_app
 from worker.contract.messages import Chunk, ChunkResult, ImageResult, Tag, Timing
+from worker.contract.queue.app import make_app
 from worker.contract.settings import Settings
-from worker.tasks import register
+from worker.service.task import register
 
 NAME: Final = "answering"
 TAGS: Final = tuple(Tag(label, 0.2) for label in ("动物", "植物", "交通工具", "电子产品", "食物"))

@@ -25,8 +25,8 @@ import urllib3
 from crew import HERE, free_port, worker_at
 from small import small_images
 
-from worker.contract.embedded import EmbeddedRedis
-from worker.contract.processes import start_child, stop_child
+from worker.contract.local.redis_server import EmbeddedRedis
+from worker.contract.local.subprocesses import start_child, stop_child
 
 ASKS: Final = 50
 LATENCY_MS: Final = 40

@@ -15,13 +15,13 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from worker.artifact.manifest import Artifact
 from worker.contract.settings import Settings
-from worker.decode import decode, set_up
 from worker.engines.base import Engine
-from worker.infer import Embeddings, launch, warm
-from worker.models.artifact import Artifact
-from worker.models.labels import LabelSet
-from worker.rank import rank
+from worker.engines.infer import Embeddings, launch, warm
+from worker.images.decode import decode, set_up
+from worker.labels.encoder import LabelSet
+from worker.pipeline.rank import rank
 
 Pixels = npt.NDArray[np.uint8]
 

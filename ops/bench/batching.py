@@ -22,7 +22,7 @@ from typing import Any, Final
 from drive import tagged
 from PIL import Image
 
-from producer.desk import open_desk
+from producer.backend.connection import open_desk
 from worker.contract.messages import Record
 from worker.contract.settings import Settings
 

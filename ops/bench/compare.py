@@ -34,9 +34,9 @@ from full_size import exported
 from photos import find_photos
 from tables import markdown
 
+from worker.artifact.manifest import open_artifact
 from worker.bench.report import machine
 from worker.contract.messages import Record
-from worker.models.artifact import open_artifact
 
 SECONDS: Final = 20.0
 ROUNDS: Final = 3

@@ -18,16 +18,16 @@ from crew import HERE, Member, worker_at, workers_at
 from drive import SIX, tagged
 from naive import PROMPT
 
-from producer.desk import open_desk
-from worker.contract.connections import connect
-from worker.contract.embedded import EmbeddedRedis
+from producer.backend.connection import open_desk
+from worker.artifact.manifest import open_artifact
+from worker.contract.local.redis_server import EmbeddedRedis
 from worker.contract.messages import Record
+from worker.contract.redis.connections import connect
 from worker.contract.secret import SecretUrl
 from worker.contract.settings import Settings
 from worker.engines.choose import open_engine
-from worker.memory import keep_freed_memory
-from worker.models.artifact import open_artifact
-from worker.models.labels import LabelEncoder
+from worker.engines.malloc import keep_freed_memory
+from worker.labels.encoder import LabelEncoder
 
 BATCH: Final = 4
 LOOP, PIPELINE, OURS = "bare loop", "transformers pipeline", "wanwu"

@@ -15,8 +15,8 @@ from typing import Final
 
 import psutil
 
-from worker.contract.broker import make_app
-from worker.contract.processes import start_child, stop_child
+from worker.contract.local.subprocesses import start_child, stop_child
+from worker.contract.queue.app import make_app
 from worker.contract.secret import SecretUrl
 from worker.contract.settings import Settings
 

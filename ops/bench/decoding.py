@@ -28,12 +28,12 @@ from full_size import exported
 from photos import find_photos
 from PIL import Image
 
+from worker.artifact.manifest import Artifact, Preprocessing, open_artifact
 from worker.bench.report import machine
-from worker.decode import decode, set_up
+from worker.engines.infer import infer
 from worker.engines.torchscript import TorchScriptEngine
-from worker.infer import infer
-from worker.models.artifact import Artifact, Preprocessing, open_artifact
-from worker.models.decoding import agreement
+from worker.export.fast_decode import agreement
+from worker.images.decode import decode, set_up
 
 ROUNDS: Final = 5
 _MAX_PIXELS: Final = 10**9

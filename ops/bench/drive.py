@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from producer.collect import Collector
-from producer.desk import Desk
-from producer.outbox import Post
-from producer.session import MAX_IMAGES
-from producer.submit import Feeder, Order
-from producer.window import Window
+from producer.backend.connection import Desk
+from producer.jobs.collector import Collector
+from producer.jobs.feeder import Feeder, Order
+from producer.jobs.publisher import Post
+from producer.jobs.run import MAX_IMAGES
+from producer.jobs.window import Window
 from worker.contract.labels import LabelPack
 from worker.contract.messages import Record
 

@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from worker.contract.settings import Settings
-from worker.models.cache import export_to
+from worker.export.on_first_use import export_to
 
 IMAGE_SIZE: Final = 224
 DIM: Final = 512

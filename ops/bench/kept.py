@@ -25,11 +25,11 @@ from typing import Any, Final
 import numpy as np
 from tables import markdown
 
-from producer.embeddings.encoder import Encoding
-from producer.sinks import FORMATS, open_sink, target_of
-from worker.contract.encoded import Encoded
+from producer.embeddings.text_encoder import Encoding
+from producer.formats import FORMATS, open_sink, target_of
 from worker.contract.labels import LabelPack
 from worker.contract.messages import Record, Stamp, Tag, Timing
+from worker.contract.text_embeddings import Encoded
 
 _BLOCK: Final = 8192
 _MB: Final = 1e6

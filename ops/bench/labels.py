@@ -19,13 +19,13 @@ from typing import Any, Final
 
 import numpy as np
 
-from worker.contract.connections import connect
-from worker.contract.embedded import EmbeddedRedis
+from worker.artifact.manifest import Artifact, open_artifact
 from worker.contract.labels import LabelPack
-from worker.models.artifact import Artifact, open_artifact
-from worker.models.labels import LabelEncoder, LabelSet
-from worker.models.shelf import RedisShelf
-from worker.rank import rank
+from worker.contract.local.redis_server import EmbeddedRedis
+from worker.contract.redis.connections import connect
+from worker.labels.encoder import LabelEncoder, LabelSet
+from worker.labels.matrix_store import RedisShelf
+from worker.pipeline.rank import rank
 
 SIZES: Final = (6, 100, 1_000, 10_000)
 CHUNKS: Final = (1, 8, 64)

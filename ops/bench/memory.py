@@ -25,10 +25,10 @@ from drive import SIX, tag
 from small import small_images
 from submit import write_list
 
-from producer.desk import open_desk
-from worker.contract.connections import connect
-from worker.contract.embedded import EmbeddedRedis
+from producer.backend.connection import open_desk
+from worker.contract.local.redis_server import EmbeddedRedis
 from worker.contract.messages import Record
+from worker.contract.redis.connections import connect
 from worker.contract.secret import SecretUrl
 from worker.contract.settings import Settings
 

@@ -25,9 +25,9 @@ from drive import tag
 from small import small_images
 from tables import markdown
 
-from producer.desk import Desk, open_desk
-from worker.contract.connections import connect
-from worker.contract.embedded import EmbeddedRedis
+from producer.backend.connection import Desk, open_desk
+from worker.contract.local.redis_server import EmbeddedRedis
+from worker.contract.redis.connections import connect
 from worker.contract.secret import SecretUrl
 from worker.contract.settings import Settings
 

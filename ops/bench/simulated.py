@@ -17,9 +17,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from worker.app import serve
+from worker.artifact.manifest import Artifact
 from worker.contract.settings import Settings
-from worker.models.artifact import Artifact
+from worker.service.app import serve
 
 
 class SimulatedEngine:

@@ -26,8 +26,8 @@ from typing import IO, Any, Final
 from crew import HERE, Member, worker_at
 from small import small_images
 
-from worker.contract.connections import connect
-from worker.contract.embedded import EmbeddedRedis
+from worker.contract.local.redis_server import EmbeddedRedis
+from worker.contract.redis.connections import connect
 
 MINUTES: Final = 30.0
 SETTLE_MINUTES: Final = 3.0

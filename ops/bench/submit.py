@@ -21,9 +21,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Final
 
-from producer.session import MAX_IMAGES
-from worker.contract.connections import connect
-from worker.contract.embedded import EmbeddedRedis
+from producer.jobs.run import MAX_IMAGES
+from worker.contract.local.redis_server import EmbeddedRedis
+from worker.contract.redis.connections import connect
 
 _MB: Final = 1e6
 _KIB: Final = 1024

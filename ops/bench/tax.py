@@ -27,12 +27,12 @@ from PIL import Image
 from simulated import SimulatedEngine
 from small import small_images
 
-from producer.desk import Desk, open_desk
-from worker.contract.embedded import EmbeddedRedis
+from producer.backend.connection import Desk, open_desk
+from worker.artifact.manifest import open_artifact
+from worker.contract.local.redis_server import EmbeddedRedis
 from worker.contract.secret import SecretUrl
 from worker.contract.settings import Settings
-from worker.models.artifact import open_artifact
-from worker.models.labels import LabelEncoder
+from worker.labels.encoder import LabelEncoder
 
 WARM_UP: Final = 800
 CHUNKS: Final = (1, 8, 16, 32, 64)

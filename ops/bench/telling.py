@@ -30,9 +30,9 @@ from drive import tag
 from small import small_images
 from watching import Flower
 
-from producer.desk import Desk, open_desk
-from worker.contract.embedded import EmbeddedRedis
-from worker.contract.processes import stop_child
+from producer.backend.connection import Desk, open_desk
+from worker.contract.local.redis_server import EmbeddedRedis
+from worker.contract.local.subprocesses import stop_child
 from worker.contract.secret import SecretUrl
 from worker.contract.settings import Settings
 

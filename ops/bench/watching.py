@@ -24,9 +24,9 @@ from crew import HERE, Member, free_port, worker_at
 from drive import tag
 from small import small_images
 
-from producer.desk import open_desk
-from worker.contract.embedded import EmbeddedRedis
-from worker.contract.processes import start_child, stop_child
+from producer.backend.connection import open_desk
+from worker.contract.local.redis_server import EmbeddedRedis
+from worker.contract.local.subprocesses import start_child, stop_child
 from worker.contract.secret import SecretUrl
 from worker.contract.settings import Settings
 

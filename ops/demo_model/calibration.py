@@ -21,10 +21,10 @@ import numpy as np
 import numpy.typing as npt
 from evaluate import SEED, Model, scenes
 
+from worker.artifact.manifest import default_artifact, open_artifact
 from worker.contract.labels import LabelPack
-from worker.models.artifact import default_artifact, open_artifact
-from worker.models.labels import LabelEncoder, LabelSet
-from worker.rank import shares, softmax
+from worker.labels.encoder import LabelEncoder, LabelSet
+from worker.pipeline.rank import shares, softmax
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "bench"))
 from tables import markdown

@@ -22,14 +22,14 @@ import torch
 from drawings import CATEGORIES
 from PIL import Image
 
+from worker.artifact.manifest import Artifact, default_artifact, open_artifact
 from worker.contract.labels import LabelPack
-from worker.decode import decode
+from worker.engines.infer import infer
 from worker.engines.torchscript import TorchScriptEngine
-from worker.infer import infer
-from worker.models.artifact import Artifact, default_artifact, open_artifact
-from worker.models.labels import LabelEncoder, LabelSet
-from worker.models.precision import supported
-from worker.models.variant import variant
+from worker.export.variant import variant
+from worker.images.decode import decode
+from worker.labels.encoder import LabelEncoder, LabelSet
+from worker.model.precision import supported
 
 # No seed of the training run comes near: that uses the numbers of its steps.
 SEED: Final = 1_000_003

@@ -13,9 +13,9 @@ from model import IMAGE_SIZE, MAX_TEXT_TOKENS, MEAN, PROMPT, STD, build_model
 from train import MAX_LOGIT_SCALE, WEIGHTS
 from transformers import BertTokenizer
 
-from worker.models.artifact import Preprocessing, Source, default_artifact
-from worker.models.export import export_model
-from worker.models.recipe import Recipe
+from worker.artifact.manifest import Preprocessing, Source, default_artifact
+from worker.export.export import export_model
+from worker.export.recipe import Recipe
 
 CARD: Final = "README.md"
 RECIPE: Final = Recipe(

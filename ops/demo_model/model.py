@@ -19,7 +19,7 @@ from transformers import (
     ChineseCLIPVisionConfig,
 )
 
-from worker.models.stem import add_stem
+from worker.model.conv_stem import add_stem
 
 IMAGE_SIZE: Final = 64
 PATCH: Final = 16

@@ -37,8 +37,8 @@ from model import (
 )
 from torch import Tensor, nn
 
-from worker.models.artifact import open_artifact
-from worker.models.original import original_model
+from worker.artifact.manifest import open_artifact
+from worker.model.original import original_model
 
 if TYPE_CHECKING:
     from transformers import BertTokenizer

@@ -38,10 +38,10 @@ from proxy import Proxy
 from server import Server
 from supervisor import ROOT, Supervisor
 
-from worker.contract.dead import DeadLetters
-from worker.contract.leases import TAKEN
+from worker.contract.local.subprocesses import start_child
 from worker.contract.messages import KEY_PREFIX, QUEUE
-from worker.contract.processes import start_child
+from worker.contract.queue.leases import TAKEN
+from worker.contract.stores.dead_letters import DeadLetters
 
 # Mean of the pauses between two faults.
 EVERY_S: Final = 2.5

@@ -14,8 +14,8 @@ from typing import Any, Final, Self
 
 import redis
 
-from worker.contract.embedded import server_program
-from worker.contract.processes import start_child, stop_child
+from worker.contract.local.redis_server import server_program
+from worker.contract.local.subprocesses import start_child, stop_child
 
 _START_TIMEOUT_S: Final = 60.0
 _GRACE_S: Final = 10.0

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import Final
 
-from worker.contract.processes import start_child, stop_child
+from worker.contract.local.subprocesses import start_child, stop_child
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 SIMULATED: Final = ROOT / "ops" / "bench" / "simulated.py"

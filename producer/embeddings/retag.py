@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import numpy.typing as npt
 
-from producer.embeddings.vectors import Ranker, as_matrix, check_model, retagged
-from producer.sinks import Sink, records_of
-from producer.sinks.journal import replace
-from producer.sinks.jsonl import RecordsError
-from producer.sinks.parquet import rewrite, vectors_of
+from producer.embeddings.ranking import Ranker, as_matrix, check_model, retagged
+from producer.formats import Sink, records_of
+from producer.formats.journal import replace
+from producer.formats.jsonl import RecordsError
+from producer.formats.parquet import rewrite, vectors_of
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from producer.embeddings.vectors import Hit, as_matrix, check_model, matrix_of, nearest
-from producer.sinks import form_of, records_of
-from producer.sinks.parquet import embedded_rows
+from producer.embeddings.ranking import Hit, as_matrix, check_model, matrix_of, nearest
+from producer.formats import form_of, records_of
+from producer.formats.parquet import embedded_rows
 
 if TYPE_CHECKING:
-    from producer.embeddings.encoder import Asked, Encoding
-    from worker.contract.encoded import Encoded
+    from producer.embeddings.text_encoder import Asked, Encoding
+    from worker.contract.text_embeddings import Encoded
 
 _ROWS: Final = 8192
 # Of 512 dimensions they are a gigabyte: a million images.

@@ -14,12 +14,12 @@ from worker.bench.report import as_json, chart, machine, markdown, rates_table, 
 from worker.bench.run import LABELS, Effort, measure
 from worker.bench.tune import SIZES, propose, rates
 from worker.contract.settings import Settings
-from worker.decode import set_up
 from worker.engines.base import resolve_device
 from worker.engines.choose import open_engine
-from worker.memory import keep_freed_memory
-from worker.models.cache import open_model
-from worker.models.tuned import remember
+from worker.engines.malloc import keep_freed_memory
+from worker.engines.tuned_batch import remember
+from worker.export.on_first_use import open_model
+from worker.images.decode import set_up
 
 # Wide enough for every column when the output is no terminal.
 _COLUMNS: Final = 140

@@ -17,18 +17,18 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from worker.artifact.manifest import Artifact
 from worker.bench.subjects import PLAIN, WITH_TEXT, Subject, subjects
 from worker.bench.trial import Order, Refused, Trial
 from worker.contract.labels import LabelPack
 from worker.contract.settings import Settings
-from worker.decode import decode
 from worker.engines.base import resolve_device
 from worker.errors import ArtifactError, ExportError, ImageError
-from worker.models.artifact import Artifact
-from worker.models.labels import encoder_of
-from worker.models.precision import Precision, supported
-from worker.models.tracing import pixels
-from worker.models.variant import variant
+from worker.export.tracing import pixels
+from worker.export.variant import variant
+from worker.images.decode import decode
+from worker.labels.encoder import encoder_of
+from worker.model.precision import Precision, supported
 
 BATCHES: Final = (1, 4)
 ROUNDS: Final = 5

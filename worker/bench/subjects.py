@@ -14,14 +14,14 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from worker.artifact.manifest import TOKENIZER, Artifact
 from worker.contract.settings import Settings
 from worker.engines.base import resolve_device
 from worker.engines.choose import LOADERS
-from worker.memory import keep_freed_memory
-from worker.models.artifact import TOKENIZER, Artifact
-from worker.models.original import image_tower, original_model
-from worker.models.precision import Precision
-from worker.models.towers import TextTower
+from worker.engines.malloc import keep_freed_memory
+from worker.model.original import image_tower, original_model
+from worker.model.precision import Precision
+from worker.model.towers import TextTower
 
 WITH_TEXT: Final = "transformers, text in every call"
 PLAIN: Final = "transformers"

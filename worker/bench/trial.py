@@ -17,10 +17,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from worker.artifact.manifest import Artifact
 from worker.bench.subjects import Run, Subject, open_subject
 from worker.contract.settings import Settings
 from worker.errors import TaggerError
-from worker.models.artifact import Artifact
 
 WARM_UPS: Final = 5
 _MB: Final = 1e6

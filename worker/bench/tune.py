@@ -14,8 +14,8 @@ import msgspec
 import numpy as np
 
 from worker.engines.base import Engine
+from worker.engines.infer import WARM_RUNS, infer
 from worker.errors import DeviceMemoryError
-from worker.infer import WARM_RUNS, infer
 
 SIZES: Final = (1, 2, 4, 8, 16, 32, 64)
 ROUNDS: Final = 5

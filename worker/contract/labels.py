@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 PLACEHOLDER: Final = "{}"
 MAX_LABEL_CHARS: Final = 200
+# As likely to be it as to be anything else.
+CALIBRATED_THRESHOLD: Final = 0.5
 _ALIAS: Final = re.compile(r"(?:^|(?<=\s))\|(?=\s|$)")
 _PARENT: Final = re.compile(r"(?:^|(?<=\s))<(?=\s|$)")
 # Longer than any queue should last: a pack that is gone fails every image of its job.

@@ -17,6 +17,8 @@ APP_NAME: Final = "wanwu"
 QUEUE: Final = "tag"
 TASK: Final = "worker.tag"
 KEY_PREFIX: Final = "wanwu:"
+# Of Celery's own making.
+RESULT_PREFIX: Final = "celery-task-meta-"
 
 MAX_CHUNK_IMAGES: Final = 1024
 # Eight times the longest that Linux opens.

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 import torch
 
+from worker.artifact.manifest import ORIGINAL
 from worker.contract.settings import Settings
 from worker.engines.base import Engine
 from worker.engines.compiled import CompileEngine
@@ -14,10 +15,9 @@ from worker.engines.eager import EagerEngine
 from worker.engines.fallback import FallbackEngine
 from worker.engines.onnx import OnnxEngine
 from worker.engines.torchscript import TorchScriptEngine
-from worker.models.artifact import ORIGINAL
 
 if TYPE_CHECKING:
-    from worker.models.artifact import Artifact
+    from worker.artifact.manifest import Artifact
 
 LOADERS: Final[dict[str, Callable[[Artifact, str], Engine]]] = {
     "torchscript": TorchScriptEngine.load,

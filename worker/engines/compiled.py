@@ -15,7 +15,7 @@ from worker.engines.base import Synchronous, resolve_device
 from worker.errors import ArtifactError, DeviceError
 
 if TYPE_CHECKING:
-    from worker.models.artifact import Artifact
+    from worker.artifact.manifest import Artifact
 
 
 class CompileEngine(Synchronous):
@@ -35,9 +35,9 @@ class CompileEngine(Synchronous):
             DeviceError: there is no such device, or no C++ compiler, which the CPU needs.
             ArtifactError: the artifact does not hold them, or is int8.
         """
-        from worker.models.original import original_tower  # noqa: PLC0415
-        from worker.models.precision import convert  # noqa: PLC0415
-        from worker.models.rewrite import for_inference  # noqa: PLC0415
+        from worker.model.original import original_tower  # noqa: PLC0415
+        from worker.model.precision import convert  # noqa: PLC0415
+        from worker.model.rewrite import for_inference  # noqa: PLC0415
 
         precision = artifact.manifest.precision
         target = resolve_device(device, precision)

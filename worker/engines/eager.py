@@ -12,7 +12,7 @@ import torch
 from worker.engines.base import Synchronous, resolve_device
 
 if TYPE_CHECKING:
-    from worker.models.artifact import Artifact
+    from worker.artifact.manifest import Artifact
 
 
 class EagerEngine(Synchronous):
@@ -33,8 +33,8 @@ class EagerEngine(Synchronous):
             ArtifactError: the artifact does not hold them.
         """
         # Only now: transformers takes seconds to load, which TorchScript alone need not.
-        from worker.models.original import original_tower  # noqa: PLC0415
-        from worker.models.precision import convert  # noqa: PLC0415
+        from worker.model.original import original_tower  # noqa: PLC0415
+        from worker.model.precision import convert  # noqa: PLC0415
 
         target = resolve_device(device, artifact.manifest.precision)
         precision = artifact.manifest.precision if target.type == "cuda" else "fp32"

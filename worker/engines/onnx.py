@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 import torch
 
+from worker.artifact.cache_dir import cache_directory
 from worker.contract.extras import missing, remedy
 from worker.engines.base import Synchronous, resolve_device
 from worker.errors import ArtifactError, DeviceError, NoCacheError
-from worker.models.places import cache_directory
-from worker.models.precision import adds_in_32_bits
+from worker.model.precision import adds_in_32_bits
 
 if TYPE_CHECKING:
-    from worker.models.artifact import Artifact
+    from worker.artifact.manifest import Artifact
 
 _OPSET: Final = 18
 _PRECISIONS: Final = ("fp32", "int8")
@@ -113,7 +113,7 @@ def _check(artifact: Artifact, precision: str) -> None:
 
 
 def _export(artifact: Artifact, file: Path) -> None:
-    from worker.models.original import original_tower  # noqa: PLC0415
+    from worker.model.original import original_tower  # noqa: PLC0415
 
     spec = artifact.manifest.preprocessing
     example_NCHW = torch.zeros(2, 3, spec.height, spec.width, dtype=torch.uint8)

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 
 from worker.engines.base import Synchronous, Wait, resolve_device
-from worker.engines.cuda import CudaCard, CudaRunner
-from worker.engines.streams import Streams
+from worker.engines.cpu_streams import Streams
+from worker.engines.cuda_graphs import CudaCard, CudaRunner
 from worker.errors import ArtifactError
-from worker.models.precision import Precision, use_int8_engine
+from worker.model.precision import Precision, use_int8_engine
 
 if TYPE_CHECKING:
-    from worker.models.artifact import Artifact
+    from worker.artifact.manifest import Artifact
 
 
 class TorchScriptEngine(Synchronous):

@@ -1,0 +1,62 @@
+"""HTTP requests -> questions and jobs -> answers: the routes, and what holds for all of them."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Annotated, Final
+
+from fastapi import Depends, FastAPI, Response, Security
+from fastapi.security import APIKeyHeader
+
+from producer.api.errors import RESPONSES, RefusedError, limit_bodies, tell_problems
+from producer.api.job_routes import bulk
+from producer.api.predict import predictions
+from producer.api.schemas import Health
+from producer.api.urgent_queue import Lane
+from producer.backend.connection import Desk
+from producer.backend.workers import online
+from worker.contract.redis.connections import BrokerUnreachableError
+
+ONLINE_S: Final = 1.0
+_KEY: Final = APIKeyHeader(name="X-API-Key", auto_error=False)
+
+
+def make_app(desk: Desk, api_key: str = "") -> FastAPI:
+    """Return the app; with an API key, every request but /health must bring it as X-API-Key."""
+    lane = Lane(desk)
+
+    @asynccontextmanager
+    async def living(_: FastAPI) -> AsyncIterator[None]:
+        lane.start()
+        yield
+        lane.stop()
+
+    def known(given: Annotated[str | None, Security(_KEY)]) -> None:
+        if api_key and not secrets.compare_digest((given or "").encode(), api_key.encode()):
+            raise RefusedError(401, "unauthorized", "give the API key as X-API-Key")
+
+    app = FastAPI(
+        title="wanwu-tagger",
+        summary="Tags for images, through the queue",
+        lifespan=living,
+        responses=RESPONSES,
+    )
+    tell_problems(app)
+    limit_bodies(app, desk.settings.max_bytes)
+    for routes in (predictions(desk, lane), bulk(desk)):
+        app.include_router(routes, dependencies=[Depends(known)])
+
+    @app.get("/health")
+    def health(response: Response) -> Health:
+        """Tell whether the queue answers, and who works."""
+        try:
+            workers = online(desk.app, ONLINE_S)
+        except BrokerUnreachableError:
+            response.status_code = 503
+            return Health(status="no queue")
+        told = [{"name": one.name, "model": one.model, "device": one.device} for one in workers]
+        return Health(status="ok" if told else "no worker", workers=told)
+
+    return app

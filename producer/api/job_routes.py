@@ -1,0 +1,107 @@
+"""/jobs: many images, by their paths, URLs or bytes -> records as lines of JSON."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Annotated, Final
+
+import msgspec
+from fastapi import APIRouter, File, Form, Path, UploadFile
+from fastapi.responses import StreamingResponse
+from starlette.concurrency import run_in_threadpool
+
+from producer.api.errors import UNPROCESSABLE, RefusedError, check_place
+from producer.api.jobs import DoorJobs, Plan
+from producer.api.predict import labels_of, name_of
+from producer.api.schemas import JobState, NewJob
+from producer.backend.connection import Desk
+from producer.console.tables import state_of
+from worker.contract.codec import decode
+from worker.contract.messages import ImageRef
+from worker.contract.stores.jobs import Job
+
+_UPLOAD_FILES: Final = 64
+_LINES: Final = "application/x-ndjson"
+
+JobId = Annotated[str, Path(pattern=r"^[0-9A-Za-z_.-]{1,64}$")]
+
+
+def bulk(desk: Desk) -> APIRouter:
+    """Return the routes."""
+    routes, jobs = APIRouter(prefix="/jobs"), DoorJobs(desk)
+
+    @routes.post("", status_code=201)
+    async def create(asked: NewJob) -> JobState:
+        """Begin a job of images that workers can reach, or an open one for uploads."""
+        for place in asked.images:
+            check_place(place)
+        labels = await labels_of(desk, asked)
+        plan = Plan(labels, asked.top_k, asked.least(), asked.embeddings, asked.thumbnail_px)
+        begin = partial(jobs.create, more=asked.open, labels=len(asked.labels))
+        return _state(await run_in_threadpool(begin, plan, asked.images))
+
+    @routes.post("/{job}/images")
+    async def upload(
+        job: JobId,
+        images: Annotated[list[UploadFile], File()],
+        names: Annotated[str, Form(description='JSON: [{"path": ...}], else the files\' own')] = "",
+    ) -> JobState:
+        """Add images to an open job; while many of it wait, the answer is 429."""
+        if len(images) > _UPLOAD_FILES:
+            raise RefusedError(413, "too_many", f"at most {_UPLOAD_FILES} images at a time")
+        refs = _named(names) if names else [ImageRef(name_of(one)) for one in images]
+        if len(refs) != len(images):
+            raise RefusedError(UNPROCESSABLE, "bad_request", "names: as many as images")
+        files = [(ref, await one.read()) for ref, one in zip(refs, images, strict=True)]
+        return _state(await run_in_threadpool(jobs.add, job, files))
+
+    @routes.post("/{job}/close")
+    def close(job: JobId) -> JobState:
+        """Say that an open job gets no more images."""
+        return _state(jobs.close(job))
+
+    @routes.get("/{job}")
+    def show(job: JobId) -> JobState:
+        """Tell how far a job is."""
+        return _state(desk.jobs.get(job))
+
+    @routes.delete("/{job}")
+    def cancel(job: JobId) -> JobState:
+        """Cancel a job: its images that wait in the queue fail with the code `cancelled`.
+
+        One that is finished stays so, as the answer tells.
+        """
+        desk.jobs.set_state(job, "cancelled")
+        return _state(desk.jobs.get(job))
+
+    @routes.get(
+        "/{job}/results",
+        response_class=StreamingResponse,
+        responses={200: {"content": {_LINES: {"schema": {"type": "string"}}}}},
+    )
+    def results(job: JobId, *, follow: bool = False) -> StreamingResponse:
+        """Stream the records, a line of JSON each; to follow is to wait for all."""
+        desk.jobs.get(job)
+        return StreamingResponse(jobs.lines(job, follow=follow), media_type=_LINES)
+
+    return routes
+
+
+def _named(names: str) -> list[ImageRef]:
+    try:
+        refs = msgspec.convert(decode(names), list[ImageRef])
+    except (ValueError, msgspec.ValidationError) as e:
+        raise RefusedError(UNPROCESSABLE, "bad_request", f"names: {e}") from e
+    # Of each what it is called, and the stamp of its file; where it lies is not theirs to say.
+    return [ImageRef(ref.path, stamp=ref.stamp) for ref in refs]
+
+
+def _state(job: Job) -> JobState:
+    return JobState(
+        id=job.id,
+        state=state_of(job),
+        images=job.images,
+        done=job.done,
+        failed=job.failed,
+        codes=dict(job.codes),
+    )

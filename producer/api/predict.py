@@ -1,0 +1,115 @@
+"""POST /predict: one image -> its tags, ahead of all bulk jobs."""
+
+from __future__ import annotations
+
+from typing import Annotated, Final
+
+from fastapi import APIRouter, File, Form, UploadFile
+from pydantic import ValidationError
+from starlette.concurrency import run_in_threadpool
+
+from producer.api.errors import UNPROCESSABLE, RefusedError, check_place
+from producer.api.schemas import Manner, Prediction, Result
+from producer.api.urgent_queue import BusyError, Lane, Question
+from producer.backend.connection import Desk
+from worker.contract.labels import LabelPack
+from worker.contract.messages import ChunkResult
+from worker.contract.stores.jobs import LostChunk
+
+ANSWER_S: Final = 30.0
+NAME_CHARS: Final = 1024
+# What a client can do nothing about is the server's fault; all others are its own.
+_STATUS: Final = {
+    "too_large": 413,
+    "too_many_pixels": 413,
+    "outside_roots": 403,
+    "internal_error": 500,
+    "inference_failed": 500,
+    "out_of_memory": 500,
+}
+
+
+def predictions(desk: Desk, lane: Lane) -> APIRouter:
+    """Return the route."""
+    routes = APIRouter()
+
+    @routes.post("/predict")
+    async def predict(
+        *,
+        image: Annotated[UploadFile | None, File(description="a file; or give a URL")] = None,
+        url: Annotated[str | None, Form(max_length=8192)] = None,
+        label: Annotated[list[str], Form(description="else the model's own")] = [],  # noqa: B006 - FastAPI copies it
+        template: Annotated[list[str], Form(description="with {} for the label")] = [],  # noqa: B006
+        top_k: Annotated[int, Form(ge=1, le=1000)] = 5,
+        threshold: Annotated[float | None, Form(ge=0, le=1)] = None,
+        calibrated: Annotated[bool, Form()] = False,
+    ) -> Prediction:
+        """Tag one image: an uploaded file, or a URL below those that workers may fetch from."""
+        if (image is None) == (url is None):
+            words = "give image or url, one of them"
+            raise RefusedError(UNPROCESSABLE, "bad_request", words)
+        try:
+            manner = Manner(
+                labels=label,
+                templates=template,
+                top_k=top_k,
+                threshold=threshold,
+                calibrated=calibrated,
+            )
+        except ValidationError as e:
+            words = f"{e.errors()[0]['loc'][0]}: {e.errors()[0]['msg']}"
+            raise RefusedError(UNPROCESSABLE, "bad_request", words) from e
+        if url is not None:
+            check_place(url, url=True)
+        question = Question(
+            name=url or name_of(image),
+            data=await image.read() if image else None,
+            labels=await labels_of(desk, manner),
+            top_k=top_k,
+            threshold=manner.least(),
+        )
+        return _prediction(await _answer(lane, question))
+
+    return routes
+
+
+async def labels_of(desk: Desk, manner: Manner) -> str | None:
+    """Store the label set that a request means; return its hash, or None for the model's own.
+
+    Raises:
+        LabelsError: it cannot be used.
+    """
+    pack = manner.pack()
+    return await run_in_threadpool(desk.labels.put, pack) if pack != LabelPack() else None
+
+
+def name_of(file: UploadFile | None) -> str:
+    """Return what an upload is called in its record."""
+    return ((file and file.filename) or "image")[:NAME_CHARS]
+
+
+async def _answer(lane: Lane, question: Question) -> ChunkResult:
+    try:
+        answer = await lane.ask(question, ANSWER_S)
+    except BusyError as e:
+        raise RefusedError(429, "busy", "too many wait for an answer; try again") from e
+    except TimeoutError as e:
+        raise RefusedError(504, "no_answer", "no worker has answered in time") from e
+    if isinstance(answer, LostChunk):
+        raise RefusedError(500, "lost", answer.reason)
+    return answer
+
+
+def _prediction(answer: ChunkResult) -> Prediction:
+    (image,) = answer.images
+    if image.error is not None:
+        code = image.error.code
+        raise RefusedError(_STATUS.get(code, UNPROCESSABLE), code, image.error.message)
+    timing = image.timing
+    return Prediction(
+        results=[Result(label=tag.label, score=round(tag.score, 6)) for tag in image.tags],
+        timing={name: getattr(timing, name) for name in timing.__struct_fields__},
+        batch_size=image.batch_size,
+        model=answer.model,
+        device=answer.device,
+    )

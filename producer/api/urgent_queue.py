@@ -1,0 +1,154 @@
+"""One image -> its result while somebody waits: through the queue, ahead of all bulk jobs."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import secrets
+import threading
+import time
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+import redis
+from kombu.exceptions import OperationalError
+
+from producer.backend.connection import Desk
+from worker.contract.messages import (
+    QUEUE,
+    TASK,
+    URGENT,
+    URGENT_KEY,
+    Chunk,
+    ChunkResult,
+    ImageRef,
+)
+from worker.contract.stores.blobs import blob_key
+from worker.contract.stores.jobs import LostChunk
+
+# Longer than workers take to hear of it.
+_KEY_TTL_S: Final = 15
+_KEY_PAUSE_S: Final = 5.0
+_POLL_S: Final = 0.002
+_IDLE_S: Final = 0.05
+_AWAY_S: Final = 0.5
+MOST_WAITING: Final = 256
+
+
+class BusyError(RuntimeError):
+    """As many wait as may."""
+
+
+class Question(msgspec.Struct, frozen=True, kw_only=True):
+    """An image, by its bytes or its URL, and how it is to be tagged."""
+
+    name: str
+    data: bytes | None
+    labels: str | None
+    top_k: int
+    threshold: float
+
+
+class Lane:
+    """Sends questions and hands out answers. Started and stopped with the door."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+        # All questions of this door are chunks of one job, which nobody lists.
+        self._job: Final = f"now-{secrets.token_hex(6)}"
+        self._numbers = itertools.count()
+        self._waiting: dict[int, asyncio.Future[ChunkResult | LostChunk]] = {}
+        self._loop: asyncio.AbstractEventLoop
+        self._stopping = threading.Event()
+        self._asked = threading.Event()
+        self._thread = threading.Thread(target=self._live, name="answers", daemon=True)
+
+    def start(self) -> None:
+        """Begin, within the event loop that asks."""
+        self._loop = asyncio.get_running_loop()
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End; nobody is answered any more."""
+        self._stopping.set()
+        self._asked.set()
+        self._thread.join()
+
+    async def ask(self, question: Question, timeout_s: float) -> ChunkResult | LostChunk:
+        """Return the result of a chunk of one image.
+
+        Raises:
+            BusyError: too many wait already.
+            TimeoutError: no worker has answered.
+            redis.RedisError: Redis is away.
+        """
+        if len(self._waiting) >= MOST_WAITING:
+            raise BusyError
+        seq = next(self._numbers)
+        future = self._waiting[seq] = self._loop.create_future()
+        try:
+            await asyncio.to_thread(self._send, seq, question)
+            self._asked.set()
+            return await asyncio.wait_for(future, timeout_s)
+        finally:
+            del self._waiting[seq]
+
+    def _send(self, seq: int, question: Question) -> None:
+        desk = self._desk
+        key = blob_key(self._job, seq, 0) if question.data is not None else None
+        if question.data is not None and key is not None:
+            desk.blobs.put({key: question.data})
+        chunk = Chunk(
+            job=self._job,
+            seq=seq,
+            images=(ImageRef(question.name, blob=key),),
+            labels=question.labels,
+            top_k=question.top_k,
+            threshold=question.threshold,
+            urgent=True,
+            sent_at_s=time.time(),
+        )
+        try:
+            desk.app.send_task(
+                TASK,
+                args=[chunk.to_wire()],
+                task_id=chunk.task_id,
+                queue=QUEUE,
+                priority=URGENT,
+                declare=(),
+                argsrepr="(1 image, urgent)",
+                kwargsrepr="{}",
+            )
+        except OperationalError as e:
+            raise redis.ConnectionError(str(e)) from e
+
+    def _live(self) -> None:
+        news_at_s = 0.0
+        while not self._stopping.is_set():
+            try:
+                if time.monotonic() >= news_at_s:
+                    self._desk.client.set(URGENT_KEY, "1", ex=_KEY_TTL_S)
+                    news_at_s = time.monotonic() + _KEY_PAUSE_S
+                self._look()
+            except redis.RedisError:
+                # Whoever waits has a time after which they are told.
+                time.sleep(_AWAY_S)
+
+    def _look(self) -> None:
+        seqs = list(self._waiting)
+        if not seqs:
+            self._asked.wait(_IDLE_S)
+            self._asked.clear()
+            return
+        found = self._desk.jobs.collect(self._job, seqs)
+        if found:
+            self._desk.jobs.drop_results(self._job, [one.seq for one in found])
+            self._loop.call_soon_threadsafe(self._answer, found)
+        time.sleep(_POLL_S)
+
+    def _answer(self, found: Sequence[ChunkResult | LostChunk]) -> None:
+        for one in found:
+            future = self._waiting.get(one.seq)
+            if future is not None and not future.done():
+                future.set_result(one)

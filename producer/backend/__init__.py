@@ -1,0 +1,1 @@
+"""How Redis and the workers are reached."""

@@ -1,0 +1,166 @@
+"""Settings -> Redis with its stores, and a worker: the user's, or private ones of one command."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, Final
+
+import msgspec
+import redis
+from celery import Celery
+
+from producer.backend.local_worker import LocalWorker, check_libraries
+from producer.backend.workers import WorkerInfo, online
+from worker.contract.labels import LabelStore
+from worker.contract.local.redis_server import EmbeddedRedis
+from worker.contract.queue.app import make_app
+from worker.contract.redis.connections import (
+    BrokerUnreachableError,
+    connect,
+    retrying_client,
+    single_try_client,
+    unreachable,
+)
+from worker.contract.redis.server_check import PRODUCER, RESULTS, check_server, refusal
+from worker.contract.secret import SecretUrl
+from worker.contract.settings import Settings
+from worker.contract.stores.blobs import BlobStore
+from worker.contract.stores.dead_letters import DeadLetters
+from worker.contract.stores.jobs import JobState, JobStore, NoSuchJobError
+
+# A worker deep in work may be slow to answer; submit still fails within five seconds.
+ONLINE_TIMEOUT_S: Final = 2.5
+LAST_WORD_TIMEOUT_S: Final = 2.0
+
+
+class JobLostError(RuntimeError):
+    """Redis does not know a job that is under way."""
+
+
+class Desk:
+    """Where a command works: at a Redis, with whoever is online there."""
+
+    def __init__(
+        self, settings: Settings, app: Celery, local: LocalWorker | None, *, retries: bool = True
+    ) -> None:
+        """Take where to work. Who answers others asks but once: without `retries`."""
+        client_of = retrying_client if retries else single_try_client
+        self.settings = settings
+        self.app = app
+        self._local = local
+        self.client: Any = client_of(settings.broker_url)
+        client = self.client
+        self.jobs = JobStore(client, settings.result_ttl_s, results=client_of(settings.results))
+        self.blobs = BlobStore(client, settings.result_ttl_s)
+        self.labels = LabelStore(client)
+        self.dead = DeadLetters(client)
+
+    @property
+    def worker(self) -> WorkerInfo | None:
+        """The first worker that answers, if one does in time."""
+        if self._local:
+            return self._local.info
+        return next(iter(online(self.app, ONLINE_TIMEOUT_S, limit=1)), None)
+
+    def workers(self) -> list[WorkerInfo]:
+        """Return all workers that answer in time."""
+        return [self._local.info] if self._local else online(self.app, ONLINE_TIMEOUT_S)
+
+    def check(self) -> None:
+        """Raise EmbeddedError if a worker of our own has ended."""
+        if self._local:
+            self._local.check()
+
+    def hitch(self, job: str) -> str:
+        """Return why no result of a job comes, as far as that can be seen; else nothing.
+
+        Raises:
+            JobLostError: none ever will.
+        """
+        try:
+            if refused := self._refusal():
+                return refused
+            if self.worker is None:
+                return "no worker is online; the work is kept in the queue"
+            self.jobs.get(job)
+        except BrokerUnreachableError as e:
+            return str(e)
+        except redis.RedisError as e:
+            return unreachable(self.settings.broker_url, e)
+        except NoSuchJobError as e:
+            msg = f"Redis has lost job {job} (did it start anew without its data?): submit again"
+            raise JobLostError(msg) from e
+        return ""
+
+    def _refusal(self) -> str:
+        """Return why Redis takes no work at the moment, though it answers; else nothing."""
+        broker, results = self.settings.broker_url, self.settings.results
+        with connect(broker) as client:
+            reason, where = refusal(client), broker
+        if not reason and results != broker:
+            with connect(results) as client:
+                reason, where = refusal(client, RESULTS), results
+        if reason:
+            return f"Redis at {where} refuses work: {reason}"
+        return ""
+
+    def leave_word(self, job: str, state: JobState) -> None:
+        """Set the job's state if Redis is there; someone wants to leave, so do not wait for it."""
+        url, ttl_s = self.settings.broker_url, self.settings.result_ttl_s
+        with (
+            suppress(BrokerUnreachableError, redis.RedisError, NoSuchJobError),
+            connect(url, timeout_s=LAST_WORD_TIMEOUT_S) as client,
+        ):
+            JobStore(client, ttl_s).set_state(job, state)
+
+
+def check_redis(settings: Settings) -> None:
+    """Make sure that the Redis of the settings, and that of the results, can be used.
+
+    Raises:
+        BrokerUnreachableError: one does not answer.
+        ServerUnfitError: one is too old, in cluster mode, or the user lacks rights there.
+    """
+    wanted = {settings.broker_url: PRODUCER}
+    wanted[settings.results] = wanted.get(settings.results, ()) + RESULTS
+    for url, commands in wanted.items():
+        try:
+            with connect(url) as client:
+                check_server(client, url, commands)
+        except redis.RedisError as e:
+            raise BrokerUnreachableError(unreachable(url, e)) from e
+
+
+@contextmanager
+def open_desk(
+    settings: Settings,
+    *,
+    embedded: bool = False,
+    model: str | None = None,
+    say: Callable[[str], None] = lambda _: None,
+    retries: bool = True,
+) -> Iterator[Desk]:
+    """Yield a desk at the broker of the settings, or a private one that vanishes with the block.
+
+    `say` hears what takes long before it can begin. Without `retries`, what asks Redis fails as
+    soon as Redis does: for programs that answer others, who have time-outs of their own.
+
+    Raises:
+        BrokerUnreachableError: Redis does not answer.
+        ServerUnfitError: it is too old, in cluster mode, or the user lacks rights there.
+        EmbeddedError: the private server or worker does not come up.
+    """
+    if not embedded:
+        check_redis(settings)
+        yield Desk(settings, make_app(settings, stores_results=False), None, retries=retries)
+        return
+    check_libraries()
+    say("starting a private Redis")
+    with EmbeddedRedis() as server:
+        private = msgspec.structs.replace(
+            settings, broker_url=SecretUrl(server.url), result_url=SecretUrl()
+        )
+        app = make_app(private, stores_results=False)
+        with LocalWorker(app, model, say) as local:
+            yield Desk(private, app, local)

@@ -1,0 +1,129 @@
+"""The click verb `producer watch`: as submit, for what arrives in a directory from now on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+from producer.backend.connection import Desk, open_desk
+from producer.cli.exit_codes import OK, say, told
+from producer.cli.options import broker_option, finite, label_options, pack_of, threshold_of
+from producer.cli.output import Output
+from producer.cli.output_options import output_of, output_options
+from producer.formats import Sink
+from producer.jobs.resume import Ledger, Maker, ledger_of
+from producer.jobs.run import Request, Session
+from producer.sources.scan import STANDARD_INPUT, Image, scan
+from producer.sources.watch import SETTLE_S
+from producer.sources.watch import watch as arrivals
+from worker.contract.extras import need
+from worker.contract.messages import Record
+from worker.contract.settings import Settings
+
+
+@click.command(epilog="Example: producer watch ./inbox --format xmp --threshold 0.3")
+@click.argument(
+    "directory",
+    type=click.Path(exists=True, file_okay=False, resolve_path=True, path_type=Path),
+)
+@label_options
+@output_options
+@click.option(
+    "--settle",
+    type=click.FloatRange(min=0),
+    callback=finite,
+    default=SETTLE_S,
+    show_default=True,
+    help="Seconds for which a file must not change before it is taken.",
+)
+@click.option("--embedded", is_flag=True, help="Run a private Redis and a worker for this command.")
+@click.option("--model", metavar="ARTIFACT|DIR|ID", help="Model of the --embedded worker.")
+@broker_option
+@told
+def watch(directory: Path, settle: float, broker: str | None, **words: Any) -> int:
+    """Tag what is in DIRECTORY and not done yet, then what arrives there, until interrupted."""
+    output = output_of(words["out"], words["form"])
+    _check(output, broker, words)
+    request = Request(
+        # What is counted beforehand is known to be all; here more come.
+        paths=(STANDARD_INPUT,),
+        about=str(directory),
+        pack=pack_of(words),
+        top_k=words["top_k"],
+        threshold=threshold_of(words),
+        as_blobs=False,
+        chunk_images=None,
+    )
+    settings = Settings.from_env(broker_url=broker)
+    with output.held(say):
+        ledger = ledger_of(output.target)
+        ledger.read()
+        with open_desk(settings, embedded=words["embedded"], model=words["model"], say=say) as desk:
+            _watch(directory, settle, desk, output, ledger, request)
+    return OK
+
+
+def _watch(
+    directory: Path,
+    settle_s: float,
+    desk: Desk,
+    output: Output,
+    ledger: Ledger,
+    request: Request,
+) -> None:
+    """Tag what is there, then what arrives, without end."""
+    maker = Session(request, output.console, say).greet(desk, waits=True)
+    with output.sink(appends=True) as sink:
+        ledger.inherit(desk.jobs, sink, maker)
+    for images in _rounds(directory, settle_s, ledger, maker):
+        session = Session(request, output.console, say, ledger.begin)
+        # Opened anew each time: at the end of a round the file may be another.
+        with output.sink(appends=True) as sink:
+            session.tag(desk, images, _Noted(sink, ledger))
+        ledger.end()
+
+
+def _rounds(
+    directory: Path, settle_s: float, ledger: Ledger, maker: Maker
+) -> Iterator[list[Image]]:
+    """Yield what is to be tagged, some images at a time."""
+
+    def skipped(place: str, error: OSError) -> None:
+        say(f"skipped: {place} cannot be listed: {error.strerror}")
+
+    for settled in arrivals(directory, settle_s):
+        # The first time, which is when it is watched, all that is there.
+        found: list[Image] = [*settled] or list(scan([str(directory)], skipped))
+        if images := list(ledger.remaining(found, maker)):
+            yield images
+        if not settled:
+            say(f"watching {directory}")
+
+
+class _Noted:
+    """A sink that tells the ledger what it writes."""
+
+    def __init__(self, sink: Sink, ledger: Ledger) -> None:
+        self._sink = sink
+        self._ledger = ledger
+
+    def write(self, record: Record) -> None:
+        self._ledger.note(record)
+        self._sink.write(record)
+
+    def flush(self) -> None:
+        self._sink.flush()
+
+
+def _check(output: Output, broker: str | None, words: dict[str, Any]) -> None:
+    target = output.target
+    need("watch")
+    if not (target.in_sidecars or (target.file and target.form.stream)):
+        msg = "watch writes as images arrive: give --out FILE.jsonl or .csv, or --format xmp"
+        raise click.UsageError(msg)
+    if (broker and words["embedded"]) or (words["model"] and not words["embedded"]):
+        msg = "--embedded has a Redis and a worker of its own: --model is for it, --broker is not"
+        raise click.UsageError(msg)

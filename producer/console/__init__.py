@@ -1,0 +1,1 @@
+"""How things are shown: tables, progress, languages, names of files."""

@@ -1,0 +1,87 @@
+"""What is to be tagged, and where the queue is -> the command that starts a worker for it."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shlex
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from producer.backend.workers import WorkerInfo
+from producer.console.paths import printable
+from producer.sources.scan import STANDARD_INPUT
+from producer.sources.stores import is_url
+from worker.contract.settings import Settings, SettingsError
+
+_ANYWHERE: Final = "DIR"
+_MAGIC: Final = frozenset("*?[")
+_MOST_DIRECTORIES: Final = 3
+
+
+def start_worker(settings: Settings, paths: Sequence[str], *, as_blobs: bool = False) -> str:
+    """Return the command, as it is typed, that starts a worker here for these paths.
+
+    It names no password: others see the words of a command.
+    """
+    command = "worker start" if as_blobs else f"worker start {_images(paths)}"
+    shown = str(settings.broker_url)
+    with suppress(SettingsError):
+        if settings.broker_url == Settings.from_env().broker_url:
+            return command
+    if shown != settings.broker_url.reveal():
+        return f"export WANWU_BROKER_URL=... (the same URL), then {command}"
+    return f"WANWU_BROKER_URL={shlex.quote(shown)} {command}"
+
+
+def can_embed() -> bool:
+    """Whether what --embedded needs is installed."""
+    return bool(importlib.util.find_spec("torch"))
+
+
+def unread(workers: Sequence[WorkerInfo], paths: Sequence[str]) -> list[str]:
+    """Return those of the paths below which no worker may read, as far as that is known here."""
+    told = [one for one in workers if one.version]
+    if len(told) < len(workers):
+        return []  # One of another version or program: nobody knows.
+    places = [word for word in paths if word != STANDARD_INPUT]
+    return [place for place in places if not any(may_read(one, place) for one in told)]
+
+
+def may_read(worker: WorkerInfo, place: str) -> bool:
+    """Whether a worker may read below a path or URL, if it is there for it as it is here."""
+    if is_url(place):
+        return any(prefix == "*" or place.startswith(prefix) for prefix in worker.image_urls)
+    real = os.path.realpath(_directory(place))
+    roots = map(os.path.realpath, worker.image_roots)
+    return any(os.path.commonpath([real, root]) == root for root in roots)
+
+
+def _images(paths: Sequence[str]) -> str:
+    """Return the options that name the directories, or beginnings of URLs, of the paths."""
+    local = {_directory(word) for word in paths if word != STANDARD_INPUT and not is_url(word)}
+    urls = {_beginning(word) for word in paths if is_url(word)}
+    if len(local) > _MOST_DIRECTORIES:
+        local = {os.path.commonpath(local)} - {os.sep}
+    places = sorted(local)[:_MOST_DIRECTORIES] + sorted(urls)[:_MOST_DIRECTORIES]
+    words = [shlex.quote(printable(place)) for place in places] or [_ANYWHERE]
+    return " ".join(f"--images {word}" for word in words)
+
+
+def _directory(word: str) -> str:
+    """Return the directory that holds all that a path or pattern means."""
+    path = Path(os.path.abspath(word))  # noqa: PTH100 - links stay as the user knows them
+    if path.is_dir():
+        return str(path)
+    if path.exists():
+        return str(path.parent)
+    parts = path.parts
+    plain = next((n for n, part in enumerate(parts) if _MAGIC & set(part)), len(parts) - 1)
+    return str(Path(*parts[:plain]))
+
+
+def _beginning(url: str) -> str:
+    plain = next((url[:n] for n, sign in enumerate(url) if sign in _MAGIC), url)
+    return f"{plain.rpartition('/')[0]}/"

@@ -1,0 +1,132 @@
+"""Labels -> their embeddings, by a worker or a child process that loads the model's text tower."""
+
+from __future__ import annotations
+
+import base64
+import subprocess
+import tempfile
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+from typing import Final, NamedTuple, Self
+
+import msgspec
+import redis
+from celery import Celery
+from kombu.exceptions import OperationalError
+
+from producer.backend.subprocesses import ERROR, WORKER, environment
+from worker.contract.extras import missing, remedy
+from worker.contract.labels import LabelPack
+from worker.contract.local.subprocesses import start_child, stop_child
+from worker.contract.redis.connections import connect
+from worker.contract.text_embeddings import ENCODE, Encoded
+
+_STOP_GRACE_S: Final = 5.0
+_ANSWER_S: Final = 1.0
+
+
+class EncodingError(RuntimeError):
+    """The labels cannot be embedded here."""
+
+
+class Embedded(NamedTuple):
+    """What the model says of a label pack; `matrix` are KD, JD and JK, float32, row by row."""
+
+    told: Encoded
+    matrix: bytes
+
+
+class Encoding:
+    """Begins on entering the block, so that other work can be done until `result` is asked for."""
+
+    def __init__(self, pack: LabelPack, model: str | None) -> None:
+        """Take a pack, and an artifact's place; without one, it is that of WANWU_MODEL."""
+        self._pack = pack
+        self._words = ["texts", *(["--model", model] if model else [])]
+        self._child: subprocess.Popen[bytes]
+
+    def __enter__(self) -> Self:
+        if missing("worker"):
+            msg = f"labels are embedded by the model, which needs: {remedy('worker')}"
+            raise EncodingError(msg)
+        # A file, since a pipe would hold us up until the child has loaded what it reads with.
+        with tempfile.TemporaryFile() as pack:
+            pack.write(msgspec.json.encode(self._pack))
+            pack.seek(0)
+            self._child = start_child(
+                [*WORKER, *self._words],
+                env=environment({}),
+                stdin=pack,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+            )
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        stop_child(self._child, _STOP_GRACE_S)
+
+    def result(self) -> Embedded:
+        """Return what the child says, as soon as it does.
+
+        Raises:
+            EncodingError: with the child's own words.
+        """
+        out, words = self._child.communicate()
+        if self._child.returncode:
+            lines = words.decode(errors="replace").strip().splitlines()
+            last = lines[-1] if lines else "it ended without a word"
+            raise EncodingError(last.removeprefix("Error: ").removeprefix(ERROR))
+        head, _, matrix = out.partition(b"\n")
+        return Embedded(msgspec.json.decode(head, type=Encoded), matrix)
+
+
+class Asked:
+    """Like `Encoding`, for a few texts: a worker that is online has all loaded already."""
+
+    def __init__(self, pack: LabelPack, model: str | None, app: Celery) -> None:
+        self._pack = pack
+        self._model = model
+        self._app = app
+        self._asking = ThreadPoolExecutor(1)
+        self._answer: Future[Embedded | None]
+
+    def __enter__(self) -> Self:
+        self._answer = self._asking.submit(self._ask)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._asking.shutdown(wait=False)
+
+    def result(self) -> Embedded:
+        """Return what a worker says or, if none does, what a child process says.
+
+        Raises:
+            EncodingError: as `Encoding.result`.
+        """
+        if found := self._answer.result():
+            return found
+        with Encoding(self._pack, self._model) as encoding:
+            return encoding.result()
+
+    def _ask(self) -> Embedded | None:
+        inspect = self._app.control.inspect(timeout=_ANSWER_S, limit=1)
+        try:
+            # Celery would try again and again to reach a Redis that is not there.
+            connect(self._app.conf.broker_url, timeout_s=_ANSWER_S).close()
+            answers = inspect._request(ENCODE, pack=msgspec.to_builtins(self._pack)) or {}  # noqa: SLF001 - Celery's way to own commands
+            (answer,) = answers.values()
+            told = msgspec.convert(answer["told"], Encoded)
+            return Embedded(told, base64.b64decode(answer["matrix"]))
+        except (OperationalError, redis.RedisError, OSError, LookupError, ValueError, TypeError):
+            # Away, of another version, or without an answer: it can be done without.
+            return None

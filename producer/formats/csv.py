@@ -1,0 +1,155 @@
+"""Records <-> a table as comma-separated values (RFC 4180), one row an image, UTF-8."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import IO, Any, Final
+
+import msgspec
+
+from producer.formats.jsonl import RecordsError
+from producer.formats.stream import StreamSink
+from worker.contract.messages import Record, Timing
+
+_TIMES: Final = Timing.__struct_fields__
+COLUMNS: Final = (
+    *("path", "status", "label", "score", "tags", "scores", "parents"),
+    *("error_code", "error_stage", "error_message", *_TIMES, "batch_size"),
+    *("worker", "device", "model", "labels", "size_bytes", "modified_s"),
+)
+# Excel takes a file without it for one in the code page of the machine.
+MARK: Final = "\ufeff".encode()
+_BETWEEN: Final = "|"
+_ESCAPED: Final = str.maketrans({"\\": "\\\\", _BETWEEN: f"\\{_BETWEEN}"})
+
+
+class CsvSink(StreamSink):
+    """Writes a table to a stream; with a header if the stream is at its beginning.
+
+    `label` and `score` are those of the best tag. `tags`, `scores` and `parents` hold all, the best
+    first, with `|` between them; a `|` or a backslash in a label has a backslash before it.
+    """
+
+    def __init__(self, stream: IO[bytes], *, closes: bool = True, marked: bool = False) -> None:
+        super().__init__(stream, closes=closes)
+        self._text = io.StringIO(newline="")
+        self._rows = csv.writer(self._text)
+        self._begins = not (stream.seekable() and stream.tell())
+        self._marked = marked
+
+    def write(self, record: Record) -> None:
+        """Write one row."""
+        if self._begins:
+            self._begins = False
+            self._rows.writerow(COLUMNS)
+            if self._marked:
+                self._stream.write(MARK)
+        self._rows.writerow(_row(record))
+        # A name that is no UTF-8 is shown with its bytes escaped.
+        self._stream.write(self._text.getvalue().encode("utf-8", "backslashreplace"))
+        self._text.seek(0)
+        self._text.truncate()
+
+
+def read_csv(file: Path) -> Iterator[Record]:
+    """Yield the records of a table. Half a row at its end, of a writer that was killed, is left.
+
+    Raises:
+        RecordsError: it is no table of ours.
+    """
+    with file.open("rb") as lines:
+        yield from records_in_rows(lines, file)
+
+
+def records_in_rows(lines: Iterable[bytes], file: Path) -> Iterator[Record]:
+    """Yield the record of each whole row after the first, which is the header.
+
+    Raises:
+        RecordsError: naming the line that holds none.
+    """
+    rows = csv.reader((row.decode("utf-8-sig") for row in whole_rows(lines)), strict=True)
+    try:
+        header = next(rows, None)
+        if header is None:
+            return
+        if tuple(header) != COLUMNS:
+            msg = "its columns are not those of records"
+            raise ValueError(msg)  # noqa: TRY301 - told with the line, like all others
+        for row in rows:
+            yield _record(dict(zip(COLUMNS, row, strict=True)))
+    except (ValueError, csv.Error, msgspec.ValidationError) as e:
+        msg = f"{file}, line {rows.line_num}: this is no record ({e})"
+        raise RecordsError(msg) from e
+
+
+def whole_rows(lines: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield each whole row. A line break within quotes ends none."""
+    row, quotes = b"", 0
+    for line in lines:
+        row += line
+        quotes += line.count(b'"')
+        if quotes % 2 == 0 and line.endswith(b"\n"):
+            yield row
+            row, quotes = b"", 0
+
+
+def _row(record: Record) -> list[object]:
+    best = record.tags[0] if record.tags else None
+    error, stamp = record.error, record.file
+    return [
+        record.path,
+        record.status,
+        best and best.label,
+        best and round(best.score, 6),
+        _joined([tag.label for tag in record.tags]),
+        _joined([f"{tag.score:.6g}" for tag in record.tags]),
+        _joined([tag.parent or "" for tag in record.tags]),
+        *((error.code, error.stage, error.message) if error else ("", "", "")),
+        *(getattr(record.timing, name) for name in _TIMES),
+        record.batch_size,
+        *(record.worker, record.device, record.model, record.labels),
+        *((stamp.size_bytes, repr(stamp.modified_s)) if stamp else ("", "")),
+    ]
+
+
+def _record(row: dict[str, str]) -> Record:
+    names, scores, parents = (_split(row[name]) for name in ("tags", "scores", "parents"))
+    if not row["tags"]:
+        names = scores = parents = []
+    wire: dict[str, Any] = {
+        **{name: row[name] for name in ("path", "status", "worker", "device", "model")},
+        "tags": [
+            {"label": name, "score": score, "parent": parent or None}
+            for name, score, parent in zip(names, scores, parents, strict=True)
+        ],
+        "error": None,
+        "timing": {name: row[name] or None for name in _TIMES},
+        "batch_size": row["batch_size"] or None,
+        "labels": row["labels"] or None,
+    }
+    if row["error_code"]:
+        wire["error"] = {part: row[f"error_{part}"] for part in ("code", "stage", "message")}
+    if row["size_bytes"]:
+        wire["file"] = {part: row[part] for part in ("size_bytes", "modified_s")}
+    return msgspec.convert(wire, Record, strict=False)
+
+
+def _joined(words: Sequence[str]) -> str:
+    return _BETWEEN.join(word.translate(_ESCAPED) for word in words)
+
+
+def _split(text: str) -> list[str]:
+    words, escaped = [""], False
+    for sign in text:
+        if sign == _BETWEEN and not escaped:
+            words.append("")
+        elif sign == "\\" and not escaped:
+            escaped = True
+            continue
+        else:
+            words[-1] += sign
+        escaped = False
+    return words

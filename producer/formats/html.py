@@ -1,0 +1,49 @@
+"""Records <-> one page that needs nothing else: thumbnails, tags, scores, filter, failures, times.
+
+The records stand in it as lines of JSON, so that it can be read back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from importlib.resources import files
+from pathlib import Path
+from typing import Final
+
+from producer.formats.jsonl import RecordsError, line_of, records_in
+from worker.contract.messages import Record
+
+_PAGE: Final = "page.html"
+_HERE: Final = "<!-- records -->\n"
+_BEGIN: Final = b'<script type="application/x-ndjson" id="records">\n'
+_END: Final = b"</script>\n"
+# Within a script element a browser looks for its end alone.
+_SAFE: Final = ("<", "\\u003c")
+
+
+def write_html(records: Callable[[], Iterator[Record]], file: Path) -> None:
+    """Write the page.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    page = files("producer.formats").joinpath(_PAGE).read_text(encoding="utf-8")
+    before, after = page.split(_HERE)
+    with file.open("wb") as out:
+        out.write(before.encode() + _BEGIN)
+        for record in records():
+            out.write(line_of(record).replace(*_SAFE).encode() + b"\n")
+        out.write(_END + after.encode())
+
+
+def read_html(file: Path) -> Iterator[Record]:
+    """Yield the records of a page.
+
+    Raises:
+        RecordsError: it is none of ours.
+    """
+    with file.open("rb") as lines:
+        if _BEGIN not in lines:
+            msg = f"{file}: this page holds no records"
+            raise RecordsError(msg)
+        yield from records_in(iter(lines.readline, _END), file)

@@ -1,0 +1,88 @@
+"""Records <-> one JSON object a line, UTF-8 whatever the locale."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from producer.formats.stream import StreamSink
+from worker.contract.codec import decode
+from worker.contract.messages import Record
+
+_SCORE_DIGITS: Final = 6
+_MS_DIGITS: Final = 3
+# Long, and seldom asked for: a line holds them only then.
+_OPTIONAL: Final = ("embedding", "thumbnail")
+
+
+class RecordsError(ValueError):
+    """A file holds something else than records."""
+
+
+class JsonlSink(StreamSink):
+    """Writes records to a stream, which it closes at the end unless told otherwise."""
+
+    def write(self, record: Record) -> None:
+        """Write one line."""
+        self._stream.write(line_of(record).encode() + b"\n")
+
+
+def line_of(record: Record) -> str:
+    """Return the record as JSON.
+
+    Chinese stays readable. A name that is no UTF-8 is written with escaped surrogates, so that the
+    file is UTF-8 all the same and `os.fsencode(json.loads(line)["path"])` is the name on disk.
+    """
+    fields = _rounded(msgspec.to_builtins(record))
+    text = json.dumps(fields, ensure_ascii=False, separators=(", ", ": "))
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return json.dumps(fields, separators=(", ", ": "))
+    return text
+
+
+def read_jsonl(file: Path) -> Iterator[Record]:
+    """Yield the records of a file. Half a line at its end, of a writer that was killed, is left.
+
+    Raises:
+        RecordsError: a line is no record.
+    """
+    with file.open("rb") as lines:
+        yield from records_in(lines, file)
+
+
+def whole_lines(lines: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield each whole line."""
+    return (line for line in lines if line.endswith(b"\n"))
+
+
+def records_in(lines: Iterable[bytes], file: Path) -> Iterator[Record]:
+    """Yield the record of each whole line.
+
+    Raises:
+        RecordsError: naming the line that holds none.
+    """
+    for number, line in enumerate(whole_lines(lines), 1):
+        try:
+            yield msgspec.convert(decode(line), Record)
+        except (ValueError, msgspec.ValidationError) as e:
+            msg = f"{file}, line {number}: this is no record"
+            raise RecordsError(msg) from e
+
+
+def _rounded(fields: dict[str, Any]) -> dict[str, Any]:
+    for tag in fields["tags"]:
+        tag["score"] = round(tag["score"], _SCORE_DIGITS)
+    fields["timing"] = {
+        name: value if value is None else round(value, _MS_DIGITS)
+        for name, value in fields["timing"].items()
+    }
+    for name in _OPTIONAL:
+        if fields[name] is None:
+            del fields[name]
+    return fields

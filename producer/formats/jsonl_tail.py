@@ -1,0 +1,80 @@
+"""The end of a file to which records are appended: half a record there goes, a whole one is ended.
+
+A writer that is killed, or whose disk is full, leaves half a record behind. Whatever else stands in
+a file is somebody's, and stays as it is.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from producer.formats.jsonl import RecordsError
+from worker.contract.messages import Record
+
+if TYPE_CHECKING:
+    from producer.formats import Stream
+
+_NEWLINE: Final = b"\n"
+_ROW_END: Final = b"\r\n"
+# Longer than any record with its embedding: anything may lie there, such as a film.
+_LONGEST: Final = 64 * 1024 * 1024
+
+
+def refuse_a_blob(file: Path) -> None:
+    """Refuse a file whose first line has no end within reason.
+
+    Raises:
+        RecordsError: it is no file of records.
+    """
+    with file.open("rb") as lines:
+        if len(first := lines.readline(_LONGEST)) >= _LONGEST and not first.endswith(_NEWLINE):
+            raise _foreign(file)
+
+
+def mend_end(file: Path, stream: Stream, *, is_ours: bool) -> list[Record]:
+    """Make the file end with a whole record; what stands before was read as records already.
+
+    Where nothing stood before, half a record is cut off only if the file is known as ours. Return
+    the record that only lacked the end of its line, if there is one.
+
+    Raises:
+        RecordsError: its end may be somebody else's.
+    """
+    with file.open("rb+") as lines:
+        heads: list[bytes] = []
+        size_bytes = 0
+        for line in stream.whole(lines):
+            if len(heads) < stream.heads:
+                heads.append(line)
+            size_bytes += len(line)
+        lines.seek(size_bytes)
+        end = lines.read()
+        if not end:
+            return []
+        found = _records_in([*heads, end + _NEWLINE], file, stream)
+        if found is not None:
+            lines.write(_NEWLINE)
+            return found
+        if not (size_bytes or is_ours) or _ROW_END in end:
+            raise _foreign(file)
+        lines.truncate(size_bytes)
+        return []
+
+
+def _records_in(lines: list[bytes], file: Path, stream: Stream) -> list[Record] | None:
+    """Return the records of lines of which each is whole, or None."""
+    # A line that ends within quotes is none.
+    if len(list(stream.whole(lines))) < len(lines):
+        return None
+    try:
+        return list(stream.records(lines, file))
+    except RecordsError:
+        return None
+
+
+def _foreign(file: Path) -> RecordsError:
+    return RecordsError(
+        f"{file} holds something else than records: give another --out, or replace it with "
+        f"--overwrite"
+    )

@@ -1,0 +1,63 @@
+"""Records -> XMP sidecars beside the images: automatic keywords replace automatic ones."""
+
+from __future__ import annotations
+
+import errno
+from types import TracebackType
+from typing import Final, Self
+
+from producer.console.paths import printable
+from producer.console.tables import LISTED_FAILURES
+from producer.formats.xmp_sidecar import Sidecar, SidecarError, sidecar_of
+from worker.contract.messages import Record
+
+# These concern all that is still to come.
+_FATAL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+
+class XmpSink:
+    """Writes a sidecar for each image that has tags; those of failed images stay as they are."""
+
+    def __init__(self, *, by_stem: bool) -> None:
+        self._by_stem = by_stem
+        self.unwritten = 0
+        self.problems: list[str] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        pass
+
+    def write(self, record: Record) -> None:
+        """Bring the sidecar of an image up to date, or note why it cannot be.
+
+        Raises:
+            OSError: the disk is full.
+        """
+        if record.status == "failed":
+            return
+        file = sidecar_of(record.path, by_stem=self._by_stem)
+        try:
+            sidecar = Sidecar.read(file)
+            sidecar.tag(record)
+            sidecar.write(file)
+        except SidecarError as e:
+            self._note(f"{printable(str(file))} is left as it is: {e}")
+        except OSError as e:
+            if e.errno in _FATAL:
+                raise
+            self._note(f"{printable(str(file))} cannot be written: {e.strerror}")
+
+    def _note(self, problem: str) -> None:
+        self.unwritten += 1
+        if len(self.problems) < LISTED_FAILURES:
+            self.problems.append(problem)
+
+    def flush(self) -> None:
+        """Have nothing to do: each sidecar is written at once."""

@@ -1,0 +1,176 @@
+"""Chunks -> queue, several in one round trip, in a thread of its own.
+
+Work-conserving: what is ready goes at once. So a lone chunk waits for nothing, and the chunks that
+gather while others are on their way travel together.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Final, NamedTuple
+
+import msgspec
+from celery import Celery
+from kombu.exceptions import BatchPublishError, OperationalError
+
+from producer.backend.retry import insist
+from worker.contract.messages import QUEUE, TASK, Chunk
+from worker.contract.redis.connections import PassingErrorRetry
+from worker.contract.stores.blobs import BlobStore
+from worker.contract.stores.jobs import JobStore
+
+MAX_CHUNKS: Final = 64
+# Chunks may hold their images' bytes until they are sent.
+MAX_BYTES: Final = 32 * 1024 * 1024
+
+
+class Post(NamedTuple):
+    """Where chunks go, and where they are counted."""
+
+    app: Celery
+    jobs: JobStore
+    blobs: BlobStore
+
+
+class Parcel(NamedTuple):
+    """A chunk with the bytes of its blobs, by key."""
+
+    chunk: Chunk
+    blobs: dict[str, bytes]
+
+    @property
+    def size_bytes(self) -> int:
+        """The size of its blobs."""
+        return sum(map(len, self.blobs.values()))
+
+
+class Outbox:
+    """Holds a few parcels of one job and sends them in order; `put` waits while it is full."""
+
+    def __init__(
+        self,
+        post: Post,
+        on_sent: Callable[[int], None],
+        *,
+        patience_s: float = 0.0,
+        sent: tuple[int, int] = (0, 0),
+    ) -> None:
+        """Take where to send to; `on_sent` hears how many images have gone.
+
+        So long a Redis is waited for that is away. Of a job that goes on so many images and chunks
+        have been `sent` before.
+        """
+        self._post = post
+        self._patience_s = patience_s
+        self._on_sent = on_sent
+        self._waiting: deque[Parcel] = deque()
+        self._bytes = 0
+        self._images, self._chunks = sent
+        self._closing = False
+        self._error: BaseException | None = None
+        self._changed = threading.Condition()
+        self._thread = threading.Thread(target=self._live, name="outbox", daemon=True)
+
+    def start(self) -> None:
+        """Begin to send."""
+        self._thread.start()
+
+    def put(self, parcel: Parcel) -> None:
+        """Hand over a parcel, when there is room for it.
+
+        Raises:
+            BaseException: what went wrong while sending earlier ones; this one is not sent.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self._error is not None or self._has_room(parcel))
+            if self._error is not None:
+                raise self._error
+            self._waiting.append(parcel)
+            self._bytes += parcel.size_bytes
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """Wait until everything has gone.
+
+        Raises:
+            BaseException: what went wrong.
+        """
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+
+    def _has_room(self, parcel: Parcel) -> bool:
+        if not self._waiting:
+            return True
+        fits = len(self._waiting) < MAX_CHUNKS
+        return fits and self._bytes + parcel.size_bytes <= MAX_BYTES
+
+    def _live(self) -> None:
+        try:
+            while parcels := self._take():
+                sent = partial(self._send, parcels)
+                self._on_sent(insist(sent, self._patience_s))
+        except BaseException as e:  # noqa: BLE001 - raised in the thread that fills the outbox
+            with self._changed:
+                self._error = e
+                self._changed.notify_all()
+
+    def _take(self) -> list[Parcel]:
+        """Wait for parcels and take all; none means that no more will come."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting or self._closing)
+            parcels = list(self._waiting)
+            self._waiting.clear()
+            self._bytes = 0
+            self._changed.notify_all()
+            return parcels
+
+    def _send(self, parcels: Sequence[Parcel]) -> int:
+        """Send them and return how many images they hold; the same may be sent twice."""
+        blobs = {key: data for parcel in parcels for key, data in parcel.blobs.items()}
+        if blobs:
+            self._post.blobs.put(blobs)
+        job, images = parcels[0].chunk.job, sum(len(parcel.chunk.images) for parcel in parcels)
+        # Counted first: a worker that is quicker than this line must not count beyond the total.
+        totals = {"images": self._images + images, "chunks": self._chunks + len(parcels)}
+        self._post.jobs.set_sent(job, **totals)
+        chunks = [parcel.chunk for parcel in parcels]
+        # Where it is not known whether some of them have arrived, all are sent again: a chunk that
+        # comes twice has the same task id and is counted once.
+        retry = PassingErrorRetry(OperationalError)
+        retry.call_with_retry(lambda: self._publish(chunks), lambda _: None)
+        self._images, self._chunks = totals["images"], totals["chunks"]
+        return images
+
+    def _publish(self, chunks: Sequence[Chunk]) -> None:
+        try:
+            self._publish_together(chunks)
+        except BatchPublishError as e:
+            # Whether to try again depends on what Redis or the connection said.
+            raise (e.__cause__ or e) from e
+
+    def _publish_together(self, chunks: Sequence[Chunk]) -> None:
+        app = self._post.app
+        with app.producer_or_acquire() as producer, producer.batch(max_size=MAX_CHUNKS + 1):
+            for chunk in chunks:
+                dated = msgspec.structs.replace(chunk, sent_at_s=time.time())
+                app.send_task(
+                    TASK,
+                    args=[dated.to_wire()],
+                    task_id=dated.task_id,
+                    queue=QUEUE,
+                    producer=producer,
+                    retry=False,
+                    # A queue in Redis needs no declaration: it is a list.
+                    declare=(),
+                    # What Flower shows; made of all the arguments, it would cost more than sending.
+                    argsrepr=f"({len(dated.images)} images)",
+                    kwargsrepr="{}",
+                )

@@ -1,0 +1,1 @@
+"""All that looks at queue and workers: status, doctor, Prometheus, Flower."""

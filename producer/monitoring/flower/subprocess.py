@@ -1,0 +1,104 @@
+"""Flower, for the life of a command: beside the private Redis and worker of `--embedded`."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import IO, Final
+
+from worker import contract
+from worker.contract.extras import missing, remedy
+from worker.contract.local.redis_server import EmbeddedError
+from worker.contract.local.subprocesses import start_child, stop_child
+
+HOST: Final = "127.0.0.1"
+PORT: Final = 5555
+START_TIMEOUT_S: Final = 60.0
+STOP_GRACE_S: Final = 5.0
+_USER: Final = "flower"
+_ASK_S: Final = 0.1
+# -P keeps what lies in the directory of the user from taking a program's place.
+_FLOWER: Final = (sys.executable, "-P", "-m", "celery", "flower")
+_CONFIG: Final = Path(__file__).with_name("config.py")
+_HOME: Final = Path(contract.__file__).parents[2]
+
+
+@contextmanager
+def flower_beside(broker_url: str, say: Callable[[str], None]) -> Iterator[int]:
+    """Run Flower at a broker inside the `with` block; yield its port, once it answers.
+
+    It listens on this machine alone, at 5555 or where there is room, with a password of its own
+    that `say` hears.
+
+    Raises:
+        EmbeddedError: it is not installed or does not come up.
+    """
+    if missing("ops"):
+        msg = f"--flower needs: {remedy('ops')}"
+        raise EmbeddedError(msg)
+    port, password = _free_port(), secrets.token_urlsafe(12)
+    variables = {
+        "BROKER_URL": broker_url,
+        "WANWU_BROKER_URL": broker_url,
+        "FLOWER_ADDRESS": HOST,
+        "FLOWER_PORT": str(port),
+        "FLOWER_BASIC_AUTH": f"{_USER}:{password}",
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(_HOME), os.environ.get("PYTHONPATH")])),
+    }
+    # Without a name on disk: it goes when both processes have.
+    with tempfile.TemporaryFile(prefix="wanwu-flower-") as log:
+        child = start_child(
+            [*_FLOWER, f"--conf={_CONFIG}"],
+            env=os.environ | variables,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+        try:
+            _await(child, port, log)
+            say(f"Flower: http://{HOST}:{port}/throughput, user {_USER}, password {password}")
+            yield port
+        finally:
+            stop_child(child, STOP_GRACE_S)
+
+
+def _await(child: subprocess.Popen[bytes], port: int, log: IO[bytes]) -> None:
+    ends_s = time.monotonic() + START_TIMEOUT_S
+    while not _answers(port):
+        if child.poll() is not None or time.monotonic() > ends_s:
+            log.seek(0)
+            lines = log.read().decode(errors="replace").strip().splitlines()
+            msg = f"Flower did not come up: {lines[-1] if lines else 'it said nothing'}"
+            raise EmbeddedError(msg)
+        time.sleep(_ASK_S)
+
+
+def _answers(port: int) -> bool:
+    try:
+        socket.create_connection((HOST, port), timeout=1).close()
+    except OSError:
+        return False
+    return True
+
+
+def _free_port() -> int:
+    """Return Flower's usual port or, if somebody has it, any."""
+    for wanted in (PORT, 0):
+        with closing(socket.socket()) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((HOST, wanted))
+            except OSError:
+                continue
+            port: int = probe.getsockname()[1]
+            return port
+    msg = "there is no port for Flower"
+    raise EmbeddedError(msg)

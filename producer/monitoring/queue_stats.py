@@ -1,0 +1,68 @@
+"""Redis -> how much there is to do, over all jobs: one look for whoever shows it."""
+
+from __future__ import annotations
+
+import base64
+import time
+from collections import Counter
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final, cast
+
+import msgspec
+
+from producer.console.tables import state_of
+from worker.contract.codec import decode
+from worker.contract.messages import QUEUE
+from worker.contract.queue.leases import TAKEN
+
+if TYPE_CHECKING:
+    import redis
+
+    from worker.contract.stores.dead_letters import DeadLetters
+    from worker.contract.stores.jobs import JobStore
+
+_UNACKED: Final = "unacked"
+
+
+class Backlog(msgspec.Struct, frozen=True, kw_only=True):
+    """What was seen at one moment.
+
+    `images` were submitted and have no result yet: they wait, or a worker has them. `done` is how
+    many have, by job; `states` how many jobs are in each. `waiting` and `in_workers` count chunks;
+    `oldest_s` is the age of the next that waits, 0 if none does.
+    """
+
+    images: int
+    done: Mapping[str, int]
+    states: Mapping[str, int]
+    waiting: int
+    in_workers: int
+    oldest_s: float
+    given_up: int
+
+
+def look(client: redis.Redis, jobs: JobStore, dead: DeadLetters) -> Backlog:
+    """Return the backlog now.
+
+    Raises:
+        redis.RedisError: Redis does not answer.
+    """
+    known, lists = jobs.list(), cast("Any", client)
+    return Backlog(
+        images=sum(job.outstanding for job in known),
+        done={job.id: job.done for job in known},
+        states=Counter(map(state_of, known)),
+        waiting=lists.llen(QUEUE),
+        in_workers=lists.hlen(_UNACKED) + lists.llen(TAKEN),
+        oldest_s=_age_s(lists.lindex(QUEUE, -1)),
+        given_up=dead.count(),
+    )
+
+
+def _age_s(raw: Any) -> float:
+    try:
+        body = decode(base64.b64decode(decode(raw)["body"]))
+        return max(0.0, time.time() - float(body[0][0]["sent_at_s"]))
+    except (ValueError, LookupError, TypeError):
+        # None waits, or what waits is no message of ours: workers will say so.
+        return 0.0

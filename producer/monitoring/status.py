@@ -1,0 +1,151 @@
+"""Redis and the workers -> what a person, or a program, wants to know of them now."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+import redis
+from rich.console import Console, Group
+from rich.live import Live
+from rich.text import Text
+
+from producer.backend.workers import WorkerInfo, online
+from producer.console.i18n import translated
+from producer.console.tables import state_of
+from producer.monitoring import status_tables as tables
+from worker.contract.redis.connections import BrokerUnreachableError, connect, unreachable
+from worker.contract.redis.errors import passes
+from worker.contract.stores.dead_letters import DeadLetter
+from worker.contract.stores.jobs import Job
+
+if TYPE_CHECKING:
+    from producer.backend.connection import Desk
+
+ASK_TIMEOUT_S: Final = 1.0
+# So long between two looks, where only one was asked for: what moves, moves meanwhile.
+GLANCE_S: Final = 1.0
+PAUSE_S: Final = 2.0
+
+
+class State(msgspec.Struct, frozen=True, kw_only=True):
+    """What was seen. Rates are images a second, by job."""
+
+    jobs: tuple[Job, ...]
+    workers: tuple[WorkerInfo, ...]
+    dead: tuple[DeadLetter, ...]
+    job_rates: Mapping[str, float]
+    one_job: bool
+
+    def as_json(self) -> str:
+        """Return it as one JSON object, Chinese legible."""
+        jobs = [
+            msgspec.to_builtins(job)
+            | {
+                "state": state_of(job),
+                "outstanding": job.outstanding,
+                "images_per_s": self.job_rates.get(job.id),
+            }
+            for job in self.jobs
+        ]
+        workers = msgspec.to_builtins(self.workers)
+        found = {"jobs": jobs, "workers": workers, "given_up": len(self.dead)}
+        return json.dumps(found, ensure_ascii=False)
+
+    def group(self, width: int) -> Group:
+        """Return tables for a terminal of this width."""
+        if self.one_job:
+            (job,) = self.jobs
+            return Group(tables.job_details(job, self.job_rates.get(job.id)))
+        jobs = tables.jobs_table(self.jobs, self.job_rates, width)
+        workers = tables.workers_table(self.workers, width)
+        dead = [tables.dead_table(self.dead, width)] if self.dead else []
+        return Group(jobs, workers, *dead)
+
+    def show(self, console: Console) -> None:
+        """Print the tables."""
+        console.print(self.group(console.width))
+
+
+class Look:
+    """Looks again and again; what has changed since gives the rates."""
+
+    def __init__(self, desk: Desk, job: str | None) -> None:
+        self._desk = desk
+        self._job = job
+        self._before: tuple[float, dict[str, int]] | None = None
+
+    def now(self) -> State:
+        """Return the state, after a second look if something is under way.
+
+        Raises:
+            NoSuchJobError: the job that was asked about is not there.
+        """
+        state = self._look()
+        if any(job.outstanding for job in state.jobs):
+            time.sleep(GLANCE_S)
+            state = self._look()
+        return state
+
+    def watch(self, console: Console, say: Callable[[str], None]) -> None:
+        """Show the state until somebody interrupts; `say` hears why there is none for a while.
+
+        Raises:
+            NoSuchJobError: the job that was asked about is not there.
+        """
+        if not console.is_terminal:
+            while True:
+                seen = self._look_or_reason()
+                if isinstance(seen, State):
+                    seen.show(console)
+                else:
+                    say(seen)
+                time.sleep(PAUSE_S)
+        last = Group()
+        with Live(last, console=console, auto_refresh=False) as live:
+            while True:
+                seen = self._look_or_reason()
+                if isinstance(seen, State):
+                    last = seen.group(console.width)
+                    live.update(last, refresh=True)
+                else:
+                    # Under what was seen last.
+                    live.update(Group(last, Text(translated(seen))), refresh=True)
+                time.sleep(PAUSE_S)
+
+    def _look_or_reason(self) -> State | str:
+        """Return the state, or why it cannot be seen at the moment."""
+        try:
+            # The desk's own client would try for half a minute, in silence.
+            with connect(self._desk.settings.broker_url):
+                return self._look()
+        except BrokerUnreachableError as e:
+            return f"waiting: {e}"
+        except redis.RedisError as e:
+            if not passes(e):
+                raise
+            return f"waiting: {unreachable(self._desk.settings.broker_url, e)}"
+
+    def _look(self) -> State:
+        desk = self._desk
+        jobs = [desk.jobs.get(self._job)] if self._job else desk.jobs.list()
+        workers = [] if self._job else online(desk.app, ASK_TIMEOUT_S)
+        done = {job.id: job.done for job in jobs}
+        now_s = time.monotonic()
+        before_s, done_before = self._before or (now_s, {})
+        self._before = (now_s, done)
+        passed_s = now_s - before_s
+        return State(
+            jobs=tuple(jobs),
+            workers=tuple(workers),
+            dead=() if self._job else tuple(desk.dead.list()),
+            job_rates=_rates(done, done_before, passed_s),
+            one_job=self._job is not None,
+        )
+
+
+def _rates(now: Mapping[str, int], before: Mapping[str, int], passed_s: float) -> dict[str, float]:
+    return {name: (n - before[name]) / passed_s for name, n in now.items() if name in before}

@@ -1,0 +1,185 @@
+"""Jobs, workers and what was given up -> tables for a person, in a terminal of any width."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Final, NamedTuple
+
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, JustifyMethod, RenderResult
+from rich.measure import Measurement
+from rich.table import Table
+from rich.text import Text
+
+from producer.backend.workers import WorkerInfo
+from producer.console.paths import printable
+from producer.console.tables import age, state_of
+from worker.contract.stores.dead_letters import DeadLetter
+from worker.contract.stores.jobs import Job
+
+LISTED: Final = 20
+RAW_CHARS: Final = 60
+# So many columns of a terminal hold all that there is to tell of a job.
+WIDE: Final = 120
+# What is cut off keeps so much, if other columns can go.
+_LEAST: Final = 16
+# What is cut off at its beginning.
+_TAILS: Final = frozenset({"of", "what"})
+
+
+def jobs_table(jobs: Sequence[Job], rates: Mapping[str, float], width: int = WIDE) -> Table:
+    """Return the jobs, one a row; `rates` are images a second of those that move.
+
+    In a narrow table ids stay whole: other columns give way, at first the age, which the id tells.
+    """
+    paces = [_pace(job, rates.get(job.id)) for job in jobs]
+    wide = width >= WIDE
+    columns = {
+        "job": [job.id for job in jobs],
+        "state": [state_of(job) for job in jobs],
+        "images": [f"{job.images:,}" for job in jobs],
+        "done": [_share(job, wide=wide) for job in jobs],
+        "failed": [f"{job.failed:,}" for job in jobs],
+        "img/s": [pace for pace, _ in paces],
+        "left": [left for _, left in paces],
+        "age": [age(time.time() - job.created_at_s) for job in jobs],
+        "labels": [f"{job.labels:,}" if job.labels else "" for job in jobs],
+        "of": [job.about for job in jobs],
+    }
+    numbers = ("images", "done", "failed", "img/s", "left", "labels")
+    form = _Form(numbers, ("of",), ("age", "labels", "img/s", "left", "failed", "images"))
+    return _table(columns, form, width)
+
+
+def workers_table(workers: Sequence[WorkerInfo], width: int = WIDE) -> Table:
+    """Return the workers online, one a row; in a narrow table names are cut off."""
+    rates = [one.images_per_s for one in workers]
+    columns = {
+        "worker": [printable(one.name) for one in workers],
+        "model": [printable(one.model) for one in workers],
+        "device": [printable(one.device) for one in workers],
+        "precision": [printable(one.precision) for one in workers],
+        "images": [f"{one.images:,}" for one in workers],
+        "failed": [f"{one.failed:,}" for one in workers],
+        "img/s": ["" if rate is None else f"{rate:,.1f}" for rate in rates],
+    }
+    form = _Form(("images", "failed", "img/s"), ("worker", "model"), ("precision",))
+    return _table(columns, form, width)
+
+
+def dead_table(letters: Sequence[DeadLetter], width: int = WIDE) -> Table:
+    """Return what was given up, one a row, the oldest first; what `requeue` takes stays whole."""
+    shown = letters[:LISTED]
+    columns = {
+        "given up": [printable(one.id) for one in shown],
+        "code": [printable(one.code) for one in shown],
+        "what": [printable(_subject(one)) for one in shown],
+        "why": [printable(one.reason) for one in shown],
+        "age": [age(time.time() - one.at_s) for one in shown],
+    }
+    table = _table(columns, _Form((), ("what", "why"), ("age",)), width)
+    if more := len(letters) - len(shown):
+        table.add_row(f"{more:,} more")
+    return table
+
+
+class _Form(NamedTuple):
+    """Columns of numbers; those that are cut off in a narrow table; and those that go, in order."""
+
+    numbers: Sequence[str]
+    cut: Sequence[str]
+    go: Sequence[str]
+
+
+def _table(columns: dict[str, list[str]], form: _Form, width: int) -> Table:
+    """Return a table; one that is narrow has no lines, and no columns that say nothing."""
+    table = Table()
+    if width < WIDE:
+        table = Table(box=None, padding=(0, 1), pad_edge=False)
+        quiet = [name for name, cells in columns.items() if cells and not set(cells) - {"", "0"}]
+        columns = {name: cells for name, cells in columns.items() if name not in quiet}
+        for name in form.go:
+            if _width(columns, form) > width:
+                columns.pop(name, None)
+    for name in columns:
+        justify: JustifyMethod = "right" if name in form.numbers else "left"
+        table.add_column(name, justify=justify, no_wrap=name not in form.cut)
+    for row in zip(*columns.values(), strict=True):
+        table.add_row(*map(_cell, columns, row))
+    return table
+
+
+def _width(columns: Mapping[str, Sequence[str]], form: _Form) -> int:
+    """Return the least width of a narrow table."""
+    total = 0
+    for name, cells in columns.items():
+        widest = max(map(cell_len, (name, *cells)))
+        total += 1 + (min(widest, _LEAST) if name in form.cut else widest)
+    return total
+
+
+def _cell(name: str, text: str) -> Text | _Tail:
+    # As text: nothing in it is a style.
+    return _Tail(text) if name in _TAILS else Text(text, no_wrap=True, overflow="ellipsis")
+
+
+class _Tail:
+    """Text of which the end is shown where there is no room: paths differ in that."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        text, width = self._text, options.max_width
+        while cell_len(text) + 1 > width and cell_len(self._text) > width:
+            text = text[1:]
+        yield Text(text if text == self._text else f"…{text}", no_wrap=True, overflow="crop")
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        return Measurement(1, cell_len(self._text))
+
+
+def _share(job: Job, *, wide: bool) -> str:
+    if not job.images:
+        return "0"
+    share = f"{job.done / job.images:.0%}"
+    return f"{job.done:,} ({share})" if wide else share
+
+
+def _pace(job: Job, rate: float | None) -> tuple[str, str]:
+    """Return images a second and the time left, as far as there is something to say."""
+    if not job.outstanding or job.state == "cancelled":
+        return "", ""
+    if not rate:
+        return "0" if rate == 0 else "", ""
+    return f"{rate:,.1f}", age(job.outstanding / rate)
+
+
+def job_details(job: Job, rate: float | None = None) -> Table:
+    """Return what is known of one job, a line each."""
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_row("job", job.id)
+    if job.about:
+        table.add_row("of", Text(job.about))
+        table.add_row("labels", f"{job.labels:,}" if job.labels else "the model's own")
+    table.add_row("state", state_of(job))
+    table.add_row("images", f"{job.images:,} in {job.chunks:,} chunks")
+    table.add_row("done", f"{job.done:,}, {job.failed:,} of them failed")
+    for code, count in sorted(job.codes.items(), key=lambda one: -one[1]):
+        table.add_row("", f"{count:,} {code}")
+    table.add_row("outstanding", f"{job.outstanding:,}")
+    pace, left = _pace(job, rate)
+    if pace:
+        table.add_row("images a second", pace)
+    if left:
+        table.add_row("left", left)
+    table.add_row("age", age(time.time() - job.created_at_s))
+    return table
+
+
+def _subject(letter: DeadLetter) -> str:
+    if letter.chunk is None:
+        return f"a message: {letter.raw[:RAW_CHARS]}"
+    images = letter.chunk.images
+    return images[0].path if len(images) == 1 else f"{len(images):,} images"

@@ -1,0 +1,1 @@
+"""Where images come from: directories, tar files, object stores, a watched directory."""

@@ -1,0 +1,341 @@
+"""Label packs -> label matrices: right, and encoded once."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import redis
+from conftest import PATIENCE_S, until
+from tiny_model import build, write_manifest
+
+from worker.artifact.manifest import open_artifact
+from worker.contract.labels import LabelPack
+from worker.errors import ArtifactError, InferenceError, LabelsMissingError
+from worker.labels.encoder import LabelCache, LabelEncoder, LabelSet, Matrix
+from worker.labels.matrix_store import RedisShelf
+from worker.pipeline.rank import rank
+
+GREY = 0.01
+
+
+@pytest.fixture
+def encoder_of(tmp_path: Path) -> Callable[..., LabelEncoder]:
+    def make(**changes: Any) -> LabelEncoder:
+        return LabelEncoder(open_artifact(build(tmp_path / "tiny", **changes)), "cpu")
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> LabelEncoder:
+    return LabelEncoder(open_artifact(build(tmp_path_factory.mktemp("model") / "tiny")), "cpu")
+
+
+def unit(*values: float) -> list[float]:
+    return list(np.array(values) / np.linalg.norm(values))
+
+
+# --- the encoder
+
+
+def test_row_k_is_the_unit_embedding_of_label_k(encoder: LabelEncoder) -> None:
+    label_set = encoder.encode(LabelPack(("蓝", "红"), ("{}",)))
+    assert label_set.labels == ("蓝", "红")
+    assert label_set.matrix_KD.tolist() == [[0, 0, 1], [1, 0, 0]]
+    assert label_set.matrix_KD.dtype == np.float32
+    assert label_set.matrix_KD.flags.c_contiguous
+
+
+def test_an_empty_pack_takes_labels_and_template_from_the_model(encoder: LabelEncoder) -> None:
+    label_set = encoder.encode(LabelPack())
+    assert label_set.labels == ("红", "绿", "蓝")
+    # 这, 是 and 色 are unknown to the tiny tokenizer, and grey to its tower.
+    grey = 3 * GREY
+    assert label_set.matrix_KD[1].tolist() == pytest.approx(unit(grey, 1 + grey, grey))
+
+
+def test_several_templates_are_averaged_and_made_unit_again(encoder: LabelEncoder) -> None:
+    label_set = encoder.encode(LabelPack(("红",), ("{}", "{}绿")))
+    half = unit(1, 1, 0)
+    assert label_set.matrix_KD[0].tolist() == pytest.approx(unit(1 + half[0], half[1], 0))
+
+
+def test_a_label_and_its_aliases_are_averaged(encoder: LabelEncoder) -> None:
+    pack = LabelPack(("红", "绿"), ("{}",), {"红": ("蓝", "蓝红")}, {"绿": "色"})
+    label_set = encoder.encode(pack)
+    assert label_set.labels == ("红", "绿")
+    half = unit(1, 0, 1)
+    assert label_set.matrix_KD[0].tolist() == pytest.approx(unit(1 + half[0], 0, 1 + half[2]))
+    assert label_set.matrix_KD[1].tolist() == [0, 1, 0]
+    assert dict(label_set.parents) == {"绿": "色"}
+
+
+def test_the_text_is_cut_at_the_length_that_was_traced(encoder: LabelEncoder) -> None:
+    label_set = encoder.encode(LabelPack(("红" * 6 + "蓝" * 20,), ("{}",)))
+    assert label_set.matrix_KD.tolist() == [[1, 0, 0]]
+
+
+def test_a_label_does_not_depend_on_those_around_it(encoder: LabelEncoder) -> None:
+    many = tuple("红绿蓝"[k % 3] * (1 + k // 3) for k in range(150))
+    together = encoder.encode(LabelPack(many)).matrix_KD
+    assert together.shape == (150, 3)
+    for k in (0, 63, 64, 127, 128, 149):
+        alone = encoder.encode(LabelPack((many[k],))).matrix_KD[0]
+        assert together[k] == pytest.approx(alone, abs=1e-6)
+
+
+def test_braces_in_a_label_are_just_letters(encoder: LabelEncoder) -> None:
+    assert encoder.encode(LabelPack(("{0}红",), ("{}",))).labels == ("{0}红",)
+
+
+def test_a_calibrated_set_has_words_for_all_else(encoder: LabelEncoder) -> None:
+    pack = LabelPack(("红", "紫"), aliases={"紫": ("绿",)}, calibrated=True)
+    found = encoder.encode(pack)
+    # The model's own labels: red is the label itself, green an alias of the other.
+    assert found.background is not None
+    plain = encoder.encode(LabelPack(("红", "绿", "蓝"))).matrix_KD
+    np.testing.assert_allclose(found.background.matrix_JD, plain, atol=1e-6)
+    same = found.matrix_KD @ plain.T > 0.95
+    apart_KJ = found.background.apart_JK.T
+    assert apart_KJ[0, 0] == 0
+    assert apart_KJ[1, 1] == 0
+    assert (apart_KJ[same] == 0).all()
+    assert found.labels == ("红", "紫")
+
+
+def test_the_words_may_be_ones_own(encoder: LabelEncoder) -> None:
+    pack = LabelPack(("红",), calibrated=True, background=("黑", "白"))
+    found = encoder.encode(pack).background
+    assert found is not None
+    assert found.matrix_JD.shape[0] == 2
+
+
+def test_parents_and_children_do_not_weigh_against_each_other(encoder: LabelEncoder) -> None:
+    words = ("动物", "猫", "石头")
+    pack = LabelPack(("猫", "动物"), parents={"猫": "动物"}, calibrated=True, background=words)
+    found = encoder.encode(pack).background
+    assert found is not None
+    assert found.apart_JK[0].tolist() == [0, 0]
+    assert found.apart_JK[1].tolist() == [0, 0]
+
+
+def test_a_model_without_labels_is_calibrated_by_general_words(
+    encoder_of: Callable[..., LabelEncoder],
+) -> None:
+    found = encoder_of(labels=None).encode(LabelPack(("红",), calibrated=True)).background
+    assert found is not None
+    assert len(found.matrix_JD) > 400
+
+
+def test_a_model_without_labels_needs_some(encoder_of: Callable[..., LabelEncoder]) -> None:
+    encoder = encoder_of(labels=None)
+    with pytest.raises(LabelsMissingError, match="no labels of its own"):
+        encoder.encode(LabelPack())
+    assert encoder.encode(LabelPack(("红",))).labels == ("红",)
+
+
+def test_a_label_file_without_a_label_is_the_models_fault(
+    encoder_of: Callable[..., LabelEncoder],
+) -> None:
+    with pytest.raises(ArtifactError, match=r"labels\.txt of model tiny@.*no label"):
+        encoder_of(labels="# nothing\n").encode(LabelPack())
+
+
+def test_a_text_without_any_token_is_an_error_not_a_nan(encoder: LabelEncoder) -> None:
+    with pytest.raises(InferenceError, match="not a finite vector"):
+        encoder.encode(LabelPack((" ", ""), ("{}",)))
+
+
+def test_a_tokenizer_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    model = build(tmp_path / "tiny")
+    (model / "tokenizer" / "tokenizer.json").write_text("{}")
+    write_manifest(model)
+    with pytest.raises(ArtifactError, match=r"tokenizer\.json of model tiny@"):
+        LabelEncoder(open_artifact(model), "cpu")
+
+
+# --- the cache
+
+
+class Counting:
+    """An encoder that counts, and waits to be let go if told so."""
+
+    def __init__(self) -> None:
+        self.packs: list[LabelPack] = []
+        self.go_on = threading.Event()
+        self.go_on.set()
+
+    def __call__(self, pack: LabelPack) -> LabelSet:
+        self.packs.append(pack)
+        assert self.go_on.wait(PATIENCE_S)
+        return LabelSet(pack.labels, np.eye(len(pack.labels), dtype=np.float32))
+
+
+def pack_of(label: str) -> Callable[[], LabelPack]:
+    return lambda: LabelPack((label,))
+
+
+def test_a_set_is_encoded_once_for_all_who_ask_at_the_same_time() -> None:
+    encode = Counting()
+    encode.go_on.clear()
+    cache = LabelCache(encode)
+    with ThreadPoolExecutor(8) as threads:
+        asked = [threads.submit(cache.get, "a", pack_of("红")) for _ in range(8)]
+        encode.go_on.set()
+        sets = [future.result(PATIENCE_S) for future in asked]
+    assert len(encode.packs) == 1
+    assert all(one is sets[0] for one in sets)
+
+
+def test_whoever_asks_for_a_set_that_stands_does_not_wait_for_another() -> None:
+    encode = Counting()
+    cache = LabelCache(encode)
+    cache.get("stands", pack_of("红"))
+    encode.go_on.clear()
+    with ThreadPoolExecutor(1) as thread:
+        slow = thread.submit(cache.get, "slow", pack_of("绿"))
+        assert cache.get("stands", pack_of("红")).labels == ("红",)
+        encode.go_on.set()
+        assert slow.result(PATIENCE_S).labels == ("绿",)
+
+
+def test_after_a_failure_the_next_to_ask_tries_again() -> None:
+    cache = LabelCache(Counting())
+
+    def gone() -> LabelPack:
+        raise LabelsMissingError
+
+    with pytest.raises(LabelsMissingError):
+        cache.get("a", gone)
+    assert cache.get("a", pack_of("红")).labels == ("红",)
+
+
+def test_the_set_that_was_not_used_for_longest_goes_first() -> None:
+    encode = Counting()
+    cache = LabelCache(encode)
+    for k in range(16):
+        cache.get(str(k), pack_of(str(k)))
+    cache.get("0", pack_of("0"))
+    cache.get("16", pack_of("16"))
+    encode.packs.clear()
+    cache.get("0", pack_of("0"))
+    assert encode.packs == []
+    cache.get("1", pack_of("1"))
+    assert encode.packs == [LabelPack(("1",))]
+
+
+# --- shared with other workers
+
+
+class Counted(LabelEncoder):
+    """An encoder that counts how often it encodes."""
+
+    encodings = 0
+
+    def _matrix(self, pack: LabelPack, templates: Sequence[str]) -> Matrix:
+        Counted.encodings += 1
+        return super()._matrix(pack, templates)
+
+
+def test_a_set_that_one_worker_has_encoded_no_other_encodes_again(
+    client: redis.Redis, tmp_path: Path
+) -> None:
+    artifact = open_artifact(build(tmp_path / "tiny"))
+    pack = LabelPack(("蓝", "红"), parents={"红": "色"})
+    first = LabelEncoder(artifact, "cpu", RedisShelf(client)).encode(pack)
+    before = Counted.encodings
+    second = Counted(artifact, "cpu", RedisShelf(client)).encode(pack)
+    assert Counted.encodings == before
+    assert (second.labels, second.parents) == (first.labels, first.parents)
+    np.testing.assert_array_equal(second.matrix_KD, first.matrix_KD)
+    assert LabelEncoder(artifact, "cpu", RedisShelf(client)).encode(LabelPack()).labels == tuple(
+        "红绿蓝"
+    )
+
+
+def test_another_model_encodes_for_itself(client: redis.Redis, tmp_path: Path) -> None:
+    pack, before = LabelPack(("蓝",)), Counted.encodings
+    for name in ("one", "two"):
+        artifact = open_artifact(build(tmp_path / name, name=name))
+        Counted(artifact, "cpu", RedisShelf(client)).encode(pack)
+    assert Counted.encodings == before + 2
+
+
+def test_ten_thousand_labels_are_encoded_once_and_each_image_finds_its_own(
+    client: redis.Redis, tmp_path: Path
+) -> None:
+    artifact = open_artifact(build(tmp_path / "tiny"))
+    others = tuple(f"蓝{n}" for n in range(9_999))
+    pack, before = LabelPack((*others, "红")), Counted.encodings
+    for _ in range(2):
+        found = Counted(artifact, "cpu", RedisShelf(client)).encode(pack)
+    assert Counted.encodings == before + 1
+    assert found.matrix_KD.shape == (10_000, 3)
+    red_ND = np.tile(np.array([[1, 0, 0]], np.float32), (130, 1))
+    tags = rank(red_ND, found, 20.0, top_k=2, threshold=0.0)
+    assert {one[0].label for one in tags} == {"红"}
+    assert len(tags) == 130
+
+
+def test_while_one_encodes_the_others_wait_for_it(client: redis.Redis) -> None:
+    made, go_on = [], threading.Event()
+
+    def make() -> Any:
+        made.append(1)
+        assert go_on.wait(PATIENCE_S)
+        return np.ones((2, 3), np.float32)
+
+    shelf = RedisShelf(client, poll_s=0.01)
+    with ThreadPoolExecutor(4) as threads:
+        asked = [threads.submit(shelf.get, "k", (2, 3), make) for _ in range(4)]
+        go_on.set()
+        found = [one.result(PATIENCE_S) for one in asked]
+    assert len(made) == 1
+    assert all(one.tolist() == [[1, 1, 1], [1, 1, 1]] for one in found)
+
+
+def test_if_encoding_fails_the_next_tries_and_the_lock_is_gone(client: redis.Redis) -> None:
+    shelf = RedisShelf(client, poll_s=0.01)
+    with pytest.raises(ZeroDivisionError):
+        shelf.get("k", (1, 1), lambda: 1 / 0)  # type: ignore[return-value, arg-type]
+    assert client.keys("wanwu:matrix:*") == []
+    assert shelf.get("k", (1, 1), lambda: np.ones((1, 1), np.float32)).tolist() == [[1]]
+
+
+def test_who_encodes_for_long_keeps_the_lock_and_who_is_gone_loses_it(
+    client: redis.Redis,
+) -> None:
+    made = []
+
+    def left_ms() -> int:
+        return int(client.pttl("wanwu:matrix:k:lock"))
+
+    def make() -> Any:
+        made.append(1)
+        for _ in range(2):
+            # It runs down, and is renewed.
+            until(lambda: left_ms() < 2600)
+            until(lambda: left_ms() > 2600)
+        return np.ones((2, 3), np.float32)
+
+    shelf = RedisShelf(client, poll_s=0.01, lock_s=3.0)
+    with ThreadPoolExecutor(2) as threads:
+        asked = [threads.submit(shelf.get, "k", (2, 3), make) for _ in range(2)]
+        assert [one.result(PATIENCE_S).shape for one in asked] == [(2, 3)] * 2
+    assert len(made) == 1
+    # Somebody who will never come back.
+    client.lock("wanwu:matrix:other:lock", timeout=0.4).acquire()
+    assert shelf.get("other", (2, 3), lambda: np.ones((2, 3), np.float32)).shape == (2, 3)
+    assert client.keys("wanwu:matrix:*:lock") == []
+
+
+def test_a_matrix_of_another_shape_is_not_believed(client: redis.Redis) -> None:
+    client.set("wanwu:matrix:k", b"1234")
+    found = RedisShelf(client).get("k", (1, 2), lambda: np.ones((1, 2), np.float32))
+    assert found.tolist() == [[1, 1]]

@@ -1,0 +1,258 @@
+"""producer.jobs.resume: what is done, and what an output file tells of it."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import redis
+from records import LABELS, MODEL, failed, record
+
+from producer.formats import RecordsError, open_sink, records_of, target_of
+from producer.jobs.resume import Ledger, Maker, ledger_of
+from producer.sources.scan import path_of
+from worker.contract.messages import ChunkResult, Failure, ImageResult, Record, Stamp
+from worker.contract.stores.jobs import JobStore
+
+MAKER = Maker(MODEL, LABELS)
+FORMS = [".jsonl", ".csv", ".parquet", ".html"]
+
+
+def stamp(path: Path) -> Stamp:
+    return Stamp(path.stat().st_size, path.stat().st_mtime)
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> list[Path]:
+    found = [tmp_path / f"{number}.jpg" for number in range(4)]
+    for number, path in enumerate(found):
+        path.write_bytes(b"x" * (number + 1))
+    return found
+
+
+def done(path: Path, **fields: object) -> Record:
+    return record(str(path), **({"labels": LABELS, "file": stamp(path)} | fields))
+
+
+def write(file: Path, *records: Record, appends: bool = False) -> None:
+    with open_sink(target_of(file, None), appends=appends) as sink:
+        for each in records:
+            sink.write(each)
+
+
+def ledger(file: Path, *, retries_failed: bool = False) -> Ledger:
+    found = ledger_of(target_of(file, None), retries_failed=retries_failed)
+    found.read()
+    return found
+
+
+def remaining(of: Ledger, photos: list[Path], maker: Maker = MAKER) -> list[int]:
+    left = of.remaining(map(str, photos), maker)
+    return [photos.index(Path(path_of(image))) for image in left]
+
+
+@pytest.mark.parametrize("ending", FORMS)
+def test_what_has_a_record_is_done(tmp_path: Path, photos: list[Path], ending: str) -> None:
+    file = tmp_path / f"tags{ending}"
+    write(file, done(photos[0]), done(photos[2]))
+    assert ledger(file).images == 2
+    assert remaining(ledger(file), photos) == [1, 3]
+
+
+def test_a_file_that_has_changed_is_not_done(tmp_path: Path, photos: list[Path]) -> None:
+    file = tmp_path / "tags.jsonl"
+    write(file, *map(done, photos))
+    assert remaining(ledger(file), photos) == []
+    os.utime(photos[1], (1, 1))
+    photos[2].write_bytes(b"another")
+    assert remaining(ledger(file), photos) == [1, 2]
+
+
+def test_other_labels_or_another_model_are_other_work(tmp_path: Path, photos: list[Path]) -> None:
+    file = tmp_path / "tags.jsonl"
+    write(file, *map(done, photos))
+    assert remaining(ledger(file), photos, Maker(MODEL, None)) == [0, 1, 2, 3]
+    assert remaining(ledger(file), photos, Maker("new@1", LABELS)) == [0, 1, 2, 3]
+
+
+def test_what_failed_is_done_unless_it_is_to_be_tried_again(
+    tmp_path: Path, photos: list[Path]
+) -> None:
+    file = tmp_path / "tags.jsonl"
+    bad, gone = failed(str(photos[0]), file=stamp(photos[0])), failed(str(photos[1]))
+    write(file, bad, gone, done(photos[2]), done(photos[3]))
+    assert remaining(ledger(file), photos) == []
+    assert remaining(ledger(file, retries_failed=True), photos) == [0, 1]
+    photos[0].write_bytes(b"mended")
+    assert remaining(ledger(file), photos) == [0]
+
+
+def test_records_of_an_earlier_version_and_images_out_of_sight_count_by_path(
+    tmp_path: Path, photos: list[Path]
+) -> None:
+    file = tmp_path / "tags.jsonl"
+    write(file, record(str(photos[0])), done(photos[1]))
+    photos[1].unlink()
+    assert remaining(ledger(file), photos) == [2, 3]
+
+
+@pytest.mark.parametrize("ending", FORMS)
+def test_images_that_are_tagged_again_have_one_record_in_the_end(
+    tmp_path: Path, photos: list[Path], ending: str
+) -> None:
+    file = tmp_path / f"tags{ending}"
+    write(file, *map(done, photos))
+    os.utime(photos[1], (1, 1))
+    again = ledger(file)
+    assert remaining(again, photos) == [1]
+    write(file, done(photos[1], worker="new"), appends=True)
+    again.end()
+    assert [(each.path, each.worker) for each in records_of(file)] == [
+        (str(photos[0]), "w@h"),
+        (str(photos[2]), "w@h"),
+        (str(photos[3]), "w@h"),
+        (str(photos[1]), "new"),
+    ]
+    assert remaining(ledger(file), photos) == []
+
+
+@pytest.mark.parametrize("ending", FORMS)
+def test_a_run_that_was_killed_leaves_no_second_record_in_the_end(
+    tmp_path: Path, photos: list[Path], ending: str
+) -> None:
+    file = tmp_path / f"tags{ending}"
+    write(file, *map(done, photos))
+    os.utime(photos[1], (1, 1))
+    write(file, done(photos[1], worker="killed before the end"), appends=True)
+    again = ledger(file)
+    assert remaining(again, photos) == []
+    again.end()
+    found = [(each.path, each.worker) for each in records_of(file)]
+    assert len(found) == len(photos)
+    assert found[-1] == (str(photos[1]), "killed before the end")
+
+
+@pytest.mark.parametrize("ending", FORMS)
+def test_half_a_record_at_the_end_is_cut_off(
+    tmp_path: Path, photos: list[Path], ending: str
+) -> None:
+    file = tmp_path / f"tags{ending}"
+    write(file, *map(done, photos[:2]))
+    torn = file if ending in {".jsonl", ".csv"} else file.with_name(f"{file.name}.part")
+    with torn.open("ab") as stream:
+        stream.write(b'{"path": "/x')
+    assert remaining(ledger(file), photos) == [2, 3]
+    write(file, done(photos[2]), appends=True)
+    assert len(list(records_of(file))) == 3
+
+
+@pytest.mark.parametrize("ending", [".jsonl", ".csv"])
+def test_a_whole_record_without_the_end_of_its_line_is_kept(
+    tmp_path: Path, photos: list[Path], ending: str
+) -> None:
+    file = tmp_path / f"tags{ending}"
+    for count in (1, 2):
+        write(file, *map(done, photos[:count]))
+        file.write_bytes(file.read_bytes().rstrip())
+        assert remaining(ledger(file), photos) == list(range(count, 4))
+        write(file, done(photos[2]), appends=True)
+        assert len(list(records_of(file))) == count + 1
+
+
+@pytest.mark.parametrize("ending", [".jsonl", ".csv", ".parquet"])
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"notes of my own",
+        b"one line\nand half of another",
+        b'{"path": "not of ours"}',
+        b'{"path": "not of ours"}\n{"path',
+        b'a,"b\nc,d\r\n',
+        b"\xff\xfe\x00\n\x00",
+    ],
+)
+def test_what_is_no_file_of_records_is_refused_and_stays(
+    tmp_path: Path, ending: str, body: bytes
+) -> None:
+    file = tmp_path / f"tags{ending}"
+    theirs = file.with_name(f"{file.name}.part") if ending == ".parquet" else file
+    theirs.write_bytes(body)
+    with pytest.raises(RecordsError):
+        ledger(file)
+    assert theirs.read_bytes() == body
+
+
+def test_a_stray_quote_in_a_table_costs_no_rows(tmp_path: Path, photos: list[Path]) -> None:
+    file = tmp_path / "tags.csv"
+    write(file, *map(done, photos))
+    rows = file.read_bytes().splitlines(keepends=True)
+    body = b"".join([*rows[:2], b'"', *rows[2:]])
+    file.write_bytes(body)
+    with pytest.raises(RecordsError):
+        ledger(file)
+    assert file.read_bytes() == body
+
+
+def test_it_takes_over_what_the_job_before_it_got(
+    tmp_path: Path, photos: list[Path], client: redis.Redis
+) -> None:
+    file, jobs = tmp_path / "tags.jsonl", JobStore(client, 60)
+    write(file, done(photos[0]))
+    job = jobs.create().id
+    images = [ImageResult(path=str(path), stamp=stamp(path)) for path in photos[:2]]
+    dropped = ImageResult(path=str(photos[2]), error=Failure("cancelled", "job", "dropped"))
+    for seq, (result, labels) in enumerate([(images, LABELS), ([dropped], LABELS), (images, None)]):
+        told = ChunkResult(
+            job=job,
+            seq=seq,
+            worker="w",
+            device="cpu",
+            model=MODEL,
+            labels=labels,
+            images=tuple(result),
+        )
+        client.set(
+            f"celery-task-meta-{job}-{seq}",
+            json.dumps({"status": "SUCCESS", "result": told.to_wire()}),
+        )
+    jobs.set_sent(job, images=5, chunks=3)
+    again = ledger(file)
+    again.begin(job)
+    with open_sink(target_of(file, None), appends=True) as sink:
+        assert again.inherit(jobs, sink, MAKER) == 1
+    assert remaining(again, photos) == [2, 3]
+    assert jobs.is_cancelled(job)
+    again.end()
+    assert not file.with_name("tags.jsonl.job").read_text()
+
+
+def test_sidecars_are_a_ledger_of_their_own(tmp_path: Path, photos: list[Path]) -> None:
+    target = target_of(None, "xmp")
+    with open_sink(target) as sink:
+        for path in photos[:3]:
+            sink.write(done(path))
+    os.utime(photos[1], (1, 1))
+    (tmp_path / "2.jpg.xmp").write_text("broken")
+    assert remaining(ledger_of(target), photos) == [1, 2, 3]
+    assert remaining(ledger_of(target), photos, Maker(MODEL, None)) == [0, 1, 2, 3]
+
+
+def test_what_failed_before_and_is_passed_over_is_counted(
+    tmp_path: Path, photos: list[Path]
+) -> None:
+    file = tmp_path / "tags.jsonl"
+    write(file, failed(str(photos[0]), file=stamp(photos[0])), done(photos[1]))
+    one = ledger(file)
+    assert 0 not in remaining(one, photos)
+    assert one.failed_before == 1
+
+
+def test_images_of_a_cancelled_job_are_not_done(tmp_path: Path, photos: list[Path]) -> None:
+    file = tmp_path / "tags.jsonl"
+    cancelled = Failure("cancelled", "job", "job x was cancelled")
+    write(file, Record.untouched(str(photos[0]), cancelled))
+    one = ledger(file)
+    assert 0 in remaining(one, photos)
+    assert (one.images, one.failed_before) == (0, 0)

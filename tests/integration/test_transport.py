@@ -1,0 +1,275 @@
+"""How messages are taken, held and handed on: kombu's transport as we have it, on a real Redis."""
+
+from __future__ import annotations
+
+import base64
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import msgspec
+import pytest
+import redis
+from conftest import PATIENCE_S
+from hypothesis import given
+from hypothesis import strategies as st
+from kombu import Consumer, Queue
+
+from worker.contract.local.redis_server import EmbeddedRedis
+from worker.contract.messages import QUEUE, TASK, URGENT, URGENT_KEY, Chunk, ImageRef
+from worker.contract.queue.app import make_app
+from worker.contract.queue.envelope import EnvelopeError, opened
+from worker.contract.queue.leases import TAKEN, Leases
+from worker.contract.secret import SecretUrl
+from worker.contract.settings import Settings
+from worker.contract.stores.dead_letters import DeadLetters
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+def send(settings: Settings, seq: int = 0, path: str = "/a", priority: int | None = None) -> None:
+    chunk = Chunk(job="j", seq=seq, images=(ImageRef(path),), sent_at_s=1.0)
+    app = make_app(settings, stores_results=False)
+    app.send_task(TASK, args=[chunk.to_wire()], task_id=chunk.task_id, priority=priority)
+
+
+@contextmanager
+def consuming(settings: Settings) -> Iterator[tuple[Any, list[Any]]]:
+    """A consumer as a worker has it, without a loop: `drain_events` takes one message."""
+    messages: list[Any] = []
+    app = make_app(settings, stores_results=False)
+    with app.connection_for_read() as connection:
+        consumer = Consumer(connection, [Queue(QUEUE)], on_message=messages.append, accept=["json"])
+        with consumer:
+            yield connection, messages
+
+
+@pytest.fixture
+def settings(server: EmbeddedRedis, client: redis.Redis) -> Settings:
+    return Settings(broker_url=SecretUrl(server.url), visibility_timeout_s=1)
+
+
+def take(connection: Any) -> None:
+    with suppress(TimeoutError, redis.TimeoutError):
+        connection.drain_events(timeout=PATIENCE_S)
+
+
+def test_a_message_is_in_one_place_from_the_queue_to_its_acknowledgement(
+    settings: Settings, client: redis.Redis
+) -> None:
+    send(settings)
+    with consuming(settings) as (connection, messages):
+        take(connection)
+        assert len(messages) == 1
+        assert (client.llen(QUEUE), client.llen(TAKEN)) == (0, 0)
+        assert client.hlen("unacked") == client.zcard("unacked_index") == 1
+        messages[0].ack()
+        assert not client.exists("unacked", "unacked_index")
+
+
+def test_a_message_that_was_taken_and_never_noted_goes_back(
+    settings: Settings, client: redis.Redis
+) -> None:
+    send(settings)
+    # A worker took it, and was killed before it could note that it holds it.
+    client.lmove(QUEUE, TAKEN, "RIGHT", "LEFT")
+    with consuming(settings) as (connection, messages):
+        qos = connection.default_channel.qos
+        qos.restore_visible()
+        assert client.llen(TAKEN) == 1
+        time.sleep(1.1)
+        qos.restore_visible()
+        assert (client.llen(QUEUE), client.llen(TAKEN)) == (1, 0)
+        take(connection)
+        assert len(messages) == 1
+        messages[0].ack()
+
+
+def test_a_lease_lasts_as_long_as_it_is_renewed(settings: Settings, client: redis.Redis) -> None:
+    settings = msgspec.structs.replace(settings, visibility_timeout_s=1000)
+    send(settings)
+
+    def pass_by(seconds: float) -> None:
+        """Let all leases be older, as seen from Redis."""
+        tags: Any = client.zrange("unacked_index", 0, -1)
+        for tag in tags:
+            client.zincrby("unacked_index", -seconds, tag)
+
+    with consuming(settings) as (holder, held), consuming(settings) as (other, others):
+        take(holder)
+        renewing: Leases = held[0].channel.qos
+        for _ in range(4):
+            pass_by(500)
+            other.default_channel.qos.restore_visible()
+            assert not client.llen(QUEUE)
+            renewing.renew()
+        pass_by(1001)
+        other.default_channel.qos.restore_visible()
+        take(other)
+        assert len(others) == 1
+        assert others[0].delivery_info["redelivered"]
+        others[0].ack()
+        # A sign of life that comes too late brings nothing back.
+        renewing.renew()
+        assert not client.exists("unacked", "unacked_index", QUEUE)
+
+
+def test_a_channel_whose_connection_is_gone_closes_in_peace(
+    settings: Settings, client: redis.Redis
+) -> None:
+    send(settings)
+    with consuming(settings) as (connection, messages):
+        take(connection)
+        qos, transport = messages[0].channel.qos, messages[0].channel.connection
+        # As when Celery closes what was collected already.
+        kept, transport.client = transport.client, None
+        qos.restore_unacked()
+        transport.client = kept
+    assert client.hlen("unacked") == 1
+
+
+def test_leases_do_not_ask_what_time_the_host_has(
+    settings: Settings, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send(settings)
+    true_time = time.time
+    with consuming(settings) as (holder, held), consuming(settings) as (other, _):
+        monkeypatch.setattr(time, "time", lambda: true_time() - 86_400)
+        take(holder)
+        monkeypatch.undo()
+        held[0].channel.qos.renew()
+        monkeypatch.setattr(time, "time", lambda: true_time() + 86_400)
+        other.default_channel.qos.restore_visible()
+        assert not client.llen(QUEUE)
+        monkeypatch.undo()
+        held[0].ack()
+
+
+@pytest.mark.parametrize("raw", [b"", b"{}", b"\xff\xfe", b"[[[]]]", b'"tag"', b"[" * 100_000])
+def test_what_is_no_message_becomes_a_dead_letter(
+    settings: Settings, client: redis.Redis, raw: bytes
+) -> None:
+    client.lpush(QUEUE, raw)
+    send(settings)
+    with consuming(settings) as (connection, messages):
+        take(connection)
+        take(connection)
+        assert len(messages) == 1
+        messages[0].ack()
+    (letter,) = DeadLetters(client).list()
+    assert letter.code == "unreadable_message"
+    assert not client.exists(TAKEN, QUEUE, "unacked")
+
+
+def real_message(settings: Settings, client: redis.Redis) -> dict[str, Any]:
+    send(settings)
+    found: dict[str, Any] = json.loads(str(client.rpop(QUEUE), "utf-8"))  # type: ignore[arg-type]
+    return found
+
+
+def test_a_producer_s_message_is_opened_as_it_is(settings: Settings, client: redis.Redis) -> None:
+    message = real_message(settings, client)
+    assert opened(json.dumps(message).encode()) == message
+
+
+@pytest.mark.parametrize(
+    ("part", "value"),
+    [
+        ("headers.task", "os.system"),
+        ("headers.id", 7),
+        ("headers.eta", "tomorrow"),
+        ("headers.timelimit", [1]),
+        ("headers.retries", -1),
+        ("headers.compression", "zlib"),
+        ("headers.group", "g"),
+        ("content-type", "application/x-python-serialize"),
+        ("content-encoding", "rot13"),
+        ("properties.body_encoding", "none"),
+        ("properties.delivery_tag", ["x"]),
+        ("properties.delivery_info", {}),
+        ("body", "no base64"),
+        ("body", base64.b64encode(b"{}").decode()),
+        ("body", base64.b64encode(b"[[], {}, {}]").decode()),
+        ("body", base64.b64encode(b'[[{}], {"wire": {}}, {}]').decode()),
+        ("body", base64.b64encode(b'[[{}], {}, {"chord": "x"}]').decode()),
+    ],
+)
+def test_a_message_that_differs_from_a_producer_s_is_refused(
+    settings: Settings, client: redis.Redis, part: str, value: object
+) -> None:
+    message = real_message(settings, client)
+    *way, last = part.split(".")
+    inner = message
+    for name in way:
+        inner = inner[name]
+    inner[last] = value
+    with pytest.raises(EnvelopeError):
+        opened(json.dumps(message).encode())
+
+
+@given(st.binary() | JSON.map(lambda value: json.dumps(value).encode()))
+def test_whatever_lies_in_the_queue_is_a_message_or_refused(raw: bytes) -> None:
+    with pytest.raises(EnvelopeError):
+        opened(raw)
+
+
+def test_an_urgent_message_is_the_next(settings: Settings, client: redis.Redis) -> None:
+    for seq in range(3):
+        send(settings, seq)
+    send(settings, 9, priority=URGENT)
+    with consuming(settings) as (connection, messages):
+        take(connection)
+        take(connection)
+    assert [message.headers["id"] for message in messages] == ["j-9", "j-0"]
+
+
+def test_whoever_has_no_room_takes_urgent_messages_alone(
+    settings: Settings, client: redis.Redis
+) -> None:
+    # A name cannot make a message look urgent.
+    send(settings, 0, path='/", "priority": 9, "')
+    with consuming(settings) as (connection, messages):
+        channel = connection.default_channel
+        assert not channel.take_urgent()
+        send(settings, 1, priority=URGENT)
+        send(settings, 2, priority=URGENT)
+        assert channel.take_urgent()
+        assert channel.take_urgent()
+        assert not channel.take_urgent()
+        # Held and noted like all others.
+        assert client.hlen("unacked") == 2
+        assert client.llen(TAKEN) == 0
+    assert [message.headers["id"] for message in messages] == ["j-2", "j-1"]
+    assert client.llen(QUEUE) == 3
+
+
+def test_there_is_nobody_urgent_unless_somebody_says_so(
+    settings: Settings, client: redis.Redis
+) -> None:
+    with consuming(settings) as (connection, _):
+        assert not connection.default_channel.is_urgency_possible()
+        client.set(URGENT_KEY, "1")
+        assert connection.default_channel.is_urgency_possible()
+
+
+def test_waiting_for_a_message_does_not_keep_others_waiting(
+    settings: Settings, client: redis.Redis
+) -> None:
+    with consuming(settings) as (connection, messages):
+        channel = connection.default_channel
+        channel.brpop_timeout = PATIENCE_S
+        with suppress(TimeoutError):
+            connection.drain_events(timeout=0.1)
+        assert client.info("clients")["blocked_clients"] == 1
+        # None of these has to wait until that has ended.
+        assert not channel.take_urgent()
+        send(settings)
+        take(connection)
+        assert len(messages) == 1
+        messages[0].ack()

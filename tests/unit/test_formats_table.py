@@ -1,0 +1,213 @@
+"""producer.formats.csv and producer.formats.parquet, read back by programs that are not ours."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import msgspec
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import produced
+from records import embedding, failed, record, several
+
+from producer.formats import RecordsError, open_sink, records_of, target_of
+from producer.formats.csv import COLUMNS
+from producer.formats.jsonl import line_of
+from producer.formats.parquet import ROW_GROUP
+from worker.contract.messages import Record
+
+ENDINGS = [".jsonl", ".csv", ".parquet", ".html"]
+
+
+def write(file: Path, *records: Record, form: str | None = None, appends: bool = False) -> None:
+    with open_sink(target_of(file, form), appends=appends) as sink:
+        for each in records:
+            sink.write(each)
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_records_come_back_as_they_were(tmp_path: Path, ending: str) -> None:
+    file = tmp_path / f"tags{ending}"
+    write(file, *several())
+    assert [line_of(each) for each in records_of(file)] == [line_of(each) for each in several()]
+    assert [each.name for each in tmp_path.iterdir()] == [file.name]
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_a_file_grows_and_one_is_begun_anew(tmp_path: Path, ending: str) -> None:
+    file = tmp_path / f"tags{ending}"
+    write(file, record("/a.jpg"))
+    write(file, record("/b.jpg"), appends=True)
+    assert [each.path for each in records_of(file)] == ["/a.jpg", "/b.jpg"]
+    write(file, record("/c.jpg"))
+    assert [each.path for each in records_of(file)] == ["/c.jpg"]
+
+
+@pytest.mark.parametrize("ending", [".parquet", ".html"])
+def test_what_had_come_before_a_crash_stays_in_the_journal(tmp_path: Path, ending: str) -> None:
+    file = tmp_path / f"tags{ending}"
+    with pytest.raises(RuntimeError), open_sink(target_of(file, None)) as sink:  # noqa: PT012
+        sink.write(record("/a.jpg"))
+        raise RuntimeError
+    assert not file.exists()
+    write(file, record("/b.jpg"), appends=True)
+    assert [each.path for each in records_of(file)] == ["/a.jpg", "/b.jpg"]
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_what_holds_no_records_is_told(tmp_path: Path, ending: str) -> None:
+    file = tmp_path / f"tags{ending}"
+    file.write_bytes(b"path,label\n/a.jpg,x\n")
+    with pytest.raises(RecordsError, match="tags"):
+        list(records_of(file))
+
+
+def test_a_torn_row_is_left_and_a_break_within_quotes_tears_none(tmp_path: Path) -> None:
+    file = tmp_path / "tags.csv"
+    write(file, *several())
+    whole = file.read_bytes()
+    file.write_bytes(whole + b'/torn.jpg,ok,"a\r\n')
+    assert len(list(records_of(file))) == len(several())
+
+
+def test_duckdb_and_pandas_read_the_csv(tmp_path: Path) -> None:
+    file = tmp_path / "tags.csv"
+    write(file, *several())
+    table = duckdb.sql(f"select * from read_csv('{file}')")
+    assert tuple(table.columns) == COLUMNS
+    rows = table.fetchall()
+    assert [row[0] for row in rows] == [each.path for each in several()]
+    frame = pd.read_csv(file)
+    assert list(frame["label"][:2]) == ["猫", "a|b\\"]
+    assert frame["score"][0] == 0.93
+    assert list(frame["error_code"].dropna()) == ["not_an_image"]
+    assert frame["infer_ms"].dtype == float
+
+
+def test_the_mark_that_excel_looks_for_stands_once_at_the_beginning(tmp_path: Path) -> None:
+    file = tmp_path / "tags.csv"
+    write(file, record(), form="csv-excel")
+    write(file, record(), form="csv-excel", appends=True)
+    assert file.read_bytes().startswith(b"\xef\xbb\xbfpath,")
+    assert file.read_bytes().count(b"\xef\xbb\xbf") == 1
+    assert len(list(records_of(file))) == 2
+    assert len(pd.read_csv(file)) == 2
+
+
+def test_duckdb_and_pandas_read_the_parquet_with_its_types(tmp_path: Path) -> None:
+    file = tmp_path / "tags.parquet"
+    write(file, *several())
+    found = duckdb.sql(
+        f"select path, tags[1].label as label, tags[1].score as score, error.code as code,"
+        f" timing.infer_ms as ms, file.size_bytes as size from '{file}' order by path"
+    )
+    assert dict(zip(found.columns, found.types, strict=True)) == {
+        "path": "VARCHAR",
+        "label": "VARCHAR",
+        "score": "DOUBLE",
+        "code": "VARCHAR",
+        "ms": "DOUBLE",
+        "size": "BIGINT",
+    }
+    assert ("/图/猫.jpg", "猫", 0.93, None, 20.0, 123) in found.fetchall()
+    frame = pd.read_parquet(file)
+    assert frame["status"].tolist() == ["ok", "ok", "ok", "failed"]
+    assert frame["tags"][1][0] == {"label": "a|b\\", "score": 0.5, "parent": "动物"}
+
+
+def test_embeddings_are_lists_of_float16_of_one_size(tmp_path: Path) -> None:
+    file = tmp_path / "tags.parquet"
+    write(
+        file,
+        failed(),
+        record(embedding=embedding(0.5, -0.25, 1.0)),
+        *[record(embedding=embedding(1, 2, 3)) for _ in range(ROW_GROUP)],
+        failed(),
+    )
+    frame = pd.read_parquet(file)
+    assert frame["embedding"][0] is None
+    assert frame["embedding"][1].dtype == np.float16
+    assert frame["embedding"][1].tolist() == [0.5, -0.25, 1.0]
+    found = duckdb.sql(f"select embedding from '{file}' where embedding is not null limit 1")
+    assert found.types == ["FLOAT[]"]
+    assert found.fetchall() == [([0.5, -0.25, 1.0],)]
+    kept = [each.embedding for each in records_of(file)]
+    assert kept[:2] == [None, embedding(0.5, -0.25, 1.0)]
+    assert kept[-2:] == [embedding(1, 2, 3), None]
+
+
+def test_embeddings_of_two_models_do_not_fit_into_one_table(tmp_path: Path) -> None:
+    file = tmp_path / "tags.parquet"
+    with pytest.raises(RecordsError, match="dimensions"):
+        write(file, record(embedding=embedding(1, 2)), record(embedding=embedding(1, 2, 3)))
+
+
+@pytest.mark.parametrize("ending", [".csv", ".parquet"])
+def test_a_name_that_is_no_utf8_is_written_with_its_bytes_escaped(
+    tmp_path: Path, ending: str
+) -> None:
+    file = tmp_path / f"tags{ending}"
+    write(file, record(os.fsdecode(b"/\xff.jpg")))
+    assert [each.path for each in records_of(file)] == ["/\\udcff.jpg"]
+
+
+def test_a_file_keeps_its_permissions_and_a_link_its_target(tmp_path: Path) -> None:
+    real, link = tmp_path / "real.parquet", tmp_path / "tags.parquet"
+    real.touch(0o640)
+    link.symlink_to(real)
+    write(link, record())
+    assert link.is_symlink()
+    assert real.stat().st_mode & 0o777 == 0o640
+    assert len(pd.read_parquet(real)) == 1
+
+
+def test_records_are_converted_from_any_form_to_any(tmp_path: Path) -> None:
+    first = tmp_path / "tags.jsonl"
+    write(first, *several())
+    for before, after in zip(ENDINGS, ENDINGS[1:] + ENDINGS[:1], strict=True):
+        out = tmp_path / f"new{after}" if after == ".jsonl" else tmp_path / f"tags{after}"
+        done = produced("convert", tmp_path / f"tags{before}", "--out", out)
+        assert done.returncode == 0, done.stderr
+        assert "converted 4 records" in done.stderr
+    assert (tmp_path / "new.jsonl").read_bytes() == first.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["--format", "parquet"], "needs a file"),
+        (["--format", "xmp", "--out", "x.jsonl"], "leave --out away"),
+        (["--out", "tags.doc"], "the ending must be one of"),
+        (["--out", "{file}"], "is what is read"),
+    ],
+)
+def test_what_cannot_be_converted_is_wrong_usage(
+    tmp_path: Path, words: list[str], reason: str
+) -> None:
+    file = tmp_path / "tags.jsonl"
+    write(file, record())
+    done = produced("convert", file, *(word.format(file=file) for word in words))
+    assert done.returncode == 2
+    assert reason in done.stderr
+    assert len(list(records_of(file))) == 1
+
+
+def test_records_go_to_standard_output_as_a_table(tmp_path: Path) -> None:
+    file = tmp_path / "tags.jsonl"
+    write(file, record())
+    done = produced("convert", file, "--format", "csv")
+    assert done.stdout.splitlines()[0] == ",".join(COLUMNS)
+    assert "猫|狗" in done.stdout
+
+
+def test_a_record_of_an_earlier_version_is_read(tmp_path: Path) -> None:
+    file = tmp_path / "tags.jsonl"
+    fields: dict[str, Any] = msgspec.to_builtins(record())
+    for name in ("labels", "file", "embedding", "thumbnail"):
+        del fields[name]
+    file.write_bytes(msgspec.json.encode(fields) + b"\n")
+    assert list(records_of(file)) == [record()]

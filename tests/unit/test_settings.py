@@ -1,0 +1,65 @@
+"""worker.contract.settings"""
+
+from __future__ import annotations
+
+import pytest
+
+from worker.contract.queue.app import make_app
+from worker.contract.secret import mask
+from worker.contract.settings import Settings, SettingsError
+
+
+def test_defaults_need_no_environment() -> None:
+    settings = Settings.from_env({})
+    assert settings.largest_batch == 4
+    assert settings.results == settings.broker_url
+
+
+def test_the_command_line_wins_over_the_environment() -> None:
+    environ = {"WANWU_MAX_BATCH": "8", "WANWU_DEVICE": "cpu"}
+    settings = Settings.from_env(environ, max_batch=2, device=None)
+    assert (settings.max_batch, settings.device) == (2, "cpu")
+
+
+def test_an_empty_variable_counts_as_not_set() -> None:
+    assert Settings.from_env({"WANWU_MAX_BATCH": ""}).largest_batch == 4
+
+
+def test_roots_are_separated_like_a_search_path() -> None:
+    assert Settings.from_env({"WANWU_IMAGE_ROOTS": "/a:/b c"}).image_roots == ("/a", "/b c")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("MAX_BATCH", "x"), ("MAX_BATCH", "0"), ("DECODE", "slow"), ("VISIBILITY_TIMEOUT_S", "-1")],
+)
+def test_a_bad_value_is_told_with_its_variable(name: str, value: str) -> None:
+    with pytest.raises(SettingsError, match=f"WANWU_{name}: "):
+        Settings.from_env({f"WANWU_{name}": value})
+
+
+def test_a_broker_that_is_not_redis_is_refused_without_its_password() -> None:
+    with pytest.raises(SettingsError, match="only redis://") as caught:
+        Settings.from_env({"WANWU_BROKER_URL": "amqp://me:geheim@host//"})
+    assert "geheim" not in str(caught.value)
+
+
+def test_secrets_are_masked_in_the_repr() -> None:
+    settings = Settings.from_env({"WANWU_BROKER_URL": "rediss://me:geheim@host:6380/1"})
+    assert "geheim" not in repr(settings)
+    assert "rediss://me:***@host:6380/1" in repr(settings)
+
+
+def test_a_url_without_a_password_stays_as_it_is() -> None:
+    assert mask("redis://localhost:6379/0") == "redis://localhost:6379/0"
+
+
+def test_chunks_in_flight_fill_two_batches_even_with_one_image_each() -> None:
+    assert Settings.from_env({}, max_batch=4).concurrency >= 8
+
+
+@pytest.mark.parametrize(("text", "tells"), [("", True), ("1", True), ("0", False)])
+def test_workers_tell_of_their_tasks_unless_they_are_not_to(text: str, tells: bool) -> None:
+    settings = Settings.from_env({"WANWU_EVENTS": text})
+    app = make_app(settings, stores_results=True)
+    assert app.conf.worker_send_task_events is tells

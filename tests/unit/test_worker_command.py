@@ -1,0 +1,88 @@
+"""producer.console.worker_command: the command that starts a worker, as a user can type it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import redis
+from conftest import Crew, run
+from images import fill
+
+from producer.backend.workers import WorkerInfo
+from producer.console.worker_command import start_worker, unread
+from worker.contract.local.redis_server import EmbeddedRedis
+from worker.contract.secret import SecretUrl
+from worker.contract.settings import Settings
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.delenv("WANWU_BROKER_URL", raising=False)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a b").mkdir()
+    (tmp_path / "a b" / "图.jpg").touch()
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("words", "options"),
+    [
+        (["a b"], "--images '{here}/a b'"),
+        (["a b/图.jpg"], "--images '{here}/a b'"),
+        (["a b/*.jpg", "a b"], "--images '{here}/a b'"),
+        (["."], "--images {here}"),
+        (["-"], "--images DIR"),
+        ([], "--images DIR"),
+        (["s3://photos/2026/"], "--images s3://photos/2026/"),
+        (["https://h/p/*.tar", "https://h/p/x.jpg"], "--images https://h/p/"),
+    ],
+)
+def test_the_directories_that_were_asked_for_are_named(
+    here: Path, words: list[str], options: str
+) -> None:
+    assert start_worker(Settings(), words) == f"worker start {options.format(here=here)}"
+
+
+def test_bytes_need_no_directory() -> None:
+    assert start_worker(Settings(), ["."], as_blobs=True) == "worker start"
+
+
+def test_a_broker_of_the_command_line_is_named_without_its_password(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    url = "redis://127.0.0.1:7/3"
+    there = Settings(broker_url=SecretUrl(url))
+    assert start_worker(there, ["-"]) == f"WANWU_BROKER_URL={url} worker start --images DIR"
+    monkeypatch.setenv("WANWU_BROKER_URL", url)
+    assert start_worker(there, ["-"]) == "worker start --images DIR"
+    secret = start_worker(Settings(broker_url=SecretUrl("redis://:geheim@127.0.0.1:7/3")), ["-"])
+    assert secret.startswith("export WANWU_BROKER_URL=...")
+    assert "geheim" not in secret
+
+
+def test_what_no_worker_may_read_is_known_if_all_tell(here: Path) -> None:
+    blind = WorkerInfo(version="1")
+    seeing = WorkerInfo(version="1", image_roots=(str(here),), image_urls=("s3://b/",))
+    words = ["a b", "/", "s3://b/c/", "https://h/", "-"]
+    assert unread([blind], words) == words[:-1]
+    assert unread([blind, seeing], words) == ["/", "https://h/"]
+    assert unread([blind, WorkerInfo()], words) == []
+
+
+@pytest.mark.integration
+def test_a_submit_of_what_no_worker_may_read_says_so_before_it_sends(
+    server: EmbeddedRedis, client: redis.Redis, crew: Crew, here: Path
+) -> None:
+    (seen, unseen) = (here / "seen", here / "unseen")
+    for directory in (seen, unseen):
+        fill(directory, 1)
+    crew.start(server.url, "--images", str(seen))
+    done = run("producer", "submit", str(unseen), broker_url=server.url)
+    assert done.returncode == 3
+    assert f"note: no worker that is online may read {unseen}" in done.stderr
+    assert f"worker start --images {unseen} (or submit with --blobs)" in done.stderr
+    for words in ([str(seen)], [str(unseen), "--blobs"]):
+        done = run("producer", "submit", *words, broker_url=server.url)
+        assert done.returncode == 0, done.stderr
+        assert "no worker that is online" not in done.stderr

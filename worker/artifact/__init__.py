@@ -1,0 +1,1 @@
+"""What a worker loads: manifest, model files, and where they are cached."""

@@ -1,0 +1,1 @@
+"""Processes that live as long as a command: a private Redis, workers."""

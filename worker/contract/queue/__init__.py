@@ -1,0 +1,1 @@
+"""The queue: Celery's application, our transport below it, leases of messages."""

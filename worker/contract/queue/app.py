@@ -1,0 +1,89 @@
+"""Settings -> Celery app, configured alike for producer and worker."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from celery import Celery
+from kombu import Queue
+from kombu.transport import TRANSPORT_ALIASES
+
+from worker.contract.messages import APP_NAME, QUEUE, TASK
+from worker.contract.redis.connections import celery_options
+from worker.contract.settings import Settings
+
+# How often workers look for what dead ones hold, at most; and how many looks a lease outlasts.
+_MOST_SECONDS_BETWEEN_LOOKS: Final = 10
+LOOKS_A_LEASE: Final = 6
+# By name: they are loaded when they are needed, not when a command starts.
+_TRANSPORT: Final = "worker.contract.queue.transport:Transport"
+_RESULTS: Final = "worker.service.result_backend:ChunkResults"
+
+
+def make_app(settings: Settings, *, stores_results: bool) -> Celery:
+    """Return the Celery app. Only workers store results.
+
+    A producer's app has no result backend: with one, every message sent would subscribe to a
+    channel of its own. Producers read results by key instead (see `jobs.JobStore.collect`).
+    """
+    _lean_transport()
+    app = Celery(
+        APP_NAME,
+        broker=settings.broker_url.reveal(),
+        backend=f"{_RESULTS}+{settings.results.reveal()}" if stores_results else None,
+        set_as_current=False,
+    )
+    app.conf.update(_common(settings))
+    app.conf.update(celery_options(_lease_options(settings)))
+    return app
+
+
+def _lean_transport() -> None:
+    """Let kombu use our form of its Redis transport in this process."""
+    for scheme in ("redis", "rediss"):
+        TRANSPORT_ALIASES[scheme] = _TRANSPORT
+
+
+def _lease_options(settings: Settings) -> dict[str, Any]:
+    """Return the options of our transport that say for how long a message is leased."""
+    look_s = min(_MOST_SECONDS_BETWEEN_LOOKS, settings.visibility_timeout_s / LOOKS_A_LEASE)
+    return {
+        "visibility_timeout": settings.visibility_timeout_s,
+        "unacked_restore_interval": look_s,
+        "unacked_restore_throttle": 1,
+        # Longer than a look takes: a worker that dies while it looks must not blind the others.
+        "unacked_mutex_expire": _MOST_SECONDS_BETWEEN_LOOKS,
+        # One list, from which messages can be moved in one step.
+        "priority_steps": [0],
+    }
+
+
+def _common(settings: Settings) -> dict[str, Any]:
+    return {
+        "task_serializer": "json",
+        "result_serializer": "json",
+        "accept_content": ["json"],
+        "task_default_queue": QUEUE,
+        "task_queues": (Queue(QUEUE),),
+        "task_routes": {TASK: {"queue": QUEUE}},
+        "task_create_missing_queues": False,
+        "task_acks_late": True,
+        # A chunk whose process died goes back to the queue; a message that is no chunk does not.
+        "task_reject_on_worker_lost": True,
+        "task_acks_on_failure_or_timeout": True,
+        "task_send_sent_event": False,
+        "worker_send_task_events": settings.events,
+        "worker_prefetch_multiplier": 1,
+        # Reserve no more than the pool runs: the rest is for the other workers.
+        "worker_disable_prefetch": True,
+        "worker_hijack_root_logger": False,
+        "worker_redirect_stdouts": False,
+        "result_expires": settings.result_ttl_s,
+        "result_backend_thread_safe": True,
+        "enable_utc": True,
+        "broker_connection_retry_on_startup": True,
+        # Whoever is to end waits for nobody, and whoever is to work waits as long as it takes.
+        "broker_connection_max_retries": None,
+        # A Redis that refuses is waited for like one that is away: see `redis_errors`.
+        "broker_channel_error_retry": True,
+    }

@@ -1,0 +1,1 @@
+"""Connections to Redis, its errors, and the check of what a server can do."""

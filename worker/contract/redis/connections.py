@@ -1,0 +1,157 @@
+"""URL -> clients of Redis. Every connection of ours is configured here, and has its time-outs.
+
+A connection may vanish without a word: a firewall, a load balancer or a NAT forgets it, a host is
+switched off. Nothing that is sent arrives then, and nothing comes back. So no reply is waited for
+without end, idle connections are tested by the kernel, and by us before they are used again.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Mapping
+from typing import Any, Final, TypeVar
+
+import redis
+from redis.backoff import ExponentialWithJitterBackoff, NoBackoff
+from redis.retry import Retry
+
+from worker.contract.redis.errors import passes, reason_of
+from worker.contract.secret import SecretUrl
+
+T = TypeVar("T")
+
+CONNECT_TIMEOUT_S: Final = 3.0
+# For each reply, and for a TLS handshake. Redis answers within milliseconds; this is for one that
+# writes a snapshot, or is far away.
+REPLY_TIMEOUT_S: Final = 5.0
+# A connection that has been idle for so long is tested before it is used.
+IDLE_CHECK_S: Final = 10
+# How long clients that ride out a short absence try: about half a minute.
+_RETRIES: Final = 12
+_BACKOFF: Final = ExponentialWithJitterBackoff(base=0.05, cap=4.0)
+
+# After 15 s without traffic the kernel probes every 5 s; what was sent must be acknowledged in 20.
+_KEEPALIVE: Final = {
+    getattr(socket, name): value
+    for name, value in {
+        "TCP_KEEPIDLE": 15,
+        "TCP_KEEPINTVL": 5,
+        "TCP_KEEPCNT": 3,
+        "TCP_USER_TIMEOUT": 20_000,  # milliseconds
+    }.items()
+    if hasattr(socket, name)
+}
+
+
+class BrokerUnreachableError(ConnectionError):
+    """Redis does not answer at the URL given, or refuses the password."""
+
+
+class PassingErrorRetry(Retry):
+    """Tries again after whatever passes: connection errors, and refusals such as READONLY."""
+
+    def __init__(self, *also: type[Exception]) -> None:
+        """Take other errors to look at: those of kombu, around Redis' own."""
+        errors: list[type[Exception]] = [redis.ConnectionError, redis.TimeoutError]
+        errors += [redis.ResponseError, *also]
+        super().__init__(_BACKOFF, retries=_RETRIES, supported_errors=tuple(errors))
+
+    def call_with_retry(
+        self,
+        do: Callable[[], T],
+        fail: Callable[..., Any],
+        is_retryable: Callable[[Exception], bool] | None = None,
+        with_failure_count: bool = False,  # noqa: FBT001, FBT002 - redis-py's
+    ) -> T:
+        """Return what `do` returns, as redis-py's own does, but not after errors that stay."""
+
+        def is_worth_it(error: Exception) -> bool:
+            return passes(error) and (is_retryable is None or is_retryable(error))
+
+        return super().call_with_retry(do, fail, is_worth_it, with_failure_count)
+
+
+def connect(url: SecretUrl | str, *, timeout_s: float = REPLY_TIMEOUT_S) -> redis.Redis:
+    """Return a client of the Redis at `url` that answered a ping; it does not try again by itself.
+
+    An answer that refuses is one, too: a server that cannot write its file may not even be pinged.
+
+    Raises:
+        BrokerUnreachableError: one sentence, password masked, after at most `CONNECT_TIMEOUT_S` and
+            `timeout_s`.
+    """
+    secret = _secret(url)
+    try:
+        client = _client(secret, Retry(NoBackoff(), 0), timeout_s)
+        client.ping()
+    except (redis.RedisError, OSError, ValueError) as e:
+        if not (isinstance(e, redis.ResponseError) and passes(e)):
+            raise BrokerUnreachableError(unreachable(secret, e)) from e
+    return client
+
+
+def retrying_client(url: SecretUrl | str) -> redis.Redis:
+    """Return a client that rides out a short absence of Redis: about half a minute."""
+    return _client(_secret(url), PassingErrorRetry(), REPLY_TIMEOUT_S)
+
+
+def single_try_client(url: SecretUrl | str) -> redis.Redis:
+    """Return a client that raises at once; whoever uses it tries again in a way of their own."""
+    return _client(_secret(url), Retry(NoBackoff(), 0), REPLY_TIMEOUT_S)
+
+
+def celery_options(transport_options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return Celery's settings for the connections that kombu and its result backend make."""
+    return {
+        "broker_transport_options": {
+            "socket_connect_timeout": CONNECT_TIMEOUT_S,
+            # Not for the long poll itself, which is read only when there is something to read.
+            "socket_timeout": REPLY_TIMEOUT_S,
+            "socket_keepalive": True,
+            "socket_keepalive_options": _KEEPALIVE,
+            "health_check_interval": IDLE_CHECK_S,
+            **transport_options,
+        },
+        "redis_socket_connect_timeout": CONNECT_TIMEOUT_S,
+        "redis_socket_timeout": REPLY_TIMEOUT_S,
+        "redis_socket_keepalive": True,
+        "redis_backend_health_check_interval": IDLE_CHECK_S,
+    }
+
+
+def unreachable(url: SecretUrl | str, error: Exception) -> str:
+    """Return the sentence for a Redis that cannot be reached or used."""
+    secret = _secret(url)
+    return f"cannot reach Redis at {secret}: {reason_of(error)}{_hint(secret, error)}"
+
+
+def _client(url: SecretUrl, retry: Retry, timeout_s: float) -> redis.Redis:
+    return redis.Redis.from_url(
+        url.reveal(),
+        socket_connect_timeout=CONNECT_TIMEOUT_S,
+        socket_timeout=timeout_s,
+        socket_keepalive=True,
+        socket_keepalive_options=_KEEPALIVE,
+        health_check_interval=IDLE_CHECK_S,
+        retry=retry,
+    )
+
+
+def _secret(url: SecretUrl | str) -> SecretUrl:
+    return url if isinstance(url, SecretUrl) else SecretUrl(url)
+
+
+def _hint(url: SecretUrl, error: Exception) -> str:
+    """Ask whether the password or TLS is the matter, where it looks so."""
+    text = str(error).lower()
+    if isinstance(error, redis.AuthenticationError):
+        return " (is the password right? redis://:PASSWORD@HOST:6379/0)"
+    # A server without TLS takes the greeting for half a command, and waits for the rest of it.
+    if url.scheme == "rediss":
+        silent = isinstance(error, redis.TimeoutError) or "timed out" in text
+        if silent or "wrong version number" in text or "wrong_version_number" in text:
+            return " (does it speak TLS? rediss:// is for that alone, redis:// for without)"
+    # A server with TLS answers with an alert, which is no reply of Redis.
+    elif "protocol error" in text:
+        return " (does it want TLS? that is rediss://)"
+    return ""

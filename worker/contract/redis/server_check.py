@@ -1,0 +1,183 @@
+"""A Redis -> whether a worker can use it: its version, its mode, and what the user may do there.
+
+What a server cannot do would else be found out at work, command by command.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Final
+
+import redis
+
+from worker.contract.messages import KEY_PREFIX, QUEUE, RESULT_PREFIX
+from worker.contract.redis.errors import passes, reason_of
+
+OLDEST: Final = (6, 2)
+_PROBE: Final = f"{KEY_PREFIX}probe"
+_TAKEN: Final = f"{QUEUE}.taken"
+_RESULT: Final = f"{RESULT_PREFIX}probe"
+_NO_SCRIPT: Final = "0" * 40
+
+Command = tuple[str | int, ...]
+
+# What each does in Redis, a command for each kind of key. They are queued and discarded, never
+# executed: the server looks at the command, the keys and the channels when it queues.
+PRODUCER: Final[tuple[Command, ...]] = (
+    ("LPUSH", QUEUE, "x"),
+    ("RPUSH", QUEUE, "x"),
+    ("LINDEX", QUEUE, -1),
+    ("LLEN", QUEUE),
+    ("EVALSHA", _NO_SCRIPT, 1, _PROBE),
+    ("SCRIPT", "LOAD", "return 1"),
+    ("GET", _PROBE),
+    ("SET", _PROBE, "x", "EX", 1),
+    ("SETEX", _PROBE, 1, "x"),
+    ("EXPIRE", _PROBE, 1),
+    ("EXISTS", _PROBE),
+    ("UNLINK", _PROBE),
+    ("COPY", _PROBE, _PROBE),
+    ("HSET", _PROBE, "x", "x"),
+    ("HGETALL", _PROBE),
+    ("HLEN", _PROBE),
+    ("HDEL", _PROBE, "x"),
+    ("GETBIT", _PROBE, 0),
+    ("ZADD", _PROBE, 0, "x"),
+    ("ZREVRANGE", _PROBE, 0, 1),
+    ("SMEMBERS", "_kombu.binding.probe"),
+    ("PUBLISH", "/0.celery.pidbox", "x"),
+    ("TIME",),
+)
+WORKER: Final[tuple[Command, ...]] = (
+    *PRODUCER,
+    ("BLMOVE", QUEUE, _TAKEN, "RIGHT", "LEFT", 1),
+    ("LMOVE", QUEUE, _TAKEN, "RIGHT", "LEFT"),
+    ("LRANGE", _TAKEN, 0, -1),
+    ("LREM", _TAKEN, 1, "x"),
+    ("HSET", "unacked", "x", "x"),
+    ("HGET", "unacked", "x"),
+    ("HDEL", "unacked", "x"),
+    ("ZADD", "unacked_index", 0, "x"),
+    ("ZREM", "unacked_index", "x"),
+    ("ZRANGE", "unacked_index", 0, 1, "BYSCORE"),
+    ("SET", "unacked_mutex", "x", "NX", "PX", 1),
+    ("SADD", "_kombu.binding.probe", "x"),
+    ("EVAL", "return 1", 1, _PROBE),
+    ("MGET", _PROBE),
+    ("HINCRBY", _PROBE, "x", 1),
+    ("SETBIT", _PROBE, 0, 1),
+    ("PUBLISH", "/0.celeryev/worker.heartbeat", "x"),
+)
+RESULTS: Final[tuple[Command, ...]] = (
+    ("SETEX", _RESULT, 1, "x"),
+    ("MGET", _RESULT),
+    ("UNLINK", _RESULT),
+)
+WORKER_RESULTS: Final[tuple[Command, ...]] = (*RESULTS, ("PUBLISH", _RESULT, "x"))
+# What shows whether the server takes work at the moment.
+_WRITE: Final[tuple[Command, ...]] = (("SETEX", _PROBE, 1, "x"), ("LPUSH", QUEUE, "x"))
+
+
+class ServerUnfitError(RuntimeError):
+    """The server is there, but cannot be used as it is; one sentence says why, and what to do."""
+
+
+def check_server(client: redis.Redis, url: object, commands: Iterable[Command]) -> None:
+    """Make sure that these commands can be used at a server; nothing in it is touched.
+
+    `url` is what the sentence calls it. What passes by itself (read-only, full, loading) is no
+    reason to refuse.
+
+    Raises:
+        ServerUnfitError: too old, in cluster mode, or it lacks or denies a command.
+        redis.RedisError: it does not answer, or refuses for a while.
+    """
+    if problem := _too_old(client) or _clustered(client):
+        msg = f"Redis at {url} {problem}"
+        raise ServerUnfitError(msg)
+    missing, denied = [], []
+    for words, error in _refusals(client, commands):
+        if isinstance(error, redis.exceptions.NoPermissionError):
+            denied.append((_shown(words), reason_of(error)))
+        elif "unknown command" in str(error).lower():
+            missing.append(str(words[0]))
+    if missing:
+        msg = f"Redis at {url} does not know {', '.join(missing)}: 6.2 or newer is needed, with it"
+        raise ServerUnfitError(msg)
+    if denied:
+        (first, reason), more = denied[0], len(denied) - 1
+        others = f", and {more} more" if more else ""
+        msg = f"the user of Redis at {url} lacks rights: {first}: {reason}{others}; see ACL SETUSER"
+        raise ServerUnfitError(msg)
+
+
+def refusal(client: redis.Redis, commands: Iterable[Command] = _WRITE) -> str:
+    """Return why a server that answers takes no work at the moment (READONLY, OOM, ...), or "".
+
+    `commands` are what is to be done there; by default, what is done where the queue is.
+
+    Raises:
+        redis.RedisError: it does not answer.
+    """
+    for _, error in _refusals(client, commands):
+        if passes(error):
+            return reason_of(error)
+    return ""
+
+
+def _shown(words: Command) -> str:
+    """Return a command's name and what it is used on."""
+    names = (word for word in words[1:] if isinstance(word, str) and word != _NO_SCRIPT)
+    return f"{words[0]} {next(names, '')}".rstrip()
+
+
+def _about(client: redis.Redis, section: str) -> dict[str, Any]:
+    """Return a section of INFO, or nothing where the user may not ask: then commands tell."""
+    answers: Any = client
+    try:
+        return dict(answers.info(section))
+    except redis.ResponseError:
+        return {}
+
+
+def _too_old(client: redis.Redis) -> str:
+    version = str(_about(client, "server").get("redis_version", ""))
+    numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
+    if not numbers or numbers >= OLDEST:
+        return ""
+    return f"is version {version}: 6.2 or newer is needed, or Valkey"
+
+
+def _clustered(client: redis.Redis) -> str:
+    if not _about(client, "cluster").get("cluster_enabled"):
+        return ""
+    return "is in cluster mode, which a queue cannot use: take a single server"
+
+
+def _refusals(
+    client: redis.Redis, commands: Iterable[Command]
+) -> list[tuple[Command, redis.ResponseError]]:
+    """Return the commands that the server does not queue, each with what it says."""
+    queued: list[Command] = [("MULTI",), *commands]
+    pool: Any = client.connection_pool
+    connection = pool.get_connection()
+    try:
+        connection.send_packed_command(connection.pack_commands([*queued, ("DISCARD",)]))
+        answers = [_answer(connection) for _ in queued]
+        # An error, if MULTI was one.
+        _answer(connection)
+    except BaseException:
+        connection.disconnect()
+        raise
+    finally:
+        pool.release(connection)
+    pairs = zip(queued, answers, strict=True)
+    return [(words, answer) for words, answer in pairs if answer is not None]
+
+
+def _answer(connection: Any) -> redis.ResponseError | None:
+    try:
+        connection.read_response()
+    except redis.ResponseError as e:
+        return e
+    return None

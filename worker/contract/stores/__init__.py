@@ -1,0 +1,1 @@
+"""What is kept in Redis beside the queue: jobs, blobs, dead letters."""

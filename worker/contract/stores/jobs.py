@@ -1,0 +1,277 @@
+"""Job id -> progress and results, in Redis. A job is what one `producer submit` sent."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+import msgspec
+
+from worker.contract.codec import decode
+from worker.contract.messages import (
+    KEY_PREFIX,
+    RESULT_PREFIX,
+    ChunkResult,
+    MessageError,
+    task_id,
+)
+
+if TYPE_CHECKING:
+    import redis
+
+JobState = Literal["submitting", "submitted", "interrupted", "cancelled"]
+
+MAX_ABOUT_CHARS: Final = 300
+_INDEX: Final = f"{KEY_PREFIX}jobs"
+_CODE: Final = "failed:"
+
+# A redelivered chunk finds its bit set: its first result stays, and nothing is counted. The result
+# is published too, as Celery's backend does, for whoever waits by `AsyncResult`.
+# Nor does anybody need to know any more which of its images were on trial.
+# KEYS: job, its bits, result, the chunk's trials. ARGV: seq, images, failed, ttl_s, the result's
+# body or "", and fields of the job with how many to add to each.
+_FINISH_CHUNK: Final = """
+local again = redis.call('GETBIT', KEYS[2], ARGV[1]) == 1
+redis.call('UNLINK', KEYS[4])
+if ARGV[5] ~= '' and not again then
+  redis.call('SETEX', KEYS[3], ARGV[4], ARGV[5])
+  redis.call('PUBLISH', KEYS[3], ARGV[5])
+end
+if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
+redis.call('EXPIRE', KEYS[1], ARGV[4])
+if again then return 0 end
+redis.call('SETBIT', KEYS[2], ARGV[1], 1)
+redis.call('EXPIRE', KEYS[2], ARGV[4])
+redis.call('HINCRBY', KEYS[1], 'done', ARGV[2])
+redis.call('HINCRBY', KEYS[1], 'failed', ARGV[3])
+for n = 6, #ARGV, 2 do redis.call('HINCRBY', KEYS[1], ARGV[n], ARGV[n + 1]) end
+return 1
+"""
+
+
+# A job that is cancelled or finished stays so; and it may finish while somebody looks.
+# KEYS: job. ARGV: state. Return whether there is such a job, and whether it moved.
+_MOVE: Final = """
+local found = redis.call('HMGET', KEYS[1], 'state', 'done', 'images')
+local state = found[1]
+if not state then return {0, 0} end
+local finished = state ~= 'submitting' and tonumber(found[2] or 0) >= tonumber(found[3] or 0)
+if finished or state == 'cancelled' or state == ARGV[1] then return {1, 0} end
+redis.call('HSET', KEYS[1], 'state', ARGV[1])
+return {1, 1}
+"""
+
+
+class NoSuchJobError(LookupError):
+    """There is no job with this id, or it has expired."""
+
+
+class Job(msgspec.Struct, frozen=True, kw_only=True):
+    """A job's record. `images` and `chunks` count what was sent, `done` what has results.
+
+    `failed` is part of `done`, and `codes` says why. Times are seconds since the epoch. `about` is
+    what was asked for, for a person, and `labels` how many; 0 is the model's own.
+    """
+
+    id: str
+    created_at_s: float
+    state: JobState = "submitting"
+    images: int = 0
+    chunks: int = 0
+    done: int = 0
+    failed: int = 0
+    codes: Mapping[str, int] = {}
+    about: str = ""
+    labels: int = 0
+
+    @property
+    def finished(self) -> bool:
+        """Whether every image sent has its result and no more will be sent."""
+        return self.state != "submitting" and self.done >= self.images
+
+    @property
+    def outstanding(self) -> int:
+        """Images sent that have no result yet."""
+        return max(0, self.images - self.done)
+
+
+class LostChunk(msgspec.Struct, frozen=True):
+    """A chunk that Celery gave up: it has no results, only the reason."""
+
+    seq: int
+    reason: str
+
+
+def new_job_id(now_s: float | None = None) -> str:
+    """Return a fresh id that sorts by time, such as `20261123-181502-5f3a9c`."""
+    stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime(time.time() if now_s is None else now_s))
+    return f"{stamp}-{secrets.token_hex(3)}"
+
+
+class JobStore:
+    """Job records and results in Redis; `results` is the result backend's if it is set apart."""
+
+    def __init__(
+        self,
+        client: redis.Redis,
+        ttl_s: int,
+        *,
+        results: redis.Redis | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._client: Any = client
+        self._results: Any = results or client
+        self._ttl_s = ttl_s
+        self._clock = clock
+        self._finish: Any = client.register_script(_FINISH_CHUNK)
+        self._move: Any = client.register_script(_MOVE)
+
+    def create(self, about: str = "", labels: int = 0) -> Job:
+        """Record a new job and return it. `about` is text for a person: no bytes of names."""
+        now_s = self._clock()
+        about = about[:MAX_ABOUT_CHARS]
+        job = Job(id=new_job_id(now_s), created_at_s=now_s, about=about, labels=labels)
+        with self._client.pipeline() as pipe:
+            fields = msgspec.to_builtins(job)
+            del fields["codes"]
+            pipe.hset(_key(job.id), mapping={name: str(value) for name, value in fields.items()})
+            pipe.expire(_key(job.id), self._ttl_s)
+            pipe.zadd(_INDEX, {job.id: job.created_at_s})
+            pipe.zremrangebyscore(_INDEX, 0, self._clock() - self._ttl_s * 30)
+            pipe.execute()
+        return job
+
+    def get(self, job_id: str) -> Job:
+        """Return the job's record.
+
+        Raises:
+            NoSuchJobError: there is none.
+        """
+        found = self._client.hgetall(_key(job_id))
+        if not found:
+            raise self._unknown(job_id)
+        return _job(found)
+
+    def list(self) -> list[Job]:
+        """Return all jobs that are remembered, the newest first."""
+        ids = [raw.decode() for raw in self._client.zrevrange(_INDEX, 0, -1)]
+        with self._client.pipeline(transaction=False) as pipe:
+            for job_id in ids:
+                pipe.hgetall(_key(job_id))
+            return [_job(found) for found in pipe.execute() if found]
+
+    def set_sent(self, job_id: str, *, images: int, chunks: int) -> None:
+        """Note how many images and chunks are sent, with those that are about to be.
+
+        Totals, not increments: where a connection breaks, the same may be said twice.
+        """
+        with self._client.pipeline() as pipe:
+            pipe.hset(_key(job_id), mapping={"images": images, "chunks": chunks})
+            pipe.expire(_key(job_id), self._ttl_s)
+            pipe.execute()
+
+    def set_state(self, job_id: str, state: JobState) -> bool:
+        """Move the job on; return whether it moved. One that is cancelled or finished stays so.
+
+        Raises:
+            NoSuchJobError: there is none.
+        """
+        there, moved = self._move(keys=[_key(job_id)], args=[state])
+        if not there:
+            raise self._unknown(job_id)
+        return bool(moved)
+
+    def _unknown(self, job_id: str) -> NoSuchJobError:
+        kept_h = self._ttl_s // 3600
+        return NoSuchJobError(f"there is no job {job_id} (records are kept for {kept_h} h)")
+
+    def is_cancelled(self, job_id: str) -> bool:
+        """Whether the job was cancelled: workers ask again and again."""
+        return bool(self._client.hget(_key(job_id), "state") == b"cancelled")
+
+    def finish_chunk(
+        self,
+        job_id: str,
+        seq: int,
+        *,
+        images: int,
+        failed: int,
+        codes: Mapping[str, int] | None = None,
+        body: bytes | str = b"",
+    ) -> bool:
+        """Count a chunk's images as done, once however often it came; True if counted now.
+
+        `codes` says how many of them failed with which code.
+
+        `body` is the chunk's result in the backend's form; it is stored in the same step, unless
+        it was before.
+        """
+        name = task_id(job_id, seq)
+        keys = [_key(job_id), done_key(job_id), RESULT_PREFIX + name, trials_key(name)]
+        added = [part for code, n in (codes or {}).items() for part in (_CODE + code, n)]
+        return bool(self._finish(keys=keys, args=[seq, images, failed, self._ttl_s, body, *added]))
+
+    def finished_chunks(self, job_id: str, seqs: Sequence[int]) -> set[int]:
+        """Return those of `seqs` that have been counted as done."""
+        with self._client.pipeline(transaction=False) as pipe:
+            for seq in seqs:
+                pipe.getbit(done_key(job_id), seq)
+            return {seq for seq, bit in zip(seqs, pipe.execute(), strict=True) if bit}
+
+    def collect(self, job_id: str, seqs: Sequence[int]) -> Sequence[ChunkResult | LostChunk]:
+        """Return what the result backend holds of these chunks, in one round trip.
+
+        Chunks that are not finished are left out. Keep windows to some hundreds of chunks.
+        """
+        if not seqs:
+            return []
+        bodies = self._results.mget([RESULT_PREFIX + task_id(job_id, seq) for seq in seqs])
+        return [_outcome(seq, body) for seq, body in zip(seqs, bodies, strict=True) if body]
+
+    def drop_results(self, job_id: str, seqs: Iterable[int]) -> None:
+        """Free the results of chunks that are safe elsewhere."""
+        keys = [RESULT_PREFIX + task_id(job_id, seq) for seq in seqs]
+        if keys:
+            self._results.unlink(*keys)
+
+
+def _outcome(seq: int, body: bytes) -> ChunkResult | LostChunk:
+    meta = decode(body)
+    if meta.get("status") != "SUCCESS":
+        return LostChunk(seq, f"{meta.get('status')}: {_message(meta.get('result'))}")
+    try:
+        return ChunkResult.from_wire(meta.get("result"))
+    except MessageError as e:
+        return LostChunk(seq, str(e))
+
+
+def _message(error: Any) -> str:
+    """Return the words of an exception as Celery stores it."""
+    if isinstance(error, dict):
+        return f"{error.get('exc_type')}: {error.get('exc_message')}"
+    return str(error)
+
+
+def _job(found: dict[bytes, bytes]) -> Job:
+    # Fields of a newer version are passed over.
+    fields: dict[str, Any] = {
+        key.decode(errors="replace"): value.decode(errors="replace") for key, value in found.items()
+    }
+    codes = {name.removeprefix(_CODE): n for name, n in fields.items() if name.startswith(_CODE)}
+    return msgspec.convert(fields | {"codes": codes}, Job, strict=False)
+
+
+def _key(job_id: str) -> str:
+    return f"{KEY_PREFIX}job:{job_id}"
+
+
+def trials_key(name: str) -> str:
+    """Return the key of what is known of a chunk, by its task id, that was delivered again."""
+    return f"{KEY_PREFIX}trials:{name}"
+
+
+def done_key(job_id: str) -> str:
+    """Return the key of a job's bits: one a chunk, set when its results are stored."""
+    return f"{KEY_PREFIX}job:{job_id}:done"

@@ -1,0 +1,258 @@
+"""transformers model -> artifact: both towers traced, compared with the model, described.
+
+Shapes: N images or texts, C channels, H x W pixels, L tokens, D embedding dimensions.
+"""
+
+from __future__ import annotations
+
+import copy
+import errno
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import msgspec
+import torch
+from tokenizers import Tokenizer
+
+from worker.artifact.manifest import (
+    FORMAT,
+    IMAGE_TOWER,
+    MANIFEST,
+    TEXT_TOWER,
+    TOKENIZER,
+    Manifest,
+)
+from worker.engines.infer import infer
+from worker.engines.torchscript import TorchScriptEngine, load_module
+from worker.errors import ExportError
+from worker.export.fast_decode import Agreement, agreement
+from worker.export.recipe import Recipe, recipe_of
+from worker.export.tracing import BATCHES, Trial, pixels, trace, try_out
+from worker.model.hub import Found, load
+from worker.model.original import keep
+from worker.model.precision import Precision, check, convert, supported, use_int8_engine
+from worker.model.rewrite import for_inference
+from worker.model.towers import ClassifierTower, ImageTower, TextTower
+
+LABELS: Final = "labels.txt"
+Say = Callable[[str], None]
+
+
+def export_found(
+    found: Found,
+    out: Path,
+    *,
+    precision: Precision | Literal["auto"] = "auto",
+    device: torch.device,
+    say: Say = lambda _: None,
+) -> Manifest:
+    """Write the artifact of a Hugging Face model to `out`; return its manifest.
+
+    `say` hears each step, as a sentence for a person.
+
+    Raises:
+        ExportError: the model cannot be exported, or the artifact does not agree with it.
+        DeviceError: the device does not have this precision.
+    """
+    if precision != "auto":
+        check(precision, device)
+    say(f"loading {found.source.id}")
+    loaded = load(found)
+    recipe = recipe_of(loaded)
+    tried = supported(device) if precision == "auto" else (precision,)
+    return export_model(
+        loaded.model, loaded.tokenizer, recipe, out, precisions=tried, device=device, say=say
+    )
+
+
+def export_model(
+    model: Any,
+    tokenizer: Any | None,
+    recipe: Recipe,
+    out: Path,
+    *,
+    precisions: tuple[Precision, ...] = ("fp32",),
+    device: torch.device | None = None,
+    say: Say = lambda _: None,
+) -> Manifest:
+    """Write the artifact of a model in the fastest of the precisions that agree with it.
+
+    An artifact that stands there already is replaced, but only by a whole one.
+
+    Raises:
+        ExportError: the towers cannot be traced, or do not agree with the model.
+    """
+    model = model.eval().to("cpu", torch.float32)
+    device = device or torch.device("cpu")
+    with _beside(out) as directory:
+        trial = _export_image(model, recipe, directory, precisions, device, say)
+        parity: dict[str, Any] = trial.parity()
+        scaled = _compare_decoding(trial, recipe, directory, device)
+        say(f"fast decoding: {scaled}")
+        if tokenizer is not None:
+            say("tracing the text tower")
+            parity["text_max_abs"] = _export_text(model, tokenizer, recipe, directory)
+        say("keeping transformers' own weights, for the other engines")
+        keep(model, directory)
+        if recipe.labels:
+            (directory / LABELS).write_text("\n".join(recipe.labels) + "\n", encoding="utf-8")
+        manifest = _manifest(model, recipe, trial, parity | scaled.parity(), directory)
+        manifest["fast_decode"] = scaled.holds
+        text = json.dumps(manifest, ensure_ascii=False, indent=1)
+        (directory / MANIFEST).write_text(text + "\n", encoding="utf-8")
+        return msgspec.convert(manifest, Manifest)
+
+
+def _export_image(
+    model: Any,
+    recipe: Recipe,
+    directory: Path,
+    precisions: tuple[Precision, ...],
+    device: torch.device,
+    say: Say,
+) -> Trial:
+    """Trace the image tower in each precision, the nearest to the model first; keep the best."""
+    spec = recipe.preprocessing
+    kind = ClassifierTower if recipe.kind == "classifier" else ImageTower
+    tower = kind(model, spec.mean, spec.std).eval()
+    images_NCHW = pixels(max(BATCHES), spec.height, spec.width)
+    with torch.no_grad():
+        reference_ND = tower(images_NCHW)
+    rewritten = for_inference(copy.deepcopy(tower))
+    best: Trial | None = None
+    for precision in precisions:
+        say(f"tracing the image tower in {precision}")
+        trial = try_out(
+            convert(rewritten, precision, device),
+            precision,
+            images_NCHW.to(device),
+            reference_ND,
+            directory / f"{precision}.pt",
+        )
+        say(str(trial))
+        if trial.beats(best):
+            best = trial
+    if best is None:
+        msg = f"the traced image tower does not agree with the model: {trial}"
+        raise ExportError(msg)
+    best.file.rename(directory / IMAGE_TOWER)
+    for precision in precisions:
+        (directory / f"{precision}.pt").unlink(missing_ok=True)
+    return best
+
+
+def _compare_decoding(
+    trial: Trial, recipe: Recipe, directory: Path, device: torch.device
+) -> Agreement:
+    """Ask the exported image tower whether it sees the same after fast decoding."""
+    if trial.precision == "int8":
+        use_int8_engine()
+    module = load_module(directory / IMAGE_TOWER, device)
+    engine = TorchScriptEngine(module, device, trial.precision)
+    return agreement(partial(infer, engine), recipe.preprocessing)
+
+
+def _export_text(model: Any, tokenizer: Any, recipe: Recipe, directory: Path) -> float:
+    """Trace the text tower and save the tokenizer; return the tower's largest deviation."""
+    labels = recipe.labels or ("猫", "a dog", "红色的苹果", "Zürich")
+    texts = [recipe.template.format(labels[n % len(labels)]) for n in range(max(BATCHES))]
+    tokens = tokenizer(
+        texts,
+        padding="max_length",
+        truncation=True,
+        max_length=recipe.max_text_tokens,
+        return_tensors="pt",
+        return_attention_mask=True,
+    )
+    ids_NL, mask_NL = tokens["input_ids"], tokens["attention_mask"]
+    _save_tokenizer(tokenizer, recipe, directory / TOKENIZER)
+    _check_tokens(directory / TOKENIZER, recipe.labels, texts, ids_NL)
+    tower = TextTower(copy.deepcopy(model)).eval()
+    with torch.no_grad():
+        reference_ND = tower(ids_NL, mask_NL)
+    return trace(tower, (ids_NL, mask_NL), reference_ND, directory / TEXT_TOWER).max_abs
+
+
+def _save_tokenizer(tokenizer: Any, recipe: Recipe, file: Path) -> None:
+    file.parent.mkdir()
+    fast = tokenizer.backend_tokenizer
+    fast.enable_truncation(max_length=recipe.max_text_tokens)
+    fast.enable_padding(
+        length=recipe.max_text_tokens,
+        pad_id=tokenizer.pad_token_id or 0,
+        pad_token=tokenizer.pad_token or "[PAD]",
+    )
+    fast.save(str(file))
+
+
+def _check_tokens(
+    file: Path, labels: tuple[str, ...], texts: list[str], ids_NL: torch.Tensor
+) -> None:
+    """Refuse a tokenizer that lost its vocabulary, or its own code on the way to the fast form."""
+    tokenizer = Tokenizer.from_file(str(file))
+    rows = {tuple(encoded.ids) for encoded in tokenizer.encode_batch(list(labels or set(texts)))}
+    wanted = len(labels or set(texts))
+    if len(rows) < wanted:
+        msg = f"{wanted} labels give only {len(rows)} different rows of tokens"
+        raise ExportError(msg)
+    if [encoded.ids for encoded in tokenizer.encode_batch(texts)] != ids_NL.tolist():
+        msg = "the tokenizer's fast form splits texts differently from the tokenizer itself"
+        raise ExportError(msg)
+
+
+def _manifest(
+    model: Any, recipe: Recipe, trial: Trial, parity: dict[str, Any], directory: Path
+) -> dict[str, Any]:
+    files = sorted(path for path in directory.rglob("*") if path.is_file())
+    scale = getattr(model, "logit_scale", None)
+    return {
+        "format": FORMAT,
+        "name": recipe.name,
+        "kind": recipe.kind,
+        "source": msgspec.to_builtins(recipe.source),
+        "files": {
+            path.relative_to(directory).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+            for path in files
+        },
+        "preprocessing": msgspec.to_builtins(recipe.preprocessing),
+        "embedding_dim": trial.dim,
+        "logit_scale": 1.0 if scale is None else float(scale.detach().exp()),
+        "max_text_tokens": recipe.max_text_tokens,
+        "template": recipe.template,
+        "labels": LABELS if recipe.labels else None,
+        "precision": trial.precision,
+        "batch_shapes": list(BATCHES),
+        "parity": parity,
+        "speed": trial.speed(),
+        "torch": torch.__version__,
+        "notice": recipe.notice,
+    }
+
+
+@contextmanager
+def _beside(out: Path) -> Iterator[Path]:
+    """Yield a directory that takes the place of `out` when the block succeeds, else vanishes."""
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        fresh = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+    except OSError as e:
+        msg = f"{out} cannot be written: {e.strerror}"
+        raise ExportError(msg) from e
+    try:
+        yield fresh
+        fresh.chmod(0o755)
+        shutil.rmtree(out, ignore_errors=True)
+        fresh.rename(out)
+    except OSError as e:
+        words = "the disk is full" if e.errno == errno.ENOSPC else e.strerror or str(e)
+        msg = f"{out} cannot be written: {words}"
+        raise ExportError(msg) from e
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)

@@ -1,0 +1,90 @@
+"""What `--model` says -> Artifact: one that stands, or one exported on first use and kept."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import torch
+
+from worker.artifact.cache_dir import cache_directory
+from worker.artifact.manifest import FORMAT, HUB_ID, MANIFEST, Artifact, Source, open_artifact
+from worker.contract.settings import Settings, expanded
+from worker.engines.base import resolve_device
+from worker.errors import ArtifactError
+from worker.images.decode import set_up
+
+_HUGGING_FACE: Final = "config.json"
+_DIGITS: Final = 16
+Say = Callable[[str], None]
+
+
+def open_model(settings: Settings, say: Say = lambda _: None) -> Artifact:
+    """Return the artifact that the settings mean; `say` hears the steps of an export.
+
+    `model` is an artifact, a directory of a Hugging Face model, an id of the hub, or empty for the
+    bundled model. The middle two are exported once for each device and precision asked for.
+
+    Raises:
+        ArtifactError: the artifact cannot be used, or has another precision than asked for.
+        ExportError: the model cannot be found or exported.
+        DeviceError: there is no such device, or it does not have this precision.
+    """
+    if _is_source(settings.model):
+        return open_artifact(export_to(None, settings, None, say))
+    return _check_precision(open_artifact(settings.model), settings.precision)
+
+
+def export_to(out: Path | None, settings: Settings, revision: str | None, say: Say) -> Path:
+    """Export the settings' model to `out`, or into the cache unless it is there; return the place.
+
+    Raises:
+        ExportError, DeviceError: as for `open_model`.
+    """
+    # Only now: transformers takes seconds to load, which an artifact need not.
+    from worker.export.export import export_found  # noqa: PLC0415
+    from worker.model.hub import find  # noqa: PLC0415
+
+    set_up(settings.max_pixels)
+    device = resolve_device(settings.device, settings.precision)
+    found = find(settings.model, revision, say)
+    place = out or _place(found.source, settings.precision, device)
+    if out is None and _stands(place):
+        return place
+    say(f"exporting {found.source.id} to {place}")
+    export_found(found, place, precision=settings.precision, device=device, say=say)
+    return place
+
+
+def _place(source: Source, precision: str, device: torch.device) -> Path:
+    """Return where an exported model is kept: another version of anything is another place."""
+    parts = (source.id, source.revision, precision, device.type, FORMAT, torch.__version__)
+    key = hashlib.sha256(repr(parts).encode()).hexdigest()[:_DIGITS]
+    return cache_directory() / f"{source.id.replace('/', '--')}-{key}"
+
+
+def _stands(place: Path) -> bool:
+    """Whether a whole artifact is there; a damaged one is made anew."""
+    try:
+        open_artifact(place)
+    except ArtifactError:
+        return False
+    return True
+
+
+def _is_source(name: str) -> bool:
+    """Whether a model is in transformers' form: a directory of it, or an id of the hub."""
+    directory = expanded(name)
+    if directory.exists():
+        return not (directory / MANIFEST).exists() and (directory / _HUGGING_FACE).exists()
+    return HUB_ID.fullmatch(name) is not None
+
+
+def _check_precision(artifact: Artifact, wanted: str) -> Artifact:
+    found = artifact.manifest.precision
+    if wanted not in {"auto", found}:
+        msg = f"model {artifact.id} was exported in {found}, not {wanted}: export it again"
+        raise ArtifactError(msg)
+    return artifact

@@ -1,0 +1,174 @@
+"""Module -> TorchScript file, run again from that file and compared with what it should give.
+
+Shapes: N rows, C channels, H x W pixels, D embedding dimensions.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from pathlib import Path
+from statistics import median
+from typing import Any, Final, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.jit._trace import TracerWarning
+
+from worker.engines.torchscript import TorchScriptEngine, load_module
+from worker.errors import ExportError
+from worker.model.precision import Precision
+
+# Traced at one size and compared at these: a batch size frozen into the graph would show.
+BATCHES: Final = (1, 2, 3, 4, 8)
+_TRACED_BATCH: Final = 2
+MIN_COSINE: Final = {"fp32": 0.99999, "fp16": 0.999, "bf16": 0.999, "int8": 0.999}
+# Of float32, absolute: of embeddings of length 1, or of a classifier's logits.
+MAX_ABS: Final = 1e-3
+# Who is faster by less is not: timings vary, and on a GPU fp16 and bf16 cost the same.
+_WORTH_LESS_PRECISION: Final = 0.95
+_SPEED_BATCHES: Final = (1, 4)
+_WARM_UPS: Final = 2
+_RUNS: Final = 5
+# Slow calls vary little: fewer will do.
+_MIN_RUNS: Final = 2
+_ENOUGH_S: Final = 1.0
+
+
+class Deviation(NamedTuple):
+    """How far rows are from what they should be: the worst cosine, the largest difference."""
+
+    min_cosine: float
+    max_abs: float
+
+
+class Trial(NamedTuple):
+    """A traced image tower: where it lies, how well it agrees, and how fast it is."""
+
+    file: Path
+    precision: Precision
+    deviation: Deviation
+    dim: int
+    ms_by_batch: dict[int, float]
+
+    @property
+    def agrees(self) -> bool:
+        """Whether it may stand for the model."""
+        close = self.precision != "fp32" or self.deviation.max_abs <= MAX_ABS
+        return close and self.deviation.min_cosine >= MIN_COSINE[self.precision]
+
+    @property
+    def ms(self) -> float:
+        """Milliseconds of the largest batch that was timed."""
+        return self.ms_by_batch[max(self.ms_by_batch)]
+
+    def beats(self, other: Trial | None) -> bool:
+        """Whether it agrees, and is enough faster than the other, which is nearer to the model."""
+        return self.agrees and (other is None or self.ms < _WORTH_LESS_PRECISION * other.ms)
+
+    def parity(self) -> dict[str, Any]:
+        """Return what the manifest says of agreement."""
+        return {
+            "image_min_cosine": self.deviation.min_cosine,
+            "image_max_abs": self.deviation.max_abs,
+        }
+
+    def speed(self) -> dict[str, Any]:
+        """Return what the manifest says of speed: milliseconds a batch, by its size."""
+        return {f"batch_{size}_ms": round(ms, 2) for size, ms in self.ms_by_batch.items()}
+
+    def __str__(self) -> str:
+        """Say it for a person."""
+        cosine, _largest = self.deviation
+        times = ", ".join(f"{size} in {ms:.0f} ms" for size, ms in self.ms_by_batch.items())
+        verdict = "" if self.agrees else " - too far from the model"
+        return f"{self.precision}: cosine {cosine:.6f}, images: {times}{verdict}"
+
+
+def pixels(count: int, height: int, width: int) -> Tensor:
+    """Return pictures of a sort, uint8 NCHW: shapes with edges and slopes, grain, one all black."""
+    dice = torch.Generator().manual_seed(0)
+    coarse = torch.rand(count, 3, 7, 7, generator=dice)
+    smooth = F.interpolate(coarse, size=(height, width), mode="bicubic")
+    grain = 0.04 * torch.randn(smooth.shape, generator=dice)
+    images = ((smooth + grain).clamp(0, 1) * 255).round().to(torch.uint8)
+    images[-1] = 0
+    return images
+
+
+def try_out(
+    tower: nn.Module, precision: Precision, images_NCHW: Tensor, reference_ND: Tensor, file: Path
+) -> Trial:
+    """Trace an image tower, compare it with the reference, and time it.
+
+    Raises:
+        ExportError: it cannot be traced or run.
+    """
+    deviation = trace(tower, (images_NCHW,), reference_ND, file)
+    # As a worker runs it: a GPU's graphs are half the time of small batches.
+    device = images_NCHW.device
+    engine = TorchScriptEngine(load_module(file, device), device, precision)
+    on_host_NCHW = images_NCHW.to("cpu")
+    times = {size: _time_ms(engine, on_host_NCHW[:size]) for size in _SPEED_BATCHES}
+    return Trial(file, precision, deviation, reference_ND.shape[1], times)
+
+
+def trace(
+    tower: nn.Module, inputs: tuple[Tensor, ...], reference_ND: Tensor, file: Path
+) -> Deviation:
+    """Trace, freeze and save a tower; return how far the saved one is from the reference.
+
+    Each of `inputs` and the reference have as many rows as the largest of `BATCHES`.
+
+    Raises:
+        ExportError: it cannot be traced, saved or run, or depends on the batch it was traced with.
+    """
+    with torch.no_grad(), warnings.catch_warnings():
+        # TorchScript is deprecated upstream and still the fastest to load and run from a file.
+        # What tracing warns of, that a branch is frozen, the comparison below would show.
+        for kind in (FutureWarning, DeprecationWarning, TracerWarning, UserWarning):
+            warnings.simplefilter("ignore", kind)
+        try:
+            example = tuple(rows[:_TRACED_BATCH] for rows in inputs)
+            traced = torch.jit.freeze(torch.jit.trace(tower.eval(), example, check_trace=False))  # type: ignore[no-untyped-call]
+            torch.jit.save(traced, str(file))
+            saved = torch.jit.load(str(file), map_location=inputs[0].device)  # type: ignore[no-untyped-call]
+            found = [saved(*(rows[:size] for rows in inputs)) for size in BATCHES]
+        except (RuntimeError, TypeError, ValueError) as e:
+            raise ExportError(_words(e, file)) from e
+    return _deviation(found, reference_ND)
+
+
+def _deviation(found: list[Tensor], reference_ND: Tensor) -> Deviation:
+    """Compare what each batch size gave with the first rows of the reference."""
+    rows = [one.to("cpu", torch.float32) for one in found]
+    wanted = torch.cat([reference_ND[: len(one)] for one in rows])
+    given = torch.cat(rows)
+    if given.shape != wanted.shape:
+        msg = f"the traced model gives {tuple(given.shape)}, not {tuple(wanted.shape)}"
+        raise ExportError(msg)
+    # In float64: near 1, float32 has steps of 6e-8, and sums of squares more.
+    cosines = F.cosine_similarity(given.double(), wanted.double(), dim=-1)
+    largest = (given - wanted).abs().max()
+    return Deviation(float(cosines.min().nan_to_num(-1.0)), float(largest.nan_to_num(torch.inf)))
+
+
+def _time_ms(engine: TorchScriptEngine, images_NCHW: Tensor) -> float:
+    """Return the median time of a call, from pixels to embeddings on the host."""
+    times_s: list[float] = []
+    for _ in range(_WARM_UPS):
+        engine.embed(images_NCHW)
+    while len(times_s) < _RUNS and (sum(times_s) < _ENOUGH_S or len(times_s) < _MIN_RUNS):
+        began_s = time.perf_counter()
+        engine.embed(images_NCHW)
+        times_s.append(time.perf_counter() - began_s)
+    return median(times_s) * 1000
+
+
+def _words(error: Exception, file: Path) -> str:
+    text = str(error)
+    if "PytorchStreamWriter" in text or "No space left" in text:
+        return f"{file.name} cannot be written: the disk is full, or the directory is gone"
+    line = next((one.strip() for one in text.splitlines() if one.strip()), repr(error))
+    return f"{file.name} cannot be traced: {line}"

@@ -1,0 +1,60 @@
+"""Artifact -> the same artifact in another precision, traced from transformers' own weights."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import msgspec
+import torch
+
+from worker.artifact.manifest import IMAGE_TOWER, MANIFEST, Artifact, artifact_id
+from worker.errors import ExportError
+from worker.export.tracing import BATCHES, pixels, try_out
+from worker.model.original import original_tower
+from worker.model.precision import Precision, check, convert
+from worker.model.rewrite import for_inference
+
+
+def variant(
+    artifact: Artifact, precision: Precision, directory: Path, device: torch.device
+) -> Artifact:
+    """Write the artifact in `precision` to `directory`; the files that stay are links.
+
+    Raises:
+        ArtifactError: the artifact does not hold transformers' own weights.
+        DeviceError: the device does not have this precision.
+        ExportError: in this precision it does not agree with the model.
+    """
+    check(precision, device)
+    directory.mkdir(parents=True)
+    spec = artifact.manifest.preprocessing
+    tower = original_tower(artifact)
+    images_NCHW = pixels(max(BATCHES), spec.height, spec.width)
+    with torch.no_grad():
+        reference_ND = tower(images_NCHW)
+    trial = try_out(
+        convert(for_inference(tower), precision, device),
+        precision,
+        images_NCHW.to(device),
+        reference_ND,
+        directory / IMAGE_TOWER,
+    )
+    if not trial.agrees:
+        msg = f"in {precision}, {artifact.id} is too far from the model: {trial}"
+        raise ExportError(msg)
+    for name in artifact.manifest.files.keys() - {IMAGE_TOWER}:
+        (directory / name).parent.mkdir(parents=True, exist_ok=True)
+        (directory / name).symlink_to((artifact.path / name).resolve())
+    digest = hashlib.sha256((directory / IMAGE_TOWER).read_bytes()).hexdigest()
+    manifest = msgspec.structs.replace(
+        artifact.manifest,
+        precision=precision,
+        files=artifact.manifest.files | {IMAGE_TOWER: digest},
+        parity=artifact.manifest.parity | trial.parity(),
+        speed=trial.speed(),
+    )
+    body = json.dumps(msgspec.to_builtins(manifest), ensure_ascii=False, indent=1).encode() + b"\n"
+    (directory / MANIFEST).write_bytes(body)
+    return Artifact(directory, manifest, artifact_id(manifest, body))

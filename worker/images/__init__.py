@@ -1,0 +1,1 @@
+"""A reference to an image -> uint8 pixels."""

@@ -1,0 +1,161 @@
+"""Bytes -> pixels at the model's size. Rejects what is not an image; knows nothing of queues.
+
+Shapes: C colour channels (red, green, blue), H height, W width.
+"""
+
+from __future__ import annotations
+
+import struct
+import warnings
+import zlib
+from collections.abc import Callable
+from contextlib import nullcontext
+from io import BytesIO
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from worker.errors import (
+    BrokenImageError,
+    ImageError,
+    NotAnImageError,
+    TooManyPixelsError,
+    TruncatedError,
+)
+from worker.images.colour import flatten, upright
+from worker.images.resize import fit
+
+if TYPE_CHECKING:
+    from worker.artifact.manifest import Preprocessing
+    from worker.budget import Budget
+
+Pixels = npt.NDArray[np.uint8]
+
+# Raster formats that people keep pictures in; MPO comes with JPEG. Refused: EPS, which Pillow hands
+# to Ghostscript; and fonts, films and stubs.
+FORMATS: Final = (
+    *("JPEG", "PNG", "WEBP", "GIF", "AVIF", "BMP", "TIFF", "JPEG2000", "PPM", "ICO", "ICNS"),
+    *("PSD", "QOI", "DDS", "SGI", "PCX", "TGA"),
+)
+# Fast mode: a JPEG may be decoded at a fraction of its size, but at twice the size wanted or more.
+_FAST_GAP: Final = 2
+_FRACTIONS: Final = (1, 2, 4, 8)
+# What Pillow's decoders raise on hostile input: found by fuzzing them, and by reading them.
+_DECODER_ERRORS: Final = (
+    *(OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, ArithmeticError),
+    *(AttributeError, AssertionError, NotImplementedError, RuntimeError, MemoryError),
+    *(struct.error, zlib.error),
+)
+_CUT_OFF: Final = ("truncated", "not enough image data", "premature end", "no more images")
+_PREFIX_BYTES: Final = 16
+_RIFF_HEADER_BYTES: Final = 8
+_WORDS_CHARS: Final = 120
+
+
+def set_up(max_pixels: int) -> None:
+    """Prepare Pillow, once for the process: its plugins, its own limit and its warnings.
+
+    `decode` checks the header itself; Pillow's limit is for images inside images, such as the PNG
+    in an icon. A warning is about one image's oddity and must never become an error.
+    """
+    Image.init()
+    Image.MAX_IMAGE_PIXELS = max_pixels
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+    # Pillow's pixels are read-only, and nobody writes to them.
+    warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+
+
+def decode(
+    data: bytes,
+    spec: Preprocessing,
+    *,
+    max_pixels: int,
+    fast: bool = False,
+    max_side: int = 0,
+    budget: Budget | None = None,
+    look: Callable[[Pixels], None] = lambda _: None,
+) -> Pixels:
+    """Return the first frame at the model's size: uint8, CHW, C-contiguous.
+
+    `look` is shown the frame before it is brought to that size: upright, HWC, or HW if it is grey.
+
+    A JPEG with a side of more than `max_side` pixels, if that is not 0, is scaled down by a half, a
+    quarter or an eighth while it is decoded, in either mode. Pixels are spent from the `budget`
+    while they are in memory.
+
+    Exact mode gives what Pillow's `convert("RGB")` and torchvision's antialiased resizing give
+    where an image is opaque and upright; fast mode lets a JPEG's own scaling do the coarse part.
+
+    Raises:
+        ImageError: of stage `decode`.
+    """
+    try:
+        with _open(data) as image:
+            if image.width * image.height > max_pixels:
+                raise TooManyPixelsError(image.size, max_pixels)
+            if max_side:
+                _scale_down(image, max_side)
+            if fast:
+                _draft(image, spec)
+            with budget.spend(image.width * image.height) if budget else nullcontext():
+                image.load()
+                whole = upright(np.asarray(flatten(image)), image)
+                look(whole)
+                return fit(whole, spec)
+    except Image.DecompressionBombError as e:
+        raise TooManyPixelsError(None, max_pixels) from e
+    except _DECODER_ERRORS as e:
+        raise _explain(e, data) from e
+
+
+def _open(data: bytes) -> Image.Image:
+    """Read the header. Unlike `Image.open`, tell a damaged header from a file that is no image.
+
+    Its limit on pixels is left out too: that one knows the number of pixels, but not width and
+    height, which a person would rather read.
+    """
+    Image.init()  # Free after the first time; `set_up` may not have been called, as in a script.
+    prefix = data[:_PREFIX_BYTES].ljust(_PREFIX_BYTES, b"\0")
+    for name in FORMATS:
+        factory, accept = Image.OPEN[name]
+        # A string would say that this Pillow was built without the format.
+        if accept and accept(prefix) is not True:
+            continue
+        try:
+            return factory(BytesIO(data), "")
+        except _DECODER_ERRORS as e:
+            # A format without a signature is tried on everything: its refusal says nothing.
+            if accept:
+                raise _explain(e, data, f"it begins like {name}, but its header is damaged") from e
+    raise NotAnImageError
+
+
+def _scale_down(image: Image.Image, max_side: int) -> None:
+    """Let a JPEG decode at the largest of its fractions whose sides are no longer than that."""
+    longest = max(image.size)
+    fraction = next((one for one in _FRACTIONS if longest <= one * max_side), _FRACTIONS[-1])
+    if fraction > 1:
+        image.draft(None, (image.width // fraction, image.height // fraction))
+
+
+def _draft(image: Image.Image, spec: Preprocessing) -> None:
+    """Let a JPEG decode at an eighth, a quarter or half its size, if that leaves enough."""
+    side = _FAST_GAP * max(spec.height, spec.width, spec.edge or 0)
+    image.draft(None, (side, side))
+
+
+def _explain(error: Exception, data: bytes, sentence: str = "") -> ImageError:
+    words = str(error).lower()[:_WORDS_CHARS]
+    if isinstance(error, MemoryError):
+        return BrokenImageError("the image needs more memory than there is")
+    if isinstance(error, EOFError) or any(hint in words for hint in _CUT_OFF) or _is_short(data):
+        return TruncatedError()
+    return BrokenImageError(sentence or f"{BrokenImageError.sentence}: {words}")
+
+
+def _is_short(data: bytes) -> bool:
+    """Whether a RIFF file (WebP) has fewer bytes than it says; its decoder does not tell."""
+    stated = int.from_bytes(data[4:_RIFF_HEADER_BYTES], "little")
+    return data.startswith(b"RIFF") and len(data) < stated + _RIFF_HEADER_BYTES

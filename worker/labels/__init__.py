@@ -1,0 +1,1 @@
+"""Labels -> a matrix of unit text embeddings, computed once per label set."""

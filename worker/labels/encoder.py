@@ -1,0 +1,238 @@
+"""Label pack + text tower -> label matrix, once per label set and never per image.
+
+Shapes: K labels, J background words, D embedding dimensions.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from types import MappingProxyType
+from typing import Final, NamedTuple, Protocol
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from worker.artifact.manifest import Artifact, open_artifact
+from worker.contract.labels import PLACEHOLDER, LabelPack, LabelsError, parse_labels
+from worker.errors import ArtifactError, LabelsMissingError
+from worker.labels.matrix_store import NoShelf, Shelf
+from worker.labels.text_tower import TextEmbedder, unit
+
+Matrix = npt.NDArray[np.float32]
+
+# 20,000 labels of 512 dimensions are 40 MB.
+_SETS_KEPT: Final = 16
+# Texts so near to each other mean the same, such as a label and its plural.
+_SAME_MEANING: Final = 0.95
+
+
+class Background(NamedTuple):
+    """Words for all else that images may show, and which of them mean something else than a label.
+
+    `apart_JK` is 1 where word j does not mean the same as label k, else 0.
+    """
+
+    matrix_JD: Matrix
+    apart_JK: Matrix
+
+
+class LabelSet(NamedTuple):
+    """Labels and their unit embeddings, row k for label k, C-contiguous float32.
+
+    With a background, each label is scored by itself against that.
+    """
+
+    labels: tuple[str, ...]
+    matrix_KD: Matrix
+    parents: Mapping[str, str] = MappingProxyType({})
+    background: Background | None = None
+
+
+class LabelCache:
+    """Label sets by the hash of their pack; the least recently used go first."""
+
+    def __init__(self, encode: Callable[[LabelPack], LabelSet]) -> None:
+        self._encode = encode
+        self._lock = threading.Lock()
+        self._sets: OrderedDict[str, Future[LabelSet]] = OrderedDict()
+
+    def get(self, key: str, fetch: Callable[[], LabelPack]) -> LabelSet:
+        """Return the set of `key`; its pack is fetched and encoded once, however many threads ask.
+
+        Raises:
+            Exception: what `fetch` or the encoder raised; the next to ask tries again.
+        """
+        with self._lock:
+            found = self._sets.get(key)
+            future: Future[LabelSet] = found or self._sets.setdefault(key, Future())
+            self._sets.move_to_end(key)
+            if len(self._sets) > _SETS_KEPT:
+                self._sets.popitem(last=False)
+        if found is None:
+            # Outside the lock: those who ask for a set that stands do not wait for this one.
+            self._fill(key, future, fetch)
+        return future.result()
+
+    def _fill(self, key: str, future: Future[LabelSet], fetch: Callable[[], LabelPack]) -> None:
+        try:
+            future.set_result(self._encode(fetch()))
+        except BaseException as e:  # noqa: BLE001 - whoever waits for the set gets the reason
+            with self._lock:
+                self._sets.pop(key, None)
+            future.set_exception(e)
+
+
+class Encoder(Protocol):
+    """What makes a label set of a label pack. Several threads may ask at once."""
+
+    def encode(self, pack: LabelPack) -> LabelSet:
+        """Return the pack's label set; what the pack leaves open is filled in from the model."""
+
+
+def encoder_of(artifact: Artifact, device: str, shelf: Shelf | None = None) -> Encoder:
+    """Return the encoder of a model: by its text tower, or by its fixed classes.
+
+    Raises:
+        ArtifactError: a file of the model cannot be used.
+    """
+    if artifact.manifest.kind == "classifier":
+        return Classes(artifact)
+    return LabelEncoder(artifact, device, shelf)
+
+
+class Classes:
+    """The labels of a classifier: label k is logit k, and a set is a choice among them."""
+
+    def __init__(self, artifact: Artifact) -> None:
+        """Read them.
+
+        Raises:
+            ArtifactError: there are more or fewer than logits.
+        """
+        self._labels = own_pack(artifact).labels
+        self._dim = artifact.manifest.embedding_dim
+        if len(self._labels) != self._dim:
+            msg = f"model {artifact.id} has {self._dim} logits for {len(self._labels)} labels"
+            raise ArtifactError(msg)
+        self._rows = {label: k for k, label in enumerate(self._labels)}
+
+    def encode(self, pack: LabelPack) -> LabelSet:
+        """Return the classes that the pack names, or all; templates mean nothing here.
+
+        Raises:
+            LabelsMissingError: it names one that the model does not know.
+        """
+        if pack.calibrated:
+            msg = "the model is a classifier: it has no words to calibrate its scores by"
+            raise LabelsMissingError(msg)
+        labels = pack.labels or self._labels
+        if unknown := [label for label in labels if label not in self._rows]:
+            more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
+            msg = f"the model is a classifier that does not know {unknown[0]!r}{more}"
+            raise LabelsMissingError(msg)
+        matrix_KD = np.zeros((len(labels), self._dim), np.float32)
+        matrix_KD[range(len(labels)), [self._rows[label] for label in labels]] = 1
+        return LabelSet(labels, matrix_KD, MappingProxyType(pack.parents))
+
+
+class LabelEncoder:
+    """Label sets of a zero-shot model: from the shelf, else by its text tower."""
+
+    def __init__(self, artifact: Artifact, device: str, shelf: Shelf | None = None) -> None:
+        """Take the shelf on which encoded sets are shared with other workers, if there is one.
+
+        Raises:
+            ArtifactError: the tokenizer cannot be loaded.
+        """
+        self._artifact = artifact
+        self._shelf = shelf or NoShelf()
+        self._texts = TextEmbedder(artifact, device)
+
+    def encode(self, pack: LabelPack) -> LabelSet:
+        """Return the pack's label set; what the pack leaves open is filled in from the model.
+
+        Raises:
+            LabelsMissingError: the pack is empty and the model has no labels of its own.
+            InferenceError: the text tower failed.
+            ArtifactError: the text tower cannot be loaded.
+            redis.RedisError: the shelf is away.
+        """
+        full = pack if pack.labels else own_pack(self._artifact, pack.templates)
+        matrix_KD = self._kept(f"{self._artifact.id}:{pack.hash}", full)
+        background = None
+        if pack.calibrated:
+            words = self._background(pack)
+            matrix_JD = self._kept(f"{self._artifact.id}:{words.hash}", words)
+            background = Background(matrix_JD, _apart(full, matrix_KD, words, matrix_JD))
+        return LabelSet(full.labels, matrix_KD, MappingProxyType(full.parents), background)
+
+    def _kept(self, key: str, pack: LabelPack) -> Matrix:
+        templates = pack.templates or (self._artifact.manifest.template,)
+        shape = (len(pack.labels), self._artifact.manifest.embedding_dim)
+        return self._shelf.get(key, shape, lambda: self._matrix(pack, templates))
+
+    def _background(self, pack: LabelPack) -> LabelPack:
+        """Return the words that a pack is calibrated by: its own, the model's labels, or ours."""
+        words = pack.background
+        if not words:
+            named = self._artifact if self._artifact.manifest.labels else open_artifact()
+            words = own_pack(named).labels
+        return LabelPack(words, pack.templates)
+
+    def _matrix(self, pack: LabelPack, templates: Sequence[str]) -> Matrix:
+        """Return unit embeddings KD: each the mean over templates, then over label and aliases."""
+        owners: list[int] = []
+        texts: list[str] = []
+        for k, label in enumerate(pack.labels):
+            names = (label, *pack.aliases.get(label, ()))
+            owners += [k] * len(names)
+            texts += names
+        embedded = [
+            self._texts.embed([template.replace(PLACEHOLDER, text) for text in texts])
+            for template in templates
+        ]
+        total_KD = np.zeros((len(pack.labels), self._artifact.manifest.embedding_dim), np.float32)
+        np.add.at(total_KD, owners, unit(np.sum(embedded, axis=0)))
+        return unit(total_KD)
+
+
+def _apart(labels: LabelPack, matrix_KD: Matrix, words: LabelPack, matrix_JD: Matrix) -> Matrix:
+    """Return for each background word whether it means something else than each label.
+
+    It does not if it is the label, one of its aliases, its parent or child, or nearly so.
+    """
+    apart_JK = (matrix_JD @ matrix_KD.T < _SAME_MEANING).astype(np.float32)
+    rows = {word: j for j, word in enumerate(words.labels)}
+    places = {label: k for k, label in enumerate(labels.labels)}
+    for label, k in places.items():
+        kin = (label, *labels.aliases.get(label, ()), labels.parents.get(label, label))
+        apart_JK[[rows[word] for word in kin if word in rows], k] = 0
+    for child, parent in labels.parents.items():
+        if parent in places and child in rows:
+            apart_JK[rows[child], places[parent]] = 0
+    return apart_JK
+
+
+def own_pack(artifact: Artifact, templates: tuple[str, ...] = ()) -> LabelPack:
+    """Return the label set that the model came with.
+
+    Raises:
+        LabelsMissingError: it has none.
+        ArtifactError: its label file cannot be used.
+    """
+    name = artifact.manifest.labels
+    if name is None:
+        raise LabelsMissingError
+    try:
+        text = artifact.file(name).read_text(encoding="utf-8")
+        if artifact.manifest.kind == "classifier":
+            # Names that somebody else gave: whatever signs they hold are letters.
+            return LabelPack(tuple(text.split("\n")[:-1]))
+        return msgspec.structs.replace(parse_labels(text), templates=templates)
+    except (LabelsError, OSError, UnicodeError) as e:
+        msg = f"{name} of model {artifact.id}: {e}"
+        raise ArtifactError(msg) from e

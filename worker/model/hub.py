@@ -1,0 +1,230 @@
+"""Hugging Face id or directory -> transformers model with its processor and tokenizer.
+
+Whatever fails is one sentence: the libraries below raise a dozen kinds of errors, at length.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from safetensors.torch import load_file
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModel,
+    AutoModelForImageClassification,
+    AutoTokenizer,
+    PreTrainedTokenizerFast,
+)
+from transformers.utils import logging as transformers_logging
+
+from worker.artifact.manifest import HUB_ID, Source
+from worker.contract.settings import expanded
+from worker.errors import ExportError
+from worker.model.conv_stem import add_stem, has_stem
+from worker.model.towers import ZERO_SHOT
+
+_WEIGHTS: Final = ("*.safetensors", "pytorch_model*.bin")
+_FILES: Final = ("*.json", "*.txt", "*.model")
+# One of these makes a tokenizer; without any, transformers hands out an empty one, silently.
+_TOKENIZER_FILES: Final = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
+_ID_DIGITS: Final = 12
+
+
+class Found(NamedTuple):
+    """Where a model's files lie, and what they are."""
+
+    directory: Path
+    source: Source
+
+
+class Loaded(NamedTuple):
+    """A transformers model in float32, ready to be exported. A classifier has no tokenizer."""
+
+    model: Any
+    processor: Any
+    tokenizer: Any | None
+    source: Source
+
+
+def find(name: str, revision: str | None, say: Callable[[str], None]) -> Found:
+    """Return the directory of a model, downloaded if `name` is an id of the hub.
+
+    `say` hears of a download before it begins.
+
+    Raises:
+        ExportError: there is no such directory or id, or the hub cannot be reached.
+    """
+    directory = expanded(name)
+    if directory.is_dir():
+        return Found(directory, Source(id=directory.resolve().name, revision=_digest(directory)))
+    if not HUB_ID.fullmatch(name):
+        msg = f"there is no model at {name}"
+        raise ExportError(msg)
+    say(f"looking for {name} on the hub")
+    try:
+        return _download(name, revision)
+    except (RepositoryNotFoundError, GatedRepoError, HFValidationError) as e:
+        msg = f"there is no model {name!r}, neither as a directory here nor on the hub for you"
+        raise ExportError(msg) from e
+    except RevisionNotFoundError as e:
+        msg = f"model {name!r} has no revision {revision!r}"
+        raise ExportError(msg) from e
+    except LocalEntryNotFoundError as e:
+        msg = (
+            f"model {name!r} is no directory here, and the hub cannot be reached to download it: "
+            f"check the network, or give the directory of a model that was downloaded elsewhere"
+        )
+        raise ExportError(msg) from e
+    except OSError as e:
+        raise ExportError(_os_words(e, f"model {name!r} cannot be downloaded")) from e
+
+
+def load(found: Found) -> Loaded:
+    """Load a model that was found.
+
+    Raises:
+        ExportError: its architecture cannot be exported, or something of it is missing or broken.
+    """
+    directory, name = found.directory, found.source.id
+    model = load_model(directory, name)
+    processor = _attempt(
+        lambda: AutoImageProcessor.from_pretrained(directory), f"the image processor of {name!r}"
+    )
+    zero_shot = model.config.model_type in ZERO_SHOT
+    tokenizer = _tokenizer(directory, name) if zero_shot else None
+    return Loaded(model, processor, tokenizer, found.source)
+
+
+def load_model(directory: Path, name: str) -> Any:
+    """Load the model of a directory in float32, ready for inference.
+
+    Raises:
+        ExportError: as for `load`.
+    """
+    quiet()
+    config = _attempt(lambda: AutoConfig.from_pretrained(directory), f"the config of {name!r}")
+    zero_shot = config.model_type in ZERO_SHOT
+    if not zero_shot and type(config) not in AutoModelForImageClassification._model_mapping:  # noqa: SLF001
+        msg = (
+            f"model {name!r} is a {config.model_type}: only {', '.join(ZERO_SHOT)} and image "
+            f"classifiers can be exported"
+        )
+        raise ExportError(msg)
+    if has_stem(config):
+        return _attempt(lambda: _with_stem(config, directory), f"the weights of {name!r}")
+    return _weights(AutoModel if zero_shot else AutoModelForImageClassification, directory, name)
+
+
+def quiet() -> None:
+    """Keep transformers from printing: what matters is raised, or said by the exporter."""
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+
+
+def _download(name: str, revision: str | None) -> Found:
+    for weights in _WEIGHTS:
+        patterns = [*_FILES, weights]
+        path = Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
+        if any(path.glob(weights)):
+            break
+    # The hub's cache calls a snapshot's directory by its commit.
+    return Found(path, Source(id=name, revision=path.name))
+
+
+def _weights(kind: Any, directory: Path, name: str) -> Any:
+    """Return the model; transformers would make up what its file lacks, at random."""
+    model, info = _attempt(
+        lambda: kind.from_pretrained(directory, dtype=torch.float32, output_loading_info=True),
+        f"the weights of {name!r}",
+    )
+    if lacking := sorted(info["missing_keys"]) + sorted(map(str, info["mismatched_keys"])):
+        msg = f"the weights of {name!r} lack {len(lacking)} that the model needs: {lacking[0]} ..."
+        raise ExportError(msg)
+    return model.eval()
+
+
+def _with_stem(config: Any, directory: Path) -> Any:
+    """Return a model with a stem, which transformers by itself would not give it."""
+    model = add_stem(AutoModel.from_config(config)).to(torch.float32)
+    model.load_state_dict(load_file(directory / "model.safetensors"))
+    return model.eval()
+
+
+def _digest(directory: Path) -> str:
+    """Return the sha256 over a directory's files, first 12 digits: which weights these are."""
+    total = hashlib.sha256()
+    for file in sorted(directory.iterdir()):
+        if file.is_file():
+            with file.open("rb") as stream:
+                total.update(file.name.encode() + hashlib.file_digest(stream, "sha256").digest())
+    return f"sha256:{total.hexdigest()[:_ID_DIGITS]}"
+
+
+def _tokenizer(directory: Path, name: str) -> Any:
+    if not any(any(directory.glob(pattern)) for pattern in _TOKENIZER_FILES):
+        msg = f"model {name!r} comes without a tokenizer: one of {', '.join(_TOKENIZER_FILES)}"
+        raise ExportError(msg)
+    if (directory / "tokenizer.json").exists():
+        return _attempt(
+            lambda: _fast_tokenizer(directory), f"the tokenizer of {name!r} (tokenizer.json)"
+        )
+    tokenizer = _attempt(
+        lambda: AutoTokenizer.from_pretrained(directory), f"the tokenizer of {name!r}"
+    )
+    if not getattr(tokenizer, "is_fast", False):
+        msg = f"the tokenizer of {name!r} has no fast form: save it with a tokenizer.json first"
+        raise ExportError(msg)
+    return tokenizer
+
+
+def _fast_tokenizer(directory: Path) -> Any:
+    """Return what tokenizer.json says, whatever class the model's own code would choose."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(directory)
+    except Exception:  # noqa: BLE001 - a library for the slow form is missing: the fast one is here
+        tokenizer = None
+    if tokenizer is None or not getattr(tokenizer, "is_fast", False):
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(directory)
+    return tokenizer
+
+
+def _attempt(step: Callable[[], Any], what: str) -> Any:
+    """Return what `step` returns; whatever it raises becomes one sentence.
+
+    Everything is caught: models, processors and tokenizers run the code of several libraries, some
+    of it compiled, on files that anybody may have written.
+    """
+    try:
+        return step()
+    except OSError as e:
+        raise ExportError(_os_words(e, f"{what} cannot be read")) from e
+    except ImportError as e:
+        msg = f"{what} needs a library that is not installed: {_first_line(e)}"
+        raise ExportError(msg) from e
+    except Exception as e:
+        msg = f"{what} cannot be used: {_first_line(e)}"
+        raise ExportError(msg) from e
+
+
+def _os_words(error: OSError, what: str) -> str:
+    if error.errno == errno.ENOSPC:
+        return f"{what}: the disk is full"
+    return f"{what}: {_first_line(error)}"
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), repr(error))

@@ -1,0 +1,119 @@
+"""A rewritten tower in float32 -> the same tower in another precision, and where that can run."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from typing import Any, Final, Literal
+
+import torch
+from torch import nn
+
+from worker.errors import DeviceError
+from worker.model.rewrite import cut_patches_linearly, mix_in
+
+Precision = Literal["fp32", "fp16", "bf16", "int8"]
+PRECISIONS: Final[tuple[Precision, ...]] = ("fp32", "fp16", "bf16", "int8")
+_FLOATS: Final = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+# By far the fastest engine for int8 on processors with VNNI; a module packs its weights for the
+# engine that is set while it is made or loaded.
+INT8_ENGINE: Final = "onednn"
+
+
+def supported(device: torch.device) -> tuple[Precision, ...]:
+    """Return the precisions that are worth trying on a device."""
+    if device.type == "cuda":
+        bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+        return ("fp32", "fp16", "bf16") if bf16 else ("fp32", "fp16")
+    found: list[Precision] = ["fp32"]
+    if _multiplies_bf16():
+        found.append("bf16")
+    if INT8_ENGINE in torch.backends.quantized.supported_engines:
+        found.append("int8")
+    return tuple(found)
+
+
+def check(precision: Precision, device: torch.device) -> None:
+    """Refuse a precision that a device does not have.
+
+    Raises:
+        DeviceError: naming both.
+    """
+    if precision == "int8" and device.type != "cpu":
+        msg = "int8 runs on the CPU alone; take fp16 for CUDA"
+        raise DeviceError(msg)
+    if precision == "fp16" and device.type != "cuda":
+        msg = "fp16 is for CUDA; on the CPU take bf16 or int8"
+        raise DeviceError(msg)
+
+
+def convert(tower: Any, precision: Precision, device: torch.device) -> Any:
+    """Return a copy of a rewritten image tower that computes in `precision`, for one device.
+
+    What goes in and comes out stays as it is.
+    """
+    tower = copy.deepcopy(tower)
+    if device.type == "cpu" and precision in {"bf16", "int8"} and _multiplies_bf16():
+        mix_in(tower, torch.bfloat16)
+    if precision == "int8":
+        cut_patches_linearly(tower)
+        return _quantized(tower)
+    scaled = tower.scaled
+    tower.to(_FLOATS[precision])
+    # uint8 values are scaled in float32 and then rounded once.
+    tower.scaled = scaled.to(torch.float32)
+    tower.dtype = _FLOATS[precision]
+    return tower.to(device)
+
+
+def _multiplies_bf16() -> bool:
+    """Whether the processor multiplies bfloat16 itself; otherwise it is slower than float32."""
+    found: bool = torch.ops.mkldnn._is_mkldnn_bf16_supported()  # noqa: SLF001 - no public way
+    return found
+
+
+def adds_in_32_bits() -> bool:
+    """Whether the processor has VNNI. Others add products of int8 in 16 bits, which overflow.
+
+    There, seven bits have to do: a model that this takes too far from itself is refused in int8.
+    """
+    found: bool = torch.cpu._is_vnni_supported()  # noqa: SLF001 - there is no public way
+    return found
+
+
+def use_int8_engine() -> None:
+    """Let torch pack and run int8 layers with oneDNN, for the process."""
+    if INT8_ENGINE in torch.backends.quantized.supported_engines:
+        torch.backends.quantized.engine = INT8_ENGINE
+
+
+def _quantized(tower: nn.Module) -> nn.Module:
+    """Return the tower with its linear layers in int8: weights once, activations on each call."""
+    use_int8_engine()
+    with warnings.catch_warnings():
+        # torch.ao is deprecated upstream; its successor cannot be saved as TorchScript.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.simplefilter("ignore", FutureWarning)
+        warnings.simplefilter("ignore", UserWarning)
+        quantize = torch.ao.quantization.quantize_dynamic
+        scheme = torch.ao.quantization.per_channel_dynamic_qconfig
+        quantized: nn.Module = quantize(  # type: ignore[no-untyped-call]
+            tower, {nn.Linear: scheme}, dtype=torch.qint8
+        )
+    if adds_in_32_bits():
+        for module in quantized.modules():
+            if type(module) is torch.ao.nn.quantized.dynamic.Linear:
+                module.__class__ = _EightBits
+    return quantized
+
+
+class _EightBits(torch.ao.nn.quantized.dynamic.Linear):
+    """A dynamically quantised layer whose activations have eight bits instead of seven.
+
+    torch keeps one free for processors that add products in 16 bits; those with VNNI use 32.
+    """
+
+    def forward(self, states: Any) -> Any:
+        """Multiply."""
+        packed = self._packed_params._packed_params  # noqa: SLF001
+        return torch.ops.quantized.linear_dynamic(states, packed, reduce_range=False)

@@ -1,0 +1,81 @@
+"""Events with fields -> lines on standard error, Celery's own among them."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterator
+from typing import Any, Final
+
+import structlog
+from celery.exceptions import Reject
+from structlog.typing import EventDict, Processor, WrappedLogger
+
+from worker.contract.redis.errors import passes, reason_of
+
+_SHARED: tuple[Processor, ...] = (
+    structlog.contextvars.merge_contextvars,
+    structlog.stdlib.add_log_level,
+    structlog.processors.TimeStamper(fmt="iso", utc=True),
+)
+# They tell at `info` what our own events tell better.
+_CHATTY = ("celery.worker.strategy", "celery.app.trace", "kombu")
+_MOST_CAUSES: Final = 5
+# It tells of each lost connection what `worker.service.reconnect` tells with its reason.
+_RECONNECTING = "celery.worker.consumer.consumer"
+
+
+def configure(level: str) -> None:
+    """Send every event of at least `level` to standard error, one line each."""
+    structlog.configure(
+        processors=[*_SHARED, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        # Events below the level cost nothing: there is one for each batch.
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(level.upper())),
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=True,
+    )
+    # Without local variables: a traceback is some lines, and holds no settings.
+    console = structlog.dev.ConsoleRenderer(
+        colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=list(_SHARED),
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                *([] if level == "debug" else [_in_one_line]),
+                console,
+            ],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level.upper())
+    if level != "debug":
+        for name in _CHATTY:
+            logging.getLogger(name).setLevel(logging.WARNING)
+        logging.getLogger(_RECONNECTING).setLevel(logging.ERROR)
+
+
+def _in_one_line(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Leave the traceback of errors that pass away: where Redis was missed does not matter."""
+    exception = event.get("exc_info")
+    if exception is True:
+        exception = sys.exc_info()
+    error = exception[1] if isinstance(exception, tuple) else exception
+    for cause in _causes(error):
+        if passes(cause):
+            del event["exc_info"]
+            event["reason"] = reason_of(cause)
+            break
+    return event
+
+
+def _causes(error: Any) -> Iterator[BaseException]:
+    """Yield an exception and what it was raised from, or for: Celery's Reject has a reason."""
+    for _ in range(_MOST_CAUSES):
+        if not isinstance(error, BaseException):
+            return
+        yield error
+        error = error.reason if isinstance(error, Reject) else error.__cause__

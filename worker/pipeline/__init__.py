@@ -1,0 +1,1 @@
+"""A chunk of images -> their results: read, decode, batch, infer, rank."""

@@ -1,0 +1,254 @@
+"""Chunk -> results: read, decode, gather into micro-batches, infer, rank, emit; timed throughout.
+
+::
+
+    task thread       process --+                                      +-- rank, emit --> results
+    decode threads              +-- read, decode --+                   |
+    inference thread                               +-- gather, infer --+
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from importlib.metadata import version
+from typing import Any, Final
+
+import structlog
+
+from worker.artifact.manifest import Artifact
+from worker.contract.labels import LabelPack, LabelStore
+from worker.contract.messages import (
+    Chunk,
+    ChunkResult,
+    ImageResult,
+    MessageError,
+)
+from worker.contract.settings import Settings
+from worker.contract.stores.blobs import BlobStore
+from worker.engines.base import Engine, device_memory, device_utilisation
+from worker.engines.choose import open_engine
+from worker.engines.infer import launch, warm
+from worker.errors import ImageError, LabelsMissingError
+from worker.images.decode import set_up
+from worker.images.read import read
+from worker.labels.encoder import LabelCache, LabelSet, encoder_of
+from worker.labels.matrix_store import Shelf
+from worker.pipeline.batch_policy import Embeddings, Pixels
+from worker.pipeline.batcher import Batcher
+from worker.pipeline.capacity import Room
+from worker.pipeline.embedding_cache import Recall
+from worker.pipeline.finish import Arrivals
+from worker.pipeline.in_flight import Journey, blame
+from worker.pipeline.prepare import Departures, Trial
+from worker.pipeline.result import emit
+from worker.pipeline.stats import Clock, Figures, Stopwatch
+
+# The label cache's key for the model's own labels: no pack's hash is empty.
+_OWN_LABELS: Final = ""
+
+log = structlog.get_logger()
+
+
+class Pipeline:
+    """One model with its threads. Once started, many task threads may call `process` at once."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        artifact: Artifact,
+        *,
+        blobs: BlobStore,
+        labels: LabelStore,
+        shelf: Shelf | None = None,
+        recall: Recall | None = None,
+        worker: str = "",
+        load_engine: Callable[[Artifact, Settings], Engine] = open_engine,
+        on_death: Callable[[], None] | None = None,
+        clock: Clock = time.monotonic,
+    ) -> None:
+        """Take what the stages need; nothing is loaded yet.
+
+        Embeddings of images that were seen before come from `recall`, label matrices are shared on
+        the `shelf`, if there are such. `worker` is the name in results, the host's by default.
+        `on_death` is called if the inference thread dies: nothing can be tagged any more, so the
+        worker should stop. No other chunk is welcome then.
+        """
+        self._settings = settings
+        self.artifact = artifact
+        self._label_store = labels
+        self._shelf = shelf
+        self._recall = recall if recall and recall.is_on else None
+        self._worker = worker or socket.gethostname()
+        self._load_engine = load_engine
+        self._clock = clock
+        self._engine: Engine
+        self._label_sets: LabelCache
+        self._started = False
+        self.figures = Figures()
+        self.room = Room(settings.images_in_flight, clock)
+
+        def close() -> None:
+            self.room.close()
+            if on_death is not None:
+                on_death()
+
+        self._batcher = Batcher(self._launch, settings.largest_batch, clock=clock, on_death=close)
+        source = partial(read, blobs=blobs, settings=settings)
+        self._departures = Departures(
+            settings, artifact, source, self._batcher, self.room, self._recall
+        )
+        self._arrivals = Arrivals(artifact.manifest.logit_scale, self._recall)
+
+    def start(self) -> None:
+        """Load the model, run every batch size until it is warm, start the threads. Once is enough.
+
+        Raises:
+            ArtifactError: the model cannot be used.
+            DeviceError: the device asked for is not here.
+        """
+        if self._started:
+            return
+        manifest = self.artifact.manifest
+        shape_CHW = (3, manifest.preprocessing.height, manifest.preprocessing.width)
+        set_up(self._settings.max_pixels)
+        self._engine = self._load_engine(self.artifact, self._settings)
+        wanted = self._settings.largest_batch
+        fitting = warm(self._engine, shape_CHW, wanted, manifest.embedding_dim)
+        if fitting < wanted:
+            log.error("batch.out_of_memory", size=wanted, max_batch=fitting)
+            self._batcher.shrink(fitting)
+        encoder = encoder_of(self.artifact, self._engine.device, self._shelf)
+        self._label_sets = LabelCache(encoder.encode)
+        self._batcher.start(runs_ahead=self._engine.runs_ahead)
+        self._started = True
+
+    def stop(self) -> None:
+        """Finish the images at hand and end the threads; harmless when done twice."""
+        # In the direction of the flow, so that what leaves one stage still finds the next at work.
+        self._departures.stop()
+        self._batcher.stop()
+
+    @property
+    def died(self) -> bool:
+        """Whether the inference thread ended on its own: nothing can be tagged any more."""
+        return self._batcher.died
+
+    @property
+    def is_started(self) -> bool:
+        """Whether the model is warm."""
+        return self._started
+
+    def problem(self) -> str | None:
+        """Return why this worker does not work though there is work, or None."""
+        if not self._started:
+            return "the model is not warm yet"
+        if self.died:
+            return "the inference thread has ended"
+        if (still_s := self.room.still_s) > self._settings.stall_timeout_s:
+            return f"no image has been done for {still_s:.0f} s, though some are held"
+        return None
+
+    def process(
+        self, chunk: Chunk, received_at_s: float, trial: Trial | None = None
+    ) -> ChunkResult:
+        """Return one result per image, in the chunk's order. `received_at_s` is wall clock time.
+
+        With a `trial` the images are tried one after the other, each within `trial(index)`, which
+        may refuse to begin with an `ImageError`.
+
+        Raises:
+            redis.RedisError: Redis is away, so nothing is known of the images: try the chunk again.
+            WorkerGoneError: this worker is at its end: let another try the chunk.
+        """
+        # At once: until it is counted, a chunk seems to leave room for another.
+        self.room.take(len(chunk.images))
+        queue_ms = max(0.0, received_at_s - chunk.sent_at_s) * 1000
+        journeys = [Journey(ref, Stopwatch(self._clock, queue_ms)) for ref in chunk.images]
+        try:
+            label_set = self._label_set(chunk.labels)
+        except Exception as e:  # noqa: BLE001 - `blame` tells them apart
+            self.room.give_back(len(journeys))
+            return self.refuse(chunk, blame(e))
+        if trial is None:
+            self._departures.depart(journeys, chunk).wait()
+        else:
+            self._departures.try_out(journeys, chunk, trial)
+        return self._sum_up(chunk, self._arrivals.arrive(journeys, chunk, label_set))
+
+    def refuse(self, chunk: Chunk, error: ImageError) -> ChunkResult:
+        """Return a result in which every image failed with `error`, untouched."""
+        return self._sum_up(chunk, [emit(ref, error.failure(), {}) for ref in chunk.images])
+
+    def info(self) -> dict[str, Any]:
+        """Return what Flower and `inspect stats` show of a started worker: plain JSON."""
+        manifest = self.artifact.manifest
+        return {
+            "model": self.artifact.id,
+            "device": self._engine.device,
+            "precision": manifest.precision,
+            "engine": self._engine.name,
+            "fallbacks": getattr(self._engine, "fallbacks", 0),
+            "out_of_memory": self._batcher.halvings,
+            "recalled": self._recall.hits if self._recall else 0,
+            "max_batch": self._batcher.max_batch,
+            "has_labels": manifest.labels is not None,
+            "notice": manifest.notice,
+            "version": version("wanwu-tagger"),
+            "image_roots": self._settings.image_roots,
+            "image_urls": self._settings.image_urls,
+            "device_memory": device_memory(self._engine.device),
+            "device_utilisation": device_utilisation(self._engine.device),
+            "images": self.figures.images,
+            "failed": self.figures.failed,
+            "images_per_s": self.figures.images_per_s,
+            "stages_ms": self.figures.percentiles_ms(),
+            "batch_sizes": {str(size): n for size, n in self._batcher.sizes().items()},
+        }
+
+    def hold_back(self, wanted: bool) -> None:  # noqa: FBT001 - as whether there is a reason
+        """Be ready for urgent images, at the price of a little idle time of the device."""
+        self._batcher.hold_back(wanted)
+
+    def depths(self) -> dict[str, int]:
+        """Return how many images are held, and of them decoded, ready for a batch, and in one."""
+        return {"held": self.room.held, **self._batcher.depths()}
+
+    def label_set(self, pack: LabelPack) -> LabelSet:
+        """Return the label set of a pack that is at hand.
+
+        Raises:
+            TaggerError: it cannot be encoded.
+            redis.RedisError: the shelf is away.
+        """
+        return self._label_sets.get(pack.hash, lambda: pack)
+
+    def _label_set(self, pack_hash: str | None) -> LabelSet:
+        def fetch() -> LabelPack:
+            if pack_hash is None:
+                return LabelPack()
+            try:
+                return self._label_store.get(pack_hash)
+            except MessageError as e:
+                raise LabelsMissingError(str(e)) from e
+
+        return self._label_sets.get(pack_hash or _OWN_LABELS, fetch)
+
+    def _launch(self, pixels_CHW: Sequence[Pixels]) -> Callable[[], Embeddings]:
+        """Begin a batch, on the inference thread."""
+        return launch(self._engine, pixels_CHW)
+
+    def _sum_up(self, chunk: Chunk, images: list[ImageResult]) -> ChunkResult:
+        result = ChunkResult(
+            job=chunk.job,
+            seq=chunk.seq,
+            worker=self._worker,
+            device=self._engine.device,
+            model=self.artifact.id,
+            labels=chunk.labels,
+            images=tuple(images),
+        )
+        self.figures.add(images)
+        return result

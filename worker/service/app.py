@@ -1,0 +1,157 @@
+"""Settings -> Celery app whose worker loads the model before it takes a task.
+
+`worker start` calls `serve`; `celery -A worker.app:app worker --pool threads` finds `app`
+here, built from the environment when it is first asked for.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import warnings
+from collections.abc import Callable
+from typing import Any, Final
+
+import structlog
+from celery import Celery, bootsteps
+from celery.exceptions import SecurityWarning, WorkerShutdown
+from celery.signals import setup_logging, worker_ready, worker_shutdown, worker_shutting_down
+
+from worker.artifact.manifest import Artifact
+from worker.contract.queue.app import LOOKS_A_LEASE, make_app
+from worker.contract.settings import Settings
+from worker.engines.base import Engine
+from worker.engines.choose import open_engine
+from worker.engines.tuned_batch import tuned
+from worker.errors import TaggerError
+from worker.export.on_first_use import open_model
+from worker.monitoring import logs
+from worker.monitoring.http import Sources, answering
+from worker.monitoring.prometheus import metrics_of
+from worker.service.bootsteps import EventPulse, intake_step, lease_step, urgent_step
+from worker.service.reconnect import reconnecting
+from worker.service.startup_check import check_early, check_once
+from worker.service.tagger import Tagger
+from worker.service.task import register
+from worker.service.text_embeddings import answers_texts
+
+LoadEngine = Callable[[Artifact, Settings], Engine]
+
+log = structlog.get_logger()
+
+
+def build(settings: Settings) -> Celery:
+    """Return the app with its task and the step that loads the model.
+
+    Raises:
+        ArtifactError: the model is missing or not what its manifest says.
+    """
+    settings, artifact = _opened(settings)
+    return _build(settings, Tagger(settings, artifact, node_name(), open_engine))
+
+
+def _opened(settings: Settings) -> tuple[Settings, Artifact]:
+    """Return the model, and the settings with the batch size that was found best for it."""
+    artifact = open_model(settings, lambda words: log.info("model.export", step=words))
+    return tuned(settings, artifact), artifact
+
+
+def _build(settings: Settings, tagger: Tagger) -> Celery:
+    app = make_app(settings, stores_results=True)
+    app.conf.update(
+        worker_pool="threads",
+        worker_concurrency=settings.concurrency,
+        worker_consumer=reconnecting(tagger.contact, check_once(settings, tagger.refuse)),
+    )
+    register(app, tagger)
+    answers_texts(tagger.pipeline.label_set, tagger.pipeline.artifact)
+    app.steps["worker"].add(_step(tagger))
+    app.steps["consumer"].add(EventPulse)
+    app.steps["consumer"].add(intake_step(tagger.pipeline.room))
+    urgent = urgent_step(tagger.pipeline.room, tagger.pipeline.hold_back, tagger.contact)
+    app.steps["consumer"].add(urgent)
+    pause_s = settings.visibility_timeout_s / LOOKS_A_LEASE
+    app.steps["consumer"].add(lease_step(pause_s, lambda: tagger.pipeline.problem() is None))
+    # Not the step's `stop`: it is called while tasks still run, and they need the batcher.
+    worker_shutdown.connect(lambda **_: tagger.stop(), weak=False)
+    worker_ready.connect(lambda **_: _say_ready(settings), weak=False)
+    setup_logging.connect(lambda **_: logs.configure(settings.log_level), weak=False)
+    return app
+
+
+def serve(settings: Settings, load_engine: LoadEngine = open_engine) -> int:
+    """Run a worker until it is told to stop; return its exit code.
+
+    Its model runs in the engine that `load_engine` returns. A stop that somebody asked for is a
+    success, by Ctrl-C too, which Celery calls a failure; one that the worker asked for itself,
+    because it can infer no more, is none.
+
+    Raises:
+        TaggerError: Redis, the model, the device or the engine cannot be used.
+    """
+    warnings.simplefilter("ignore", SecurityWarning)  # `_say_ready` says it shorter.
+    logs.configure(settings.log_level)
+    check_early(settings)
+    settings, artifact = _opened(settings)
+    tagger, stops = Tagger(settings, artifact, node_name(), load_engine), list[str]()
+    worker_shutting_down.connect(lambda sig, **_: stops.append(sig), weak=False)
+    worker = _build(settings, tagger).Worker(
+        hostname=node_name(),
+        pool="threads",
+        concurrency=settings.concurrency,
+        loglevel=settings.log_level.upper(),
+        quiet=True,
+        without_gossip=True,
+        without_mingle=True,
+    )
+    metrics = metrics_of(tagger.pipeline, tagger.problem)
+    with answering(settings, Sources(tagger.problem, tagger.fatal_problem, metrics)):
+        worker.start()
+    if tagger.refusal is not None:
+        raise tagger.refusal
+    if tagger.pipeline.died:
+        return os.EX_SOFTWARE
+    return os.EX_OK if stops else int(worker.exitcode or os.EX_OK)
+
+
+def node_name() -> str:
+    """Return this process's name among workers; several may run on one host."""
+    return f"worker-{os.getpid()}@{socket.gethostname()}"
+
+
+def _step(tagger: Tagger) -> type[bootsteps.StartStopStep]:
+    """Return the step that holds tasks back until the model is warm."""
+
+    class Model(bootsteps.StartStopStep):
+        requires: Final = {"celery.worker.components:Pool"}
+
+        def start(self, parent: Any) -> None:  # noqa: ARG002 - Celery passes it
+            try:
+                tagger.start()
+            except TaggerError as e:
+                # Celery would log a traceback; this is for a person, and `serve` passes it on.
+                log.critical("model.refused", reason=str(e))
+                tagger.refuse(e)
+                raise WorkerShutdown(os.EX_CONFIG) from e
+
+        def info(self, parent: Any) -> dict[str, Any]:  # noqa: ARG002
+            return {"tagger": tagger.pipeline.info()}
+
+    return Model
+
+
+def _say_ready(settings: Settings) -> None:
+    if not settings.image_roots and not settings.image_urls:
+        log.warning("worker.reads_no_files", advice="worker start --images DIR", reads="blobs")
+    if os.geteuid() == 0:
+        # Celery says so at length, before there is a log.
+        log.warning("worker.as_root", advice="images of strangers are decoded: use another user")
+    log.info("worker.ready", name=node_name(), broker=str(settings.broker_url))
+
+
+def __getattr__(name: str) -> Celery:
+    """Build `app` from the environment when Celery asks for it, not on import."""
+    if name != "app":
+        raise AttributeError(name)
+    app = globals()["app"] = build(Settings.from_env())
+    return app

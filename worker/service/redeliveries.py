@@ -1,0 +1,72 @@
+"""Chunks that came back because a worker died with them: how often, and over which image.
+
+A chunk's first delivery costs nothing here. One that is delivered again is counted, and its images
+are tried one by one, each marked while it is tried: a mark that is still there tells which image
+the worker died of.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from worker.contract.stores.jobs import done_key, trials_key
+
+if TYPE_CHECKING:
+    import redis
+
+    from worker.contract.messages import Chunk
+
+_DELIVERIES: Final = "deliveries"
+_DONE: Final = 0
+
+# Notes a delivery or a trial, unless the chunk has its results: then somebody else was quicker.
+# KEYS: the chunk's trials, the job's bits. ARGV: seq, field, ttl_s. Returns the count, 0 if done.
+_COUNT: Final = """
+if redis.call('GETBIT', KEYS[2], ARGV[1]) == 1 then return 0 end
+local count = redis.call('HINCRBY', KEYS[1], ARGV[2], 1)
+redis.call('EXPIRE', KEYS[1], ARGV[3])
+return count
+"""
+
+
+class ChunkDoneError(Exception):
+    """The chunk's results are stored: nothing is left to do."""
+
+
+class Deliveries:
+    """Counts, per chunk, deliveries after the first, and trials that have not ended.
+
+    What is counted goes when the chunk's results are stored (`JobStore.finish_chunk`).
+    """
+
+    def __init__(self, client: redis.Redis, ttl_s: int) -> None:
+        self._client: Any = client
+        self._ttl_s = ttl_s
+        self._count: Any = client.register_script(_COUNT)
+
+    def again(self, chunk: Chunk) -> int:
+        """Count a delivery that is not the first; return how many there have been, so 2 or more.
+
+        Raises:
+            ChunkDoneError: an earlier delivery has stored the results.
+        """
+        return 1 + self._add(chunk, _DELIVERIES)
+
+    def begin(self, chunk: Chunk, index: int) -> int:
+        """Mark image `index` as being tried; return how many trials have begun and not ended.
+
+        Raises:
+            ChunkDoneError: an earlier delivery has stored the results.
+        """
+        return self._add(chunk, str(index))
+
+    def end(self, chunk: Chunk, index: int) -> None:
+        """Take the marks off an image whose trial has ended, well or not."""
+        self._client.hdel(trials_key(chunk.task_id), str(index))
+
+    def _add(self, chunk: Chunk, field: str) -> int:
+        keys = [trials_key(chunk.task_id), done_key(chunk.job)]
+        count = self._count(keys=keys, args=[chunk.seq, field, self._ttl_s])
+        if count == _DONE:
+            raise ChunkDoneError(chunk.task_id)
+        return int(count)

@@ -1,0 +1,83 @@
+"""Redis at the start of a worker: fit for work, or one sentence; away, and waited for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+import redis
+import structlog
+from celery.exceptions import WorkerShutdown
+
+from worker.contract.redis.connections import BrokerUnreachableError, connect, unreachable
+from worker.contract.redis.server_check import (
+    WORKER,
+    WORKER_RESULTS,
+    ServerUnfitError,
+    check_server,
+)
+from worker.contract.settings import Settings
+from worker.errors import BrokerError
+
+EXIT_CODE: Final = 1
+
+log = structlog.get_logger()
+
+
+def check_redis(settings: Settings) -> None:
+    """Make sure that the Redis of the settings, and that of the results, can be used.
+
+    Raises:
+        BrokerUnreachableError: one is away.
+        BrokerError: one cannot be used, or refuses the password.
+    """
+    wanted = {settings.broker_url: WORKER}
+    wanted[settings.results] = wanted.get(settings.results, ()) + WORKER_RESULTS
+    for url, commands in wanted.items():
+        try:
+            with connect(url) as client:
+                check_server(client, url, commands)
+        except ServerUnfitError as e:
+            raise BrokerError(str(e)) from e
+        except BrokerUnreachableError as e:
+            # Waiting mends neither a wrong password nor a wrong number of a database.
+            wrong = isinstance(e.__cause__, redis.ResponseError | redis.AuthenticationError)
+            if wrong:
+                raise BrokerError(str(e)) from e
+            raise
+        except redis.RedisError as e:
+            raise BrokerUnreachableError(unreachable(url, e)) from e
+
+
+def check_early(settings: Settings) -> None:
+    """Do so before the model is loaded; a Redis that is away is waited for later, by Celery.
+
+    Raises:
+        BrokerError: Redis cannot be used.
+    """
+    try:
+        check_redis(settings)
+    except BrokerUnreachableError as e:
+        log.warning("redis.waiting", reason=str(e))
+
+
+def check_once(settings: Settings, refuse: Callable[[BrokerError], None]) -> Callable[[], None]:
+    """Return what looks at Redis once it is there: with the first connection, before all else.
+
+    `refuse` hears why the worker ends.
+    """
+    is_fit = False
+
+    def check() -> None:
+        nonlocal is_fit
+        if is_fit:
+            return
+        try:
+            check_redis(settings)
+        except BrokerError as e:
+            log.critical("redis.unfit", reason=str(e))
+            refuse(e)
+            raise WorkerShutdown(EXIT_CODE) from e
+        is_fit = True
+
+    return check

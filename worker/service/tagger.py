@@ -1,0 +1,187 @@
+"""What one worker process holds: a model in a pipeline, and its places in Redis."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Final
+
+import redis
+import structlog
+
+from worker.artifact.manifest import Artifact
+from worker.contract.codec import encode
+from worker.contract.labels import LabelStore
+from worker.contract.messages import Chunk, ChunkResult, MessageError, split_task_id
+from worker.contract.redis.connections import retrying_client
+from worker.contract.settings import Settings
+from worker.contract.stores.blobs import BlobStore
+from worker.contract.stores.dead_letters import DeadLetters
+from worker.contract.stores.jobs import JobStore
+from worker.engines.base import Engine
+from worker.engines.choose import open_engine
+from worker.engines.malloc import keep_freed_memory
+from worker.errors import CancelledError, PoisonError, TaggerError
+from worker.labels.matrix_store import RedisShelf
+from worker.pipeline.embedding_cache import Recall
+from worker.pipeline.pipeline import Pipeline
+from worker.service.quarantine import Quarantine
+from worker.service.redeliveries import Deliveries
+from worker.service.redis_contact import Contact
+from worker.service.remember import Remembered
+
+# So long a cancelled job's chunks may still be tagged: a job is asked about at most so often.
+CANCEL_PAUSE_S: Final = 0.5
+# One death is of the first delivery, among neighbours; so many more, alone.
+MOST_TRIALS: Final = 2
+# More than the images of a chunk can explain: whatever it is, it does not end.
+MOST_DELIVERIES: Final = 20
+
+log = structlog.get_logger()
+
+
+def _end_worker() -> None:
+    """Ask this worker for a warm stop: without its inference thread it can tag nothing."""
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+class Tagger:
+    """Tags chunks with one model. Many threads may call `tag` at once between start and stop.
+
+    `refusal` is why the worker could not be started, for whoever started the process.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        artifact: Artifact,
+        name: str,
+        load_engine: Callable[[Artifact, Settings], Engine] = open_engine,
+    ) -> None:
+        client = retrying_client(settings.broker_url)
+        self._blobs = BlobStore(client, settings.result_ttl_s)
+        self._jobs = JobStore(client, settings.result_ttl_s)
+        self._cancelled = Remembered(self._jobs.is_cancelled, CANCEL_PAUSE_S)
+        self._deliveries = Deliveries(client, settings.result_ttl_s)
+        self._dead = DeadLetters(client)
+        self._quarantine = Quarantine()
+        self.refusal: TaggerError | None = None
+        self.contact: Final = Contact()
+        self.pipeline = Pipeline(
+            settings,
+            artifact,
+            blobs=self._blobs,
+            labels=LabelStore(client),
+            shelf=RedisShelf(client),
+            recall=Recall(client, artifact, settings),
+            worker=name,
+            load_engine=load_engine,
+            on_death=_end_worker,
+        )
+
+    def start(self) -> None:
+        """Load the model and run every batch shape once, so that the first task finds it warm."""
+        keep_freed_memory()
+        self.pipeline.start()
+        info = self.pipeline.info()
+        log.info(
+            "model.warm", **{key: info[key] for key in ("model", "device", "precision", "engine")}
+        )
+
+    def refuse(self, error: TaggerError) -> None:
+        """Note why this worker cannot be started."""
+        self.refusal = error
+
+    def problem(self) -> str | None:
+        """Return why this worker does no work, or None: itself, or Redis."""
+        return self.pipeline.problem() or self.contact.problem
+
+    def fatal_problem(self) -> str | None:
+        """Return why only a new process would do any, or None: Redis may come back."""
+        return self.pipeline.problem() or self.contact.stuck
+
+    def stop(self) -> None:
+        """Finish the batches at hand and end the threads."""
+        self.pipeline.stop()
+
+    def tag(self, chunk: Chunk, received_at_s: float) -> ChunkResult:
+        """Return one result per image; a cancelled job's images fail at once.
+
+        Raises:
+            redis.RedisError, WorkerGoneError: nothing is known of the images.
+        """
+        if self._cancelled(chunk.job):
+            return self.pipeline.refuse(chunk, CancelledError(chunk.job))
+        with self._quarantine.together():
+            result = self.pipeline.process(chunk, received_at_s)
+        log.debug("chunk.done", task=chunk.task_id, images=len(chunk.images), failed=result.failed)
+        return result
+
+    def tag_again(self, chunk: Chunk, received_at_s: float) -> ChunkResult:
+        """Return what `tag` does for a chunk that was delivered before, mostly to a dead worker.
+
+        Its images are tried one by one, and nothing else in this process meanwhile: an image that
+        kills the process is the one that was marked. After `MOST_TRIALS` it is not tried again.
+
+        Raises:
+            ChunkDoneError: its results are stored already.
+            redis.RedisError, WorkerGoneError: nothing is known of the images.
+        """
+        if self._cancelled(chunk.job):
+            return self.pipeline.refuse(chunk, CancelledError(chunk.job))
+        count = self._deliveries.again(chunk)
+        log.warning("chunk.again", task=chunk.task_id, delivery=count)
+        if count > MOST_DELIVERIES:
+            poison = PoisonError(f"it was delivered {count - 1} times without a result")
+            self._dead.add_chunk(chunk, poison.code, str(poison))
+            return self.pipeline.refuse(chunk, poison)
+        with self._quarantine.alone():
+            return self.pipeline.process(
+                chunk, received_at_s, lambda index: self._trial(chunk, index)
+            )
+
+    @contextmanager
+    def _trial(self, chunk: Chunk, index: int) -> Iterator[None]:
+        """Mark an image while it is tried; what ends the process leaves the mark."""
+        if self._deliveries.begin(chunk, index) > MOST_TRIALS:
+            poison = PoisonError()
+            log.error("image.poison", task=chunk.task_id, path=chunk.images[index].path)
+            self._dead.add_image(chunk, index, poison.code, str(poison))
+            raise poison
+        try:
+            yield
+        except redis.RedisError:
+            # It says nothing about the image, and this process lives: no mark is to be left.
+            self._deliveries.end(chunk, index)
+            raise
+        self._deliveries.end(chunk, index)
+
+    def bury(self, task_id: str, wire: Mapping[str, Any], error: MessageError) -> None:
+        """Keep a message that is no chunk where a person can see it, and let its job end.
+
+        As far as it can be read, its images count as failed; they have no records.
+        """
+        log.error("message.refused", task=task_id, reason=str(error))
+        self._dead.add_unreadable(encode(wire), str(error))
+        if (place := split_task_id(task_id)) and isinstance(images := wire.get("images"), list):
+            lost = len(images)
+            self._jobs.finish_chunk(*place, images=lost, failed=lost, codes={"lost": lost})
+
+    def settle(self, chunk: Chunk, result: ChunkResult | None = None) -> None:
+        """Free what a chunk whose result is stored needs no more.
+
+        The bytes of an image that is on the list of dead letters stay, for as long as bytes do.
+        """
+        images = result.images if result else ()
+        poisoned = {
+            index
+            for index, image in enumerate(images)
+            if image.error and image.error.code == PoisonError.code
+        }
+        self._blobs.drop(
+            image.blob
+            for index, image in enumerate(chunk.images)
+            if image.blob and index not in poisoned
+        )

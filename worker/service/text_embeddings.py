@@ -1,0 +1,80 @@
+"""Labels or sentences on standard input -> their unit embeddings on standard output.
+
+For programs that rank embeddings which they have kept, and load no torch. What comes in is a label
+pack as JSON; what goes out a line of JSON, `Encoded`, and matrices of float32, row by row: KD, and
+JD and JK if the pack is calibrated.
+
+Shapes: K labels, J background words, D embedding dimensions.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable
+from typing import IO, Any
+
+import msgspec
+from celery.worker.control import inspect_command
+
+from worker.artifact.manifest import Artifact
+from worker.contract.labels import LabelPack, LabelsError
+from worker.contract.settings import Settings
+from worker.contract.text_embeddings import ENCODE, MOST_TEXTS, Encoded
+from worker.errors import TaggerError
+from worker.export.on_first_use import open_model
+from worker.labels.encoder import LabelSet, encoder_of
+
+
+def encode_texts(settings: Settings, source: IO[bytes], target: IO[bytes]) -> None:
+    """Answer the label pack on `source`, with the text tower on the CPU.
+
+    Raises:
+        ArtifactError: the model cannot be used.
+        LabelsMissingError: the pack is empty and the model has no labels, or it is a classifier
+            that does not know them.
+        InferenceError: the text tower failed.
+        msgspec.MsgspecError: what came in is no label pack.
+    """
+    pack = msgspec.json.decode(source.read(), type=LabelPack)
+    artifact: Artifact = open_model(settings)
+    told, matrices = encoded(artifact, encoder_of(artifact, "cpu").encode(pack))
+    target.write(msgspec.json.encode(told) + b"\n" + matrices)
+    target.flush()
+
+
+def encoded(artifact: Artifact, found: LabelSet) -> tuple[Encoded, bytes]:
+    """Return a label set as it leaves this program."""
+    told = Encoded(
+        model=artifact.id,
+        kind=artifact.manifest.kind,
+        dim=found.matrix_KD.shape[1],
+        logit_scale=artifact.manifest.logit_scale,
+        labels=found.labels,
+        parents=dict(found.parents),
+        background=len(found.background.matrix_JD) if found.background else 0,
+    )
+    matrices = (found.matrix_KD, *(found.background or ()))
+    return told, b"".join(matrix.tobytes() for matrix in matrices)
+
+
+def answers_texts(label_set: Callable[[LabelPack], LabelSet], artifact: Artifact) -> None:
+    """Let this worker answer, by Celery's remote control, with the embeddings of a few texts.
+
+    It is the main thread that answers, so a text takes some milliseconds from the chunks; many are
+    refused.
+    """
+
+    def encode(_state: object, pack: Any) -> dict[str, Any]:
+        try:
+            found = msgspec.convert(pack, LabelPack)
+            if len(found.labels) > MOST_TEXTS or found.calibrated:
+                return {"error": f"a worker encodes {MOST_TEXTS} texts at most"}
+            told, matrix = encoded(artifact, label_set(found))
+        except (TaggerError, LabelsError, msgspec.ValidationError) as e:
+            return {"error": str(e)}
+        return {
+            "told": msgspec.to_builtins(told),
+            "matrix": base64.b64encode(matrix).decode(),
+        }
+
+    inspect_command(name=ENCODE)(encode)
