@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 
-class Budget:
+class WeightedSemaphore:
     """An amount, such as of pixels, that threads spend and give back. Who asks first goes first."""
 
     def __init__(self, amount: int) -> None:

@@ -116,7 +116,7 @@ class TooLargeError(ImageError):
 
     def __init__(self, size_bytes: int, max_bytes: int) -> None:
         super().__init__(
-            f"{size_bytes:,} bytes are more than the limit of {max_bytes:,} (WANWU_MAX_BYTES)"
+            f"{size_bytes:,} bytes are more than the limit of {max_bytes:,} (WANWU_MAX_FILE_BYTES)"
         )
 
 

@@ -22,8 +22,8 @@ from statistics import median
 from typing import Any, Final
 
 import urllib3
-from crew import HERE, free_port, worker_at
-from small import small_images
+from tiny_images import small_images
+from worker_pool import HERE, free_port, worker_at
 
 from worker.contract.local.redis_server import EmbeddedRedis
 from worker.contract.local.subprocesses import start_child, stop_child

@@ -19,10 +19,10 @@ from pathlib import Path
 from statistics import median, quantiles
 from typing import Any, Final
 
-from drive import tagged
+from client import tagged
 from PIL import Image
 
-from producer.backend.connection import open_desk
+from producer.backend.connection import open_connection
 from worker.contract.messages import Record
 from worker.contract.settings import Settings
 
@@ -52,28 +52,31 @@ def overhead_ms(record: Record) -> float:
 
 def measure(images: int, singles: int) -> dict[str, Any]:
     """Run the benchmark and return its figures."""
-    with tempfile.TemporaryDirectory() as directory, open_desk(Settings(), embedded=True) as desk:
+    with (
+        tempfile.TemporaryDirectory() as directory,
+        open_connection(Settings(), embedded=True) as connection,
+    ):
         buffer = io.BytesIO()
         Image.effect_mandelbrot(SIZE, (-2, -1.2, 1, 1.2), 60).convert("RGB").save(buffer, "JPEG")
         paths = [Path(directory) / f"{number}.jpg" for number in range(images)]
         for path in paths:
             path.write_bytes(buffer.getvalue())
         names = [str(path) for path in paths]
-        tagged(desk, names[:64])
+        tagged(connection, names[:64])
         began_s = time.monotonic()
-        backlog = tagged(desk, names)
+        policy = tagged(connection, names)
         elapsed_s = time.monotonic() - began_s
-        one_by_one = tagged(desk, names, 1)
+        one_by_one = tagged(connection, names, 1)
         lone = []
         for _ in range(singles):
-            lone += tagged(desk, names[:1])
+            lone += tagged(connection, names[:1])
             time.sleep(PAUSE_S)
     extra_ms = sorted(overhead_ms(record) for record in lone)
     return {
         "backlog of images": images,
         "images a second": round(images / elapsed_s, 1),
-        "mean batch": round(fill(backlog), 3),
-        "batches by size": batches(backlog),
+        "mean batch": round(fill(policy), 3),
+        "batches by size": batches(policy),
         "mean batch, chunks of 1": round(fill(one_by_one), 3),
         "batches by size, chunks of 1": batches(one_by_one),
         "lone images": singles,

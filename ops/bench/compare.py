@@ -26,10 +26,10 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any, Final, NamedTuple
 
-import contenders
+import baselines
+from baselines import BATCH, CORES, LOOP, OURS, PIPELINE, Contender, Subject
 from batching import batches, fill
 from charts import Bar, bars
-from contenders import BATCH, CORES, LOOP, OURS, PIPELINE, Contender, Subject
 from full_size import exported
 from photos import find_photos
 from tables import markdown
@@ -40,7 +40,7 @@ from worker.contract.messages import Record
 
 SECONDS: Final = 20.0
 ROUNDS: Final = 3
-_STARTS: Final = (contenders.loop, contenders.pipeline, contenders.naive, contenders.ours)
+_STARTS: Final = (baselines.loop, baselines.pipeline, baselines.naive, baselines.ours)
 # Enough that each child of the usual worker has loaded its model.
 _REHEARSAL: Final = 4 * CORES
 _STAGES: Final = ("read_ms", "decode_ms", "batch_wait_ms", "infer_ms")
@@ -80,14 +80,14 @@ def measure(subject: Subject, photos: Sequence[str], seconds: float, rounds: int
         # Most of a start is one thread's work.
         starts = [start(subject) for start in _STARTS]
         field = list(pool.map(stack.enter_context, starts))
-        _say("all are ready")
+        _echo("all are ready")
         counts = {one.name: _count(one, photos, seconds) for one in field}
         turns: dict[str, list[Turn]] = {one.name: [] for one in field}
         for number in range(1, rounds + 1):
             for one in field:
                 turns[one.name].append(take_turn(one, photos, counts[one.name]))
                 rate = turns[one.name][-1].images_per_s
-                _say(f"round {number} of {rounds}: {one.name}, {rate:.1f} images/s")
+                _echo(f"round {number} of {rounds}: {one.name}, {rate:.1f} images/s")
         memory = {
             one.name: {"peak_mb": one.member.peak_mb(), "gpu_mb": one.member.gpu_mb()}
             for one in field
@@ -219,7 +219,7 @@ def run(words: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _say(words: str) -> None:
+def _echo(words: str) -> None:
     print(words, file=sys.stderr, flush=True)
 
 

@@ -24,7 +24,7 @@ from worker.contract.labels import LabelPack
 from worker.contract.local.redis_server import EmbeddedRedis
 from worker.contract.redis.connections import connect
 from worker.labels.encoder import LabelEncoder, LabelSet
-from worker.labels.matrix_store import RedisShelf
+from worker.labels.matrix_store import RedisLabelMatrixStore
 from worker.pipeline.rank import rank
 
 SIZES: Final = (6, 100, 1_000, 10_000)
@@ -64,11 +64,13 @@ def ranking(found: LabelSet, scale: float) -> dict[str, float]:
     return times
 
 
-def encoding(artifact: Artifact, pack: LabelPack, shelf: RedisShelf) -> tuple[LabelSet, Any]:
+def encoding(
+    artifact: Artifact, pack: LabelPack, matrix_store: RedisLabelMatrixStore
+) -> tuple[LabelSet, Any]:
     """Return the set, and the seconds that the first worker and the second one take for it."""
     seconds = []
     for _ in range(2):
-        encoder = LabelEncoder(artifact, "cpu", shelf)
+        encoder = LabelEncoder(artifact, "cpu", matrix_store)
         began_s = time.perf_counter()
         found = encoder.encode(pack)
         seconds.append(round(time.perf_counter() - began_s, 3))
@@ -85,7 +87,7 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     with EmbeddedRedis() as server, connect(server.url) as client:
         for count in SIZES:
-            found, seconds = encoding(artifact, labels(count), RedisShelf(client))
+            found, seconds = encoding(artifact, labels(count), RedisLabelMatrixStore(client))
             rows.append({"labels": count} | ranking(found, artifact.manifest.logit_scale) | seconds)
             print(", ".join(f"{name} {value}" for name, value in rows[-1].items()), flush=True)
     if words.json:

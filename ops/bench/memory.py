@@ -20,12 +20,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from crew import HERE, Member, worker_at
-from drive import SIX, tag
-from small import small_images
+from client import SIX, tag
 from submit import write_list
+from tiny_images import small_images
+from worker_pool import HERE, Member, worker_at
 
-from producer.backend.connection import open_desk
+from producer.backend.connection import open_connection
 from worker.contract.local.redis_server import EmbeddedRedis
 from worker.contract.messages import Record
 from worker.contract.redis.connections import connect
@@ -105,14 +105,14 @@ def worker(images: int) -> dict[str, Any]:
         paths = small_images(Path(directory), images)
         with (
             worker_at(server.url, str(HERE / "simulated.py"), "0") as member,
-            open_desk(Settings(broker_url=SecretUrl(server.url))) as desk,
+            open_connection(Settings(broker_url=SecretUrl(server.url))) as connection,
         ):
             trace = Trace(member, images)
 
             def take(records: Sequence[Record]) -> None:
                 trace.count(len(records))
 
-            tag(desk, paths, take=take)
+            tag(connection, paths, take=take)
     return trace.figures()
 
 

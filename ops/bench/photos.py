@@ -8,7 +8,7 @@ from typing import Final
 
 from PIL import Image
 
-from worker.export.samples import photographs
+from worker.export.synthetic import photographs
 
 _MILLION: Final = 1e6
 

@@ -20,12 +20,12 @@ from pathlib import Path
 from typing import Any, Final
 
 import redis
-from crew import HERE, Member, workers_at
-from drive import tag
-from small import small_images
+from client import tag
 from tables import markdown
+from tiny_images import small_images
+from worker_pool import HERE, Member, workers_at
 
-from producer.backend.connection import Desk, open_desk
+from producer.backend.connection import Connection, open_connection
 from worker.contract.local.redis_server import EmbeddedRedis
 from worker.contract.redis.connections import connect
 from worker.contract.secret import SecretUrl
@@ -62,12 +62,12 @@ class Bill:
 
 
 def run(
-    desk: Desk, members: Sequence[Member], client: redis.Redis, paths: list[str]
+    connection: Connection, members: Sequence[Member], client: redis.Redis, paths: list[str]
 ) -> dict[str, Any]:
     """Tag all paths; return the rate, the CPU of an image, and the rate that the cores can pay."""
-    tag(desk, paths[: len(paths) // _REHEARSAL_SHARE], take=len)
+    tag(connection, paths[: len(paths) // _REHEARSAL_SHARE], take=len)
     bill, began_s = Bill(members, client), time.perf_counter()
-    tag(desk, paths, take=len)
+    tag(connection, paths, take=len)
     rate = len(paths) / (time.perf_counter() - began_s)
     cpu_ms = bill.per_image_ms(len(paths))
     cores = len(os.sched_getaffinity(0))
@@ -95,9 +95,9 @@ def measure(
                 script = str(HERE / "simulated.py")
                 with (
                     workers_at(server.url, count, script, str(latency_ms)) as members,
-                    open_desk(settings) as desk,
+                    open_connection(settings) as connection,
                 ):
-                    row = run(desk, members, client, paths)
+                    row = run(connection, members, client, paths)
                 told = {"latency_ms": latency_ms, "workers": count, "images": len(paths)}
                 rows.append(told | row | {"of_devices": row["images_per_s"] / device_per_s / count})
     return [row | {"times_one": _times_one(row, rows)} for row in rows]

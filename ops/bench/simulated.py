@@ -30,7 +30,7 @@ class SimulatedEngine:
 
     name = "simulated"
     device = "cpu"
-    runs_ahead = True
+    pipelined = True
 
     def __init__(self, dim: int, latency_s: float) -> None:
         self._dim = dim

@@ -23,8 +23,8 @@ from pathlib import Path
 from statistics import median
 from typing import IO, Any, Final
 
-from crew import HERE, Member, worker_at
-from small import small_images
+from tiny_images import small_images
+from worker_pool import HERE, Member, worker_at
 
 from worker.contract.local.redis_server import EmbeddedRedis
 from worker.contract.redis.connections import connect

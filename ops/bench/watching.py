@@ -20,11 +20,11 @@ import urllib.request
 from pathlib import Path
 from typing import Any, Final
 
-from crew import HERE, Member, free_port, worker_at
-from drive import tag
-from small import small_images
+from client import tag
+from tiny_images import small_images
+from worker_pool import HERE, Member, free_port, worker_at
 
-from producer.backend.connection import open_desk
+from producer.backend.connection import open_connection
 from worker.contract.local.redis_server import EmbeddedRedis
 from worker.contract.local.subprocesses import start_child, stop_child
 from worker.contract.secret import SecretUrl
@@ -97,10 +97,10 @@ def measure(images: int, chunk: int) -> dict[str, Any]:
             at_rest_mb = member.resident_mb()
             with (
                 worker_at(server.url, str(HERE / "simulated.py"), "0"),
-                open_desk(Settings(broker_url=SecretUrl(server.url))) as desk,
+                open_connection(Settings(broker_url=SecretUrl(server.url))) as connection,
             ):
                 began_s = time.perf_counter()
-                tag(desk, paths, chunk_images=chunk, take=lambda _: None)
+                tag(connection, paths, chunk_images=chunk, take=lambda _: None)
                 took_s = time.perf_counter() - began_s
                 # Flower reads its events as fast as it can: let it come to the last.
                 time.sleep(5)

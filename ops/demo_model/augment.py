@@ -174,8 +174,8 @@ def _place(rgba_B4SS: Tensor, size: int, strength: Strength, dice: torch.Generat
     aspect = _uniform((B,), -strength.stretch, strength.stretch, dice).exp()
     angle = _uniform((B,), -strength.degrees, strength.degrees, dice) * torch.pi / 180
     mirror = torch.randint(2, (B,), generator=dice) * 2.0 - 1.0
-    room = (strength.largest - scale).clamp(min=0) + strength.shift * 0.3
-    shift_B2 = _uniform((B, 2), -1, 1, dice) * room[:, None]
+    capacity = (strength.largest - scale).clamp(min=0) + strength.shift * 0.3
+    shift_B2 = _uniform((B, 2), -1, 1, dice) * capacity[:, None]
     cos, sin = angle.cos(), angle.sin()
     wide, high = scale * aspect.sqrt() * mirror, scale / aspect.sqrt()
     # The grid asks, for each place of the scene, where in the drawing it comes from.

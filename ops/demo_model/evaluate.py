@@ -26,7 +26,7 @@ from worker.artifact.manifest import Artifact, default_artifact, open_artifact
 from worker.contract.labels import LabelPack
 from worker.engines.infer import infer
 from worker.engines.torchscript import TorchScriptEngine
-from worker.export.variant import variant
+from worker.export.reprecision import reprecision
 from worker.images.decode import decode
 from worker.labels.encoder import LabelEncoder, LabelSet
 from worker.model.precision import supported
@@ -176,7 +176,7 @@ if __name__ == "__main__":
     cpu = torch.device("cpu")
     with tempfile.TemporaryDirectory() as directory:
         faster = [
-            variant(shipped, precision, Path(directory) / precision, cpu)
+            reprecision(shipped, precision, Path(directory) / precision, cpu)
             for precision in supported(cpu)
             if precision != shipped.manifest.precision
         ]

@@ -40,7 +40,7 @@ from supervisor import ROOT, Supervisor
 
 from worker.contract.local.subprocesses import start_child
 from worker.contract.messages import KEY_PREFIX, QUEUE
-from worker.contract.queue.leases import TAKEN
+from worker.contract.queue.leases import PROCESSING
 from worker.contract.stores.dead_letters import DeadLetters
 
 # Mean of the pauses between two faults.
@@ -293,7 +293,7 @@ class Campaign:
 
 
 def _leftovers(client: redis.Redis) -> list[str]:
-    keys: list[Any] = [QUEUE, TAKEN, "unacked", "unacked_index"]
+    keys: list[Any] = [QUEUE, PROCESSING, "unacked", "unacked_index"]
     for kind in ("blob", "trials"):
         keys += client.keys(f"{KEY_PREFIX}{kind}:*")
     left = [str(key) for key in keys if client.exists(key)]

@@ -14,8 +14,8 @@ from producer.api.errors import RESPONSES, RefusedError, limit_bodies, tell_prob
 from producer.api.job_routes import bulk
 from producer.api.predict import predictions
 from producer.api.schemas import Health
-from producer.api.urgent_queue import Lane
-from producer.backend.connection import Desk
+from producer.api.urgent_queue import UrgentQueue
+from producer.backend.connection import Connection
 from producer.backend.workers import online
 from worker.contract.redis.connections import BrokerUnreachableError
 
@@ -23,15 +23,15 @@ ONLINE_S: Final = 1.0
 _KEY: Final = APIKeyHeader(name="X-API-Key", auto_error=False)
 
 
-def make_app(desk: Desk, api_key: str = "") -> FastAPI:
+def make_app(connection: Connection, api_key: str = "") -> FastAPI:
     """Return the app; with an API key, every request but /health must bring it as X-API-Key."""
-    lane = Lane(desk)
+    urgent_queue = UrgentQueue(connection)
 
     @asynccontextmanager
     async def living(_: FastAPI) -> AsyncIterator[None]:
-        lane.start()
+        urgent_queue.start()
         yield
-        lane.stop()
+        urgent_queue.stop()
 
     def known(given: Annotated[str | None, Security(_KEY)]) -> None:
         if api_key and not secrets.compare_digest((given or "").encode(), api_key.encode()):
@@ -44,15 +44,15 @@ def make_app(desk: Desk, api_key: str = "") -> FastAPI:
         responses=RESPONSES,
     )
     tell_problems(app)
-    limit_bodies(app, desk.settings.max_bytes)
-    for routes in (predictions(desk, lane), bulk(desk)):
+    limit_bodies(app, connection.settings.max_file_bytes)
+    for routes in (predictions(connection, urgent_queue), bulk(connection)):
         app.include_router(routes, dependencies=[Depends(known)])
 
     @app.get("/health")
     def health(response: Response) -> Health:
         """Tell whether the queue answers, and who works."""
         try:
-            workers = online(desk.app, ONLINE_S)
+            workers = online(connection.app, ONLINE_S)
         except BrokerUnreachableError:
             response.status_code = 503
             return Health(status="no queue")

@@ -83,7 +83,7 @@ def limit_bodies(app: FastAPI, max_bytes: int) -> None:
             return _answer(411, "no_length", "say how long the body is (Content-Length)")
         if size.isdecimal() and int(size) > max_bytes + _FORM_BYTES:
             words = f"{int(size):,} bytes are more than the limit of {max_bytes:,}"
-            return _answer(413, "too_large", f"{words} (WANWU_MAX_BYTES)")
+            return _answer(413, "too_large", f"{words} (WANWU_MAX_FILE_BYTES)")
         return await go_on(request)
 
 

@@ -11,10 +11,10 @@ from fastapi.responses import StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
 from producer.api.errors import UNPROCESSABLE, RefusedError, check_place
-from producer.api.jobs import DoorJobs, Plan
+from producer.api.jobs import ApiJobs, JobOptions
 from producer.api.predict import labels_of, name_of
 from producer.api.schemas import JobState, NewJob
-from producer.backend.connection import Desk
+from producer.backend.connection import Connection
 from producer.console.tables import state_of
 from worker.contract.codec import decode
 from worker.contract.messages import ImageRef
@@ -26,19 +26,21 @@ _LINES: Final = "application/x-ndjson"
 JobId = Annotated[str, Path(pattern=r"^[0-9A-Za-z_.-]{1,64}$")]
 
 
-def bulk(desk: Desk) -> APIRouter:
+def bulk(connection: Connection) -> APIRouter:
     """Return the routes."""
-    routes, jobs = APIRouter(prefix="/jobs"), DoorJobs(desk)
+    routes, jobs = APIRouter(prefix="/jobs"), ApiJobs(connection)
 
     @routes.post("", status_code=201)
     async def create(asked: NewJob) -> JobState:
         """Begin a job of images that workers can reach, or an open one for uploads."""
         for place in asked.images:
             check_place(place)
-        labels = await labels_of(desk, asked)
-        plan = Plan(labels, asked.top_k, asked.least(), asked.embeddings, asked.thumbnail_px)
+        labels = await labels_of(connection, asked)
+        options = JobOptions(
+            labels, asked.top_k, asked.least(), asked.embeddings, asked.thumbnail_px
+        )
         begin = partial(jobs.create, more=asked.open, labels=len(asked.labels))
-        return _state(await run_in_threadpool(begin, plan, asked.images))
+        return _state(await run_in_threadpool(begin, options, asked.images))
 
     @routes.post("/{job}/images")
     async def upload(
@@ -63,7 +65,7 @@ def bulk(desk: Desk) -> APIRouter:
     @routes.get("/{job}")
     def show(job: JobId) -> JobState:
         """Tell how far a job is."""
-        return _state(desk.jobs.get(job))
+        return _state(connection.jobs.get(job))
 
     @routes.delete("/{job}")
     def cancel(job: JobId) -> JobState:
@@ -71,8 +73,8 @@ def bulk(desk: Desk) -> APIRouter:
 
         One that is finished stays so, as the answer tells.
         """
-        desk.jobs.set_state(job, "cancelled")
-        return _state(desk.jobs.get(job))
+        connection.jobs.set_state(job, "cancelled")
+        return _state(connection.jobs.get(job))
 
     @routes.get(
         "/{job}/results",
@@ -81,7 +83,7 @@ def bulk(desk: Desk) -> APIRouter:
     )
     def results(job: JobId, *, follow: bool = False) -> StreamingResponse:
         """Stream the records, a line of JSON each; to follow is to wait for all."""
-        desk.jobs.get(job)
+        connection.jobs.get(job)
         return StreamingResponse(jobs.lines(job, follow=follow), media_type=_LINES)
 
     return routes

@@ -9,10 +9,10 @@ from typing import Final
 
 import msgspec
 
-from producer.backend.connection import Desk
+from producer.backend.connection import Connection
 from producer.console.paths import about
 from producer.formats.jsonl import line_of
-from producer.jobs.publisher import Outbox, Parcel, Post
+from producer.jobs.publisher import OutgoingChunk, Publisher, Stores
 from worker.contract.messages import KEY_PREFIX, Chunk, ImageRef
 from worker.contract.stores.blobs import blob_key
 from worker.contract.stores.jobs import Job, LostChunk
@@ -33,7 +33,7 @@ class ClosedError(RuntimeError):
     """The job takes no more images."""
 
 
-class Plan(msgspec.Struct, frozen=True):
+class JobOptions(msgspec.Struct, frozen=True):
     """How the images of a job are tagged; kept beside it for images that come later."""
 
     labels: str | None
@@ -43,24 +43,28 @@ class Plan(msgspec.Struct, frozen=True):
     thumbnail_px: int = 0
 
 
-class DoorJobs:
+class ApiJobs:
     """Jobs at a desk. Several doors may serve the same one: what must be in order is locked."""
 
-    def __init__(self, desk: Desk) -> None:
-        self._desk = desk
+    def __init__(self, connection: Connection) -> None:
+        self._desk = connection
 
-    def create(self, plan: Plan, images: Sequence[str], *, more: bool, labels: int = 0) -> Job:
+    def create(
+        self, options: JobOptions, images: Sequence[str], *, more: bool, labels: int = 0
+    ) -> Job:
         """Return a new job of these paths and URLs; with `more` it stays open for uploads.
 
         So many `labels` were given for it.
         """
-        desk = self._desk
-        job = desk.jobs.create(about(images) if images else "uploads", labels)
-        desk.client.set(_plan(job.id), msgspec.json.encode(plan), ex=desk.settings.result_ttl_s)
-        self._send(job.id, plan, [(ImageRef(path), None) for path in images], REFERENCES)
+        connection = self._desk
+        job = connection.jobs.create(about(images) if images else "uploads", labels)
+        connection.client.set(
+            _options(job.id), msgspec.json.encode(options), ex=connection.settings.result_ttl_s
+        )
+        self._send(job.id, options, [(ImageRef(path), None) for path in images], REFERENCES)
         if not more:
-            desk.jobs.set_state(job.id, "submitted")
-        return desk.jobs.get(job.id)
+            connection.jobs.set_state(job.id, "submitted")
+        return connection.jobs.get(job.id)
 
     def add(self, job_id: str, images: Sequence[tuple[ImageRef, bytes]]) -> Job:
         """Send images by their bytes.
@@ -70,17 +74,17 @@ class DoorJobs:
             ClosedError: it is closed, or cancelled.
             FullError: too many of it wait already.
         """
-        desk = self._desk
-        with desk.client.lock(f"{_plan(job_id)}:lock", timeout=_LOCK_S):
-            job = desk.jobs.get(job_id)
-            kept = desk.client.get(_plan(job_id))
+        connection = self._desk
+        with connection.client.lock(f"{_options(job_id)}:lock", timeout=_LOCK_S):
+            job = connection.jobs.get(job_id)
+            kept = connection.client.get(_options(job_id))
             if kept is None or job.state != "submitting":
                 raise ClosedError
             if job.outstanding + len(images) > MOST_OUTSTANDING:
                 raise FullError
-            plan = msgspec.json.decode(kept, type=Plan)
-            self._send(job_id, plan, images, UPLOAD_IMAGES, job)
-            return desk.jobs.get(job_id)
+            options = msgspec.json.decode(kept, type=JobOptions)
+            self._send(job_id, options, images, UPLOAD_IMAGES, job)
+            return connection.jobs.get(job_id)
 
     def close(self, job_id: str) -> Job:
         """Take no more images."""
@@ -110,28 +114,28 @@ class DoorJobs:
     def _send(
         self,
         job_id: str,
-        plan: Plan,
+        options: JobOptions,
         images: Sequence[tuple[ImageRef, bytes | None]],
         size: int,
         before: Job | None = None,
     ) -> None:
-        desk, first = self._desk, before.chunks if before else 0
-        outbox = Outbox(
-            Post(desk.app, desk.jobs, desk.blobs),
+        connection, first = self._desk, before.chunks if before else 0
+        publisher = Publisher(
+            Stores(connection.app, connection.jobs, connection.blobs),
             lambda _: None,
             sent=(before.images, before.chunks) if before else (0, 0),
         )
-        outbox.start()
+        publisher.start()
         try:
             for seq, start in enumerate(range(0, len(images), size), first):
-                outbox.put(_parcel(job_id, seq, plan, images[start : start + size]))
+                publisher.put(_outgoing(job_id, seq, options, images[start : start + size]))
         finally:
-            outbox.close()
+            publisher.close()
 
 
-def _parcel(
-    job: str, seq: int, plan: Plan, images: Sequence[tuple[ImageRef, bytes | None]]
-) -> Parcel:
+def _outgoing(
+    job: str, seq: int, options: JobOptions, images: Sequence[tuple[ImageRef, bytes | None]]
+) -> OutgoingChunk:
     refs, blobs = [], {}
     for index, (ref, data) in enumerate(images):
         if data is None:
@@ -144,15 +148,15 @@ def _parcel(
         job=job,
         seq=seq,
         images=tuple(refs),
-        labels=plan.labels,
-        top_k=plan.top_k,
-        threshold=plan.threshold,
-        embeddings=plan.embeddings,
-        thumbnail_px=plan.thumbnail_px,
+        labels=options.labels,
+        top_k=options.top_k,
+        threshold=options.threshold,
+        embeddings=options.embeddings,
+        thumbnail_px=options.thumbnail_px,
         sent_at_s=time.time(),
     )
-    return Parcel(chunk, blobs)
+    return OutgoingChunk(chunk, blobs)
 
 
-def _plan(job_id: str) -> str:
+def _options(job_id: str) -> str:
     return f"{KEY_PREFIX}door:{job_id}"

@@ -10,8 +10,8 @@ from starlette.concurrency import run_in_threadpool
 
 from producer.api.errors import UNPROCESSABLE, RefusedError, check_place
 from producer.api.schemas import Manner, Prediction, Result
-from producer.api.urgent_queue import BusyError, Lane, Question
-from producer.backend.connection import Desk
+from producer.api.urgent_queue import BusyError, PredictRequest, UrgentQueue
+from producer.backend.connection import Connection
 from worker.contract.labels import LabelPack
 from worker.contract.messages import ChunkResult
 from worker.contract.stores.jobs import LostChunk
@@ -29,7 +29,7 @@ _STATUS: Final = {
 }
 
 
-def predictions(desk: Desk, lane: Lane) -> APIRouter:
+def predictions(connection: Connection, urgent_queue: UrgentQueue) -> APIRouter:
     """Return the route."""
     routes = APIRouter()
 
@@ -61,26 +61,26 @@ def predictions(desk: Desk, lane: Lane) -> APIRouter:
             raise RefusedError(UNPROCESSABLE, "bad_request", words) from e
         if url is not None:
             check_place(url, url=True)
-        question = Question(
+        question = PredictRequest(
             name=url or name_of(image),
             data=await image.read() if image else None,
-            labels=await labels_of(desk, manner),
+            labels=await labels_of(connection, manner),
             top_k=top_k,
             threshold=manner.least(),
         )
-        return _prediction(await _answer(lane, question))
+        return _prediction(await _answer(urgent_queue, question))
 
     return routes
 
 
-async def labels_of(desk: Desk, manner: Manner) -> str | None:
+async def labels_of(connection: Connection, manner: Manner) -> str | None:
     """Store the label set that a request means; return its hash, or None for the model's own.
 
     Raises:
         LabelsError: it cannot be used.
     """
     pack = manner.pack()
-    return await run_in_threadpool(desk.labels.put, pack) if pack != LabelPack() else None
+    return await run_in_threadpool(connection.labels.put, pack) if pack != LabelPack() else None
 
 
 def name_of(file: UploadFile | None) -> str:
@@ -88,9 +88,9 @@ def name_of(file: UploadFile | None) -> str:
     return ((file and file.filename) or "image")[:NAME_CHARS]
 
 
-async def _answer(lane: Lane, question: Question) -> ChunkResult:
+async def _answer(urgent_queue: UrgentQueue, question: PredictRequest) -> ChunkResult:
     try:
-        answer = await lane.ask(question, ANSWER_S)
+        answer = await urgent_queue.ask(question, ANSWER_S)
     except BusyError as e:
         raise RefusedError(429, "busy", "too many wait for an answer; try again") from e
     except TimeoutError as e:

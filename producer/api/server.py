@@ -9,11 +9,11 @@ from contextlib import suppress
 import uvicorn
 
 from producer.api.app import make_app
-from producer.backend.connection import Desk
+from producer.backend.connection import Connection
 from producer.backend.ports import listen
 
 
-def serve(desk: Desk, address: str, port: int, on_ready: Callable[[], None]) -> None:
+def serve(connection: Connection, address: str, port: int, on_ready: Callable[[], None]) -> None:
     """Answer until interrupted; then requests under way are finished, for some seconds.
 
     `on_ready` hears when requests are answered.
@@ -24,7 +24,7 @@ def serve(desk: Desk, address: str, port: int, on_ready: Callable[[], None]) -> 
     # It raises the signal that ended it once more, when all is done.
     with listen(address, port) as door, suppress(KeyboardInterrupt):
         config = uvicorn.Config(
-            make_app(desk, desk.settings.api_key.reveal()),
+            make_app(connection, connection.settings.api_key.reveal()),
             log_level="warning",
             timeout_graceful_shutdown=10,
             server_header=False,

@@ -14,7 +14,7 @@ import msgspec
 import redis
 from kombu.exceptions import OperationalError
 
-from producer.backend.connection import Desk
+from producer.backend.connection import Connection
 from worker.contract.messages import (
     QUEUE,
     TASK,
@@ -40,7 +40,7 @@ class BusyError(RuntimeError):
     """As many wait as may."""
 
 
-class Question(msgspec.Struct, frozen=True, kw_only=True):
+class PredictRequest(msgspec.Struct, frozen=True, kw_only=True):
     """An image, by its bytes or its URL, and how it is to be tagged."""
 
     name: str
@@ -50,11 +50,11 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
     threshold: float
 
 
-class Lane:
+class UrgentQueue:
     """Sends questions and hands out answers. Started and stopped with the door."""
 
-    def __init__(self, desk: Desk) -> None:
-        self._desk = desk
+    def __init__(self, connection: Connection) -> None:
+        self._desk = connection
         # All questions of this door are chunks of one job, which nobody lists.
         self._job: Final = f"now-{secrets.token_hex(6)}"
         self._numbers = itertools.count()
@@ -75,7 +75,7 @@ class Lane:
         self._asked.set()
         self._thread.join()
 
-    async def ask(self, question: Question, timeout_s: float) -> ChunkResult | LostChunk:
+    async def ask(self, question: PredictRequest, timeout_s: float) -> ChunkResult | LostChunk:
         """Return the result of a chunk of one image.
 
         Raises:
@@ -94,11 +94,11 @@ class Lane:
         finally:
             del self._waiting[seq]
 
-    def _send(self, seq: int, question: Question) -> None:
-        desk = self._desk
+    def _send(self, seq: int, question: PredictRequest) -> None:
+        connection = self._desk
         key = blob_key(self._job, seq, 0) if question.data is not None else None
         if question.data is not None and key is not None:
-            desk.blobs.put({key: question.data})
+            connection.blobs.put({key: question.data})
         chunk = Chunk(
             job=self._job,
             seq=seq,
@@ -110,7 +110,7 @@ class Lane:
             sent_at_s=time.time(),
         )
         try:
-            desk.app.send_task(
+            connection.app.send_task(
                 TASK,
                 args=[chunk.to_wire()],
                 task_id=chunk.task_id,

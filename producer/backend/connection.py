@@ -38,7 +38,7 @@ class JobLostError(RuntimeError):
     """Redis does not know a job that is under way."""
 
 
-class Desk:
+class Connection:
     """Where a command works: at a Redis, with whoever is online there."""
 
     def __init__(
@@ -72,7 +72,7 @@ class Desk:
         if self._local:
             self._local.check()
 
-    def hitch(self, job: str) -> str:
+    def stall_reason(self, job: str) -> str:
         """Return why no result of a job comes, as far as that can be seen; else nothing.
 
         Raises:
@@ -105,7 +105,7 @@ class Desk:
             return f"Redis at {where} refuses work: {reason}"
         return ""
 
-    def leave_word(self, job: str, state: JobState) -> None:
+    def try_set_state(self, job: str, state: JobState) -> None:
         """Set the job's state if Redis is there; someone wants to leave, so do not wait for it."""
         url, ttl_s = self.settings.broker_url, self.settings.result_ttl_s
         with (
@@ -133,14 +133,14 @@ def check_redis(settings: Settings) -> None:
 
 
 @contextmanager
-def open_desk(
+def open_connection(
     settings: Settings,
     *,
     embedded: bool = False,
     model: str | None = None,
-    say: Callable[[str], None] = lambda _: None,
+    echo: Callable[[str], None] = lambda _: None,
     retries: bool = True,
-) -> Iterator[Desk]:
+) -> Iterator[Connection]:
     """Yield a desk at the broker of the settings, or a private one that vanishes with the block.
 
     `say` hears what takes long before it can begin. Without `retries`, what asks Redis fails as
@@ -153,14 +153,14 @@ def open_desk(
     """
     if not embedded:
         check_redis(settings)
-        yield Desk(settings, make_app(settings, stores_results=False), None, retries=retries)
+        yield Connection(settings, make_app(settings, stores_results=False), None, retries=retries)
         return
     check_libraries()
-    say("starting a private Redis")
+    echo("starting a private Redis")
     with EmbeddedRedis() as server:
         private = msgspec.structs.replace(
             settings, broker_url=SecretUrl(server.url), result_url=SecretUrl()
         )
         app = make_app(private, stores_results=False)
-        with LocalWorker(app, model, say) as local:
-            yield Desk(private, app, local)
+        with LocalWorker(app, model, echo) as local:
+            yield Connection(private, app, local)

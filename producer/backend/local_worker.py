@@ -50,10 +50,10 @@ class LocalWorker:
         EmbeddedError: on entering, with the worker's own words, if it does not come up.
     """
 
-    def __init__(self, app: Celery, model: str | None, say: Callable[[str], None]) -> None:
+    def __init__(self, app: Celery, model: str | None, echo: Callable[[str], None]) -> None:
         self._app = app
         self._model = model
-        self._say = say
+        self._echo = echo
         self._child: subprocess.Popen[bytes] | None = None
         self._log: IO[bytes] | None = None
         self.info: WorkerInfo
@@ -78,7 +78,7 @@ class LocalWorker:
         """Start the worker and return once its model is warm."""
         if self._model and not (expanded(self._model) / _MANIFEST).exists():
             self._model = self._export(self._model)
-        self._say("starting a worker, which loads its model")
+        self._echo("starting a worker, which loads its model")
         # Without a name on disk: it goes when both processes have.
         self._log = tempfile.TemporaryFile(prefix="wanwu-worker-")  # noqa: SIM115 - closed in stop
         self._child = start_child(
@@ -100,7 +100,7 @@ class LocalWorker:
                 return
             if now_s - said_s >= SAY_EVERY_S:
                 said_s = now_s
-                self._say(f"the worker is still loading its model, after {now_s - began_s:.0f} s")
+                self._echo(f"the worker is still loading its model, after {now_s - began_s:.0f} s")
         msg = f"the worker did not come up within {START_TIMEOUT_S:.0f} s: {self._last_words()}"
         raise EmbeddedError(msg)
 
@@ -132,7 +132,7 @@ class LocalWorker:
         for line in self._child.stderr or ():
             told = line.decode(errors="replace").strip()
             if not told.startswith(ERROR):
-                self._say(told)
+                self._echo(told)
         place, _ = self._child.communicate()
         if self._child.returncode:
             raise EmbeddedError(told.removeprefix(ERROR))

@@ -9,7 +9,7 @@ from typing import Final
 _M_ARENA_MAX: Final = -8
 
 
-def one_heap() -> bool:
+def limit_malloc_arenas() -> bool:
     """Let all threads share a heap; return whether malloc obeys. Before any thread starts.
 
     By default glibc gives each thread one of its own. What one thread makes and another frees, such

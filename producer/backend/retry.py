@@ -19,9 +19,9 @@ _PAUSE_S: Final = 1.0
 T = TypeVar("T")
 
 
-def insist(
+def retry(
     do: Callable[[], T],
-    patience_s: float,
+    retry_timeout_s: float,
     on_away: Callable[[Exception], None] = lambda _: None,
     *,
     now: Callable[[], float] = time.monotonic,
@@ -38,7 +38,7 @@ def insist(
         try:
             return do()
         except _ERRORS as e:
-            if not passes(e) or now() - began_s >= patience_s:
+            if not passes(e) or now() - began_s >= retry_timeout_s:
                 raise
             on_away(e)
             sleep(_PAUSE_S)

@@ -9,10 +9,10 @@ from typing import Final
 import click
 from rich.console import Console
 
-from producer.backend.connection import open_desk
-from producer.backend.malloc import one_heap
+from producer.backend.connection import open_connection
+from producer.backend.malloc import limit_malloc_arenas
 from producer.backend.ports import url_place
-from producer.cli.exit_codes import COULD_NOT_RUN, OK, SOME_FAILED, say, told
+from producer.cli.exit_codes import COULD_NOT_RUN, OK, SOME_FAILED, echo, exits_with_code
 from producer.cli.options import address_options, broker_option, job_argument
 from producer.cli.output import Place, is_terminal
 from producer.cli.output_options import output_of, output_options, overwrite_option, reserved
@@ -23,7 +23,7 @@ from producer.console.i18n import translated
 from producer.jobs import results as fetch
 from producer.jobs.requeue import requeue as send_again
 from producer.monitoring.doctor import examine
-from producer.monitoring.status import Look
+from producer.monitoring.status import StatusSampler
 from worker.contract.extras import need
 from worker.contract.settings import Settings
 
@@ -38,7 +38,7 @@ def main() -> None:
     while (number := os.open(os.devnull, os.O_RDWR)) <= _STANDARD_ERROR:
         pass
     os.close(number)
-    one_heap()
+    limit_malloc_arenas()
 
 
 @main.command(epilog="Example: producer status --watch")
@@ -46,7 +46,7 @@ def main() -> None:
 @click.option("--watch", is_flag=True, help="Look again every two seconds, until interrupted.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object, for programs.")
 @broker_option
-@told
+@exits_with_code
 def status(job: str | None, broker: str | None, *, watch: bool, as_json: bool) -> int:
     """Show all jobs, the workers online and what was given up, or one job."""
     if watch and as_json:
@@ -54,12 +54,12 @@ def status(job: str | None, broker: str | None, *, watch: bool, as_json: bool) -
         raise click.UsageError(msg)
     # A table in a pipe or a file has no edge to be folded at.
     console = Console(width=None if is_terminal(sys.stdout) else 200)
-    with open_desk(Settings.from_env(broker_url=broker)) as desk:
-        look = Look(desk, job)
+    with open_connection(Settings.from_env(broker_url=broker)) as connection:
+        look = StatusSampler(connection, job)
         if as_json:
             click.echo(look.now().as_json())
         elif watch:
-            look.watch(console, say)
+            look.watch(console, echo)
         else:
             look.now().show(console)
     return OK
@@ -71,7 +71,7 @@ def status(job: str | None, broker: str | None, *, watch: bool, as_json: bool) -
 @overwrite_option
 @click.option("--wait", is_flag=True, help="Wait until the job is finished.")
 @broker_option
-@told
+@exits_with_code
 def results(
     job: str,
     out: Place | None,
@@ -85,25 +85,25 @@ def results(
     output = output_of(out, form)
 
     def waiting() -> None:
-        if words := desk.hitch(job):
-            say(f"waiting: {words}")
+        if words := connection.stall_reason(job):
+            echo(f"waiting: {words}")
 
     with (
-        reserved(output, out, say, overwrite=overwrite),
-        open_desk(Settings.from_env(broker_url=broker)) as desk,
+        reserved(output, out, echo, overwrite=overwrite),
+        open_connection(Settings.from_env(broker_url=broker)) as connection,
     ):
-        desk.jobs.get(job)
+        connection.jobs.get(job)
         if wait:
-            patience_s = float(desk.settings.redis_patience_s)
-            fetch.wait(desk.jobs, job, waiting, patience_s=patience_s)
+            retry_timeout_s = float(connection.settings.redis_retry_timeout_s)
+            fetch.wait(connection.jobs, job, waiting, retry_timeout_s=retry_timeout_s)
         with output.sink() as sink:
-            found = fetch.fetch(desk.jobs, job, sink)
+            found = fetch.fetch(connection.jobs, job, sink)
             if out and overwrite and not found.images:
                 msg = f"job {job} has no results to write: {out.url or out.file} is as it was"
                 raise fetch.NoResultsError(msg)
     output.deliver()
     for words in (*found.remarks(), *output.remarks()):
-        say(words)
+        echo(words)
     if not found.job.finished:
         return COULD_NOT_RUN
     return SOME_FAILED if found.failed or output.unwritten else OK
@@ -114,51 +114,51 @@ def results(
 @click.option("--all", "everything", is_flag=True, help="All that was given up.")
 @click.option("--drop", is_flag=True, help="Forget them instead: they are not sent again.")
 @broker_option
-@told
+@exits_with_code
 def requeue(letters: tuple[str, ...], broker: str | None, *, everything: bool, drop: bool) -> int:
     """Send images that were given up (see `producer status`) again, as a job of their own."""
     if bool(letters) == everything:
         msg = "name what to send again, or give --all"
         raise click.UsageError(msg)
-    with open_desk(Settings.from_env(broker_url=broker)) as desk:
-        there = {letter.id: letter for letter in desk.dead.list()}
+    with open_connection(Settings.from_env(broker_url=broker)) as connection:
+        there = {letter.id: letter for letter in connection.dead.list()}
         if unknown := [name for name in letters if name not in there]:
             msg = f"nothing that was given up has the name {unknown[0]}: see producer status"
             raise click.UsageError(msg)
         chosen = [there[name] for name in letters or there]
         if drop:
-            desk.dead.remove(chosen)
-            say(f"forgot {len(chosen):,}")
+            connection.dead.remove(chosen)
+            echo(f"forgot {len(chosen):,}")
             return OK
         sendable = [letter for letter in chosen if letter.chunk]
         if not sendable:
-            say("there is nothing that can be sent again")
+            echo("there is nothing that can be sent again")
             return COULD_NOT_RUN
-        job, images = send_again(desk, sendable)
+        job, images = send_again(connection, sendable)
     click.echo(job)
-    say(f"sent {images:,} images; their tags: producer results {job} --wait --out tags.jsonl")
+    echo(f"sent {images:,} images; their tags: producer results {job} --wait --out tags.jsonl")
     return OK
 
 
 @main.command(epilog="Example: producer exporter --port 9808")
 @address_options(9808)
 @broker_option
-@told
+@exits_with_code
 def exporter(port: int, address: str, broker: str | None) -> int:
     """Tell Prometheus the backlog of all jobs, until interrupted. One a Redis is enough."""
     need("ops")
     from producer.monitoring.prometheus import serve  # noqa: PLC0415 - only here
 
     place = url_place(address, port)
-    with open_desk(Settings.from_env(broker_url=broker), retries=False) as desk:
-        serve(desk, address, port, lambda: say(f"answering at http://{place}/metrics"))
+    with open_connection(Settings.from_env(broker_url=broker), retries=False) as connection:
+        serve(connection, address, port, lambda: echo(f"answering at http://{place}/metrics"))
     return OK
 
 
 @main.command(epilog="Example: producer serve --port 8000")
 @address_options(8000)
 @broker_option
-@told
+@exits_with_code
 def serve(port: int, address: str, broker: str | None) -> int:
     """Answer HTTP requests for tags, until interrupted: one image at a time, or jobs."""
     need("http")
@@ -170,15 +170,15 @@ def serve(port: int, address: str, broker: str | None) -> int:
         raise click.UsageError(msg)
     place = url_place(address, port)
     words = f"answering at http://{place}, described at http://{place}/docs"
-    with open_desk(settings, retries=False) as desk:
-        answer(desk, address, port, lambda: say(words))
+    with open_connection(settings, retries=False) as connection:
+        answer(connection, address, port, lambda: echo(words))
     return OK
 
 
 @main.command(epilog="Example: producer doctor ./images")
 @click.argument("paths", nargs=-1, metavar="[PATH]...")
 @broker_option
-@told
+@exits_with_code
 def doctor(paths: tuple[str, ...], broker: str | None) -> int:
     """Look for what stands in the way: broker, workers, model, clocks, and who may read PATH."""
     marks = {"ok": "ok  ", "note": "note", "bad": "BAD "}
@@ -207,18 +207,18 @@ def completion(shell: str) -> None:
 @main.command(epilog="Example: producer cancel 20261123-181502-5f3a9c")
 @job_argument()
 @broker_option
-@told
+@exits_with_code
 def cancel(job: str, broker: str | None) -> int:
     """Cancel a job: its images that wait in the queue fail with the code `cancelled`."""
-    with open_desk(Settings.from_env(broker_url=broker)) as desk:
-        moved = desk.jobs.set_state(job, "cancelled")
-        found = desk.jobs.get(job)
+    with open_connection(Settings.from_env(broker_url=broker)) as connection:
+        moved = connection.jobs.set_state(job, "cancelled")
+        found = connection.jobs.get(job)
     if moved:
-        say(f"cancelled {job}: {found.outstanding:,} images were still to be tagged")
+        echo(f"cancelled {job}: {found.outstanding:,} images were still to be tagged")
     elif found.state == "cancelled":
-        say(f"{job} was cancelled before")
+        echo(f"{job} was cancelled before")
     else:
-        say(f"{job} is finished already: there is nothing to cancel")
+        echo(f"{job} is finished already: there is nothing to cancel")
     return OK
 
 

@@ -15,12 +15,12 @@ import redis
 from kombu.exceptions import OperationalError
 
 from producer.backend.connection import JobLostError
-from producer.cli.output import StandingError
+from producer.cli.output import ExistingRecordsError
 from producer.console.i18n import translated
 from producer.embeddings.text_encoder import EncodingError
 from producer.formats import RecordsError, UnknownFormatError
 from producer.formats.output_lock import InUseError
-from producer.jobs.http_client import DoorError
+from producer.jobs.http_client import ServerError
 from producer.jobs.results import NoResultsError
 from producer.jobs.run import LabelsNeededError, NoImagesError, NoWorkerError
 from producer.sources.stores import StoreError
@@ -43,7 +43,7 @@ INTERRUPTED: Final = 130
 P = ParamSpec("P")
 
 _COULD_NOT_RUN: Final = (
-    DoorError,
+    ServerError,
     EmbeddedError,
     EncodingError,
     ExtraError,
@@ -60,7 +60,7 @@ _WRONG_USAGE: Final = (
     LabelsNeededError,
     NoImagesError,
     RecordsError,
-    StandingError,
+    ExistingRecordsError,
     StoreError,
     UnknownFormatError,
 )
@@ -68,7 +68,7 @@ _WRONG_USAGE: Final = (
 _DISK_FULL: Final = "the disk is full: make room, then run it again (submit goes on with --resume)"
 
 
-def told(command: Callable[P, int]) -> Callable[P, None]:
+def exits_with_code(command: Callable[P, int]) -> Callable[P, None]:
     """Run a verb and end the process with its exit code; what stops it is told in one line."""
 
     @wraps(command)
@@ -101,7 +101,7 @@ def told(command: Callable[P, int]) -> Callable[P, None]:
     return run
 
 
-def say(words: str) -> None:
+def echo(words: str) -> None:
     """Tell the user something, apart from the data, in their language."""
     click.echo(translated(words), err=True)
 
@@ -143,5 +143,5 @@ def _interrupt(_number: int, _frame: object) -> NoReturn:
 
 
 def _fail(message: str) -> NoReturn:
-    say(f"error: {' '.join(message.split())}")
+    echo(f"error: {' '.join(message.split())}")
     sys.exit(COULD_NOT_RUN)

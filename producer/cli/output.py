@@ -12,16 +12,16 @@ from typing import IO, Final, NamedTuple
 
 from rich.console import Console
 
-from producer.formats import Sink, Target, UnknownFormatError, is_stream, open_sink, standing_of
-from producer.formats.deferred import LateSink
+from producer.formats import Sink, Target, UnknownFormatError, existing_of, is_stream, open_sink
+from producer.formats.deferred import DeferredSink
 from producer.formats.journal import journal_of
-from producer.formats.output_lock import Note
+from producer.formats.output_lock import OutputLock
 from producer.formats.terminal import TerminalSink
 from producer.formats.xmp import XmpSink
 from producer.sources import stores as urls
 
 
-class StandingError(ValueError):
+class ExistingRecordsError(ValueError):
     """What was to be written holds something already, and nobody said that it may go."""
 
 
@@ -67,7 +67,7 @@ class Output:
         self.console: Final = Console(stderr=not (on_terminal and is_terminal(sys.stderr)))
         self._on_terminal = on_terminal and target.format == "jsonl"
         self._sidecars: XmpSink | None = None
-        self._late: LateSink | None = None
+        self._deferred: DeferredSink | None = None
 
     @contextmanager
     def sink(self, *, appends: bool = False) -> Iterator[Sink]:
@@ -78,11 +78,11 @@ class Output:
         with open_sink(self.target, appends=appends) as sink:
             if isinstance(sink, XmpSink):
                 self._sidecars = sink
-            if isinstance(sink, LateSink):
-                self._late = sink
+            if isinstance(sink, DeferredSink):
+                self._deferred = sink
             yield sink
 
-    def held(self, say: Callable[[str], None]) -> AbstractContextManager[None]:
+    def held(self, echo: Callable[[str], None]) -> AbstractContextManager[None]:
         """Keep other commands from the file in the block; `say` hears if nothing does.
 
         Raises:
@@ -91,13 +91,13 @@ class Output:
         file = self.target.file
         if file is None or self._url or is_stream(file):
             return nullcontext()
-        return Note(file).held(say)
+        return OutputLock(file).held(echo)
 
     def refuse_to_replace(self, way_on: str) -> None:
         """Refuse a file, or URL, that holds something; `way_on` is what else can be done about it.
 
         Raises:
-            StandingError: naming how much stands there.
+            ExistingRecordsError: naming how much stands there.
             StoreError: the URL's store does not answer.
         """
         if self._url:
@@ -108,21 +108,21 @@ class Output:
                     f"{self._url} holds {size_bytes:,} bytes already: {way_on}, or replace them "
                     f"with --overwrite"
                 )
-                raise StandingError(msg)
+                raise ExistingRecordsError(msg)
             return
-        found = standing_of(self.target)
+        found = existing_of(self.target)
         if found.foreign:
             msg = (
                 f"{found.file} holds something else than records: give another --out, or replace "
                 f"it with --overwrite"
             )
-            raise StandingError(msg)
+            raise ExistingRecordsError(msg)
         if found.records:
             msg = (
                 f"{found.file} holds {found.how_many} records already: {way_on}, or replace them "
                 f"with --overwrite"
             )
-            raise StandingError(msg)
+            raise ExistingRecordsError(msg)
 
     def fetch(self) -> None:
         """Get what lies at the URL already, to go on with it.
@@ -146,7 +146,7 @@ class Output:
     @property
     def is_as_it_was(self) -> bool:
         """Whether the file still holds what it held before, as no record has come."""
-        return self._late is not None and not self._late.is_opened
+        return self._deferred is not None and not self._deferred.is_opened
 
     @property
     def unwritten(self) -> int:

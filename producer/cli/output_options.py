@@ -15,7 +15,7 @@ import click
 from producer.cli.output import Output, Place, place_of
 from producer.console.i18n import translated
 from producer.formats import ENDINGS, FORMATS, UnknownFormatError, check_writable, target_of
-from producer.formats.output_lock import Say
+from producer.formats.output_lock import Echo
 from producer.sources import stores as urls
 from producer.sources.stores import StoreError
 
@@ -44,17 +44,17 @@ def overwrite_option(command: Callable[P, Any]) -> Callable[P, Any]:
 
 
 @contextmanager
-def reserved(output: Output, out: Place | None, say: Say, *, overwrite: bool) -> Iterator[None]:
+def reserved(output: Output, out: Place | None, echo: Echo, *, overwrite: bool) -> Iterator[None]:
     """Keep other commands from the output, which holds nothing yet unless it may be overwritten.
 
     Raises:
         click.UsageError: there is no file to overwrite.
         InUseError: another command writes it.
-        StandingError: it holds something.
+        ExistingRecordsError: it holds something.
     """
     if overwrite and out is None:
         raise click.UsageError(NOT_A_FILE)
-    with output.held(say):
+    with output.held(echo):
         if not overwrite:
             output.refuse_to_replace("give another --out")
         yield

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from producer.cli.exit_codes import OK, SOME_FAILED, say, told
+from producer.cli.exit_codes import OK, SOME_FAILED, echo, exits_with_code
 from producer.cli.options import broker_option, label_options, model_option, pack_of, threshold_of
 from producer.cli.output import Place
 from producer.cli.output_options import output_of, output_options, overwrite_option, reserved
@@ -30,37 +30,37 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.argument("file", type=_FILE)
 @output_options
 @overwrite_option
-@told
+@exits_with_code
 def convert(file: Path, out: Place | None, form: str | None, *, overwrite: bool) -> int:
     """Write the records of FILE in another format, or as sidecars beside the images."""
     output = output_of(out, form)
     _not_itself(file, out)
     count = 0
-    with reserved(output, out, say, overwrite=overwrite), output.sink() as sink:
+    with reserved(output, out, echo, overwrite=overwrite), output.sink() as sink:
         for record in records_of(file):
             sink.write(record)
             count += 1
     output.deliver()
     for remark in output.remarks():
-        say(remark)
-    say(f"converted {count:,} records")
+        echo(remark)
+    echo(f"converted {count:,} records")
     return SOME_FAILED if output.unwritten else OK
 
 
 @click.command(epilog="Example: producer untag ./images")
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...", type=click.Path(exists=True))
-@told
+@exits_with_code
 def untag(paths: tuple[str, ...]) -> int:
     """Take our keywords out of XMP sidecars: those in directories, or of single images."""
     target_of(None, "xmp")
 
     def skipped(directory: str, error: OSError) -> None:
-        say(f"skipped: {printable(directory)} cannot be listed: {error.strerror}")
+        echo(f"skipped: {printable(directory)} cannot be listed: {error.strerror}")
 
     found = take_out(find_sidecars(paths, skipped))
     for problem in found.problems:
-        say(problem)
-    say(f"{found.cleaned:,} sidecars lost their automatic tags, {found.removed:,} held no others")
+        echo(problem)
+    echo(f"{found.cleaned:,} sidecars lost their automatic tags, {found.removed:,} held no others")
     return SOME_FAILED if found.problems else OK
 
 
@@ -70,7 +70,7 @@ def untag(paths: tuple[str, ...]) -> int:
 @model_option
 @output_options
 @overwrite_option
-@told
+@exits_with_code
 def retag(file: Path, out: Place | None, form: str | None, model: str | None, **words: Any) -> int:
     """Tag the images of FILE by other labels, from the embeddings that are kept in it."""
     need("parquet")
@@ -83,10 +83,10 @@ def retag(file: Path, out: Place | None, form: str | None, model: str | None, **
         "labels": pack.hash if pack != LabelPack() else None,
         "threshold": threshold_of(words),
     }
-    with reserved(output, out, say, overwrite=words["overwrite"]):
+    with reserved(output, out, echo, overwrite=words["overwrite"]):
         with Encoding(pack, model) as encoding:
             ranker = Ranker(encoding.result(), top_k=words["top_k"])
-        say(f"tagging by {len(ranker.told.labels):,} labels of {ranker.told.model}")
+        echo(f"tagging by {len(ranker.told.labels):,} labels of {ranker.told.model}")
         began_s = time.monotonic()
         if out is not None and output.target.format == form_of(file) == "parquet":
             count = by_columns.retag_table(file, out.file, ranker, **how)
@@ -95,8 +95,8 @@ def retag(file: Path, out: Place | None, form: str | None, model: str | None, **
                 count = by_columns.retag(file, sink, ranker, **how)
     output.deliver()
     for remark in output.remarks():
-        say(remark)
-    say(f"tagged {count:,} images in {time.monotonic() - began_s:.1f} s")
+        echo(remark)
+    echo(f"tagged {count:,} images in {time.monotonic() - began_s:.1f} s")
     return SOME_FAILED if output.unwritten else OK
 
 
@@ -107,7 +107,7 @@ def retag(file: Path, out: Place | None, form: str | None, model: str | None, **
 @click.option("--json", "as_json", is_flag=True, help="Print lines of JSON, for programs.")
 @model_option
 @broker_option
-@told
+@exits_with_code
 def search(
     file: Path, text: str, top: int, model: str | None, broker: str | None, *, as_json: bool
 ) -> int:

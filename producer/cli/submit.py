@@ -8,16 +8,16 @@ from typing import Any
 
 import click
 
-from producer.backend.connection import ONLINE_TIMEOUT_S, Desk, JobLostError, open_desk
+from producer.backend.connection import ONLINE_TIMEOUT_S, Connection, JobLostError, open_connection
 from producer.backend.workers import online
-from producer.cli.exit_codes import OK, SOME_FAILED, say, told
+from producer.cli.exit_codes import OK, SOME_FAILED, echo, exits_with_code
 from producer.cli.options import broker_option, label_options, request_of
-from producer.cli.output import Output, StandingError
+from producer.cli.output import ExistingRecordsError, Output
 from producer.cli.output_options import output_of, output_options, overwrite_option
-from producer.jobs.dry_run import lines, rehearse
-from producer.jobs.http_client import FarSession
-from producer.jobs.resume import Ledger, Maker, ledger_of
-from producer.jobs.run import Request, Session, find_images
+from producer.jobs.dry_run import dry_run, lines
+from producer.jobs.http_client import HttpJobRunner
+from producer.jobs.resume import ResumeState, TagSource, resume_state_of
+from producer.jobs.run import JobRunner, Request, find_images
 from producer.sources.scan import Image
 from worker.contract.messages import MAX_CHUNK_IMAGES
 from worker.contract.redis.connections import BrokerUnreachableError
@@ -76,147 +76,158 @@ from worker.contract.settings import Settings
     help="Model of the --embedded worker: an artifact, or a Hugging Face directory or id.",
 )
 @broker_option
-@told
+@exits_with_code
 def submit(**words: Any) -> int:
     """Tag images: files, directories, patterns, or - for a list on standard input."""
     output = output_of(words["out"], words["form"])
     request = request_of(words, output.target)
     settings = Settings.from_env(broker_url=words["broker"])
-    with output.held(say):
-        ledger = _ledger(output, words)
-        images = find_images(request.paths, say)
+    with output.held(echo):
+        resume_state = _resume_state(output, words)
+        images = find_images(request.paths, echo)
         if words["dry_run"]:
-            return _rehearse(settings, ledger, images, request, resumes=words["resume"])
+            return _rehearse(settings, resume_state, images, request, resumes=words["resume"])
         if words["http"]:
-            far = FarSession(request, words["http"], settings.api_key.reveal(), output.console)
-            return _submit_far(far, output, ledger, images, settings, resumes=words["resume"])
-        session = Session(request, output.console, say, ledger.begin)
+            far = HttpJobRunner(request, words["http"], settings.api_key.reveal(), output.console)
+            return _submit_far(far, output, resume_state, images, settings, resumes=words["resume"])
+        session = JobRunner(request, output.console, echo, resume_state.begin)
         with (
-            told_if_stopped(session, output, words),
-            open_desk(settings, embedded=words["embedded"], model=words["model"], say=say) as desk,
-            _flower(desk, wanted=words["flower"]),
+            explains_interruption(session, output, words),
+            open_connection(
+                settings, embedded=words["embedded"], model=words["model"], echo=echo
+            ) as connection,
+            _flower(connection, wanted=words["flower"]),
         ):
-            maker = session.greet(desk, waits=not words["no_wait"])
+            maker = session.check_worker(connection, waits=not words["no_wait"])
             if words["no_wait"]:
-                return _leave_alone(session, desk, images)
-            _tag(session, desk, output, ledger, images, maker, resumes=words["resume"])
-    return _ended(output, ledger, failed=session.tally.failed)
+                return _leave_alone(session, connection, images)
+            _tag(session, connection, output, resume_state, images, maker, resumes=words["resume"])
+    return _ended(output, resume_state, failed=session.tally.failed)
 
 
-def _ledger(output: Output, words: dict[str, Any]) -> Ledger:
+def _resume_state(output: Output, words: dict[str, Any]) -> ResumeState:
     """Return the ledger of what is done; refuse an output that holds something unless told."""
-    ledger = ledger_of(output.target, retries_failed=words["retry_failed"])
+    resume_state = resume_state_of(output.target, retries_failed=words["retry_failed"])
     if words["resume"]:
         output.fetch()
-        ledger.read()
+        resume_state.read()
     elif not words["overwrite"]:
         try:
             output.refuse_to_replace("go on with --resume")
-        except StandingError as e:
+        except ExistingRecordsError as e:
             if not words["dry_run"]:
                 raise
-            say(f"note: {e}")
-    return ledger
+            echo(f"note: {e}")
+    return resume_state
 
 
 def _tag(
-    session: Session,
-    desk: Desk,
+    session: JobRunner,
+    connection: Connection,
     output: Output,
-    ledger: Ledger,
+    resume_state: ResumeState,
     images: Iterable[Image],
-    maker: Maker,
+    maker: TagSource,
     *,
     resumes: bool,
 ) -> None:
     """Tag the images, and write what comes back."""
     with output.sink(appends=resumes) as sink:
         if resumes:
-            taken = ledger.inherit(desk.jobs, sink, maker)
-            say(f"resuming: {ledger.images:,} images are done, {taken:,} of them meanwhile")
-            images = ledger.remaining(images, maker)
-        session.tag(desk, images, sink)
-    ledger.end()
+            taken = resume_state.take_over(connection.jobs, sink, maker)
+            echo(f"resuming: {resume_state.images:,} images are done, {taken:,} of them meanwhile")
+            images = resume_state.pending(images, maker)
+        session.tag(connection, images, sink)
+    resume_state.end()
     output.deliver()
 
 
-def _leave_alone(session: Session, desk: Desk, images: Iterable[Image]) -> int:
+def _leave_alone(session: JobRunner, connection: Connection, images: Iterable[Image]) -> int:
     """Send the images, and say how to come back to them."""
-    sent = session.send(desk, images)
+    sent = session.send(connection, images)
     click.echo(session.job)
-    say(f"sent {sent:,} images; how they fare: producer status {session.job}")
-    say(f"their tags: producer results {session.job} --out tags.jsonl")
+    echo(f"sent {sent:,} images; how they fare: producer status {session.job}")
+    echo(f"their tags: producer results {session.job} --out tags.jsonl")
     return OK
 
 
-def _ended(output: Output, ledger: Ledger, *, failed: int) -> int:
+def _ended(output: Output, resume_state: ResumeState, *, failed: int) -> int:
     """Say what a user should know of the records that were written; return the exit code."""
     for remark in output.remarks():
-        say(remark)
-    if before := ledger.failed_before:
-        say(f"{before:,} images failed before: --retry-failed tries them again")
+        echo(remark)
+    if before := resume_state.failed_before:
+        echo(f"{before:,} images failed before: --retry-failed tries them again")
     return SOME_FAILED if failed or before or output.unwritten else OK
 
 
 def _rehearse(
-    settings: Settings, ledger: Ledger, images: Iterable[Image], request: Request, *, resumes: bool
+    settings: Settings,
+    resume_state: ResumeState,
+    images: Iterable[Image],
+    request: Request,
+    *,
+    resumes: bool,
 ) -> int:
     """Say what a submit would do."""
     workers, waiting = [], 0
     try:
-        with open_desk(settings) as desk:
-            workers = online(desk.app, ONLINE_TIMEOUT_S)
-            waiting = sum(job.outstanding for job in desk.jobs.list() if job.state != "cancelled")
+        with open_connection(settings) as connection:
+            workers = online(connection.app, ONLINE_TIMEOUT_S)
+            waiting = sum(
+                job.outstanding for job in connection.jobs.list() if job.state != "cancelled"
+            )
     except BrokerUnreachableError as e:
-        say(f"note: {e}")
+        echo(f"note: {e}")
     if resumes:
         model = workers[0].model if workers else ""
-        images = ledger.remaining(images, Maker(model, request.labels))
-    for line in lines(rehearse(images), workers, waiting):
-        say(line)
+        images = resume_state.pending(images, TagSource(model, request.labels))
+    for line in lines(dry_run(images), workers, waiting):
+        echo(line)
     return OK
 
 
 def _submit_far(
-    session: FarSession,
+    session: HttpJobRunner,
     output: Output,
-    ledger: Ledger,
+    resume_state: ResumeState,
     images: Iterable[Image],
     settings: Settings,
     *,
     resumes: bool,
 ) -> int:
     """Tag images by way of a door."""
-    maker = session.greet()
-    say(f"tagging with {maker.model} behind the door")
+    maker = session.check_worker()
+    echo(f"tagging with {maker.model} behind the door")
     try:
         with output.sink(appends=resumes) as sink:
             if resumes:
-                images = ledger.remaining(images, maker)
-            session.tag(images, settings.max_bytes, sink, say)
+                images = resume_state.pending(images, maker)
+            session.tag(images, settings.max_file_bytes, sink, echo)
     except KeyboardInterrupt:
-        say(f"interrupted: {session.tally.done:,} results are in {output.place}")
+        echo(f"interrupted: {session.tally.done:,} results are in {output.place}")
         session.cancel()
         raise
-    ledger.end()
+    resume_state.end()
     output.deliver()
-    return _ended(output, ledger, failed=session.tally.failed)
+    return _ended(output, resume_state, failed=session.tally.failed)
 
 
 @contextmanager
-def _flower(desk: Desk, *, wanted: bool) -> Iterator[None]:
+def _flower(connection: Connection, *, wanted: bool) -> Iterator[None]:
     """Run Flower beside what is done in the block, if somebody wants to watch."""
     if not wanted:
         yield
         return
     from producer.monitoring.flower.subprocess import flower_beside  # noqa: PLC0415 - only here
 
-    with flower_beside(desk.settings.broker_url.reveal(), say):
+    with flower_beside(connection.settings.broker_url.reveal(), echo):
         yield
 
 
 @contextmanager
-def told_if_stopped(session: Session, output: Output, words: dict[str, Any]) -> Iterator[None]:
+def explains_interruption(
+    session: JobRunner, output: Output, words: dict[str, Any]
+) -> Iterator[None]:
     """If it ends early, say where the results so far are, and how to get the others."""
     try:
         yield
@@ -226,18 +237,18 @@ def told_if_stopped(session: Session, output: Output, words: dict[str, Any]) -> 
         out = output.target.file
         word = "interrupted" if isinstance(e, KeyboardInterrupt) else "stopped"
         if session.job and output.is_as_it_was:
-            say(f"{word} before any result came; {out} is as it was")
+            echo(f"{word} before any result came; {out} is as it was")
         elif session.job:
-            say(f"{word}: {session.tally.done:,} results are in {output.place}")
+            echo(f"{word}: {session.tally.done:,} results are in {output.place}")
         elif isinstance(e, KeyboardInterrupt):
-            say(f"{word} before any work began{f'; {out} is as it was' if out else ''}")
+            echo(f"{word} before any work began{f'; {out} is as it was' if out else ''}")
         # What a Redis has lost will not be tagged; what is in the file is there.
         if session.job and not words["embedded"] and not isinstance(e, JobLostError):
-            say(f"what was sent will still be tagged: producer results {session.job} --out FILE")
-            say(f"or drop it: producer cancel {session.job}")
+            echo(f"what was sent will still be tagged: producer results {session.job} --out FILE")
+            echo(f"or drop it: producer cancel {session.job}")
         if session.job and not words["embedded"]:
             if words["overwrite"]:
-                say("or go on where this ended: with --resume in place of --overwrite")
+                echo("or go on where this ended: with --resume in place of --overwrite")
             elif out or output.target.in_sidecars:
-                say("or go on where this ended: the same command with --resume")
+                echo("or go on where this ended: the same command with --resume")
         raise

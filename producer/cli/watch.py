@@ -8,14 +8,14 @@ from typing import Any
 
 import click
 
-from producer.backend.connection import Desk, open_desk
-from producer.cli.exit_codes import OK, say, told
+from producer.backend.connection import Connection, open_connection
+from producer.cli.exit_codes import OK, echo, exits_with_code
 from producer.cli.options import broker_option, finite, label_options, pack_of, threshold_of
 from producer.cli.output import Output
 from producer.cli.output_options import output_of, output_options
 from producer.formats import Sink
-from producer.jobs.resume import Ledger, Maker, ledger_of
-from producer.jobs.run import Request, Session
+from producer.jobs.resume import ResumeState, TagSource, resume_state_of
+from producer.jobs.run import JobRunner, Request
 from producer.sources.scan import STANDARD_INPUT, Image, scan
 from producer.sources.watch import SETTLE_S
 from producer.sources.watch import watch as arrivals
@@ -42,7 +42,7 @@ from worker.contract.settings import Settings
 @click.option("--embedded", is_flag=True, help="Run a private Redis and a worker for this command.")
 @click.option("--model", metavar="ARTIFACT|DIR|ID", help="Model of the --embedded worker.")
 @broker_option
-@told
+@exits_with_code
 def watch(directory: Path, settle: float, broker: str | None, **words: Any) -> int:
     """Tag what is in DIRECTORY and not done yet, then what arrives there, until interrupted."""
     output = output_of(words["out"], words["form"])
@@ -58,60 +58,62 @@ def watch(directory: Path, settle: float, broker: str | None, **words: Any) -> i
         chunk_images=None,
     )
     settings = Settings.from_env(broker_url=broker)
-    with output.held(say):
-        ledger = ledger_of(output.target)
-        ledger.read()
-        with open_desk(settings, embedded=words["embedded"], model=words["model"], say=say) as desk:
-            _watch(directory, settle, desk, output, ledger, request)
+    with output.held(echo):
+        resume_state = resume_state_of(output.target)
+        resume_state.read()
+        with open_connection(
+            settings, embedded=words["embedded"], model=words["model"], echo=echo
+        ) as connection:
+            _watch(directory, settle, connection, output, resume_state, request)
     return OK
 
 
 def _watch(
     directory: Path,
     settle_s: float,
-    desk: Desk,
+    connection: Connection,
     output: Output,
-    ledger: Ledger,
+    resume_state: ResumeState,
     request: Request,
 ) -> None:
     """Tag what is there, then what arrives, without end."""
-    maker = Session(request, output.console, say).greet(desk, waits=True)
+    maker = JobRunner(request, output.console, echo).check_worker(connection, waits=True)
     with output.sink(appends=True) as sink:
-        ledger.inherit(desk.jobs, sink, maker)
-    for images in _rounds(directory, settle_s, ledger, maker):
-        session = Session(request, output.console, say, ledger.begin)
+        resume_state.take_over(connection.jobs, sink, maker)
+    for images in _rounds(directory, settle_s, resume_state, maker):
+        session = JobRunner(request, output.console, echo, resume_state.begin)
         # Opened anew each time: at the end of a round the file may be another.
         with output.sink(appends=True) as sink:
-            session.tag(desk, images, _Noted(sink, ledger))
-        ledger.end()
+            session.tag(connection, images, _Noted(sink, resume_state))
+        resume_state.end()
 
 
 def _rounds(
-    directory: Path, settle_s: float, ledger: Ledger, maker: Maker
+    directory: Path, settle_s: float, resume_state: ResumeState, maker: TagSource
 ) -> Iterator[list[Image]]:
     """Yield what is to be tagged, some images at a time."""
 
     def skipped(place: str, error: OSError) -> None:
-        say(f"skipped: {place} cannot be listed: {error.strerror}")
+        echo(f"skipped: {place} cannot be listed: {error.strerror}")
 
     for settled in arrivals(directory, settle_s):
         # The first time, which is when it is watched, all that is there.
         found: list[Image] = [*settled] or list(scan([str(directory)], skipped))
-        if images := list(ledger.remaining(found, maker)):
+        if images := list(resume_state.pending(found, maker)):
             yield images
         if not settled:
-            say(f"watching {directory}")
+            echo(f"watching {directory}")
 
 
 class _Noted:
     """A sink that tells the ledger what it writes."""
 
-    def __init__(self, sink: Sink, ledger: Ledger) -> None:
+    def __init__(self, sink: Sink, resume_state: ResumeState) -> None:
         self._sink = sink
-        self._ledger = ledger
+        self._resume_state = resume_state
 
     def write(self, record: Record) -> None:
-        self._ledger.note(record)
+        self._resume_state.note(record)
         self._sink.write(record)
 
     def flush(self) -> None:

@@ -11,8 +11,14 @@ from pathlib import Path
 from typing import Final, NamedTuple, Protocol
 
 from producer.formats.csv import CsvSink, read_csv, records_in_rows, whole_rows
-from producer.formats.deferred import LateSink
-from producer.formats.existing import Standing, is_stream, lines_in, read_through, standing_in
+from producer.formats.deferred import DeferredSink
+from producer.formats.existing import (
+    ExistingRecords,
+    existing_in,
+    is_stream,
+    lines_in,
+    read_through,
+)
 from producer.formats.html import read_html, write_html
 from producer.formats.journal import Journal, Read, Write, journal_of
 from producer.formats.jsonl import JsonlSink, RecordsError, read_jsonl, records_in, whole_lines
@@ -34,11 +40,11 @@ __all__ = [
     "Target",
     "UnknownFormatError",
     "check_writable",
+    "existing_of",
     "form_of",
     "is_stream",
     "open_sink",
     "records_of",
-    "standing_of",
     "target_of",
 ]
 
@@ -191,7 +197,7 @@ def _check_extra(name: str) -> None:
         raise ExtraError(msg)
 
 
-def standing_of(target: Target) -> Standing:
+def existing_of(target: Target) -> ExistingRecords:
     """Return what would be lost if the target's file were written anew: in it, or in its journal.
 
     Raises:
@@ -199,15 +205,15 @@ def standing_of(target: Target) -> Standing:
     """
     form, file = target.form, target.file
     if file is None or form.read is None:
-        return Standing(Path())
+        return ExistingRecords(Path())
     read, rows = form.read, form.rows
     if form.stream:
         return lines_in(file, read, form.stream.whole, form.stream.heads)
 
-    def counted(file: Path) -> Standing:
-        return Standing(file, rows(file)) if rows else read_through(file, read)
+    def counted(file: Path) -> ExistingRecords:
+        return ExistingRecords(file, rows(file)) if rows else read_through(file, read)
 
-    found = standing_in(file, read, counted)
+    found = existing_in(file, read, counted)
     return lines_in(journal_of(file), read_jsonl, whole_lines, 0) if found.is_nothing else found
 
 
@@ -235,7 +241,7 @@ def open_sink(target: Target, *, appends: bool = False) -> OpenSink:
     file = target.file
     if file is None or appends or (target.form.stream and is_stream(file)):
         return _sink(target, appends=True)
-    return LateSink(lambda: _sink(target, appends=False))
+    return DeferredSink(lambda: _sink(target, appends=False))
 
 
 def _sink(target: Target, *, appends: bool) -> OpenSink:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from producer.formats import OpenSink, Sink
 
 
-class LateSink:
+class DeferredSink:
     """Passes records on to a sink that it opens for the first, or when its block ends well."""
 
     def __init__(self, opens: Callable[[], OpenSink]) -> None:

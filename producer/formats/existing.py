@@ -21,7 +21,7 @@ Lines = Iterable[bytes]
 Read = Callable[[Path], Iterator[Record]]
 
 
-class Standing(NamedTuple):
+class ExistingRecords(NamedTuple):
     """What a file holds: so many records, or, if it is `foreign`, something else."""
 
     file: Path
@@ -47,39 +47,41 @@ def is_stream(file: Path) -> bool:
     return file.exists() and not file.is_file()
 
 
-def standing_in(file: Path, read: Read, count: Callable[[Path], Standing]) -> Standing:
+def existing_in(
+    file: Path, read: Read, count: Callable[[Path], ExistingRecords]
+) -> ExistingRecords:
     """Return what a file holds: something else than records if the first of it is none."""
     if is_stream(file) or not file.exists() or not file.stat().st_size:
-        return Standing(file)
+        return ExistingRecords(file)
     try:
         found = next(read(file), None)
     except (RecordsError, ValueError, LookupError):
-        return Standing(file, foreign=True)
-    return Standing(file) if found is None else count(file)
+        return ExistingRecords(file, foreign=True)
+    return ExistingRecords(file) if found is None else count(file)
 
 
 def lines_in(
     file: Path, read: Read, whole: Callable[[Lines], Iterator[bytes]], heads: int
-) -> Standing:
+) -> ExistingRecords:
     """Return what a file of lines holds, of which the first `heads` are no records."""
     if not is_stream(file) and file.exists() and file.stat().st_size:
         with file.open("rb") as lines:
             # Anything may lie there, such as a film, which has no lines.
             if not lines.readline(_LONGEST_LINE).endswith(b"\n"):
-                return Standing(file, foreign=True)
+                return ExistingRecords(file, foreign=True)
 
-    def count(file: Path) -> Standing:
+    def count(file: Path) -> ExistingRecords:
         with file.open("rb") as lines:
             found = sum(1 for _ in whole(_first(lines))) - heads
-        return Standing(file, found, is_whole=file.stat().st_size <= MOST_BYTES)
+        return ExistingRecords(file, found, is_whole=file.stat().st_size <= MOST_BYTES)
 
-    return standing_in(file, read, count)
+    return existing_in(file, read, count)
 
 
-def read_through(file: Path, read: Read) -> Standing:
+def read_through(file: Path, read: Read) -> ExistingRecords:
     """Return what a file holds whose records are counted by reading them."""
     found = sum(1 for _ in islice(read(file), MOST_RECORDS))
-    return Standing(file, found, is_whole=found < MOST_RECORDS)
+    return ExistingRecords(file, found, is_whole=found < MOST_RECORDS)
 
 
 def _first(lines: Lines) -> Iterator[bytes]:

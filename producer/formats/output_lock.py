@@ -22,14 +22,14 @@ _LOCKS: Final = Path("/proc/locks")
 _NO_LOCKS: Final = frozenset({errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL})
 _NO_NOTES: Final = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 
-Say = Callable[[str], None]
+Echo = Callable[[str], None]
 
 
 class InUseError(RuntimeError):
     """Another command writes the file."""
 
 
-class Note:
+class OutputLock:
     """What lies beside an output file while a command writes it, or until its job is taken over."""
 
     def __init__(self, file: Path) -> None:
@@ -59,13 +59,13 @@ class Note:
             self.path.write_bytes(b"")
 
     @contextmanager
-    def held(self, say: Say) -> Iterator[None]:
+    def held(self, echo: Echo) -> Iterator[None]:
         """Keep other commands from the file; `say` hears if that cannot be done here.
 
         Raises:
             InUseError: another command holds it, named if it is seen from here.
         """
-        lock = self._lock(say)
+        lock = self._lock(echo)
         itself = None
         try:
             itself = self._lock_itself()
@@ -78,14 +78,14 @@ class Note:
                     self.path.unlink(missing_ok=True)
                 os.close(lock)
 
-    def _lock(self, say: Say) -> int | None:
+    def _lock(self, echo: Echo) -> int | None:
         while True:
             try:
                 lock = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
             except OSError as e:
                 if e.errno not in _NO_NOTES:
                     raise
-                say(f"note: nothing keeps other commands from {self._file}: {e.strerror}")
+                echo(f"note: nothing keeps other commands from {self._file}: {e.strerror}")
                 return None
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -97,7 +97,7 @@ class Note:
                 if e.errno not in _NO_LOCKS:
                     os.close(lock)
                     raise
-                say(f"note: nothing keeps other commands from {self._file}: {e.strerror}")
+                echo(f"note: nothing keeps other commands from {self._file}: {e.strerror}")
                 return lock
             if self._is(lock):
                 return lock

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final, NamedTuple, TypeVar
 
-from producer.backend.retry import insist
+from producer.backend.retry import retry
 from producer.jobs.window import Window
 from worker.contract.messages import ChunkResult, Failure, ImageRef, Record
 from worker.contract.stores.jobs import JobStore, LostChunk
@@ -46,10 +46,10 @@ class Collector:
         is_feeding: Callable[[], bool],
         *,
         on_stall: Callable[[], None] = lambda: None,
-        patience_s: float = STALL_S,
+        retry_timeout_s: float = STALL_S,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
-        self._patience_s = patience_s
+        self._retry_timeout_s = retry_timeout_s
         self._jobs = jobs
         self._job = job
         self._window = window
@@ -99,9 +99,9 @@ class Collector:
             self._clock.sleep(min(max(pause_s, PAUSE_RATIO * took_s), LONGEST_PAUSE_S))
 
     def _ask(self, question: Callable[[str, Sequence[int]], T], seqs: Sequence[int]) -> T:
-        return insist(
+        return retry(
             lambda: question(self._job, seqs),
-            self._patience_s,
+            self._retry_timeout_s,
             lambda _: self._on_stall(),
             now=self._clock.now,
             sleep=self._clock.sleep,

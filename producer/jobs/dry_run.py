@@ -15,16 +15,16 @@ from producer.sources.scan import Image, path_of
 SHOWN: Final = 5
 
 
-class Rehearsal(msgspec.Struct):
+class DryRun(msgspec.Struct):
     """What was found."""
 
     images: int = 0
     first: list[str] = []
 
 
-def rehearse(images: Iterable[Image]) -> Rehearsal:
+def dry_run(images: Iterable[Image]) -> DryRun:
     """Go through the images, and send none."""
-    found = Rehearsal()
+    found = DryRun()
     for image in images:
         found.images += 1
         if len(found.first) < SHOWN:
@@ -32,7 +32,7 @@ def rehearse(images: Iterable[Image]) -> Rehearsal:
     return found
 
 
-def lines(found: Rehearsal, workers: Iterable[WorkerInfo], waiting: int) -> Iterator[str]:
+def lines(found: DryRun, workers: Iterable[WorkerInfo], waiting: int) -> Iterator[str]:
     """Yield what a person wants to know of it. So many images of other jobs are `waiting`."""
     yield from map(printable, found.first)
     if found.images > len(found.first):

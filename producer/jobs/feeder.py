@@ -13,8 +13,8 @@ from typing import Final
 
 import msgspec
 
-from producer.backend.retry import insist
-from producer.jobs.publisher import MAX_BYTES, Outbox, Parcel, Post
+from producer.backend.retry import retry
+from producer.jobs.publisher import MAX_BYTES, OutgoingChunk, Publisher, Stores
 from producer.jobs.window import Sent, Window, WindowClosedError
 from producer.sources import stores as urls
 from producer.sources.scan import Image, path_of
@@ -38,7 +38,7 @@ _KINDS: Final = {
 }
 
 
-class Order(msgspec.Struct, frozen=True, kw_only=True):
+class JobOptions(msgspec.Struct, frozen=True, kw_only=True):
     """How each image of a job is to be tagged and sent.
 
     `labels` is the hash of a label pack. Without `chunk_images`, chunks grow with the job.
@@ -61,22 +61,22 @@ class Feeder:
     def __init__(
         self,
         images: Iterable[Image],
-        order: Order,
-        post: Post,
+        options: JobOptions,
+        stores: Stores,
         window: Window,
         total: Callable[[], int | None] = lambda: None,
         *,
-        patience_s: float = 0.0,
+        retry_timeout_s: float = 0.0,
     ) -> None:
         """Take what is to be sent; `total` tells how many images there are, once that is known.
 
         So long a Redis is waited for that is away, in silence: the collector asks it too.
         """
-        self._patience_s = patience_s
+        self._retry_timeout_s = retry_timeout_s
         self._found = images
         self._total = total
-        self._order = order
-        self._post = post
+        self._options = options
+        self._stores = stores
         self._window = window
         self._thread = threading.Thread(target=self._live, name="feeder", daemon=True)
         self.images = 0
@@ -109,24 +109,24 @@ class Feeder:
         try:
             self._feed()
             self.sent_all = True
-            submitted = partial(self._post.jobs.set_state, self._order.job, "submitted")
-            insist(submitted, self._patience_s)
+            submitted = partial(self._stores.jobs.set_state, self._options.job, "submitted")
+            retry(submitted, self._retry_timeout_s)
         except WindowClosedError:
             pass
         except BaseException as e:  # noqa: BLE001 - the collecting thread raises it where it is seen
             self.error = e
 
     def _feed(self) -> None:
-        outbox = Outbox(self._post, self._count, patience_s=self._patience_s)
-        outbox.start()
+        publisher = Publisher(self._stores, self._count, retry_timeout_s=self._retry_timeout_s)
+        publisher.start()
         try:
             for seq, (images, blobs) in enumerate(self._chunks()):
-                parcel = Parcel(self._chunk(seq, images), blobs)
-                self._window.add(seq, Sent(images, parcel.size_bytes))
-                outbox.put(parcel)
+                outgoing = OutgoingChunk(self._chunk(seq, images), blobs)
+                self._window.add(seq, Sent(images, outgoing.size_bytes))
+                publisher.put(outgoing)
         finally:
             # What is counted as under way goes, whatever ended the loop.
-            outbox.close()
+            publisher.close()
 
     def _count(self, images: int) -> None:
         self.images += images
@@ -138,8 +138,8 @@ class Feeder:
         blobs: dict[str, bytes] = {}
         for image in self._found:
             ref = reference(image)
-            if self._order.as_blobs and ref.error is None:
-                ref, data = self._with_bytes(ref, blob_key(self._order.job, seq, len(images)))
+            if self._options.as_blobs and ref.error is None:
+                ref, data = self._with_bytes(ref, blob_key(self._options.job, seq, len(images)))
                 if ref.blob:
                     blobs[ref.blob] = data
                     size_bytes += len(data)
@@ -152,29 +152,29 @@ class Feeder:
             yield tuple(images), blobs
 
     def _chunk_images(self, begun: int) -> int:
-        if self._order.chunk_images:
-            return self._order.chunk_images
+        if self._options.chunk_images:
+            return self._options.chunk_images
         # Few blobs fit in Redis at a time: they are to go round all workers.
-        return SMALLEST_CHUNK if self._order.as_blobs else size_of_chunk(begun, self._total())
+        return SMALLEST_CHUNK if self._options.as_blobs else size_of_chunk(begun, self._total())
 
     def _with_bytes(self, ref: ImageRef, key: str) -> tuple[ImageRef, bytes]:
-        found = read_image(ref, self._order.max_bytes)
+        found = read_image(ref, self._options.max_bytes)
         if isinstance(found, Failure):
             return ImageRef(ref.path, error=found), b""
         data, stamp = found
         return ImageRef(ref.path, blob=key, stamp=stamp), data
 
     def _chunk(self, seq: int, images: tuple[ImageRef, ...]) -> Chunk:
-        order = self._order
+        options = self._options
         return Chunk(
-            job=order.job,
+            job=options.job,
             seq=seq,
             images=images,
-            labels=order.labels,
-            top_k=order.top_k,
-            threshold=order.threshold,
-            embeddings=order.embeddings,
-            thumbnail_px=order.thumbnail_px,
+            labels=options.labels,
+            top_k=options.top_k,
+            threshold=options.threshold,
+            embeddings=options.embeddings,
+            thumbnail_px=options.thumbnail_px,
             sent_at_s=time.time(),
         )
 
@@ -230,7 +230,7 @@ def _refused(status: os.stat_result, max_bytes: int, part: Part | None = None) -
         return _failure("empty_file", "the file is empty")
     if size_bytes > max_bytes:
         words = f"{size_bytes:,} bytes are more than the limit of {max_bytes:,}"
-        return _failure("too_large", f"{words} (WANWU_MAX_BYTES)")
+        return _failure("too_large", f"{words} (WANWU_MAX_FILE_BYTES)")
     return None
 
 

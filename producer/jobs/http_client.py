@@ -16,7 +16,7 @@ from producer.console.progress import Tally, progress
 from producer.console.tables import Summary
 from producer.formats import Sink
 from producer.jobs.feeder import read_image, reference
-from producer.jobs.resume import Maker
+from producer.jobs.resume import TagSource
 from producer.jobs.run import NoWorkerError, Request
 from producer.sources.scan import Image
 from worker.contract.codec import decode, encode
@@ -31,11 +31,11 @@ _TRIES: Final = 5
 _PAUSE_S: Final = 1.0
 
 
-class DoorError(RuntimeError):
+class ServerError(RuntimeError):
     """The door does not answer, or refuses."""
 
 
-class FarSession:
+class HttpJobRunner:
     """A job behind a door: uploads in one thread, writes in another."""
 
     def __init__(self, request: Request, door: str, key: str, console: Console) -> None:
@@ -50,28 +50,28 @@ class FarSession:
         self.tally = Tally()
         self.job = ""
 
-    def greet(self) -> Maker:
+    def check_worker(self) -> TagSource:
         """Look who will do the work.
 
         Raises:
-            DoorError: nobody answers.
+            ServerError: nobody answers.
             NoWorkerError: no worker is online.
         """
         workers = self._ask("GET", "/health")["workers"]
         if not workers:
             msg = f"no worker is online behind {self._base}"
             raise NoWorkerError(msg)
-        return Maker(workers[0]["model"], self._request.labels)
+        return TagSource(workers[0]["model"], self._request.labels)
 
     def tag(
-        self, images: Iterable[Image], max_bytes: int, sink: Sink, say: Callable[[str], None]
+        self, images: Iterable[Image], max_bytes: int, sink: Sink, echo: Callable[[str], None]
     ) -> None:
         """Send every image and write each record as it comes.
 
         Raises:
-            DoorError: the door is gone, or refuses.
+            ServerError: the door is gone, or refuses.
         """
-        self.job = self._ask("POST", "/jobs", json=self._order())["id"]
+        self.job = self._ask("POST", "/jobs", json=self._options())["id"]
         summary, self.tally = Summary(), Tally()
         uploads = threading.Thread(target=self._live, args=(images, max_bytes), daemon=True)
         uploads.start()
@@ -86,14 +86,14 @@ class FarSession:
         if self._error is not None:
             raise self._error
         summary.show(self._console)
-        say(str(self.tally))
+        echo(str(self.tally))
 
     def cancel(self) -> None:
         """Let the door forget what has not been tagged."""
         if self.job:
             self._ask("DELETE", f"/jobs/{self.job}")
 
-    def _order(self) -> dict[str, Any]:
+    def _options(self) -> dict[str, Any]:
         pack = self._request.pack
         return {
             "open": True,
@@ -118,7 +118,7 @@ class FarSession:
             self._error = e
         try:
             self._ask("POST", f"/jobs/{self.job}/close")
-        except DoorError as e:
+        except ServerError as e:
             self._error = self._error or e
 
     def _loads(
@@ -160,7 +160,7 @@ class FarSession:
                         seen.add(record.path)
                         yield record
                 break
-            except (urllib3.exceptions.HTTPError, DoorError):
+            except (urllib3.exceptions.HTTPError, ServerError):
                 if number == _TRIES - 1:
                     raise
                 time.sleep(_PAUSE_S * (number + 1))
@@ -175,7 +175,7 @@ class FarSession:
         answer = self._http.request("GET", address, timeout=_TIMEOUT, preload_content=False)
         try:
             if answer.status != 200:  # noqa: PLR2004
-                raise DoorError(_words(answer.status, answer.data))
+                raise ServerError(_words(answer.status, answer.data))
             rest = b""
             for block in answer.stream(65_536):
                 *lines, rest = (rest + block).split(b"\n")
@@ -189,11 +189,11 @@ class FarSession:
             answer = self._http.request(method, f"{self._base}{path}", timeout=_TIMEOUT, **more)
         except urllib3.exceptions.HTTPError as e:
             msg = f"no answer from {self._base}: {e}"
-            raise DoorError(msg) from e
+            raise ServerError(msg) from e
         if may_be_full and answer.status == _FULL:
             return None
         if answer.status >= 400:  # noqa: PLR2004
-            raise DoorError(_words(answer.status, answer.data))
+            raise ServerError(_words(answer.status, answer.data))
         return json.loads(answer.data)
 
 

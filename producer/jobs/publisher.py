@@ -17,7 +17,7 @@ import msgspec
 from celery import Celery
 from kombu.exceptions import BatchPublishError, OperationalError
 
-from producer.backend.retry import insist
+from producer.backend.retry import retry
 from worker.contract.messages import QUEUE, TASK, Chunk
 from worker.contract.redis.connections import PassingErrorRetry
 from worker.contract.stores.blobs import BlobStore
@@ -28,7 +28,7 @@ MAX_CHUNKS: Final = 64
 MAX_BYTES: Final = 32 * 1024 * 1024
 
 
-class Post(NamedTuple):
+class Stores(NamedTuple):
     """Where chunks go, and where they are counted."""
 
     app: Celery
@@ -36,7 +36,7 @@ class Post(NamedTuple):
     blobs: BlobStore
 
 
-class Parcel(NamedTuple):
+class OutgoingChunk(NamedTuple):
     """A chunk with the bytes of its blobs, by key."""
 
     chunk: Chunk
@@ -48,15 +48,15 @@ class Parcel(NamedTuple):
         return sum(map(len, self.blobs.values()))
 
 
-class Outbox:
+class Publisher:
     """Holds a few parcels of one job and sends them in order; `put` waits while it is full."""
 
     def __init__(
         self,
-        post: Post,
+        stores: Stores,
         on_sent: Callable[[int], None],
         *,
-        patience_s: float = 0.0,
+        retry_timeout_s: float = 0.0,
         sent: tuple[int, int] = (0, 0),
     ) -> None:
         """Take where to send to; `on_sent` hears how many images have gone.
@@ -64,10 +64,10 @@ class Outbox:
         So long a Redis is waited for that is away. Of a job that goes on so many images and chunks
         have been `sent` before.
         """
-        self._post = post
-        self._patience_s = patience_s
+        self._stores = stores
+        self._retry_timeout_s = retry_timeout_s
         self._on_sent = on_sent
-        self._waiting: deque[Parcel] = deque()
+        self._waiting: deque[OutgoingChunk] = deque()
         self._bytes = 0
         self._images, self._chunks = sent
         self._closing = False
@@ -79,18 +79,18 @@ class Outbox:
         """Begin to send."""
         self._thread.start()
 
-    def put(self, parcel: Parcel) -> None:
+    def put(self, outgoing: OutgoingChunk) -> None:
         """Hand over a parcel, when there is room for it.
 
         Raises:
             BaseException: what went wrong while sending earlier ones; this one is not sent.
         """
         with self._changed:
-            self._changed.wait_for(lambda: self._error is not None or self._has_room(parcel))
+            self._changed.wait_for(lambda: self._error is not None or self._has_room(outgoing))
             if self._error is not None:
                 raise self._error
-            self._waiting.append(parcel)
-            self._bytes += parcel.size_bytes
+            self._waiting.append(outgoing)
+            self._bytes += outgoing.size_bytes
             self._changed.notify_all()
 
     def close(self) -> None:
@@ -106,23 +106,23 @@ class Outbox:
         if self._error is not None:
             raise self._error
 
-    def _has_room(self, parcel: Parcel) -> bool:
+    def _has_room(self, outgoing: OutgoingChunk) -> bool:
         if not self._waiting:
             return True
         fits = len(self._waiting) < MAX_CHUNKS
-        return fits and self._bytes + parcel.size_bytes <= MAX_BYTES
+        return fits and self._bytes + outgoing.size_bytes <= MAX_BYTES
 
     def _live(self) -> None:
         try:
             while parcels := self._take():
                 sent = partial(self._send, parcels)
-                self._on_sent(insist(sent, self._patience_s))
+                self._on_sent(retry(sent, self._retry_timeout_s))
         except BaseException as e:  # noqa: BLE001 - raised in the thread that fills the outbox
             with self._changed:
                 self._error = e
                 self._changed.notify_all()
 
-    def _take(self) -> list[Parcel]:
+    def _take(self) -> list[OutgoingChunk]:
         """Wait for parcels and take all; none means that no more will come."""
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or self._closing)
@@ -132,20 +132,20 @@ class Outbox:
             self._changed.notify_all()
             return parcels
 
-    def _send(self, parcels: Sequence[Parcel]) -> int:
+    def _send(self, parcels: Sequence[OutgoingChunk]) -> int:
         """Send them and return how many images they hold; the same may be sent twice."""
-        blobs = {key: data for parcel in parcels for key, data in parcel.blobs.items()}
+        blobs = {key: data for outgoing in parcels for key, data in outgoing.blobs.items()}
         if blobs:
-            self._post.blobs.put(blobs)
-        job, images = parcels[0].chunk.job, sum(len(parcel.chunk.images) for parcel in parcels)
+            self._stores.blobs.put(blobs)
+        job, images = parcels[0].chunk.job, sum(len(outgoing.chunk.images) for outgoing in parcels)
         # Counted first: a worker that is quicker than this line must not count beyond the total.
         totals = {"images": self._images + images, "chunks": self._chunks + len(parcels)}
-        self._post.jobs.set_sent(job, **totals)
-        chunks = [parcel.chunk for parcel in parcels]
+        self._stores.jobs.set_sent(job, **totals)
+        chunks = [outgoing.chunk for outgoing in parcels]
         # Where it is not known whether some of them have arrived, all are sent again: a chunk that
         # comes twice has the same task id and is counted once.
-        retry = PassingErrorRetry(OperationalError)
-        retry.call_with_retry(lambda: self._publish(chunks), lambda _: None)
+        policy = PassingErrorRetry(OperationalError)
+        policy.call_with_retry(lambda: self._publish(chunks), lambda _: None)
         self._images, self._chunks = totals["images"], totals["chunks"]
         return images
 
@@ -157,7 +157,7 @@ class Outbox:
             raise (e.__cause__ or e) from e
 
     def _publish_together(self, chunks: Sequence[Chunk]) -> None:
-        app = self._post.app
+        app = self._stores.app
         with app.producer_or_acquire() as producer, producer.batch(max_size=MAX_CHUNKS + 1):
             for chunk in chunks:
                 dated = msgspec.structs.replace(chunk, sent_at_s=time.time())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
-from producer.backend.retry import insist
+from producer.backend.retry import retry
 from producer.formats import Sink
 from producer.jobs.collector import STALL_S, STILL_S, SYSTEM_CLOCK, WINDOW_IMAGES, Clock
 from worker.contract.messages import ChunkResult
@@ -45,7 +45,7 @@ def wait(
     job_id: str,
     on_stall: Callable[[], None],
     *,
-    patience_s: float = STALL_S,
+    retry_timeout_s: float = STALL_S,
     clock: Clock = SYSTEM_CLOCK,
 ) -> None:
     """Return when the job is finished; `on_stall` hears of it when nothing comes for long.
@@ -58,9 +58,9 @@ def wait(
     """
 
     def look() -> Job:
-        return insist(
+        return retry(
             lambda: jobs.get(job_id),
-            patience_s,
+            retry_timeout_s,
             lambda _: on_stall(),
             now=clock.now,
             sleep=clock.sleep,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 from producer.formats import LINES, Stream, Target, is_stream, open_sink, records_of
 from producer.formats.journal import journal_of, replace
 from producer.formats.jsonl_tail import mend_end, refuse_a_blob
-from producer.formats.output_lock import Note
+from producer.formats.output_lock import OutputLock
 from producer.formats.xmp_sidecar import Notes, Sidecar, SidecarError, sidecar_of
 from producer.jobs.results import fetch
 from producer.sources.scan import Image, path_of
@@ -26,14 +26,14 @@ _CANCELLED: Final = "cancelled"
 _DIGEST_BYTES: Final = 8
 
 
-class Maker(NamedTuple):
+class TagSource(NamedTuple):
     """What makes tags: the model, and the hash of the labels (None: the model's own)."""
 
     model: str
     labels: str | None
 
 
-class Ledger(Protocol):
+class ResumeState(Protocol):
     """What is done already, and how to go on from there."""
 
     @property
@@ -47,7 +47,7 @@ class Ledger(Protocol):
     def read(self) -> None:
         """Learn it."""
 
-    def remaining(self, images: Iterable[Image], maker: Maker) -> Iterator[Image]:
+    def pending(self, images: Iterable[Image], maker: TagSource) -> Iterator[Image]:
         """Yield the images that are not done yet."""
 
     def note(self, record: Record) -> None:
@@ -59,18 +59,18 @@ class Ledger(Protocol):
     def end(self) -> None:
         """Note that the job has ended, and nothing is left of it."""
 
-    def inherit(self, jobs: JobStore, sink: Sink, maker: Maker) -> int:
+    def take_over(self, jobs: JobStore, sink: Sink, maker: TagSource) -> int:
         """Take over from the job that broke off; return how many records that gave."""
 
 
-def ledger_of(target: Target, *, retries_failed: bool = False) -> Ledger:
+def resume_state_of(target: Target, *, retries_failed: bool = False) -> ResumeState:
     """Return the ledger of what records are written to."""
     if target.file is not None and not is_stream(target.file):
-        return FileLedger(target, target.file, retries_failed=retries_failed)
-    return SidecarLedger(target) if target.in_sidecars else NoLedger()
+        return FileResumeState(target, target.file, retries_failed=retries_failed)
+    return SidecarResumeState(target) if target.in_sidecars else NoResumeState()
 
 
-class NoLedger:
+class NoResumeState:
     """Of what is written to standard output nobody knows what is done."""
 
     @property
@@ -86,7 +86,7 @@ class NoLedger:
     def read(self) -> None:
         """Have nothing to learn."""
 
-    def remaining(self, images: Iterable[Image], _maker: Maker) -> Iterator[Image]:
+    def pending(self, images: Iterable[Image], _maker: TagSource) -> Iterator[Image]:
         """Yield all."""
         return iter(images)
 
@@ -99,18 +99,18 @@ class NoLedger:
     def end(self) -> None:
         """Have nothing to note."""
 
-    def inherit(self, _jobs: JobStore, _sink: Sink, _maker: Maker) -> int:
+    def take_over(self, _jobs: JobStore, _sink: Sink, _maker: TagSource) -> int:
         """Know of no other job."""
         return 0
 
 
-class SidecarLedger(NoLedger):
+class SidecarResumeState(NoResumeState):
     """Each image's own sidecar tells whether it is done: by our notes in it."""
 
     def __init__(self, target: Target) -> None:
         self._by_stem = target.format == "xmp-stem"
 
-    def remaining(self, images: Iterable[Image], maker: Maker) -> Iterator[Image]:
+    def pending(self, images: Iterable[Image], maker: TagSource) -> Iterator[Image]:
         """Yield the images whose notes are missing, or of another file, model or label set."""
         for image in images:
             path = path_of(image)
@@ -125,7 +125,7 @@ class SidecarLedger(NoLedger):
             return None
 
 
-class FileLedger(NoLedger):
+class FileResumeState(NoResumeState):
     """The images that have a record in a file, and the job that wrote it last.
 
     An image is done if its record is of the file as it is now (path, size, time of last change) and
@@ -140,7 +140,7 @@ class FileLedger(NoLedger):
         self.file: Final = file
         self._target = target
         self._retries_failed = retries_failed
-        self._note = Note(file)
+        self._lock_file = OutputLock(file)
         self._paths: set[bytes] = set()
         self._done: set[bytes] = set()
         self._failed: dict[bytes, Stamp | None] = {}
@@ -172,7 +172,7 @@ class FileLedger(NoLedger):
         if not stream and journal.exists():
             self._learn_lines(journal, LINES)
 
-    def remaining(self, images: Iterable[Image], maker: Maker) -> Iterator[Image]:
+    def pending(self, images: Iterable[Image], maker: TagSource) -> Iterator[Image]:
         """Yield the images that are not done yet."""
         for image in images:
             path = path_of(image)
@@ -191,31 +191,31 @@ class FileLedger(NoLedger):
 
     def begin(self, job: str) -> None:
         """Note that the file is this job's from now on."""
-        self._note.begin(job)
+        self._lock_file.begin(job)
 
     def end(self) -> None:
         """Note that the job has ended; of images that were tagged again, drop the old records."""
         if self._again:
             replace(self.file, self._write_latest)
             self._again.clear()
-        self._note.end()
+        self._lock_file.end()
 
-    def inherit(self, jobs: JobStore, sink: Sink, maker: Maker) -> int:
+    def take_over(self, jobs: JobStore, sink: Sink, maker: TagSource) -> int:
         """Take over from the job that broke off: its results are written, its queue is dropped.
 
         Return how many records that gave. Those of other labels or another model are left.
         """
-        job = self._note.job
+        job = self._lock_file.job
         if not job:
             return 0
-        heir = _Heir(self, sink, maker)
+        heir = _TakeOverSink(self, sink, maker)
         with suppress(NoSuchJobError):
             jobs.set_state(job, _CANCELLED)
             fetch(jobs, job, heir)
         sink.flush()
         return heir.taken
 
-    def takes(self, record: Record, maker: Maker) -> bool:
+    def takes(self, record: Record, maker: TagSource) -> bool:
         """Whether a record is of use and not there yet; it is there from now on."""
         if record.labels != maker.labels or record.model not in {"", maker.model}:
             return False
@@ -227,7 +227,7 @@ class FileLedger(NoLedger):
             self._learn([record])
         return not known
 
-    def _is_done(self, name: bytes, path: str, maker: Maker) -> bool:
+    def _is_done(self, name: bytes, path: str, maker: TagSource) -> bool:
         if name in self._cancelled:
             return False
         stamp = _stamp(path)
@@ -251,7 +251,7 @@ class FileLedger(NoLedger):
                 self._failed[name] = record.file
                 continue
             self._failed.pop(name, None)
-            maker = Maker(record.model, record.labels)
+            maker = TagSource(record.model, record.labels)
             # Without a stamp, as an earlier version wrote it, it counts by its path.
             self._done.add(_key(record.path, record.file, maker) if record.file else name)
 
@@ -276,17 +276,17 @@ class FileLedger(NoLedger):
                     sink.write(record)
 
 
-class _Heir:
+class _TakeOverSink:
     """A sink that passes on what is not in the ledger yet."""
 
-    def __init__(self, ledger: FileLedger, sink: Sink, maker: Maker) -> None:
-        self._ledger = ledger
+    def __init__(self, resume_state: FileResumeState, sink: Sink, maker: TagSource) -> None:
+        self._resume_state = resume_state
         self._sink = sink
         self._maker = maker
         self.taken = 0
 
     def write(self, record: Record) -> None:
-        if self._ledger.takes(record, self._maker):
+        if self._resume_state.takes(record, self._maker):
             self._sink.write(record)
             self.taken += 1
 
@@ -302,7 +302,7 @@ def _stamp(path: str) -> Stamp | None:
     return Stamp(status.st_size, status.st_mtime)
 
 
-def _key(path: str, stamp: Stamp | None, maker: Maker) -> bytes:
+def _key(path: str, stamp: Stamp | None, maker: TagSource) -> bytes:
     return _digest(repr((path, stamp, *maker)))
 
 

@@ -10,7 +10,7 @@ from typing import Final
 import msgspec
 from rich.console import Console
 
-from producer.backend.connection import Desk
+from producer.backend.connection import Connection
 from producer.backend.workers import WorkerInfo
 from producer.console.paths import about, printable
 from producer.console.progress import Tally, progress
@@ -18,9 +18,9 @@ from producer.console.tables import Summary
 from producer.console.worker_command import can_embed, start_worker, unread
 from producer.formats import Sink
 from producer.jobs.collector import Collector
-from producer.jobs.feeder import Feeder, Order
-from producer.jobs.publisher import Post
-from producer.jobs.resume import Maker
+from producer.jobs.feeder import Feeder, JobOptions
+from producer.jobs.publisher import Stores
+from producer.jobs.resume import TagSource
 from producer.jobs.window import Window
 from producer.sources.scan import STANDARD_INPUT, Image, count_images, scan
 from worker.contract.labels import LabelPack
@@ -30,7 +30,7 @@ MAX_IMAGES: Final = 20_000
 MAX_BLOB_IMAGES: Final = 512
 MAX_BLOB_BYTES: Final = 256 * 1024 * 1024
 
-Say = Callable[[str], None]
+Echo = Callable[[str], None]
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,7 +69,7 @@ class LabelsNeededError(ValueError):
     """The model has no labels of its own, and none were given."""
 
 
-def find_images(words: tuple[str, ...], say: Say) -> Iterator[Image]:
+def find_images(words: tuple[str, ...], echo: Echo) -> Iterator[Image]:
     """Return the images that the words mean, after a look that there is one.
 
     Raises:
@@ -77,7 +77,7 @@ def find_images(words: tuple[str, ...], say: Say) -> Iterator[Image]:
     """
 
     def skipped(directory: str, error: OSError) -> None:
-        say(f"skipped: {printable(directory)} cannot be listed: {error.strerror}")
+        echo(f"skipped: {printable(directory)} cannot be listed: {error.strerror}")
 
     images = scan(words, skipped)
     first = next(images, None)
@@ -87,54 +87,56 @@ def find_images(words: tuple[str, ...], say: Say) -> Iterator[Image]:
     return chain([first], images)
 
 
-class Session:
+class JobRunner:
     """A job under way: sends, collects, writes, and tells the user how it goes."""
 
     def __init__(
         self,
         request: Request,
         console: Console,
-        say: Say,
+        echo: Echo,
         on_begin: Callable[[str], None] = lambda _: None,
     ) -> None:
         """Take what is to be done; `on_begin` hears the id of the job."""
         self._on_begin = on_begin
         self._request = request
         self._console = console
-        self._say = say
+        self._echo = echo
         self._counter = _Counter(request.paths)
         self.tally = Tally()
         self.job = ""
 
-    def greet(self, desk: Desk, *, waits: bool) -> Maker:
+    def check_worker(self, connection: Connection, *, waits: bool) -> TagSource:
         """Look who will do the work, before any is sent; return what will make the tags.
 
         Raises:
             NoWorkerError: we are to wait for results, and nobody is online.
             LabelsNeededError: the model cannot do without labels.
         """
-        worker = desk.worker
+        worker = connection.worker
         if worker is None:
-            words = self._nobody(desk, may_embed=waits and can_embed())
+            words = self._nobody(connection, may_embed=waits and can_embed())
             if waits:
                 raise NoWorkerError(words)
-            self._say(f"note: {words}")
-            return Maker("", self._request.labels)
+            self._echo(f"note: {words}")
+            return TagSource("", self._request.labels)
         if not worker.has_labels and not self._request.pack.labels:
             msg = (
                 f"model {worker.model} has no labels of its own: give --labels FILE or --label TEXT"
             )
             raise LabelsNeededError(msg)
         if worker.notice:
-            self._say(f"note: {worker.notice}")
-        self._tell_of_unread(desk, worker)
+            self._echo(f"note: {worker.notice}")
+        self._tell_of_unread(connection, worker)
         if waits:
-            self._say(f"tagging with {worker.model} on {worker.device}")
-        return Maker(worker.model, self._request.labels)
+            self._echo(f"tagging with {worker.model} on {worker.device}")
+        return TagSource(worker.model, self._request.labels)
 
-    def _nobody(self, desk: Desk, *, may_embed: bool) -> str:
-        broker = desk.settings.broker_url
-        command = start_worker(desk.settings, self._request.places, as_blobs=self._request.as_blobs)
+    def _nobody(self, connection: Connection, *, may_embed: bool) -> str:
+        broker = connection.settings.broker_url
+        command = start_worker(
+            connection.settings, self._request.places, as_blobs=self._request.as_blobs
+        )
         if may_embed:
             return (
                 f"no worker is online at {broker}; start one with: {command} (or let this command "
@@ -142,31 +144,31 @@ class Session:
             )
         return f"no worker is online at {broker}; start one with: {command}"
 
-    def _tell_of_unread(self, desk: Desk, worker: WorkerInfo) -> None:
+    def _tell_of_unread(self, connection: Connection, worker: WorkerInfo) -> None:
         """Say if nobody may read some of what is to be tagged: each image of it would fail."""
         places = self._request.places
         if self._request.as_blobs or not unread([worker], places):
             return
-        if hidden := unread(desk.workers(), places):
-            command = start_worker(desk.settings, hidden)
-            self._say(
+        if hidden := unread(connection.workers(), places):
+            command = start_worker(connection.settings, hidden)
+            self._echo(
                 f"note: no worker that is online may read {about(hidden)}, unless by another name: "
                 f"start one with: {command} (or submit with --blobs)"
             )
 
-    def send(self, desk: Desk, images: Iterable[Image]) -> int:
+    def send(self, connection: Connection, images: Iterable[Image]) -> int:
         """Send every image without waiting for results; return how many."""
-        feeder, collector = self._begin(desk, images)
+        feeder, collector = self._begin(connection, images)
         try:
             collector.drain()
         finally:
-            self._leave(desk, feeder)
+            self._leave(connection, feeder)
         return feeder.images
 
-    def tag(self, desk: Desk, images: Iterable[Image], sink: Sink) -> None:
+    def tag(self, connection: Connection, images: Iterable[Image], sink: Sink) -> None:
         """Send every image and write each result to `sink` as it comes."""
         summary, self.tally = Summary(), Tally()
-        feeder, collector = self._begin(desk, images)
+        feeder, collector = self._begin(connection, images)
         try:
             with progress(self._console, self.tally) as shown:
                 for records in collector.records():
@@ -177,56 +179,61 @@ class Session:
                     summary.add(records)
                     shown.update(feeder.images if feeder.sent_all else self._counter.total)
         finally:
-            self._leave(desk, feeder)
+            self._leave(connection, feeder)
         summary.show(self._console)
-        self._say(str(self.tally))
+        self._echo(str(self.tally))
 
-    def _begin(self, desk: Desk, images: Iterable[Image]) -> tuple[Feeder, Collector]:
+    def _begin(self, connection: Connection, images: Iterable[Image]) -> tuple[Feeder, Collector]:
         request = self._request
         self._counter.start()
-        self.job = desk.jobs.create(about(request.places), len(request.pack.labels)).id
+        self.job = connection.jobs.create(about(request.places), len(request.pack.labels)).id
         self._on_begin(self.job)
-        order = Order(
+        options = JobOptions(
             job=self.job,
-            labels=desk.labels.put(request.pack) if request.labels else None,
+            labels=connection.labels.put(request.pack) if request.labels else None,
             top_k=request.top_k,
             threshold=request.threshold,
             chunk_images=request.chunk_images,
             as_blobs=request.as_blobs,
             embeddings=request.embeddings,
             thumbnail_px=request.thumbnail_px,
-            max_bytes=desk.settings.max_bytes,
+            max_bytes=connection.settings.max_file_bytes,
         )
         window = Window(MAX_BLOB_IMAGES if request.as_blobs else MAX_IMAGES, MAX_BLOB_BYTES)
-        post = Post(desk.app, desk.jobs, desk.blobs)
-        patience_s = float(desk.settings.redis_patience_s)
+        stores = Stores(connection.app, connection.jobs, connection.blobs)
+        retry_timeout_s = float(connection.settings.redis_retry_timeout_s)
 
         def is_feeding() -> bool:
-            desk.check()
+            connection.check()
             return feeder.check()
 
         def stalled() -> None:
-            if words := desk.hitch(self.job):
-                self._say(f"waiting: {words}")
+            if words := connection.stall_reason(self.job):
+                self._echo(f"waiting: {words}")
 
         feeder = Feeder(
             images,
-            order,
-            post,
+            options,
+            stores,
             window,
             lambda: self._counter.total,
-            patience_s=patience_s,
+            retry_timeout_s=retry_timeout_s,
         )
         feeder.start()
         collector = Collector(
-            desk.jobs, self.job, window, is_feeding, on_stall=stalled, patience_s=patience_s
+            connection.jobs,
+            self.job,
+            window,
+            is_feeding,
+            on_stall=stalled,
+            retry_timeout_s=retry_timeout_s,
         )
         return feeder, collector
 
-    def _leave(self, desk: Desk, feeder: Feeder) -> None:
+    def _leave(self, connection: Connection, feeder: Feeder) -> None:
         feeder.stop()
         if not feeder.sent_all:
-            desk.leave_word(self.job, "interrupted")
+            connection.try_set_state(self.job, "interrupted")
 
 
 class _Counter:

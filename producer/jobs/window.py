@@ -77,14 +77,14 @@ class Window:
         A chunk that is larger on its own is a part of its own.
         """
         found: list[list[int]] = []
-        room = 0
+        capacity = 0
         with self._changed:
             for seq, sent in self._sent.items():
-                if not found or len(sent.images) > room:
+                if not found or len(sent.images) > capacity:
                     found.append([])
-                    room = max_images
+                    capacity = max_images
                 found[-1].append(seq)
-                room -= len(sent.images)
+                capacity -= len(sent.images)
         return found
 
     def has_lost(self, seqs: Iterable[int]) -> bool:

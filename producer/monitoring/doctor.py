@@ -11,7 +11,7 @@ from typing import Any, Final, Literal, NamedTuple
 
 import redis
 
-from producer.backend.connection import ONLINE_TIMEOUT_S, Desk, open_desk
+from producer.backend.connection import ONLINE_TIMEOUT_S, Connection, open_connection
 from producer.backend.workers import BrokerRefusesError, WorkerInfo, online
 from producer.console.paths import printable
 from producer.console.worker_command import start_worker
@@ -51,12 +51,12 @@ def examine(settings: Settings, paths: Sequence[str]) -> Iterator[Finding]:
     """Yield what is found, in the order in which images go."""
     yield from _installed()
     try:
-        with open_desk(settings) as desk:
-            yield from _broker(desk)
+        with open_connection(settings) as connection:
+            yield from _broker(connection)
             yield from _results(settings)
             workers: Sequence[WorkerInfo] = ()
             try:
-                workers = online(desk.app, ONLINE_TIMEOUT_S)
+                workers = online(connection.app, ONLINE_TIMEOUT_S)
             except BrokerRefusesError:
                 words = "whether workers are online cannot be asked while Redis refuses work"
                 yield Finding("note", words)
@@ -87,9 +87,9 @@ def _installed() -> Iterator[Finding]:
             yield Finding("note", f"the extra {name} lacks {', '.join(lacking)}", remedy(name))
 
 
-def _broker(desk: Desk) -> Iterator[Finding]:
+def _broker(connection: Connection) -> Iterator[Finding]:
     """Yield what is found of Redis, which is asked but once: who looks does not wait for it."""
-    url = desk.settings.broker_url
+    url = connection.settings.broker_url
     with connect(url) as client:
         began_s = time.monotonic()
         about: dict[str, Any] = _asked(client.info) or {}

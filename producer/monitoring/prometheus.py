@@ -15,7 +15,7 @@ from producer.backend.ports import PortError, reason
 from producer.monitoring.queue_stats import look
 
 if TYPE_CHECKING:
-    from producer.backend.connection import Desk
+    from producer.backend.connection import Connection
 
 _STATES: Final = ("submitting", "submitted", "interrupted", "cancelled", "finished")
 
@@ -23,8 +23,8 @@ _STATES: Final = ("submitting", "submitted", "interrupted", "cancelled", "finish
 class Exporter(Collector):
     """Looks into Redis whenever Prometheus asks."""
 
-    def __init__(self, desk: Desk) -> None:
-        self._desk = desk
+    def __init__(self, connection: Connection) -> None:
+        self._desk = connection
 
     def collect(self) -> Iterable[Metric]:
         """Yield the figures; if Redis is away, that alone."""
@@ -57,14 +57,14 @@ class Exporter(Collector):
         yield GaugeMetricFamily("wanwu_dead_letters", "What was given up.", value=found.given_up)
 
 
-def serve(desk: Desk, address: str, port: int, on_ready: Callable[[], None]) -> None:
+def serve(connection: Connection, address: str, port: int, on_ready: Callable[[], None]) -> None:
     """Answer `GET /metrics` until somebody interrupts; `on_ready` hears when it does.
 
     Raises:
         PortError: the port cannot be used.
     """
     registry = CollectorRegistry()
-    registry.register(Exporter(desk))
+    registry.register(Exporter(connection))
     try:
         start_http_server(port, address, registry)
     except (OSError, OverflowError, UnicodeError) as e:

@@ -13,7 +13,7 @@ import msgspec
 from producer.console.tables import state_of
 from worker.contract.codec import decode
 from worker.contract.messages import QUEUE
-from worker.contract.queue.leases import TAKEN
+from worker.contract.queue.leases import PROCESSING
 
 if TYPE_CHECKING:
     import redis
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _UNACKED: Final = "unacked"
 
 
-class Backlog(msgspec.Struct, frozen=True, kw_only=True):
+class QueueStats(msgspec.Struct, frozen=True, kw_only=True):
     """What was seen at one moment.
 
     `images` were submitted and have no result yet: they wait, or a worker has them. `done` is how
@@ -41,19 +41,19 @@ class Backlog(msgspec.Struct, frozen=True, kw_only=True):
     given_up: int
 
 
-def look(client: redis.Redis, jobs: JobStore, dead: DeadLetters) -> Backlog:
+def look(client: redis.Redis, jobs: JobStore, dead: DeadLetters) -> QueueStats:
     """Return the backlog now.
 
     Raises:
         redis.RedisError: Redis does not answer.
     """
     known, lists = jobs.list(), cast("Any", client)
-    return Backlog(
+    return QueueStats(
         images=sum(job.outstanding for job in known),
         done={job.id: job.done for job in known},
         states=Counter(map(state_of, known)),
         waiting=lists.llen(QUEUE),
-        in_workers=lists.hlen(_UNACKED) + lists.llen(TAKEN),
+        in_workers=lists.hlen(_UNACKED) + lists.llen(PROCESSING),
         oldest_s=_age_s(lists.lindex(QUEUE, -1)),
         given_up=dead.count(),
     )

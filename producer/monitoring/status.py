@@ -23,7 +23,7 @@ from worker.contract.stores.dead_letters import DeadLetter
 from worker.contract.stores.jobs import Job
 
 if TYPE_CHECKING:
-    from producer.backend.connection import Desk
+    from producer.backend.connection import Connection
 
 ASK_TIMEOUT_S: Final = 1.0
 # So long between two looks, where only one was asked for: what moves, moves meanwhile.
@@ -70,11 +70,11 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
         console.print(self.group(console.width))
 
 
-class Look:
+class StatusSampler:
     """Looks again and again; what has changed since gives the rates."""
 
-    def __init__(self, desk: Desk, job: str | None) -> None:
-        self._desk = desk
+    def __init__(self, connection: Connection, job: str | None) -> None:
+        self._desk = connection
         self._job = job
         self._before: tuple[float, dict[str, int]] | None = None
 
@@ -90,7 +90,7 @@ class Look:
             state = self._look()
         return state
 
-    def watch(self, console: Console, say: Callable[[str], None]) -> None:
+    def watch(self, console: Console, echo: Callable[[str], None]) -> None:
         """Show the state until somebody interrupts; `say` hears why there is none for a while.
 
         Raises:
@@ -102,7 +102,7 @@ class Look:
                 if isinstance(seen, State):
                     seen.show(console)
                 else:
-                    say(seen)
+                    echo(seen)
                 time.sleep(PAUSE_S)
         last = Group()
         with Live(last, console=console, auto_refresh=False) as live:
@@ -130,9 +130,9 @@ class Look:
             return f"waiting: {unreachable(self._desk.settings.broker_url, e)}"
 
     def _look(self) -> State:
-        desk = self._desk
-        jobs = [desk.jobs.get(self._job)] if self._job else desk.jobs.list()
-        workers = [] if self._job else online(desk.app, ASK_TIMEOUT_S)
+        connection = self._desk
+        jobs = [connection.jobs.get(self._job)] if self._job else connection.jobs.list()
+        workers = [] if self._job else online(connection.app, ASK_TIMEOUT_S)
         done = {job.id: job.done for job in jobs}
         now_s = time.monotonic()
         before_s, done_before = self._before or (now_s, {})
@@ -141,7 +141,7 @@ class Look:
         return State(
             jobs=tuple(jobs),
             workers=tuple(workers),
-            dead=() if self._job else tuple(desk.dead.list()),
+            dead=() if self._job else tuple(connection.dead.list()),
             job_rates=_rates(done, done_before, passed_s),
             one_job=self._job is not None,
         )

@@ -27,7 +27,7 @@ from producer.cli.exit_codes import SOME_FAILED
 from worker.contract.local.redis_server import EmbeddedRedis
 from worker.contract.messages import KEY_PREFIX, QUEUE, TASK, Chunk, ImageRef, task_id
 from worker.contract.queue.app import make_app
-from worker.contract.queue.leases import TAKEN
+from worker.contract.queue.leases import PROCESSING
 from worker.contract.secret import SecretUrl
 from worker.contract.settings import Settings
 from worker.contract.stores.blobs import blob_key
@@ -74,7 +74,9 @@ def leftovers(client: redis.Redis) -> list[Any]:
     """Whatever lies in Redis that belongs to work under way."""
     kinds = ("blob:*", "trials:*")
     found: list[Any] = [key for kind in kinds for key in client.keys(f"{KEY_PREFIX}{kind}")]
-    return found + [key for key in (QUEUE, TAKEN, "unacked", "unacked_index") if client.exists(key)]
+    return found + [
+        key for key in (QUEUE, PROCESSING, "unacked", "unacked_index") if client.exists(key)
+    ]
 
 
 def test_an_image_that_kills_workers_is_named_after_three_of_them(

@@ -33,7 +33,7 @@ from worker.engines.infer import infer
 from worker.engines.torchscript import TorchScriptEngine
 from worker.errors import ExportError
 from worker.export.on_first_use import export_to
-from worker.export.variant import variant
+from worker.export.reprecision import reprecision
 from worker.images.decode import decode
 from worker.labels.encoder import encoder_of
 from worker.model.precision import adds_in_32_bits, supported
@@ -168,7 +168,7 @@ def test_lower_precisions_stay_close(model: Model, precision: Any, tmp_path: Pat
     if precision not in supported(CPU):
         pytest.skip(f"this processor does not multiply {precision}")
     try:
-        artifact = variant(model.artifact, precision, tmp_path / precision, CPU)
+        artifact = reprecision(model.artifact, precision, tmp_path / precision, CPU)
     except ExportError as e:
         if precision != "int8" or adds_in_32_bits():
             raise

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 import redis
 from conftest import Crew, run, until
-from crew import Member
 from images import encoded, huge_png, picture
+from worker_pool import Member
 
 from producer.cli.exit_codes import SOME_FAILED
 from worker.contract.local.redis_server import EmbeddedRedis

@@ -32,7 +32,7 @@ def bench(script: str, out: Path, *words: str) -> Any:
 @pytest.mark.integration
 def test_the_queue_s_tax_is_measured_beside_a_loop_and_the_usual_worker(tmp_path: Path) -> None:
     words = ["--images", "160", "--rounds", "1", "--chunk", "8"]
-    found = bench("tax.py", tmp_path / "tax.json", *words)
+    found = bench("overhead.py", tmp_path / "tax.json", *words)
     assert found["chunks"]["default"]["cpu_ms"] > 0
     assert min(found["naive"][name] for name in ("cpu_ms", "bare_ms")) > 0
 
@@ -106,7 +106,7 @@ def test_flower_is_weighed_and_timed(tmp_path: Path) -> None:
 @pytest.mark.integration
 def test_a_worker_that_is_watched_is_held_against_one_that_is_not(tmp_path: Path) -> None:
     words = ["--images", "800", "--rounds", "2", "--chunk", "8"]
-    found = bench("telling.py", tmp_path / "telling.json", *words)
+    found = bench("events_overhead.py", tmp_path / "telling.json", *words)
     # Two turns, and a quarter to warm up: no event is lost.
     assert found["images_that_flower_heard_of"] == 1800
     assert found["scrapes"] >= 2

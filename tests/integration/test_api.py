@@ -58,7 +58,7 @@ def door(queue: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]
         child = start_child(
             [sys.executable, "-m", "producer.cli", "serve", "--port", str(port)],
             cwd=ROOT,
-            env=environment(broker_url=queue, api_key=KEY, max_bytes="3000000"),
+            env=environment(broker_url=queue, api_key=KEY, max_file_bytes="3000000"),
             stdout=sink,
             stderr=subprocess.STDOUT,
         )

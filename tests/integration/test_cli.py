@@ -19,11 +19,11 @@ from conftest import PATIENCE_S, ROOT, environment, run
 
 from producer.backend.connection import ONLINE_TIMEOUT_S, JobLostError
 from producer.cli import main
-from producer.cli.exit_codes import say
+from producer.cli.exit_codes import echo
 from producer.cli.output import Output
-from producer.cli.submit import told_if_stopped
+from producer.cli.submit import explains_interruption
 from producer.formats import target_of
-from producer.jobs.run import Request, Session
+from producer.jobs.run import JobRunner, Request
 from worker.contract.labels import LabelPack
 from worker.contract.local.redis_server import EmbeddedRedis
 from worker.contract.messages import QUEUE, Chunk, ChunkResult, ImageResult, Tag
@@ -319,7 +319,11 @@ def test_the_version_is_told() -> None:
 
 def test_all_threads_share_a_heap() -> None:
     done = subprocess.run(
-        [sys.executable, "-c", "from producer.backend.malloc import one_heap; print(one_heap())"],
+        [
+            sys.executable,
+            "-c",
+            "from producer.backend.malloc import limit_malloc_arenas; print(limit_malloc_arenas())",
+        ],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -372,10 +376,10 @@ def test_what_redis_has_lost_is_not_said_to_be_tagged_still(
         paths=("a.jpg",), pack=LabelPack(), top_k=5, threshold=0, as_blobs=False, chunk_images=None
     )
     output = Output(target_of(tmp_path / "tags.jsonl", None))
-    session = Session(request, output.console, say)
+    session = JobRunner(request, output.console, echo)
     session.job = "j"
     error: Exception = JobLostError("lost") if is_lost else BrokerUnreachableError("away")
-    with pytest.raises(type(error)), told_if_stopped(session, output, words):
+    with pytest.raises(type(error)), explains_interruption(session, output, words):
         raise error
     said = capsys.readouterr().err
     assert ("will still be tagged" in said, "cancel" in said) == (not is_lost, not is_lost)

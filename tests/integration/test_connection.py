@@ -8,7 +8,7 @@ import pytest
 import redis
 from server import Server
 
-from producer.backend.connection import JobLostError, open_desk
+from producer.backend.connection import JobLostError, open_connection
 from producer.backend.workers import online
 from worker.contract.redis.connections import BrokerUnreachableError
 from worker.contract.secret import SecretUrl
@@ -20,40 +20,49 @@ CLOSED = "Connection closed by server."
 def test_when_nothing_comes_the_reason_is_told_and_none_is_the_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with Server(tmp_path) as server, open_desk(Settings(broker_url=SecretUrl(server.url))) as desk:
-        job = desk.jobs.create().id
-        assert "no worker is online" in desk.hitch(job)
+    with (
+        Server(tmp_path) as server,
+        open_connection(Settings(broker_url=SecretUrl(server.url))) as connection,
+    ):
+        job = connection.jobs.create().id
+        assert "no worker is online" in connection.stall_reason(job)
         server.stop()
-        assert desk.hitch(job).startswith("cannot reach Redis at ")
+        assert connection.stall_reason(job).startswith("cannot reach Redis at ")
         # Between the question to the workers and the one about the job.
-        monkeypatch.setattr(type(desk), "worker", "somebody")
+        monkeypatch.setattr(type(connection), "worker", "somebody")
 
         def gone(_: str) -> None:
             raise redis.ConnectionError(CLOSED)
 
-        monkeypatch.setattr(desk.jobs, "get", gone)
-        assert desk.hitch(job).startswith("cannot reach Redis at ")
+        monkeypatch.setattr(connection.jobs, "get", gone)
+        assert connection.stall_reason(job).startswith("cannot reach Redis at ")
 
 
 def test_a_redis_that_closes_while_workers_answer_is_unreachable(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    with Server(tmp_path) as server, open_desk(Settings(broker_url=SecretUrl(server.url))) as desk:
+    with (
+        Server(tmp_path) as server,
+        open_connection(Settings(broker_url=SecretUrl(server.url))) as connection,
+    ):
 
         def closed(_: object) -> None:
             raise redis.ConnectionError(CLOSED)
 
         monkeypatch.setattr("celery.app.control.Inspect.stats", closed)
         with pytest.raises(BrokerUnreachableError, match="Connection closed by server"):
-            online(desk.app, 0.1)
+            online(connection.app, 0.1)
 
 
 def test_a_job_that_redis_has_lost_will_never_come(tmp_path: Path) -> None:
-    with Server(tmp_path) as server, open_desk(Settings(broker_url=SecretUrl(server.url))) as desk:
-        job = desk.jobs.create().id
-        desk.client.flushall()
+    with (
+        Server(tmp_path) as server,
+        open_connection(Settings(broker_url=SecretUrl(server.url))) as connection,
+    ):
+        job = connection.jobs.create().id
+        connection.client.flushall()
         # Nobody is online here, so nobody could answer either.
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(type(desk), "worker", "somebody")
+            patch.setattr(type(connection), "worker", "somebody")
             with pytest.raises(JobLostError, match="has lost job"):
-                desk.hitch(job)
+                connection.stall_reason(job)

@@ -21,7 +21,7 @@ from worker.contract.local.redis_server import EmbeddedRedis
 from worker.contract.queue.app import make_app
 from worker.contract.secret import SecretUrl
 from worker.contract.settings import Settings
-from worker.pipeline.embedding_cache import Recall
+from worker.pipeline.embedding_cache import EmbeddingCache
 
 
 @pytest.fixture
@@ -34,22 +34,22 @@ def embedding(artifact: Artifact, value: float) -> Any:
 
 
 def test_what_was_put_is_got_by_its_content(client: redis.Redis, artifact: Artifact) -> None:
-    recall = Recall(client, artifact, Settings(cache_images=10))
-    key = recall.key_of(b"bytes")
-    assert recall.get(key) is None
-    recall.put([(key, embedding(artifact, 1 / 3))])
-    found = recall.get(recall.key_of(b"bytes"))
+    embedding_cache = EmbeddingCache(client, artifact, Settings(embedding_cache_size=10))
+    key = embedding_cache.key_of(b"bytes")
+    assert embedding_cache.get(key) is None
+    embedding_cache.put([(key, embedding(artifact, 1 / 3))])
+    found = embedding_cache.get(embedding_cache.key_of(b"bytes"))
     assert found is not None
     assert found.tolist() == embedding(artifact, 1 / 3).tolist()
-    assert recall.get(recall.key_of(b"others")) is None
-    assert recall.hits == 1
+    assert embedding_cache.get(embedding_cache.key_of(b"others")) is None
+    assert embedding_cache.hits == 1
 
 
 def test_another_model_or_way_of_decoding_knows_nothing_of_it(
     client: redis.Redis, artifact: Artifact
 ) -> None:
     keys = {
-        Recall(client, one, Settings(cache_images=1, decode=decode)).key_of(b"x")
+        EmbeddingCache(client, one, Settings(embedding_cache_size=1, decode=decode)).key_of(b"x")
         for one in (artifact, msgspec.structs.replace(artifact, id="other@1"))
         for decode in ("exact", "fast")
     }
@@ -57,26 +57,32 @@ def test_another_model_or_way_of_decoding_knows_nothing_of_it(
 
 
 def test_the_least_recently_used_go_first(client: redis.Redis, artifact: Artifact) -> None:
-    recall = Recall(client, artifact, Settings(cache_images=3))
-    keys = [recall.key_of(bytes([n])) for n in range(5)]
+    embedding_cache = EmbeddingCache(client, artifact, Settings(embedding_cache_size=3))
+    keys = [embedding_cache.key_of(bytes([n])) for n in range(5)]
     for n, key in enumerate(keys[:3]):
-        recall.put([(key, embedding(artifact, n))])
-        client.zadd(recall._index, {key: n})
-    assert recall.get(keys[0]) is not None
-    recall.put([(key, embedding(artifact, 9)) for key in keys[3:]])
-    assert [recall.get(key) is not None for key in keys] == [True, False, False, True, True]
-    assert client.zcard(recall._index) == 3
+        embedding_cache.put([(key, embedding(artifact, n))])
+        client.zadd(embedding_cache._index, {key: n})
+    assert embedding_cache.get(keys[0]) is not None
+    embedding_cache.put([(key, embedding(artifact, 9)) for key in keys[3:]])
+    assert [embedding_cache.get(key) is not None for key in keys] == [
+        True,
+        False,
+        False,
+        True,
+        True,
+    ]
+    assert client.zcard(embedding_cache._index) == 3
 
 
 def test_what_is_no_embedding_and_a_redis_that_is_away_are_nothing_known(
     client: redis.Redis, artifact: Artifact
 ) -> None:
-    recall = Recall(client, artifact, Settings(cache_images=3))
+    embedding_cache = EmbeddingCache(client, artifact, Settings(embedding_cache_size=3))
     for body in (b"short", embedding(artifact, float("nan")).tobytes()):
-        client.set(recall.key_of(b"x"), body)
-        assert recall.get(recall.key_of(b"x")) is None
-    away = Recall(
-        redis.Redis(port=1, retry=Retry(NoBackoff(), 0)), artifact, Settings(cache_images=3)
+        client.set(embedding_cache.key_of(b"x"), body)
+        assert embedding_cache.get(embedding_cache.key_of(b"x")) is None
+    away = EmbeddingCache(
+        redis.Redis(port=1, retry=Retry(NoBackoff(), 0)), artifact, Settings(embedding_cache_size=3)
     )
     assert away.get("x") is None
     away.put([("x", embedding(artifact, 1))])
@@ -89,7 +95,7 @@ def test_images_that_come_again_are_not_inferred_again(
     photos = fill(tmp_path / "photos", 12)
     (tmp_path / "photos" / "copy.jpg").write_bytes(photos[0].read_bytes())
     (tmp_path / "photos" / "bad.jpg").write_bytes(b"no image")
-    worker = crew.start(server.url, cache_images="1000")
+    worker = crew.start(server.url, embedding_cache_size="1000")
     found = []
     for number, labels in enumerate((["猫", "狗"], ["猫", "狗"], ["树"])):
         out = tmp_path / f"{number}.jsonl"

@@ -208,7 +208,7 @@ def test_lower_precisions_stay_close(
 
 def test_auto_takes_the_fastest_that_agrees(hub: dict[str, Path], tmp_path: Path) -> None:
     said: list[str] = []
-    manifest = export(str(hub["chinese_clip"]), tmp_path / "out", "auto", say=said.append)
+    manifest = export(str(hub["chinese_clip"]), tmp_path / "out", "auto", echo=said.append)
     tried = {
         line.partition(":")[0]: float(re.findall(r"4 in (\d+) ms", line)[0])
         for line in said

@@ -14,8 +14,8 @@ from celery import Celery
 from conftest import PATIENCE_S
 
 from producer.jobs import feeder as submit
-from producer.jobs.feeder import Feeder, Order, read_image
-from producer.jobs.publisher import Post
+from producer.jobs.feeder import Feeder, JobOptions, read_image
+from producer.jobs.publisher import Stores
 from producer.jobs.window import Sent, Window, WindowClosedError
 from worker.contract.local.redis_server import EmbeddedRedis
 from worker.contract.messages import QUEUE, Chunk, Failure, ImageRef
@@ -35,8 +35,8 @@ def app(server: EmbeddedRedis) -> Iterator[Celery]:
 
 
 @pytest.fixture
-def post(app: Celery, client: redis.Redis) -> Post:
-    return Post(app, JobStore(client, 3600), BlobStore(client, 3600))
+def stores(app: Celery, client: redis.Redis) -> Stores:
+    return Stores(app, JobStore(client, 3600), BlobStore(client, 3600))
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def inbox(app: Celery, client: redis.Redis) -> Iterator[Callable[[], list[Chunk]
         yield take
 
 
-def order(post: Post, **fields: Any) -> Order:
+def options(stores: Stores, **fields: Any) -> JobOptions:
     values = {
         "labels": None,
         "top_k": 5,
@@ -68,11 +68,11 @@ def order(post: Post, **fields: Any) -> Order:
         "as_blobs": False,
         "max_bytes": 1000,
     }
-    return Order(job=post.jobs.create().id, **(values | fields))
+    return JobOptions(job=stores.jobs.create().id, **(values | fields))
 
 
-def send(paths: list[str], what: Order, post: Post, total: int | None = None) -> None:
-    feeder = Feeder(paths, what, post, Window(10_000, 10**9), lambda: total)
+def send(paths: list[str], what: JobOptions, stores: Stores, total: int | None = None) -> None:
+    feeder = Feeder(paths, what, stores, Window(10_000, 10**9), lambda: total)
     feeder.start()
     feeder._thread.join(PATIENCE_S)
     assert not feeder.check()
@@ -84,17 +84,17 @@ def sent(count: int, size_bytes: int = 0) -> Sent:
 
 
 def test_paths_travel_in_chunks_in_their_order(
-    post: Post, inbox: Callable[[], list[Chunk]]
+    stores: Stores, inbox: Callable[[], list[Chunk]]
 ) -> None:
     paths = [f"/图/{number}.jpg" for number in range(20)] + [os.fsdecode(b"/\xff.jpg")]
-    what = order(post, labels="0123456789abcdef", top_k=3, threshold=0.25)
-    send(paths, what, post)
+    what = options(stores, labels="0123456789abcdef", top_k=3, threshold=0.25)
+    send(paths, what, stores)
     chunks = inbox()
     assert [chunk.seq for chunk in chunks] == [0, 1, 2]
     assert [len(chunk.images) for chunk in chunks] == [8, 8, 5]
     assert [image.path for chunk in chunks for image in chunk.images] == paths
     assert {(c.labels, c.top_k, c.threshold) for c in chunks} == {("0123456789abcdef", 3, 0.25)}
-    job = post.jobs.get(what.job)
+    job = stores.jobs.get(what.job)
     assert (job.images, job.chunks, job.state) == (21, 3, "submitted")
 
 
@@ -111,53 +111,53 @@ def test_paths_travel_in_chunks_in_their_order(
     ],
 )
 def test_chunks_grow_with_the_job_unless_their_size_was_given(
-    post: Post,
+    stores: Stores,
     inbox: Callable[[], list[Chunk]],
     given: int | None,
     total: int | None,
     wanted: list[int],
 ) -> None:
     paths = [f"/{number}.jpg" for number in range(9000)]
-    send(paths, order(post, chunk_images=given), post, total)
+    send(paths, options(stores, chunk_images=given), stores, total)
     chunks = inbox()
     assert [len(chunk.images) for chunk in chunks] == wanted
     assert [image.path for chunk in chunks for image in chunk.images] == paths
 
 
 def test_blobs_travel_in_small_chunks(
-    post: Post, inbox: Callable[[], list[Chunk]], tmp_path: Path
+    stores: Stores, inbox: Callable[[], list[Chunk]], tmp_path: Path
 ) -> None:
     (tmp_path / "one.jpg").write_bytes(b"x")
-    send([str(tmp_path / "one.jpg")] * 20, order(post, as_blobs=True), post)
+    send([str(tmp_path / "one.jpg")] * 20, options(stores, as_blobs=True), stores)
     assert [len(chunk.images) for chunk in inbox()] == [8, 8, 4]
 
 
-def test_a_message_needs_no_subscription_of_its_own(post: Post, client: redis.Redis) -> None:
-    send(["/a.jpg"] * 50, order(post, chunk_images=1), post)
+def test_a_message_needs_no_subscription_of_its_own(stores: Stores, client: redis.Redis) -> None:
+    send(["/a.jpg"] * 50, options(stores, chunk_images=1), stores)
     assert client.pubsub_channels("celery-task-meta-*") == []
     assert client.llen(QUEUE) == 50
 
 
 def test_blobs_lie_beside_the_queue_and_failures_travel(
-    post: Post, inbox: Callable[[], list[Chunk]], tmp_path: Path
+    stores: Stores, inbox: Callable[[], list[Chunk]], tmp_path: Path
 ) -> None:
     good, empty, large, gone = (tmp_path / name for name in ("good", "empty", "large", "gone"))
     good.write_bytes(b"x" * 1000)
     empty.touch()
     large.write_bytes(b"x" * 1001)
     paths = [str(path) for path in (empty, good, large, gone)]
-    what = order(post, as_blobs=True)
-    send(paths, what, post)
+    what = options(stores, as_blobs=True)
+    send(paths, what, stores)
     (chunk,) = inbox()
     assert [image.path for image in chunk.images] == paths
     codes = [image.error and image.error.code for image in chunk.images]
     assert codes == ["empty_file", None, "too_large", "not_found"]
     assert [image.blob for image in chunk.images] == [None, blob_key(what.job, 0, 1), None, None]
-    assert post.blobs.get(blob_key(what.job, 0, 1)) == good.read_bytes()
+    assert stores.blobs.get(blob_key(what.job, 0, 1)) == good.read_bytes()
 
 
 def test_large_blobs_make_small_chunks(
-    post: Post,
+    stores: Stores,
     inbox: Callable[[], list[Chunk]],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -165,11 +165,11 @@ def test_large_blobs_make_small_chunks(
     monkeypatch.setattr(submit, "CHUNK_BYTES", 1500)
     file = tmp_path / "a.jpg"
     file.write_bytes(b"x" * 1000)
-    what = order(post, as_blobs=True)
-    send([str(file)] * 5, what, post)
+    what = options(stores, as_blobs=True)
+    send([str(file)] * 5, what, stores)
     chunks = inbox()
     assert [len(chunk.images) for chunk in chunks] == [2, 2, 1]
-    assert all(post.blobs.get(image.blob or "") for chunk in chunks for image in chunk.images)
+    assert all(stores.blobs.get(image.blob or "") for chunk in chunks for image in chunk.images)
 
 
 def test_only_regular_files_are_opened(tmp_path: Path) -> None:
@@ -192,7 +192,7 @@ def test_only_regular_files_are_opened(tmp_path: Path) -> None:
 
 
 def test_the_feeder_waits_when_enough_is_under_way(
-    post: Post, client: redis.Redis, wait_until: Wait
+    stores: Stores, client: redis.Redis, wait_until: Wait
 ) -> None:
     window = Window(16, 10**9)
     taken = 0
@@ -203,8 +203,8 @@ def test_the_feeder_waits_when_enough_is_under_way(
             taken += 1
             yield f"/{taken}.jpg"
 
-    what = order(post)
-    feeder = Feeder(endless(), what, post, window)
+    what = options(stores)
+    feeder = Feeder(endless(), what, stores, window)
     feeder.start()
     wait_until(lambda: client.llen(QUEUE) == 2 and taken == 24)
     window.remove(0)
@@ -213,17 +213,17 @@ def test_the_feeder_waits_when_enough_is_under_way(
     feeder.stop()
     assert not feeder.check()
     assert not feeder.sent_all
-    assert post.jobs.get(what.job).chunks == client.llen(QUEUE) == 3
+    assert stores.jobs.get(what.job).chunks == client.llen(QUEUE) == 3
 
 
 def test_what_goes_wrong_while_sending_is_raised_where_results_are_collected(
-    post: Post, wait_until: Wait
+    stores: Stores, wait_until: Wait
 ) -> None:
     def failing() -> Iterator[str]:
         yield "/a.jpg"
         raise OSError(5, "Input/output error")
 
-    feeder = Feeder(failing(), order(post), post, Window(16, 10**9))
+    feeder = Feeder(failing(), options(stores), stores, Window(16, 10**9))
     feeder.start()
     wait_until(lambda: not feeder._thread.is_alive())
     with pytest.raises(OSError, match="Input/output error"):

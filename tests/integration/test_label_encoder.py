@@ -18,7 +18,7 @@ from worker.artifact.manifest import open_artifact
 from worker.contract.labels import LabelPack
 from worker.errors import ArtifactError, InferenceError, LabelsMissingError
 from worker.labels.encoder import LabelCache, LabelEncoder, LabelSet, Matrix
-from worker.labels.matrix_store import RedisShelf
+from worker.labels.matrix_store import RedisLabelMatrixStore
 from worker.pipeline.rank import rank
 
 GREY = 0.01
@@ -248,22 +248,22 @@ def test_a_set_that_one_worker_has_encoded_no_other_encodes_again(
 ) -> None:
     artifact = open_artifact(build(tmp_path / "tiny"))
     pack = LabelPack(("蓝", "红"), parents={"红": "色"})
-    first = LabelEncoder(artifact, "cpu", RedisShelf(client)).encode(pack)
+    first = LabelEncoder(artifact, "cpu", RedisLabelMatrixStore(client)).encode(pack)
     before = Counted.encodings
-    second = Counted(artifact, "cpu", RedisShelf(client)).encode(pack)
+    second = Counted(artifact, "cpu", RedisLabelMatrixStore(client)).encode(pack)
     assert Counted.encodings == before
     assert (second.labels, second.parents) == (first.labels, first.parents)
     np.testing.assert_array_equal(second.matrix_KD, first.matrix_KD)
-    assert LabelEncoder(artifact, "cpu", RedisShelf(client)).encode(LabelPack()).labels == tuple(
-        "红绿蓝"
-    )
+    assert LabelEncoder(artifact, "cpu", RedisLabelMatrixStore(client)).encode(
+        LabelPack()
+    ).labels == tuple("红绿蓝")
 
 
 def test_another_model_encodes_for_itself(client: redis.Redis, tmp_path: Path) -> None:
     pack, before = LabelPack(("蓝",)), Counted.encodings
     for name in ("one", "two"):
         artifact = open_artifact(build(tmp_path / name, name=name))
-        Counted(artifact, "cpu", RedisShelf(client)).encode(pack)
+        Counted(artifact, "cpu", RedisLabelMatrixStore(client)).encode(pack)
     assert Counted.encodings == before + 2
 
 
@@ -274,7 +274,7 @@ def test_ten_thousand_labels_are_encoded_once_and_each_image_finds_its_own(
     others = tuple(f"蓝{n}" for n in range(9_999))
     pack, before = LabelPack((*others, "红")), Counted.encodings
     for _ in range(2):
-        found = Counted(artifact, "cpu", RedisShelf(client)).encode(pack)
+        found = Counted(artifact, "cpu", RedisLabelMatrixStore(client)).encode(pack)
     assert Counted.encodings == before + 1
     assert found.matrix_KD.shape == (10_000, 3)
     red_ND = np.tile(np.array([[1, 0, 0]], np.float32), (130, 1))
@@ -291,9 +291,9 @@ def test_while_one_encodes_the_others_wait_for_it(client: redis.Redis) -> None:
         assert go_on.wait(PATIENCE_S)
         return np.ones((2, 3), np.float32)
 
-    shelf = RedisShelf(client, poll_s=0.01)
+    matrix_store = RedisLabelMatrixStore(client, poll_s=0.01)
     with ThreadPoolExecutor(4) as threads:
-        asked = [threads.submit(shelf.get, "k", (2, 3), make) for _ in range(4)]
+        asked = [threads.submit(matrix_store.get, "k", (2, 3), make) for _ in range(4)]
         go_on.set()
         found = [one.result(PATIENCE_S) for one in asked]
     assert len(made) == 1
@@ -301,11 +301,11 @@ def test_while_one_encodes_the_others_wait_for_it(client: redis.Redis) -> None:
 
 
 def test_if_encoding_fails_the_next_tries_and_the_lock_is_gone(client: redis.Redis) -> None:
-    shelf = RedisShelf(client, poll_s=0.01)
+    matrix_store = RedisLabelMatrixStore(client, poll_s=0.01)
     with pytest.raises(ZeroDivisionError):
-        shelf.get("k", (1, 1), lambda: 1 / 0)  # type: ignore[return-value, arg-type]
+        matrix_store.get("k", (1, 1), lambda: 1 / 0)  # type: ignore[return-value, arg-type]
     assert client.keys("wanwu:matrix:*") == []
-    assert shelf.get("k", (1, 1), lambda: np.ones((1, 1), np.float32)).tolist() == [[1]]
+    assert matrix_store.get("k", (1, 1), lambda: np.ones((1, 1), np.float32)).tolist() == [[1]]
 
 
 def test_who_encodes_for_long_keeps_the_lock_and_who_is_gone_loses_it(
@@ -324,18 +324,18 @@ def test_who_encodes_for_long_keeps_the_lock_and_who_is_gone_loses_it(
             until(lambda: left_ms() > 2600)
         return np.ones((2, 3), np.float32)
 
-    shelf = RedisShelf(client, poll_s=0.01, lock_s=3.0)
+    matrix_store = RedisLabelMatrixStore(client, poll_s=0.01, lock_s=3.0)
     with ThreadPoolExecutor(2) as threads:
-        asked = [threads.submit(shelf.get, "k", (2, 3), make) for _ in range(2)]
+        asked = [threads.submit(matrix_store.get, "k", (2, 3), make) for _ in range(2)]
         assert [one.result(PATIENCE_S).shape for one in asked] == [(2, 3)] * 2
     assert len(made) == 1
     # Somebody who will never come back.
     client.lock("wanwu:matrix:other:lock", timeout=0.4).acquire()
-    assert shelf.get("other", (2, 3), lambda: np.ones((2, 3), np.float32)).shape == (2, 3)
+    assert matrix_store.get("other", (2, 3), lambda: np.ones((2, 3), np.float32)).shape == (2, 3)
     assert client.keys("wanwu:matrix:*:lock") == []
 
 
 def test_a_matrix_of_another_shape_is_not_believed(client: redis.Redis) -> None:
     client.set("wanwu:matrix:k", b"1234")
-    found = RedisShelf(client).get("k", (1, 2), lambda: np.ones((1, 2), np.float32))
+    found = RedisLabelMatrixStore(client).get("k", (1, 2), lambda: np.ones((1, 2), np.float32))
     assert found.tolist() == [[1, 1]]

@@ -18,9 +18,9 @@ from conftest import PATIENCE_S, ROOT, STEADY, Crew, environment, run, until
 from images import fill
 from records import record
 
-from producer.formats import open_sink, records_of, standing_of, target_of
+from producer.formats import existing_of, open_sink, records_of, target_of
 from producer.formats.journal import replace
-from producer.formats.output_lock import InUseError, Note
+from producer.formats.output_lock import InUseError, OutputLock
 from worker.contract.local.redis_server import EmbeddedRedis
 from worker.contract.stores.jobs import JobStore
 
@@ -28,8 +28,8 @@ ENDINGS = (".jsonl", ".csv", ".parquet", ".html")
 HOLD = """
 import sys
 from pathlib import Path
-from producer.formats.output_lock import Note
-with Note(Path(sys.argv[1])).held(print):
+from producer.formats.output_lock import OutputLock
+with OutputLock(Path(sys.argv[1])).held(print):
     print("held", flush=True)
     sys.stdin.read()
 """
@@ -109,7 +109,7 @@ def test_a_large_file_without_lines_is_not_read_as_one(tmp_path: Path) -> None:
     out = tmp_path / "film.jsonl"
     with out.open("wb") as file:
         file.truncate(1 << 40)
-    assert standing_of(target_of(out, None)).foreign
+    assert existing_of(target_of(out, None)).foreign
 
 
 def test_records_of_a_run_that_ended_early_are_kept_too(tmp_path: Path, few: Path) -> None:
@@ -130,7 +130,7 @@ def test_files_that_hold_nothing_are_written(tmp_path: Path, few: Path) -> None:
         done = convert(few, out, "--format", "jsonl")
         assert done.returncode == 0, done.stderr
     write(tmp_path / "heads.csv", 0)
-    assert standing_of(target_of(tmp_path / "heads.csv", None)).is_nothing
+    assert existing_of(target_of(tmp_path / "heads.csv", None)).is_nothing
     assert not Path("/dev/null.job").exists()
 
 
@@ -153,10 +153,10 @@ def test_a_long_file_is_not_counted_to_its_end(
         write(tmp_path / f"tags{ending}", 30)
     monkeypatch.setattr("producer.formats.existing.MOST_BYTES", 2000)
     monkeypatch.setattr("producer.formats.existing.MOST_RECORDS", 10)
-    lines = standing_of(target_of(tmp_path / "tags.jsonl", None))
+    lines = existing_of(target_of(tmp_path / "tags.jsonl", None))
     assert 0 < lines.records < 30
     assert lines.how_many == f"at least {lines.records}"
-    assert standing_of(target_of(tmp_path / "tags.html", None)).how_many == "at least 10"
+    assert existing_of(target_of(tmp_path / "tags.html", None)).how_many == "at least 10"
 
 
 def test_a_url_that_holds_something_is_refused(tmp_path: Path, few: Path) -> None:
@@ -236,20 +236,20 @@ def test_a_command_that_is_killed_leaves_no_lock(tmp_path: Path, few: Path) -> N
 
 def test_a_file_that_is_put_in_its_place_is_locked_as_the_one_before(tmp_path: Path) -> None:
     out = tmp_path / "tags.jsonl"
-    with Note(out).held(quiet):
+    with OutputLock(out).held(quiet):
         write(out, 1)
         replace(out, Path.touch)
         # At the end of a round of `watch` the job is forgotten, and the lock is not.
-        Note(out).begin("j")
-        Note(out).end()
-        with pytest.raises(InUseError, match=f"process {os.getpid()}"), Note(out).held(quiet):
+        OutputLock(out).begin("j")
+        OutputLock(out).end()
+        with pytest.raises(InUseError, match=f"process {os.getpid()}"), OutputLock(out).held(quiet):
             pass
-    with Note(out).held(quiet):
+    with OutputLock(out).held(quiet):
         pass
 
 
 def test_a_job_that_did_not_end_stays_noted(tmp_path: Path) -> None:
-    note = Note(tmp_path / "tags.jsonl")
+    note = OutputLock(tmp_path / "tags.jsonl")
     with note.held(quiet):
         note.begin("some-job")
     assert note.job == "some-job"
@@ -267,7 +267,7 @@ def test_without_locks_it_goes_on_with_a_note(
 
     monkeypatch.setattr(fcntl, "flock", refuse)
     said: list[str] = []
-    with Note(tmp_path / "tags.jsonl").held(said.append):
+    with OutputLock(tmp_path / "tags.jsonl").held(said.append):
         pass
     (line,) = said
     assert line.startswith("note: nothing keeps other commands from")
@@ -330,7 +330,7 @@ def interrupt_before_any_result(url: str, photo: Path, out: Path) -> None:
         assert child.stderr
         child.stdin.write(f"{photo}\n")
         child.stdin.flush()
-        note = Note(out)
+        note = OutputLock(out)
         until(lambda: bool(note.job))
         child.send_signal(signal.SIGINT)
         assert child.wait(PATIENCE_S) == 130

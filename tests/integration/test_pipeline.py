@@ -27,7 +27,7 @@ from worker.contract.settings import Settings
 from worker.contract.stores.blobs import BlobStore
 from worker.engines.torchscript import TorchScriptEngine
 from worker.errors import ArtifactError, CancelledError, PoisonError, WorkerGoneError
-from worker.export.samples import photographs
+from worker.export.synthetic import photographs
 from worker.images.decode import decode
 from worker.pipeline.pipeline import Pipeline
 from worker.pipeline.stats import STAGES
@@ -256,7 +256,7 @@ def test_images_of_many_chunks_share_batches(
             tasks.submit(pipeline.process, chunk(files[label], seq=seq), SENT_AT_S)
             for seq, label in enumerate(labels, start=1)
         ]
-        wait_until(lambda: len(pipeline._batcher._backlog._ready) == len(labels))
+        wait_until(lambda: len(pipeline._batcher._policy._ready) == len(labels))
         go_on.set()
         results = [one.result(PATIENCE_S) for one in others]
     assert [best(result) for result in results] == [[label] for label in labels]
@@ -305,7 +305,7 @@ def test_after_a_chunk_that_was_not_judged_the_next_is_tagged(
         )
     assert best(pipeline.process(chunk(files["红"]), SENT_AT_S)) == ["红"]
     # The first chunk's last images may still be on their way when it is given up.
-    wait_until(lambda: pipeline._batcher._backlog._expected == 0)
+    wait_until(lambda: pipeline._batcher._policy._expected == 0)
 
 
 def test_when_the_inference_thread_dies_others_must_try_and_the_worker_hears(
@@ -323,7 +323,7 @@ def test_when_the_inference_thread_dies_others_must_try_and_the_worker_hears(
         with pytest.raises(WorkerGoneError):
             pipeline.process(chunk(files["红"], files["绿"]), SENT_AT_S)
     assert heard.wait(PATIENCE_S)
-    assert not pipeline.room.is_left
+    assert not pipeline.capacity.is_left
 
 
 def test_images_on_trial_are_tried_one_by_one_between_beginning_and_end(
@@ -369,10 +369,10 @@ def test_an_end_that_says_nothing_of_the_image_leaves_its_trial_open(
 
 def assert_empty(pipeline: Pipeline) -> None:
     """All room has been given back, and no more than that."""
-    pipeline.room.take(SETTINGS.images_in_flight - 1)
-    assert pipeline.room.is_left
-    pipeline.room.take(1)
-    assert not pipeline.room.is_left
+    pipeline.capacity.take(SETTINGS.images_in_flight - 1)
+    assert pipeline.capacity.is_left
+    pipeline.capacity.take(1)
+    assert not pipeline.capacity.is_left
 
 
 def test_an_image_that_the_model_fails_on_does_not_fail_its_batch(

@@ -10,8 +10,8 @@ import redis
 from celery import Celery
 from conftest import PATIENCE_S
 
-from producer.jobs import publisher as outbox
-from producer.jobs.publisher import Outbox, Parcel, Post
+from producer.jobs import publisher
+from producer.jobs.publisher import OutgoingChunk, Publisher, Stores
 from worker.contract.local.redis_server import EmbeddedRedis
 from worker.contract.messages import QUEUE, Chunk, ImageRef
 from worker.contract.queue.app import make_app
@@ -25,20 +25,20 @@ Wait = Callable[[Callable[[], bool]], None]
 
 
 @pytest.fixture
-def post(server: EmbeddedRedis, client: redis.Redis) -> Iterator[Post]:
+def stores(server: EmbeddedRedis, client: redis.Redis) -> Iterator[Stores]:
     with make_app(Settings(broker_url=SecretUrl(server.url)), stores_results=False) as app:
         patient = retrying_client(server.url)
-        yield Post(app, JobStore(patient, 3600), BlobStore(patient, 3600))
+        yield Stores(app, JobStore(patient, 3600), BlobStore(patient, 3600))
 
 
 @pytest.fixture
-def job(post: Post) -> str:
-    return post.jobs.create().id
+def job(stores: Stores) -> str:
+    return stores.jobs.create().id
 
 
-def parcel(job: str, seq: int, blobs: dict[str, bytes] | None = None) -> Parcel:
+def outgoing(job: str, seq: int, blobs: dict[str, bytes] | None = None) -> OutgoingChunk:
     images = (ImageRef(f"/{seq}/0.jpg"), ImageRef(f"/{seq}/1.jpg"))
-    return Parcel(Chunk(job=job, seq=seq, images=images, sent_at_s=0.0), blobs or {})
+    return OutgoingChunk(Chunk(job=job, seq=seq, images=images, sent_at_s=0.0), blobs or {})
 
 
 def seqs(app: Celery, client: redis.Redis) -> list[int]:
@@ -56,40 +56,40 @@ def seqs(app: Celery, client: redis.Redis) -> list[int]:
 
 
 def test_a_lone_parcel_goes_at_once(
-    post: Post, job: str, client: redis.Redis, wait_until: Wait
+    stores: Stores, job: str, client: redis.Redis, wait_until: Wait
 ) -> None:
-    box = Outbox(post, lambda _: None)
+    box = Publisher(stores, lambda _: None)
     box.start()
-    box.put(parcel(job, 0))
+    box.put(outgoing(job, 0))
     wait_until(lambda: client.llen(QUEUE) == 1)
     box.close()
-    assert (post.jobs.get(job).images, post.jobs.get(job).chunks) == (2, 1)
+    assert (stores.jobs.get(job).images, stores.jobs.get(job).chunks) == (2, 1)
 
 
 def test_what_gathers_travels_in_one_round_trip_and_in_order(
-    post: Post, job: str, client: redis.Redis
+    stores: Stores, job: str, client: redis.Redis
 ) -> None:
     gone: list[int] = []
-    box = Outbox(post, gone.append)
+    box = Publisher(stores, gone.append)
     for seq in range(50):
-        box.put(parcel(job, seq, {f"wanwu:blob:{seq}": b"x"}))
+        box.put(outgoing(job, seq, {f"wanwu:blob:{seq}": b"x"}))
     before = client.info("stats")["total_reads_processed"]
     box.start()
     box.close()
     assert gone == [100]
     assert client.info("stats")["total_reads_processed"] - before < 20
-    assert seqs(post.app, client) == list(range(50))
-    assert (post.jobs.get(job).images, post.jobs.get(job).chunks) == (100, 50)
+    assert seqs(stores.app, client) == list(range(50))
+    assert (stores.jobs.get(job).images, stores.jobs.get(job).chunks) == (100, 50)
     assert len(client.keys("wanwu:blob:*")) == 50
 
 
 def test_a_full_outbox_lets_nobody_in_until_it_sends(
-    post: Post, job: str, wait_until: Wait
+    stores: Stores, job: str, wait_until: Wait
 ) -> None:
-    box = Outbox(post, lambda _: None)
-    for seq in range(outbox.MAX_CHUNKS):
-        box.put(parcel(job, seq))
-    thread = threading.Thread(target=box.put, args=[parcel(job, outbox.MAX_CHUNKS)])
+    box = Publisher(stores, lambda _: None)
+    for seq in range(publisher.MAX_CHUNKS):
+        box.put(outgoing(job, seq))
+    thread = threading.Thread(target=box.put, args=[outgoing(job, publisher.MAX_CHUNKS)])
     thread.start()
     thread.join(0.1)
     assert thread.is_alive()
@@ -97,21 +97,23 @@ def test_a_full_outbox_lets_nobody_in_until_it_sends(
     thread.join(PATIENCE_S)
     assert not thread.is_alive()
     box.close()
-    assert post.jobs.get(job).chunks == outbox.MAX_CHUNKS + 1
+    assert stores.jobs.get(job).chunks == publisher.MAX_CHUNKS + 1
 
 
 def test_bytes_fill_an_outbox_but_a_large_parcel_goes_alone(
-    post: Post, job: str, monkeypatch: pytest.MonkeyPatch
+    stores: Stores, job: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(outbox, "MAX_BYTES", 10)
-    box = Outbox(post, lambda _: None)
-    box.put(parcel(job, 0, {"a": b"x" * 20}))
-    assert not box._has_room(parcel(job, 1, {"b": b"x"}))
+    monkeypatch.setattr(publisher, "MAX_BYTES", 10)
+    box = Publisher(stores, lambda _: None)
+    box.put(outgoing(job, 0, {"a": b"x" * 20}))
+    assert not box._has_room(outgoing(job, 1, {"b": b"x"}))
 
 
-def test_connections_that_break_lose_no_chunk(post: Post, job: str, client: redis.Redis) -> None:
+def test_connections_that_break_lose_no_chunk(
+    stores: Stores, job: str, client: redis.Redis
+) -> None:
     # As `submit` has it: a client does not try again when what its pool gives breaks twice at once.
-    box = Outbox(post, lambda _: None, patience_s=60)
+    box = Publisher(stores, lambda _: None, retry_timeout_s=60)
     done = threading.Event()
 
     def cut() -> None:
@@ -123,24 +125,24 @@ def test_connections_that_break_lose_no_chunk(post: Post, job: str, client: redi
     box.start()
     try:
         for seq in range(500):
-            box.put(parcel(job, seq))
+            box.put(outgoing(job, seq))
         box.close()
     finally:
         done.set()
         cutter.join()
     # Some may have come twice, where it was not known whether they had arrived.
-    assert set(seqs(post.app, client)) == set(range(500))
+    assert set(seqs(stores.app, client)) == set(range(500))
 
 
 def test_a_redis_that_refuses_is_told_where_the_outbox_is_filled(
-    post: Post, job: str, client: redis.Redis, wait_until: Wait
+    stores: Stores, job: str, client: redis.Redis, wait_until: Wait
 ) -> None:
     client.set(QUEUE, "no list")
-    box = Outbox(post, lambda _: None)
+    box = Publisher(stores, lambda _: None)
     box.start()
-    box.put(parcel(job, 0))
+    box.put(outgoing(job, 0))
     wait_until(lambda: box._error is not None)
     with pytest.raises(redis.ResponseError, match="WRONGTYPE"):
-        box.put(parcel(job, 1))
+        box.put(outgoing(job, 1))
     with pytest.raises(redis.ResponseError, match="WRONGTYPE"):
         box.close()

@@ -11,12 +11,12 @@ import redis
 from records import LABELS, MODEL, failed, record
 
 from producer.formats import RecordsError, open_sink, records_of, target_of
-from producer.jobs.resume import Ledger, Maker, ledger_of
+from producer.jobs.resume import ResumeState, TagSource, resume_state_of
 from producer.sources.scan import path_of
 from worker.contract.messages import ChunkResult, Failure, ImageResult, Record, Stamp
 from worker.contract.stores.jobs import JobStore
 
-MAKER = Maker(MODEL, LABELS)
+MAKER = TagSource(MODEL, LABELS)
 FORMS = [".jsonl", ".csv", ".parquet", ".html"]
 
 
@@ -42,14 +42,14 @@ def write(file: Path, *records: Record, appends: bool = False) -> None:
             sink.write(each)
 
 
-def ledger(file: Path, *, retries_failed: bool = False) -> Ledger:
-    found = ledger_of(target_of(file, None), retries_failed=retries_failed)
+def resume_state(file: Path, *, retries_failed: bool = False) -> ResumeState:
+    found = resume_state_of(target_of(file, None), retries_failed=retries_failed)
     found.read()
     return found
 
 
-def remaining(of: Ledger, photos: list[Path], maker: Maker = MAKER) -> list[int]:
-    left = of.remaining(map(str, photos), maker)
+def pending(of: ResumeState, photos: list[Path], maker: TagSource = MAKER) -> list[int]:
+    left = of.pending(map(str, photos), maker)
     return [photos.index(Path(path_of(image))) for image in left]
 
 
@@ -57,24 +57,24 @@ def remaining(of: Ledger, photos: list[Path], maker: Maker = MAKER) -> list[int]
 def test_what_has_a_record_is_done(tmp_path: Path, photos: list[Path], ending: str) -> None:
     file = tmp_path / f"tags{ending}"
     write(file, done(photos[0]), done(photos[2]))
-    assert ledger(file).images == 2
-    assert remaining(ledger(file), photos) == [1, 3]
+    assert resume_state(file).images == 2
+    assert pending(resume_state(file), photos) == [1, 3]
 
 
 def test_a_file_that_has_changed_is_not_done(tmp_path: Path, photos: list[Path]) -> None:
     file = tmp_path / "tags.jsonl"
     write(file, *map(done, photos))
-    assert remaining(ledger(file), photos) == []
+    assert pending(resume_state(file), photos) == []
     os.utime(photos[1], (1, 1))
     photos[2].write_bytes(b"another")
-    assert remaining(ledger(file), photos) == [1, 2]
+    assert pending(resume_state(file), photos) == [1, 2]
 
 
 def test_other_labels_or_another_model_are_other_work(tmp_path: Path, photos: list[Path]) -> None:
     file = tmp_path / "tags.jsonl"
     write(file, *map(done, photos))
-    assert remaining(ledger(file), photos, Maker(MODEL, None)) == [0, 1, 2, 3]
-    assert remaining(ledger(file), photos, Maker("new@1", LABELS)) == [0, 1, 2, 3]
+    assert pending(resume_state(file), photos, TagSource(MODEL, None)) == [0, 1, 2, 3]
+    assert pending(resume_state(file), photos, TagSource("new@1", LABELS)) == [0, 1, 2, 3]
 
 
 def test_what_failed_is_done_unless_it_is_to_be_tried_again(
@@ -83,10 +83,10 @@ def test_what_failed_is_done_unless_it_is_to_be_tried_again(
     file = tmp_path / "tags.jsonl"
     bad, gone = failed(str(photos[0]), file=stamp(photos[0])), failed(str(photos[1]))
     write(file, bad, gone, done(photos[2]), done(photos[3]))
-    assert remaining(ledger(file), photos) == []
-    assert remaining(ledger(file, retries_failed=True), photos) == [0, 1]
+    assert pending(resume_state(file), photos) == []
+    assert pending(resume_state(file, retries_failed=True), photos) == [0, 1]
     photos[0].write_bytes(b"mended")
-    assert remaining(ledger(file), photos) == [0]
+    assert pending(resume_state(file), photos) == [0]
 
 
 def test_records_of_an_earlier_version_and_images_out_of_sight_count_by_path(
@@ -95,7 +95,7 @@ def test_records_of_an_earlier_version_and_images_out_of_sight_count_by_path(
     file = tmp_path / "tags.jsonl"
     write(file, record(str(photos[0])), done(photos[1]))
     photos[1].unlink()
-    assert remaining(ledger(file), photos) == [2, 3]
+    assert pending(resume_state(file), photos) == [2, 3]
 
 
 @pytest.mark.parametrize("ending", FORMS)
@@ -105,8 +105,8 @@ def test_images_that_are_tagged_again_have_one_record_in_the_end(
     file = tmp_path / f"tags{ending}"
     write(file, *map(done, photos))
     os.utime(photos[1], (1, 1))
-    again = ledger(file)
-    assert remaining(again, photos) == [1]
+    again = resume_state(file)
+    assert pending(again, photos) == [1]
     write(file, done(photos[1], worker="new"), appends=True)
     again.end()
     assert [(each.path, each.worker) for each in records_of(file)] == [
@@ -115,7 +115,7 @@ def test_images_that_are_tagged_again_have_one_record_in_the_end(
         (str(photos[3]), "w@h"),
         (str(photos[1]), "new"),
     ]
-    assert remaining(ledger(file), photos) == []
+    assert pending(resume_state(file), photos) == []
 
 
 @pytest.mark.parametrize("ending", FORMS)
@@ -126,8 +126,8 @@ def test_a_run_that_was_killed_leaves_no_second_record_in_the_end(
     write(file, *map(done, photos))
     os.utime(photos[1], (1, 1))
     write(file, done(photos[1], worker="killed before the end"), appends=True)
-    again = ledger(file)
-    assert remaining(again, photos) == []
+    again = resume_state(file)
+    assert pending(again, photos) == []
     again.end()
     found = [(each.path, each.worker) for each in records_of(file)]
     assert len(found) == len(photos)
@@ -143,7 +143,7 @@ def test_half_a_record_at_the_end_is_cut_off(
     torn = file if ending in {".jsonl", ".csv"} else file.with_name(f"{file.name}.part")
     with torn.open("ab") as stream:
         stream.write(b'{"path": "/x')
-    assert remaining(ledger(file), photos) == [2, 3]
+    assert pending(resume_state(file), photos) == [2, 3]
     write(file, done(photos[2]), appends=True)
     assert len(list(records_of(file))) == 3
 
@@ -156,7 +156,7 @@ def test_a_whole_record_without_the_end_of_its_line_is_kept(
     for count in (1, 2):
         write(file, *map(done, photos[:count]))
         file.write_bytes(file.read_bytes().rstrip())
-        assert remaining(ledger(file), photos) == list(range(count, 4))
+        assert pending(resume_state(file), photos) == list(range(count, 4))
         write(file, done(photos[2]), appends=True)
         assert len(list(records_of(file))) == count + 1
 
@@ -180,7 +180,7 @@ def test_what_is_no_file_of_records_is_refused_and_stays(
     theirs = file.with_name(f"{file.name}.part") if ending == ".parquet" else file
     theirs.write_bytes(body)
     with pytest.raises(RecordsError):
-        ledger(file)
+        resume_state(file)
     assert theirs.read_bytes() == body
 
 
@@ -191,7 +191,7 @@ def test_a_stray_quote_in_a_table_costs_no_rows(tmp_path: Path, photos: list[Pat
     body = b"".join([*rows[:2], b'"', *rows[2:]])
     file.write_bytes(body)
     with pytest.raises(RecordsError):
-        ledger(file)
+        resume_state(file)
     assert file.read_bytes() == body
 
 
@@ -218,11 +218,11 @@ def test_it_takes_over_what_the_job_before_it_got(
             json.dumps({"status": "SUCCESS", "result": told.to_wire()}),
         )
     jobs.set_sent(job, images=5, chunks=3)
-    again = ledger(file)
+    again = resume_state(file)
     again.begin(job)
     with open_sink(target_of(file, None), appends=True) as sink:
-        assert again.inherit(jobs, sink, MAKER) == 1
-    assert remaining(again, photos) == [2, 3]
+        assert again.take_over(jobs, sink, MAKER) == 1
+    assert pending(again, photos) == [2, 3]
     assert jobs.is_cancelled(job)
     again.end()
     assert not file.with_name("tags.jsonl.job").read_text()
@@ -235,8 +235,8 @@ def test_sidecars_are_a_ledger_of_their_own(tmp_path: Path, photos: list[Path]) 
             sink.write(done(path))
     os.utime(photos[1], (1, 1))
     (tmp_path / "2.jpg.xmp").write_text("broken")
-    assert remaining(ledger_of(target), photos) == [1, 2, 3]
-    assert remaining(ledger_of(target), photos, Maker(MODEL, None)) == [0, 1, 2, 3]
+    assert pending(resume_state_of(target), photos) == [1, 2, 3]
+    assert pending(resume_state_of(target), photos, TagSource(MODEL, None)) == [0, 1, 2, 3]
 
 
 def test_what_failed_before_and_is_passed_over_is_counted(
@@ -244,8 +244,8 @@ def test_what_failed_before_and_is_passed_over_is_counted(
 ) -> None:
     file = tmp_path / "tags.jsonl"
     write(file, failed(str(photos[0]), file=stamp(photos[0])), done(photos[1]))
-    one = ledger(file)
-    assert 0 not in remaining(one, photos)
+    one = resume_state(file)
+    assert 0 not in pending(one, photos)
     assert one.failed_before == 1
 
 
@@ -253,6 +253,6 @@ def test_images_of_a_cancelled_job_are_not_done(tmp_path: Path, photos: list[Pat
     file = tmp_path / "tags.jsonl"
     cancelled = Failure("cancelled", "job", "job x was cancelled")
     write(file, Record.untouched(str(photos[0]), cancelled))
-    one = ledger(file)
-    assert 0 in remaining(one, photos)
+    one = resume_state(file)
+    assert 0 in pending(one, photos)
     assert (one.images, one.failed_before) == (0, 0)

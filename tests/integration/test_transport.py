@@ -21,7 +21,7 @@ from worker.contract.local.redis_server import EmbeddedRedis
 from worker.contract.messages import QUEUE, TASK, URGENT, URGENT_KEY, Chunk, ImageRef
 from worker.contract.queue.app import make_app
 from worker.contract.queue.envelope import EnvelopeError, opened
-from worker.contract.queue.leases import TAKEN, Leases
+from worker.contract.queue.leases import PROCESSING, Leases
 from worker.contract.secret import SecretUrl
 from worker.contract.settings import Settings
 from worker.contract.stores.dead_letters import DeadLetters
@@ -67,7 +67,7 @@ def test_a_message_is_in_one_place_from_the_queue_to_its_acknowledgement(
     with consuming(settings) as (connection, messages):
         take(connection)
         assert len(messages) == 1
-        assert (client.llen(QUEUE), client.llen(TAKEN)) == (0, 0)
+        assert (client.llen(QUEUE), client.llen(PROCESSING)) == (0, 0)
         assert client.hlen("unacked") == client.zcard("unacked_index") == 1
         messages[0].ack()
         assert not client.exists("unacked", "unacked_index")
@@ -78,14 +78,14 @@ def test_a_message_that_was_taken_and_never_noted_goes_back(
 ) -> None:
     send(settings)
     # A worker took it, and was killed before it could note that it holds it.
-    client.lmove(QUEUE, TAKEN, "RIGHT", "LEFT")
+    client.lmove(QUEUE, PROCESSING, "RIGHT", "LEFT")
     with consuming(settings) as (connection, messages):
         qos = connection.default_channel.qos
         qos.restore_visible()
-        assert client.llen(TAKEN) == 1
+        assert client.llen(PROCESSING) == 1
         time.sleep(1.1)
         qos.restore_visible()
-        assert (client.llen(QUEUE), client.llen(TAKEN)) == (1, 0)
+        assert (client.llen(QUEUE), client.llen(PROCESSING)) == (1, 0)
         take(connection)
         assert len(messages) == 1
         messages[0].ack()
@@ -164,7 +164,7 @@ def test_what_is_no_message_becomes_a_dead_letter(
         messages[0].ack()
     (letter,) = DeadLetters(client).list()
     assert letter.code == "unreadable_message"
-    assert not client.exists(TAKEN, QUEUE, "unacked")
+    assert not client.exists(PROCESSING, QUEUE, "unacked")
 
 
 def real_message(settings: Settings, client: redis.Redis) -> dict[str, Any]:
@@ -244,7 +244,7 @@ def test_whoever_has_no_room_takes_urgent_messages_alone(
         assert not channel.take_urgent()
         # Held and noted like all others.
         assert client.hlen("unacked") == 2
-        assert client.llen(TAKEN) == 0
+        assert client.llen(PROCESSING) == 0
     assert [message.headers["id"] for message in messages] == ["j-2", "j-1"]
     assert client.llen(QUEUE) == 3
 

@@ -19,7 +19,7 @@ from worker.errors import DeviceMemoryError, InferenceError, WorkerGoneError
 from worker.pipeline.batch_policy import (
     LEAST_PATIENCE_S,
     PATIENCE_GAPS,
-    Backlog,
+    BatchPolicy,
     Embeddings,
     Inferred,
     Item,
@@ -46,13 +46,13 @@ def item(ready_at_s: float = 0.0) -> Item:
 
 def backlog_with(
     ready: int, expected: int, *, gap_s: float = 1.0, max_batch: int = 4
-) -> tuple[Backlog, float]:
+) -> tuple[BatchPolicy, float]:
     """Return a backlog in which images came `gap_s` apart, and the time of the last."""
-    backlog = Backlog(max_batch)
-    backlog.expect(ready + expected, 0.0)
+    policy = BatchPolicy(max_batch)
+    policy.expect(ready + expected, 0.0)
     for number in range(ready):
-        backlog.put(item((number + 1) * gap_s))
-    return backlog, ready * gap_s
+        policy.put(item((number + 1) * gap_s))
+    return policy, ready * gap_s
 
 
 class Script:
@@ -110,109 +110,109 @@ def bench(max_batch: int = 4, *, started: bool = True) -> Iterator[Bench]:
 
 
 def test_nothing_ready_is_nothing_to_take() -> None:
-    backlog = Backlog(4)
-    backlog.expect(9, 0.0)
-    assert backlog.patience_s(0.0) is None
-    assert backlog.take() == []
+    policy = BatchPolicy(4)
+    policy.expect(9, 0.0)
+    assert policy.patience_s(0.0) is None
+    assert policy.take() == []
 
 
 def test_a_full_batch_leaves_at_once() -> None:
-    backlog, now_s = backlog_with(ready=4, expected=20)
-    assert backlog.patience_s(now_s) == 0
+    policy, now_s = backlog_with(ready=4, expected=20)
+    assert policy.patience_s(now_s) == 0
 
 
 def test_an_urgent_image_goes_first_and_alone() -> None:
-    backlog, now_s = backlog_with(ready=3, expected=20)
+    policy, now_s = backlog_with(ready=3, expected=20)
     item = Item(pixels(9), now_s, Future())
-    assert backlog.put(item, urgent=True)
-    assert backlog.ready == 4
-    assert backlog.is_full
-    assert backlog.patience_s(now_s) == 0
-    assert backlog.take() == [item]
-    assert len(backlog.take()) == 3
+    assert policy.put(item, urgent=True)
+    assert policy.ready == 4
+    assert policy.is_full
+    assert policy.patience_s(now_s) == 0
+    assert policy.take() == [item]
+    assert len(policy.take()) == 3
 
 
 def test_urgent_images_share_a_batch() -> None:
-    backlog = Backlog(2)
-    backlog.expect(3, 0.0)
+    policy = BatchPolicy(2)
+    policy.expect(3, 0.0)
     items = [Item(pixels(n), 0.0, Future()) for n in range(3)]
     for item in items:
-        backlog.put(item, urgent=True)
-    assert [backlog.take(), backlog.take(), backlog.take()] == [items[:2], items[2:], []]
+        policy.put(item, urgent=True)
+    assert [policy.take(), policy.take(), policy.take()] == [items[:2], items[2:], []]
 
 
 def test_a_lone_image_on_an_idle_worker_goes_at_once() -> None:
-    backlog, now_s = backlog_with(ready=1, expected=0)
-    assert backlog.patience_s(now_s) == 0
+    policy, now_s = backlog_with(ready=1, expected=0)
+    assert policy.patience_s(now_s) == 0
 
 
 def test_a_batch_that_cannot_fill_any_more_goes_at_once() -> None:
-    backlog, now_s = backlog_with(ready=2, expected=1)
-    assert backlog.patience_s(now_s) == 0
+    policy, now_s = backlog_with(ready=2, expected=1)
+    assert policy.patience_s(now_s) == 0
 
 
 def test_a_thread_that_lost_its_core_is_waited_for_however_fast_the_others_are() -> None:
-    backlog, now_s = backlog_with(ready=2, expected=2, gap_s=0.0001)
-    assert backlog.patience_s(now_s) == pytest.approx(2 * LEAST_PATIENCE_S)
+    policy, now_s = backlog_with(ready=2, expected=2, gap_s=0.0001)
+    assert policy.patience_s(now_s) == pytest.approx(2 * LEAST_PATIENCE_S)
 
 
 def test_images_that_can_fill_the_batch_are_waited_for() -> None:
-    backlog, now_s = backlog_with(ready=2, expected=2, gap_s=0.5)
-    assert backlog.patience_s(now_s) == pytest.approx(PATIENCE_GAPS * 2 * 0.5)
+    policy, now_s = backlog_with(ready=2, expected=2, gap_s=0.5)
+    assert policy.patience_s(now_s) == pytest.approx(PATIENCE_GAPS * 2 * 0.5)
 
 
 def test_patience_ends_at_its_deadline_whatever_trickles_in() -> None:
-    backlog, now_s = backlog_with(ready=1, expected=9, gap_s=1.0)
+    policy, now_s = backlog_with(ready=1, expected=9, gap_s=1.0)
     whole_s = PATIENCE_GAPS * 3
-    assert backlog.patience_s(now_s) == pytest.approx(whole_s)
-    backlog.put(item(now_s + 10.0))
-    assert backlog.patience_s(now_s + 10.0) == pytest.approx(whole_s - 10.0)
-    assert backlog.patience_s(now_s + whole_s) == 0
+    assert policy.patience_s(now_s) == pytest.approx(whole_s)
+    policy.put(item(now_s + 10.0))
+    assert policy.patience_s(now_s + 10.0) == pytest.approx(whole_s - 10.0)
+    assert policy.patience_s(now_s + whole_s) == 0
 
 
 def test_a_failed_decode_ends_waiting_that_has_become_vain() -> None:
-    backlog, now_s = backlog_with(ready=3, expected=1)
-    assert backlog.patience_s(now_s) != 0
-    backlog.forget()
-    assert backlog.patience_s(now_s) == 0
+    policy, now_s = backlog_with(ready=3, expected=1)
+    assert policy.patience_s(now_s) != 0
+    policy.forget()
+    assert policy.patience_s(now_s) == 0
 
 
 def test_each_batch_has_patience_of_its_own() -> None:
-    backlog, now_s = backlog_with(ready=1, expected=20, gap_s=1.0)
-    first_s = backlog.patience_s(now_s)
-    assert len(backlog.take()) == 1
-    backlog.put(item(now_s + 1.0))
-    assert backlog.patience_s(now_s + 1.0) == pytest.approx(first_s)
+    policy, now_s = backlog_with(ready=1, expected=20, gap_s=1.0)
+    first_s = policy.patience_s(now_s)
+    assert len(policy.take()) == 1
+    policy.put(item(now_s + 1.0))
+    assert policy.patience_s(now_s + 1.0) == pytest.approx(first_s)
 
 
 def test_one_huge_image_does_not_make_the_worker_patient_for_long() -> None:
-    backlog, now_s = backlog_with(ready=4, expected=20, gap_s=0.1)
-    backlog.take()
-    backlog.put(item(now_s + 60.0))
-    patience_s = backlog.patience_s(now_s + 60.0)
+    policy, now_s = backlog_with(ready=4, expected=20, gap_s=0.1)
+    policy.take()
+    policy.put(item(now_s + 60.0))
+    patience_s = policy.patience_s(now_s + 60.0)
     assert patience_s is not None
     assert patience_s < 3 * PATIENCE_GAPS * 0.2
 
 
 def test_idle_time_is_no_gap() -> None:
-    backlog, now_s = backlog_with(ready=4, expected=0, gap_s=0.1)
-    backlog.take()
-    backlog.expect(4, now_s + 3600)
-    backlog.put(item(now_s + 3600.1))
-    assert backlog.patience_s(now_s + 3600.1) == pytest.approx(PATIENCE_GAPS * 3 * 0.1)
+    policy, now_s = backlog_with(ready=4, expected=0, gap_s=0.1)
+    policy.take()
+    policy.expect(4, now_s + 3600)
+    policy.put(item(now_s + 3600.1))
+    assert policy.patience_s(now_s + 3600.1) == pytest.approx(PATIENCE_GAPS * 3 * 0.1)
 
 
 def test_the_oldest_leave_first_and_never_more_than_a_batch() -> None:
-    backlog, _ = backlog_with(ready=6, expected=0)
-    assert [one.ready_at_s for one in backlog.take()] == [1, 2, 3, 4]
-    assert [one.ready_at_s for one in backlog.take()] == [5, 6]
+    policy, _ = backlog_with(ready=6, expected=0)
+    assert [one.ready_at_s for one in policy.take()] == [1, 2, 3, 4]
+    assert [one.ready_at_s for one in policy.take()] == [5, 6]
 
 
 def simulate(decode_gap_s: float, infer_s: float, images: int = 2000) -> Counter[int]:
     """Return the batch sizes when images become ready at random while others are inferred."""
     rng = random.Random(4)
-    backlog = Backlog(4)
-    backlog.expect(images, 0.0)
+    policy = BatchPolicy(4)
+    policy.expect(images, 0.0)
     now_s, sizes, ready_at_s = 0.0, Counter[int](), list[float]()
     for _ in range(images):
         now_s += rng.expovariate(1 / decode_gap_s)
@@ -220,10 +220,10 @@ def simulate(decode_gap_s: float, infer_s: float, images: int = 2000) -> Counter
     now_s, coming = 0.0, ready_at_s[::-1]
     while sizes.total() == 0 or sum(size * n for size, n in sizes.items()) < images:
         while coming and coming[-1] <= now_s:
-            backlog.put(item(coming.pop()))
-        patience_s = backlog.patience_s(now_s)
+            policy.put(item(coming.pop()))
+        patience_s = policy.patience_s(now_s)
         if patience_s == 0:
-            sizes[len(backlog.take())] += 1
+            sizes[len(policy.take())] += 1
             now_s += infer_s
         elif patience_s is None or (coming and coming[-1] < now_s + patience_s):
             now_s = coming[-1]
@@ -484,7 +484,7 @@ def test_a_full_batch_is_launched_while_one_runs_and_no_third(
     ahead: Ahead, wait_until: WaitUntil
 ) -> None:
     futures = ahead.put(1, 2, 3, 4, 5, 6)
-    ahead.batcher.start(runs_ahead=True)
+    ahead.batcher.start(pipelined=True)
     wait_until(lambda: len(ahead.device.launched) == 2)
     assert not any(future.done() for future in futures)
     ahead.device.go_on.release()
@@ -497,7 +497,7 @@ def test_a_full_batch_is_launched_while_one_runs_and_no_third(
 
 def test_a_batch_that_is_not_full_waits_for_the_device(ahead: Ahead, wait_until: WaitUntil) -> None:
     futures = ahead.put(1, 2, 3)
-    ahead.batcher.start(runs_ahead=True)
+    ahead.batcher.start(pipelined=True)
     wait_until(lambda: len(ahead.device.launched) == 1)
     ahead.device.go_on.release()
     futures[1].result(PATIENCE_S)
@@ -521,7 +521,7 @@ def test_neighbours_are_spared_after_the_batch_that_was_launched_meanwhile(ahead
     ahead.device.fail = {2: RuntimeError("no twos")}
     ahead.device.go_on.release(99)
     futures = ahead.put(1, 2, 3, 4)
-    ahead.batcher.start(runs_ahead=True)
+    ahead.batcher.start(pipelined=True)
     with pytest.raises(InferenceError):
         futures[1].result(PATIENCE_S)
     for number in (0, 2, 3):
@@ -534,7 +534,7 @@ def test_when_the_thread_dies_both_batches_fail(ahead: Ahead, death: BaseExcepti
     ahead.device.fail = {1: death}
     ahead.device.go_on.release(99)
     futures = ahead.put(1, 2, 3, 4, 5)
-    ahead.batcher.start(runs_ahead=True)
+    ahead.batcher.start(pipelined=True)
     for future in futures:
         with pytest.raises(WorkerGoneError, match="thread has ended"):
             future.result(PATIENCE_S)
@@ -543,7 +543,7 @@ def test_when_the_thread_dies_both_batches_fail(ahead: Ahead, death: BaseExcepti
 
 def test_stopping_awaits_what_was_launched(ahead: Ahead, wait_until: WaitUntil) -> None:
     futures = ahead.put(1, 2, 3, 4, 5)
-    ahead.batcher.start(runs_ahead=True)
+    ahead.batcher.start(pipelined=True)
     wait_until(lambda: len(ahead.device.launched) == 2)
     ahead.device.go_on.release(99)
     ahead.batcher.stop()
@@ -554,7 +554,7 @@ def test_a_batch_is_timed_from_the_end_of_the_one_before(
     ahead: Ahead, wait_until: WaitUntil
 ) -> None:
     futures = ahead.put(1, 2, 3, 4)
-    ahead.batcher.start(runs_ahead=True)
+    ahead.batcher.start(pipelined=True)
     wait_until(lambda: len(ahead.device.launched) == 2)
     ahead.clock.now_s += 0.008
     ahead.device.go_on.release()

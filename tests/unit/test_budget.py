@@ -7,16 +7,16 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
-from worker.budget import Budget
+from worker.budget import WeightedSemaphore
 
 
 def test_no_more_is_spent_than_there_is() -> None:
-    budget, lock = Budget(10), threading.Lock()
+    semaphore, lock = WeightedSemaphore(10), threading.Lock()
     spent = most = 0
 
     def spend(amount: int) -> None:
         nonlocal spent, most
-        with budget.spend(amount):
+        with semaphore.spend(amount):
             with lock:
                 spent += min(amount, 10)
                 most = max(most, spent)
@@ -31,20 +31,20 @@ def test_no_more_is_spent_than_there_is() -> None:
 
 
 def test_a_large_one_is_not_passed_by(wait_until: Callable[..., None]) -> None:
-    budget, order = Budget(4), list[str]()
-    first = budget.spend(3)
+    semaphore, order = WeightedSemaphore(4), list[str]()
+    first = semaphore.spend(3)
     first.__enter__()
 
     def spend(name: str, amount: int) -> None:
-        with budget.spend(amount):
+        with semaphore.spend(amount):
             order.append(name)
 
     with ThreadPoolExecutor(2) as pool:
         # Each asks before the next does.
         pool.submit(spend, "large", 4)
-        wait_until(lambda: budget._next_ticket == 2)
+        wait_until(lambda: semaphore._next_ticket == 2)
         pool.submit(spend, "small", 1)
-        wait_until(lambda: budget._next_ticket == 3)
+        wait_until(lambda: semaphore._next_ticket == 3)
         assert order == []
         first.__exit__(None, None, None)
     assert order == ["large", "small"]

@@ -2,57 +2,57 @@
 
 from __future__ import annotations
 
-from worker.pipeline.capacity import Room
+from worker.pipeline.capacity import Capacity
 
 
 def test_a_worker_that_holds_little_asks_for_more() -> None:
-    room = Room(4)
-    assert room.is_left
-    room.take(3)
-    assert room.is_left
-    room.take(32)
-    assert not room.is_left
+    capacity = Capacity(4)
+    assert capacity.is_left
+    capacity.take(3)
+    assert capacity.is_left
+    capacity.take(32)
+    assert not capacity.is_left
 
 
 def test_it_hears_once_that_there_is_room_again() -> None:
-    room, calls = Room(4), list[None]()
-    room.take(8)
-    room.on_left = lambda: calls.append(None)
+    capacity, calls = Capacity(4), list[None]()
+    capacity.take(8)
+    capacity.on_left = lambda: calls.append(None)
     for held in range(7, -1, -1):
-        room.give_back()
-        assert room.is_left == (held < 4)
+        capacity.give_back()
+        assert capacity.is_left == (held < 4)
     assert calls == [None]
 
 
 def test_a_chunk_that_leaves_room_says_so() -> None:
-    room, calls = Room(4), list[None]()
-    room.on_left = lambda: calls.append(None)
-    room.take(3)
+    capacity, calls = Capacity(4), list[None]()
+    capacity.on_left = lambda: calls.append(None)
+    capacity.take(3)
     assert len(calls) == 1
-    room.take(3)
+    capacity.take(3)
     assert len(calls) == 1
-    room.give_back(6)
+    capacity.give_back(6)
     assert len(calls) == 2
 
 
 def test_it_knows_for_how_long_nothing_has_been_done() -> None:
     now_s = 10.0
-    room = Room(4, lambda: now_s)
-    assert room.still_s == 0
+    capacity = Capacity(4, lambda: now_s)
+    assert capacity.still_s == 0
     now_s = 50.0
-    room.take(2)
+    capacity.take(2)
     now_s = 53.0
-    assert room.still_s == 3
-    room.give_back()
-    assert room.still_s == 0
+    assert capacity.still_s == 3
+    capacity.give_back()
+    assert capacity.still_s == 0
     now_s = 60.0
-    room.take(1)
-    assert room.still_s == 7
-    room.give_back(2)
-    assert room.still_s == 0
+    capacity.take(1)
+    assert capacity.still_s == 7
+    capacity.give_back(2)
+    assert capacity.still_s == 0
 
 
 def test_a_closed_room_takes_nothing_more() -> None:
-    room = Room(4)
-    room.close()
-    assert not room.is_left
+    capacity = Capacity(4)
+    capacity.close()
+    assert not capacity.is_left

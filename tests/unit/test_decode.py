@@ -18,7 +18,7 @@ from images import encoded, huge_png, picture
 from PIL import Image, ImageCms, ImageFile, ImageOps
 
 from worker.artifact.manifest import Preprocessing
-from worker.budget import Budget
+from worker.budget import WeightedSemaphore
 from worker.errors import (
     BrokenImageError,
     ImageError,
@@ -351,7 +351,7 @@ def test_a_long_jpeg_is_scaled_down_while_it_is_decoded(
 
     monkeypatch.setattr(ImageFile.ImageFile, "load", spy)
     data = encoded(picture(3, size))
-    assert decode(data, SQUASH, max_pixels=LIMIT, max_side=400).shape == (3, 32, 48)
+    assert decode(data, SQUASH, max_pixels=LIMIT, jpeg_max_side=400).shape == (3, 32, 48)
     assert seen[0] == decoded
     seen.clear()
     decode(data, SQUASH, max_pixels=LIMIT)
@@ -361,12 +361,12 @@ def test_a_long_jpeg_is_scaled_down_while_it_is_decoded(
 def test_pixels_in_memory_are_paid_for_from_the_budget() -> None:
     data, spent = encoded(picture(3, (60, 40))), list[int]()
 
-    class Spy(Budget):
+    class Spy(WeightedSemaphore):
         @contextmanager
         def spend(self, amount: int) -> Iterator[None]:
             spent.append(amount)
             with super().spend(amount):
                 yield
 
-    decode(data, SQUASH, max_pixels=LIMIT, budget=Spy(LIMIT))
+    decode(data, SQUASH, max_pixels=LIMIT, semaphore=Spy(LIMIT))
     assert spent == [2400]

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 COMMAND = """
 import os, signal, time
 import click
-from producer.cli.exit_codes import told
+from producer.cli.exit_codes import exits_with_code
 
 class Held:
     def __del__(self):
@@ -23,7 +23,7 @@ class Held:
         time.sleep(0)
 
 @click.command()
-@told
+@exits_with_code
 def command():
     try:
         {work}

@@ -11,7 +11,7 @@ from PIL import Image
 
 from worker.artifact.manifest import Preprocessing
 from worker.export.fast_decode import agreement
-from worker.export.samples import photographs
+from worker.export.synthetic import photographs
 from worker.images.decode import Pixels
 
 SPEC = Preprocessing(height=64, width=64)

@@ -8,7 +8,7 @@ import pytest
 
 from producer.monitoring.flower import svg as plots
 from producer.monitoring.flower.throughput import KEPT_S, PERIOD_S, WINDOW_S, Throughput, View
-from producer.monitoring.queue_stats import Backlog
+from producer.monitoring.queue_stats import QueueStats
 
 
 class Bench:
@@ -23,7 +23,7 @@ class Bench:
         self.s += PERIOD_S
         states = {"submitted": len(done)}
         self.seen.look(
-            Backlog(
+            QueueStats(
                 images=images,
                 done=done,
                 states=states,
@@ -35,8 +35,8 @@ class Bench:
         )
         return self.seen.view()
 
-    def hear(self, worker: str, **told: Any) -> None:
-        self.seen.hear({"type": "task-succeeded", "hostname": worker, **told})
+    def on_event(self, worker: str, **told: Any) -> None:
+        self.seen.on_event({"type": "task-succeeded", "hostname": worker, **told})
 
 
 @pytest.fixture
@@ -83,9 +83,9 @@ def test_a_job_that_is_forgotten_takes_nothing_away(bench: Bench) -> None:
 def test_each_worker_has_its_rate_its_batches_and_its_stages(bench: Bench) -> None:
     bench.look(100, a=0)
     told = {"device": "cpu", "model": "m", "read_ms": 1.0, "queue_ms": 9.0}
-    bench.hear("fast", images=30, failed_images=1, batch=4.0, infer_ms=10.0, **told)
-    bench.hear("fast", images=10, failed_images=0, batch=2.0, infer_ms=30.0, **told)
-    bench.hear("slow", images=8, failed_images=8, batch=None, infer_ms=None, **told)
+    bench.on_event("fast", images=30, failed_images=1, batch=4.0, infer_ms=10.0, **told)
+    bench.on_event("fast", images=10, failed_images=0, batch=2.0, infer_ms=30.0, **told)
+    bench.on_event("slow", images=8, failed_images=8, batch=None, infer_ms=None, **told)
     fast, slow = bench.look(60, a=48).workers
     assert (fast.worker, fast.images, fast.failed) == ("fast", 40, 1)
     assert (fast.device, fast.model) == ("cpu", "m")
@@ -100,10 +100,10 @@ def test_each_worker_has_its_rate_its_batches_and_its_stages(bench: Bench) -> No
 
 
 def test_a_worker_that_is_silent_is_shown_so_and_at_last_forgotten(bench: Bench) -> None:
-    bench.seen.hear({"type": "worker-heartbeat", "hostname": "w"})
+    bench.seen.on_event({"type": "worker-heartbeat", "hostname": "w"})
     (worker,) = bench.look().workers
     assert (worker.silent_s, worker.images) == (PERIOD_S, 0)
-    bench.seen.hear({"type": "worker-offline", "hostname": "w"})
+    bench.seen.on_event({"type": "worker-offline", "hostname": "w"})
     bench.s += KEPT_S
     assert bench.look().workers == ()
 
@@ -128,7 +128,7 @@ def test_when_redis_is_away_the_last_figures_stay_and_it_is_said(bench: Bench) -
     [{}, {"hostname": 7}, {"hostname": "w"}, {"hostname": "w", "type": "task-succeeded"}],
 )
 def test_events_of_other_programs_do_no_harm(bench: Bench, event: dict[str, Any]) -> None:
-    bench.seen.hear(event)
+    bench.seen.on_event(event)
     assert all(worker.images == 0 for worker in bench.look().workers)
 
 

@@ -11,32 +11,32 @@ from conftest import PATIENCE_S
 
 from worker.contract.messages import ImageRef
 from worker.pipeline.batch_policy import Inferred
-from worker.pipeline.in_flight import Flight, Journey
+from worker.pipeline.in_flight import ChunkLatch, ImageTask
 from worker.pipeline.stats import Stopwatch
 
 INFERRED = Inferred(np.zeros(2, np.float32), 0.0, 1.0, 1)
 
 
-def journeys(count: int) -> list[Journey]:
-    return [Journey(ImageRef(f"/{n}.jpg"), Stopwatch(lambda: 0.0, 0.0)) for n in range(count)]
+def image_tasks(count: int) -> list[ImageTask]:
+    return [ImageTask(ImageRef(f"/{n}.jpg"), Stopwatch(lambda: 0.0, 0.0)) for n in range(count)]
 
 
 def test_it_ends_with_the_last_image_whatever_became_of_each() -> None:
-    images, landed = journeys(3), list[None]()
-    flight = Flight(images, lambda: landed.append(None))
+    images, landed = image_tasks(3), list[None]()
+    latch = ChunkLatch(images, lambda: landed.append(None))
     arrived = threading.Event()
 
     def wait() -> None:
-        flight.wait()
+        latch.wait()
         arrived.set()
 
     waiter = threading.Thread(target=wait)
     waiter.start()
     error = ValueError("broken")
-    flight.land(images[1], error)
-    flight.land(images[0], INFERRED)
+    latch.complete(images[1], error)
+    latch.complete(images[0], INFERRED)
     assert not arrived.is_set()
-    flight.land(images[2], INFERRED)
+    latch.complete(images[2], INFERRED)
     assert arrived.wait(PATIENCE_S)
     waiter.join(PATIENCE_S)
     assert [image.outcome for image in images] == [INFERRED, error, INFERRED]
@@ -45,12 +45,12 @@ def test_it_ends_with_the_last_image_whatever_became_of_each() -> None:
 
 @pytest.mark.parametrize("error", [None, MemoryError()])
 def test_an_image_lands_with_its_future(error: Exception | None) -> None:
-    (image,) = journeys(1)
-    flight, future = Flight([image]), Future[Inferred]()
-    flight.land_with(image, future)
+    (image,) = image_tasks(1)
+    latch, future = ChunkLatch([image]), Future[Inferred]()
+    latch.complete_with(image, future)
     if error is None:
         future.set_result(INFERRED)
     else:
         future.set_exception(error)
-    flight.wait()
+    latch.wait()
     assert image.outcome is (error or INFERRED)

@@ -31,7 +31,7 @@ ANYWHERE = Settings(image_roots=("/",))
 
 
 def limited(max_bytes: int) -> Settings:
-    return Settings(image_roots=("/",), max_bytes=max_bytes)
+    return Settings(image_roots=("/",), max_file_bytes=max_bytes)
 
 
 def read(ref: ImageRef, blobs: BlobStore, settings: Settings) -> bytes:

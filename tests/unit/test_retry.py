@@ -6,7 +6,7 @@ import pytest
 import redis
 from kombu.exceptions import OperationalError
 
-from producer.backend.retry import insist
+from producer.backend.retry import retry
 
 
 class Clock:
@@ -30,7 +30,7 @@ def test_it_asks_until_there_is_an_answer_and_tells_of_each_failure() -> None:
             raise error
         return "here"
 
-    found = insist(ask, 600, lambda e: told.append(str(e)), now=clock.now, sleep=clock.sleep)
+    found = retry(ask, 600, lambda e: told.append(str(e)), now=clock.now, sleep=clock.sleep)
     assert found == "here"
     assert told == ["gone", "gone too"]
 
@@ -44,7 +44,7 @@ def test_its_patience_ends_with_the_last_error() -> None:
         raise redis.TimeoutError(str(len(asked)))
 
     with pytest.raises(redis.TimeoutError, match="4"):
-        insist(ask, 100, now=clock.now, sleep=clock.sleep)
+        retry(ask, 100, now=clock.now, sleep=clock.sleep)
     assert asked == [0, 31, 62, 93]
 
 
@@ -54,4 +54,4 @@ def test_what_no_waiting_mends_is_raised_at_once(error: Exception) -> None:
         raise error
 
     with pytest.raises(type(error)):
-        insist(ask, 600, sleep=lambda _: pytest.fail("it waited"))
+        retry(ask, 600, sleep=lambda _: pytest.fail("it waited"))

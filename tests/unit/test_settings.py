@@ -60,6 +60,6 @@ def test_chunks_in_flight_fill_two_batches_even_with_one_image_each() -> None:
 
 @pytest.mark.parametrize(("text", "tells"), [("", True), ("1", True), ("0", False)])
 def test_workers_tell_of_their_tasks_unless_they_are_not_to(text: str, tells: bool) -> None:
-    settings = Settings.from_env({"WANWU_EVENTS": text})
+    settings = Settings.from_env({"WANWU_TASK_EVENTS": text})
     app = make_app(settings, stores_results=True)
     assert app.conf.worker_send_task_events is tells

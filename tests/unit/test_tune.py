@@ -76,7 +76,7 @@ def test_memory_ends_the_sizes(error: type[Exception]) -> None:
         return 0.010
 
     engine, told = Timed(seconds), list[str]()
-    found = rates(engine, SHAPE_CHW, 0.5, say=told.append, clock=engine.clock)
+    found = rates(engine, SHAPE_CHW, 0.5, echo=told.append, clock=engine.clock)
     assert [one.batch for one in found] == [1, 2, 4, 8]
     assert "a batch of 16 does not fit in memory" in told
 

@@ -16,7 +16,7 @@ from worker.bench.tune import SIZES, propose, rates
 from worker.contract.settings import Settings
 from worker.engines.base import resolve_device
 from worker.engines.choose import open_engine
-from worker.engines.malloc import keep_freed_memory
+from worker.engines.malloc import disable_malloc_trim
 from worker.engines.tuned_batch import remember
 from worker.export.on_first_use import open_model
 from worker.images.decode import set_up
@@ -38,14 +38,14 @@ class Request(NamedTuple):
     chart_file: Path | None
 
 
-def run(request: Request, settings: Settings, say: Callable[[str], None]) -> None:
+def run(request: Request, settings: Settings, echo: Callable[[str], None]) -> None:
     """Measure, print the table to standard output, write the files that were asked for.
 
     Raises:
         TaggerError: the model, the device or a library cannot be used.
     """
     set_up(settings.max_pixels)
-    artifact = open_model(settings, say)
+    artifact = open_model(settings, echo)
     figures = measure(
         artifact,
         settings,
@@ -53,7 +53,7 @@ def run(request: Request, settings: Settings, say: Callable[[str], None]) -> Non
         labels=request.labels or LABELS,
         images=list(_files(request.images)),
         engines=request.engines,
-        say=say,
+        echo=echo,
     )
     console = Console()
     table(figures, console if console.is_terminal else Console(width=_COLUMNS))
@@ -67,22 +67,22 @@ def run(request: Request, settings: Settings, say: Callable[[str], None]) -> Non
         chart(figures, f"{artifact.id} on {where}", request.chart_file)
 
 
-def tune(request: Request, settings: Settings, say: Callable[[str], None]) -> None:
+def tune(request: Request, settings: Settings, echo: Callable[[str], None]) -> None:
     """Measure batch sizes, print them, and remember the one that pays for `worker start`.
 
     Raises:
         TaggerError: the model or the device cannot be used.
     """
-    keep_freed_memory()
-    artifact = open_model(settings, say)
+    disable_malloc_trim()
+    artifact = open_model(settings, echo)
     spec = artifact.manifest.preprocessing
     engine = open_engine(artifact, settings)
-    found = rates(engine, (3, spec.height, spec.width), request.seconds / len(SIZES), say=say)
+    found = rates(engine, (3, spec.height, spec.width), request.seconds / len(SIZES), echo=echo)
     best = propose(found)
     console = Console()
     rates_table(found, best, console if console.is_terminal else Console(width=_COLUMNS))
     file = remember(settings, artifact, best.batch)
-    say(f"remembered in {file}: `worker start` has batches of up to {best.batch} here")
+    echo(f"remembered in {file}: `worker start` has batches of up to {best.batch} here")
     if request.json_file:
         content = {
             "model": artifact.id,

@@ -24,8 +24,8 @@ from worker.contract.labels import LabelPack
 from worker.contract.settings import Settings
 from worker.engines.base import resolve_device
 from worker.errors import ArtifactError, ExportError, ImageError
+from worker.export.reprecision import reprecision
 from worker.export.tracing import pixels
-from worker.export.variant import variant
 from worker.images.decode import decode
 from worker.labels.encoder import encoder_of
 from worker.model.precision import Precision, supported
@@ -35,7 +35,7 @@ ROUNDS: Final = 5
 LABELS: Final = ("动物", "植物", "交通工具", "电子产品", "食物", "自然景观")
 _IMAGES: Final = 64
 _MAX_PIXELS: Final = 10**9
-Say = Callable[[str], None]
+Echo = Callable[[str], None]
 Rows = npt.NDArray[np.float32]
 
 
@@ -78,7 +78,7 @@ def measure(
     labels: tuple[str, ...] = LABELS,
     images: Sequence[Path] = (),
     engines: tuple[str, ...] = (),
-    say: Say = lambda _: None,
+    echo: Echo = lambda _: None,
 ) -> list[Figure]:
     """Return the figures of every subject, in the order of the table; `say` hears the steps.
 
@@ -92,10 +92,10 @@ def measure(
     settings = msgspec.structs.replace(settings, device=str(device))
     has_text = artifact.manifest.kind == "zero-shot"
     wanted = subjects(supported(device), has_text=has_text, engines=engines)
-    pixels_NCHW = _inputs(artifact, images, say)
+    pixels_NCHW = _inputs(artifact, images, echo)
     with tempfile.TemporaryDirectory(prefix="wanwu-bench-") as directory, ExitStack() as stack:
         made = _variants(
-            artifact, {one.precision for one in wanted}, Path(directory), settings, say
+            artifact, {one.precision for one in wanted}, Path(directory), settings, echo
         )
         problems = {
             one.name: found for one in wanted if isinstance(found := made[one.precision], str)
@@ -109,13 +109,13 @@ def measure(
         rows: dict[str, Rows] = {}
         for trial in _one_ahead(stack.enter_context(Trial(order)) for order in orders):
             name = trial.subject.name
-            say(f"loading {name}")
+            echo(f"loading {name}")
             try:
                 rows[name] = trial.rows()
                 trials[name] = trial
             except Refused as e:
                 problems[name] = str(e)
-        times = _in_turns(trials, effort, say)
+        times = _in_turns(trials, effort, echo)
         memory = {name: trial.memory_mb() for name, trial in trials.items()}
     agreement = _agreement(rows, artifact, labels)
     return _figures(wanted, problems, times, memory, agreement)
@@ -135,21 +135,21 @@ def _variants(
     precisions: set[Precision],
     directory: Path,
     settings: Settings,
-    say: Say,
+    echo: Echo,
 ) -> dict[Precision, Artifact | str]:
     """Return the artifact in each precision, or why there is none."""
     found: dict[Precision, Artifact | str] = {}
     for precision in sorted(precisions):
-        say(f"tracing {artifact.id} in {precision}")
+        echo(f"tracing {artifact.id} in {precision}")
         device = resolve_device(settings.device, precision)
         try:
-            found[precision] = variant(artifact, precision, directory / precision, device)
+            found[precision] = reprecision(artifact, precision, directory / precision, device)
         except ExportError as e:
             found[precision] = str(e)
     return found
 
 
-def _inputs(artifact: Artifact, images: Sequence[Path], say: Say) -> npt.NDArray[np.uint8]:
+def _inputs(artifact: Artifact, images: Sequence[Path], echo: Echo) -> npt.NDArray[np.uint8]:
     """Return what all subjects are given, uint8 NCHW: the images, or pictures made up."""
     spec = artifact.manifest.preprocessing
     if not images:
@@ -160,7 +160,7 @@ def _inputs(artifact: Artifact, images: Sequence[Path], say: Say) -> npt.NDArray
         try:
             decoded.append(decode(file.read_bytes(), spec, max_pixels=_MAX_PIXELS))
         except ImageError as e:
-            say(f"{file} is passed over: {e}")
+            echo(f"{file} is passed over: {e}")
         if len(decoded) == _IMAGES:
             break
     if not decoded:
@@ -171,14 +171,14 @@ def _inputs(artifact: Artifact, images: Sequence[Path], say: Say) -> npt.NDArray
 
 
 def _in_turns(
-    trials: dict[str, Trial], effort: Effort, say: Say
+    trials: dict[str, Trial], effort: Effort, echo: Echo
 ) -> dict[tuple[str, int], list[float]]:
     """Return the times of each subject and batch size, gathered over several rounds."""
     times: dict[tuple[str, int], list[float]] = {}
     runs, seconds = -(-effort.runs // ROUNDS), effort.seconds / ROUNDS
     for number in range(1, ROUNDS + 1):
         for batch in BATCHES:
-            say(f"round {number} of {ROUNDS}, batch {batch}")
+            echo(f"round {number} of {ROUNDS}, batch {batch}")
             for name, trial in trials.items():
                 found = trial.times_ms(batch, runs, seconds)
                 times.setdefault((name, batch), []).extend(found)

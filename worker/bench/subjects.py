@@ -18,7 +18,7 @@ from worker.artifact.manifest import TOKENIZER, Artifact
 from worker.contract.settings import Settings
 from worker.engines.base import resolve_device
 from worker.engines.choose import LOADERS
-from worker.engines.malloc import keep_freed_memory
+from worker.engines.malloc import disable_malloc_trim
 from worker.model.original import image_tower, original_model
 from worker.model.precision import Precision
 from worker.model.towers import TextTower
@@ -68,7 +68,7 @@ def open_subject(
     if settings.threads:
         torch.set_num_threads(settings.threads)
     if subject.engine is not None:
-        keep_freed_memory()
+        disable_malloc_trim()
         return LOADERS[subject.engine](artifact, settings.device).embed
     device = resolve_device(settings.device, subject.precision)
     model = original_model(artifact).to(device)

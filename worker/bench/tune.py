@@ -43,14 +43,14 @@ def rates(
     seconds: float,
     *,
     sizes: Sequence[int] = SIZES,
-    say: Callable[[str], None] = lambda _: None,
+    echo: Callable[[str], None] = lambda _: None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> list[Rate]:
     """Measure sizes until they stop paying or do not fit in memory, each for so many seconds."""
-    usable = _scout(engine, shape_CHW, sizes, say, clock)
+    usable = _scout(engine, shape_CHW, sizes, echo, clock)
     times_ms: dict[int, list[float]] = {size: [] for size in usable}
     for number in range(1, ROUNDS + 1):
-        say(f"round {number} of {ROUNDS}")
+        echo(f"round {number} of {ROUNDS}")
         for size, taken_ms in times_ms.items():
             ends_s = clock() + seconds / ROUNDS
             calls = 0
@@ -70,7 +70,7 @@ def _scout(
     engine: Engine,
     shape_CHW: tuple[int, int, int],
     sizes: Sequence[int],
-    say: Callable[[str], None],
+    echo: Callable[[str], None],
     clock: Callable[[], float],
 ) -> list[int]:
     """Warm sizes up in order; leave off when two doublings brought nothing, or memory ends."""
@@ -81,10 +81,10 @@ def _scout(
                 _call_ms(engine, shape_CHW, size, clock)
             ms = min(_call_ms(engine, shape_CHW, size, clock) for _ in range(_LEAST_CALLS))
         except DeviceMemoryError:
-            say(f"a batch of {size} does not fit in memory")
+            echo(f"a batch of {size} does not fit in memory")
             break
         usable.append(Rate(batch=size, ms=ms))
-        say(f"a batch of {size}: {usable[-1].images_per_s:.1f} images/s")
+        echo(f"a batch of {size}: {usable[-1].images_per_s:.1f} images/s")
         if size >= _DOUBLINGS * propose(usable).batch:
             break
     return [one.batch for one in usable]

@@ -40,14 +40,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     URLs, separated by blanks, below which images may be fetched, or `*`. An empty variable counts
     as not set. With `auto`, `decode` is fast where the model's manifest says that its embeddings
     stay what they are.
-    Embeddings of the last `cache_images` different images are kept in Redis, for each model.
-    A producer waits `redis_patience_s` for a Redis that is away; a worker waits without end.
+    Embeddings of the last `embedding_cache_size` different images are kept in Redis, for each
+    model. A producer waits `redis_retry_timeout_s` for a Redis that is away; a worker waits
+    without end.
     A worker that has done no image for `stall_timeout_s` though it holds some is not well; it says
     so at `monitor_port`, if that is not 0.
     `tls_ca`, `tls_cert` and `tls_key` are files in PEM, for URLs that begin with `rediss://`; a
     server is always asked for its certificate.
     `api_key` is what the HTTP door asks for, if it is set.
-    Without `events` a worker tells nobody of its tasks, until a Flower asks it to.
+    Without `task_events` a worker tells nobody of its tasks, until a Flower asks it to.
     Without `max_batch` it is what `worker bench --tune` found best for model and device, else 4.
     """
 
@@ -67,18 +68,18 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     threads: Annotated[int, Meta(ge=0)] = 0
     max_batch: Positive | None = None
     decode_threads: Annotated[int, Meta(ge=0)] = 0
-    chunks_in_flight: Annotated[int, Meta(ge=0)] = 0
+    prefetch_chunks: Annotated[int, Meta(ge=0)] = 0
     max_pixels: Positive = 200_000_000
-    max_side: Annotated[int, Meta(ge=0)] = 4000
-    max_bytes: Positive = 256 * 1024 * 1024
-    cache_images: Annotated[int, Meta(ge=0)] = 0
+    jpeg_max_side: Annotated[int, Meta(ge=0)] = 4000
+    max_file_bytes: Positive = 256 * 1024 * 1024
+    embedding_cache_size: Annotated[int, Meta(ge=0)] = 0
     result_ttl_s: Positive = 86_400
     visibility_timeout_s: Positive = 60
-    redis_patience_s: Positive = 600
+    redis_retry_timeout_s: Positive = 600
     stall_timeout_s: Positive = 120
     monitor_host: str = "127.0.0.1"
     monitor_port: Annotated[int, Meta(ge=0, le=65535)] = 0
-    events: bool = True
+    task_events: bool = True
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     def __post_init__(self) -> None:
@@ -126,7 +127,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def concurrency(self) -> int:
         """Most chunks held at once: two batches even when every chunk is one image."""
-        return self.chunks_in_flight or 2 * self.largest_batch + self.decoders
+        return self.prefetch_chunks or 2 * self.largest_batch + self.decoders
 
     @property
     def images_in_flight(self) -> int:

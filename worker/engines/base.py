@@ -30,7 +30,7 @@ class Engine(Protocol):
         """Where it runs: `cpu` or `cuda:0`."""
 
     @property
-    def runs_ahead(self) -> bool:
+    def pipelined(self) -> bool:
         """Whether `launch` returns before the batch is done: then another may be launched."""
 
     def embed(self, pixels_NCHW: torch.Tensor) -> torch.Tensor:
@@ -47,7 +47,7 @@ class Synchronous:
     """What engines have in common that run nothing ahead: whoever launches computes."""
 
     @property
-    def runs_ahead(self) -> bool:
+    def pipelined(self) -> bool:
         """A batch is done when `launch` returns."""
         return False
 

@@ -16,7 +16,7 @@ from math import gcd
 
 import torch
 
-from worker.budget import Budget
+from worker.budget import WeightedSemaphore
 from worker.engines.base import Wait
 
 Run = Callable[[torch.Tensor], torch.Tensor]
@@ -29,7 +29,7 @@ class Streams:
         """Divide `threads` among the parts of each batch; the first such batch starts them."""
         self._run = run
         self._threads = threads
-        self._free = Budget(threads)
+        self._free = WeightedSemaphore(threads)
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="stream")
 
     def launch(self, pixels_NCHW: torch.Tensor) -> Wait:

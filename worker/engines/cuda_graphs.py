@@ -60,7 +60,7 @@ class Card(Protocol):
         """
 
 
-class Lane:
+class TransferSlot:
     """Pinned memory of one batch under way."""
 
     def __init__(self, card: Card) -> None:
@@ -105,7 +105,7 @@ class CudaRunner:
     def __init__(self, module: Callable[[Tensor], Tensor], card: Card) -> None:
         self._module = module
         self._card = card
-        self._lanes = [Lane(card) for _ in range(LANES)]
+        self._slots = [TransferSlot(card) for _ in range(LANES)]
         self._launched = 0
         self._runs: Counter[int] = Counter()
         self._graphs: dict[int, Graph] = {}
@@ -119,9 +119,9 @@ class CudaRunner:
     def launch(self, pixels_NCHW: Tensor) -> Wait:
         """Begin a batch; what is returned waits for its embeddings, on the CPU."""
         self._launched += 1
-        lane = self._lanes[self._launched % LANES]
+        slot = self._slots[self._launched % LANES]
         with torch.inference_mode(), self._card.stream():
-            return lane.fetch(self._run(lane.stage(self._launched, pixels_NCHW)))
+            return slot.fetch(self._run(slot.stage(self._launched, pixels_NCHW)))
 
     def _run(self, pinned_NCHW: Tensor) -> Tensor:
         size = len(pinned_NCHW)

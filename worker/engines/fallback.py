@@ -40,9 +40,9 @@ class FallbackEngine:
         return self._engine.device
 
     @property
-    def runs_ahead(self) -> bool:
+    def pipelined(self) -> bool:
         """Whether the engine that answers now does."""
-        return self._engine.runs_ahead
+        return self._engine.pipelined
 
     def embed(self, pixels_NCHW: torch.Tensor) -> torch.Tensor:
         """Return unit embeddings ND for uint8 pixels.

@@ -13,7 +13,7 @@ _LARGEST_BLOCK: Final = 32 * 1024 * 1024
 _KEPT: Final = 512 * 1024 * 1024
 
 
-def keep_freed_memory() -> bool:
+def disable_malloc_trim() -> bool:
     """Let malloc keep what is freed, for the process; return whether it obeys.
 
     By default glibc hands blocks of several MB, such as the states between two layers, back to the

@@ -63,7 +63,7 @@ class TorchScriptEngine(Synchronous):
         return str(self._device)
 
     @property
-    def runs_ahead(self) -> bool:
+    def pipelined(self) -> bool:
         """Whether it runs on CUDA, or in streams on the CPU."""
         return self._runner is not None
 

@@ -34,7 +34,7 @@ from worker.engines.torchscript import TorchScriptEngine, load_module
 from worker.errors import ExportError
 from worker.export.fast_decode import Agreement, agreement
 from worker.export.recipe import Recipe, recipe_of
-from worker.export.tracing import BATCHES, Trial, pixels, trace, try_out
+from worker.export.tracing import BATCHES, Trial, pixels, process_isolated, trace
 from worker.model.hub import Found, load
 from worker.model.original import keep
 from worker.model.precision import Precision, check, convert, supported, use_int8_engine
@@ -42,7 +42,7 @@ from worker.model.rewrite import for_inference
 from worker.model.towers import ClassifierTower, ImageTower, TextTower
 
 LABELS: Final = "labels.txt"
-Say = Callable[[str], None]
+Echo = Callable[[str], None]
 
 
 def export_found(
@@ -51,7 +51,7 @@ def export_found(
     *,
     precision: Precision | Literal["auto"] = "auto",
     device: torch.device,
-    say: Say = lambda _: None,
+    echo: Echo = lambda _: None,
 ) -> Manifest:
     """Write the artifact of a Hugging Face model to `out`; return its manifest.
 
@@ -63,12 +63,12 @@ def export_found(
     """
     if precision != "auto":
         check(precision, device)
-    say(f"loading {found.source.id}")
+    echo(f"loading {found.source.id}")
     loaded = load(found)
     recipe = recipe_of(loaded)
     tried = supported(device) if precision == "auto" else (precision,)
     return export_model(
-        loaded.model, loaded.tokenizer, recipe, out, precisions=tried, device=device, say=say
+        loaded.model, loaded.tokenizer, recipe, out, precisions=tried, device=device, echo=echo
     )
 
 
@@ -80,7 +80,7 @@ def export_model(
     *,
     precisions: tuple[Precision, ...] = ("fp32",),
     device: torch.device | None = None,
-    say: Say = lambda _: None,
+    echo: Echo = lambda _: None,
 ) -> Manifest:
     """Write the artifact of a model in the fastest of the precisions that agree with it.
 
@@ -92,14 +92,14 @@ def export_model(
     model = model.eval().to("cpu", torch.float32)
     device = device or torch.device("cpu")
     with _beside(out) as directory:
-        trial = _export_image(model, recipe, directory, precisions, device, say)
+        trial = _export_image(model, recipe, directory, precisions, device, echo)
         parity: dict[str, Any] = trial.parity()
         scaled = _compare_decoding(trial, recipe, directory, device)
-        say(f"fast decoding: {scaled}")
+        echo(f"fast decoding: {scaled}")
         if tokenizer is not None:
-            say("tracing the text tower")
+            echo("tracing the text tower")
             parity["text_max_abs"] = _export_text(model, tokenizer, recipe, directory)
-        say("keeping transformers' own weights, for the other engines")
+        echo("keeping transformers' own weights, for the other engines")
         keep(model, directory)
         if recipe.labels:
             (directory / LABELS).write_text("\n".join(recipe.labels) + "\n", encoding="utf-8")
@@ -116,7 +116,7 @@ def _export_image(
     directory: Path,
     precisions: tuple[Precision, ...],
     device: torch.device,
-    say: Say,
+    echo: Echo,
 ) -> Trial:
     """Trace the image tower in each precision, the nearest to the model first; keep the best."""
     spec = recipe.preprocessing
@@ -128,15 +128,15 @@ def _export_image(
     rewritten = for_inference(copy.deepcopy(tower))
     best: Trial | None = None
     for precision in precisions:
-        say(f"tracing the image tower in {precision}")
-        trial = try_out(
+        echo(f"tracing the image tower in {precision}")
+        trial = process_isolated(
             convert(rewritten, precision, device),
             precision,
             images_NCHW.to(device),
             reference_ND,
             directory / f"{precision}.pt",
         )
-        say(str(trial))
+        echo(str(trial))
         if trial.beats(best):
             best = trial
     if best is None:

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from worker.artifact.manifest import Preprocessing
-from worker.export.samples import photographs
+from worker.export.synthetic import photographs
 from worker.images.decode import Pixels, decode
 
 MIN_MEAN_COSINE: Final = 0.999
@@ -37,8 +37,8 @@ class Agreement(NamedTuple):
 
     def __str__(self) -> str:
         """Say it for a person."""
-        verdict = "is the default" if self.holds else "too far from exact decoding"
-        return f"cosine {self.worst:.6f}, {verdict}"
+        result = "is the default" if self.holds else "too far from exact decoding"
+        return f"cosine {self.worst:.6f}, {result}"
 
     def parity(self) -> dict[str, Any]:
         """Return what the manifest says of it."""

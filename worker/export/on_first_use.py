@@ -18,10 +18,10 @@ from worker.images.decode import set_up
 
 _HUGGING_FACE: Final = "config.json"
 _DIGITS: Final = 16
-Say = Callable[[str], None]
+Echo = Callable[[str], None]
 
 
-def open_model(settings: Settings, say: Say = lambda _: None) -> Artifact:
+def open_model(settings: Settings, echo: Echo = lambda _: None) -> Artifact:
     """Return the artifact that the settings mean; `say` hears the steps of an export.
 
     `model` is an artifact, a directory of a Hugging Face model, an id of the hub, or empty for the
@@ -33,11 +33,11 @@ def open_model(settings: Settings, say: Say = lambda _: None) -> Artifact:
         DeviceError: there is no such device, or it does not have this precision.
     """
     if _is_source(settings.model):
-        return open_artifact(export_to(None, settings, None, say))
+        return open_artifact(export_to(None, settings, None, echo))
     return _check_precision(open_artifact(settings.model), settings.precision)
 
 
-def export_to(out: Path | None, settings: Settings, revision: str | None, say: Say) -> Path:
+def export_to(out: Path | None, settings: Settings, revision: str | None, echo: Echo) -> Path:
     """Export the settings' model to `out`, or into the cache unless it is there; return the place.
 
     Raises:
@@ -49,12 +49,12 @@ def export_to(out: Path | None, settings: Settings, revision: str | None, say: S
 
     set_up(settings.max_pixels)
     device = resolve_device(settings.device, settings.precision)
-    found = find(settings.model, revision, say)
+    found = find(settings.model, revision, echo)
     place = out or _place(found.source, settings.precision, device)
     if out is None and _stands(place):
         return place
-    say(f"exporting {found.source.id} to {place}")
-    export_found(found, place, precision=settings.precision, device=device, say=say)
+    echo(f"exporting {found.source.id} to {place}")
+    export_found(found, place, precision=settings.precision, device=device, echo=echo)
     return place
 
 

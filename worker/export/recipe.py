@@ -9,7 +9,7 @@ import numpy as np
 
 from worker.artifact.manifest import Preprocessing, Source
 from worker.errors import ExportError
-from worker.export.samples import picture
+from worker.export.synthetic import picture
 from worker.images.resize import fit
 from worker.model.hub import Loaded
 

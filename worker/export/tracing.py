@@ -82,8 +82,8 @@ class Trial(NamedTuple):
         """Say it for a person."""
         cosine, _largest = self.deviation
         times = ", ".join(f"{size} in {ms:.0f} ms" for size, ms in self.ms_by_batch.items())
-        verdict = "" if self.agrees else " - too far from the model"
-        return f"{self.precision}: cosine {cosine:.6f}, images: {times}{verdict}"
+        result = "" if self.agrees else " - too far from the model"
+        return f"{self.precision}: cosine {cosine:.6f}, images: {times}{result}"
 
 
 def pixels(count: int, height: int, width: int) -> Tensor:
@@ -97,7 +97,7 @@ def pixels(count: int, height: int, width: int) -> Tensor:
     return images
 
 
-def try_out(
+def process_isolated(
     tower: nn.Module, precision: Precision, images_NCHW: Tensor, reference_ND: Tensor, file: Path
 ) -> Trial:
     """Trace an image tower, compare it with the reference, and time it.

@@ -29,7 +29,7 @@ from worker.images.resize import fit
 
 if TYPE_CHECKING:
     from worker.artifact.manifest import Preprocessing
-    from worker.budget import Budget
+    from worker.budget import WeightedSemaphore
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -73,17 +73,17 @@ def decode(
     *,
     max_pixels: int,
     fast: bool = False,
-    max_side: int = 0,
-    budget: Budget | None = None,
+    jpeg_max_side: int = 0,
+    semaphore: WeightedSemaphore | None = None,
     look: Callable[[Pixels], None] = lambda _: None,
 ) -> Pixels:
     """Return the first frame at the model's size: uint8, CHW, C-contiguous.
 
     `look` is shown the frame before it is brought to that size: upright, HWC, or HW if it is grey.
 
-    A JPEG with a side of more than `max_side` pixels, if that is not 0, is scaled down by a half, a
-    quarter or an eighth while it is decoded, in either mode. Pixels are spent from the `budget`
-    while they are in memory.
+    A JPEG with a side of more than `jpeg_max_side` pixels, if that is not 0, is scaled down by a
+    half, a quarter or an eighth while it is decoded, in either mode. Pixels are spent from the
+    `budget` while they are in memory.
 
     Exact mode gives what Pillow's `convert("RGB")` and torchvision's antialiased resizing give
     where an image is opaque and upright; fast mode lets a JPEG's own scaling do the coarse part.
@@ -95,11 +95,11 @@ def decode(
         with _open(data) as image:
             if image.width * image.height > max_pixels:
                 raise TooManyPixelsError(image.size, max_pixels)
-            if max_side:
-                _scale_down(image, max_side)
+            if jpeg_max_side:
+                _scale_down(image, jpeg_max_side)
             if fast:
                 _draft(image, spec)
-            with budget.spend(image.width * image.height) if budget else nullcontext():
+            with semaphore.spend(image.width * image.height) if semaphore else nullcontext():
                 image.load()
                 whole = upright(np.asarray(flatten(image)), image)
                 look(whole)
@@ -132,10 +132,10 @@ def _open(data: bytes) -> Image.Image:
     raise NotAnImageError
 
 
-def _scale_down(image: Image.Image, max_side: int) -> None:
+def _scale_down(image: Image.Image, jpeg_max_side: int) -> None:
     """Let a JPEG decode at the largest of its fractions whose sides are no longer than that."""
     longest = max(image.size)
-    fraction = next((one for one in _FRACTIONS if longest <= one * max_side), _FRACTIONS[-1])
+    fraction = next((one for one in _FRACTIONS if longest <= one * jpeg_max_side), _FRACTIONS[-1])
     if fraction > 1:
         image.draft(None, (image.width // fraction, image.height // fraction))
 

@@ -49,7 +49,7 @@ class Original(NamedTuple):
 
 
 def read(ref: ImageRef, blobs: BlobStore, settings: Settings) -> Original:
-    """Return the image's bytes, 1 to `settings.max_bytes` of them.
+    """Return the image's bytes, 1 to `settings.max_file_bytes` of them.
 
     Raises:
         ImageError: of stage `read`, or the failure that the producer reported.
@@ -58,12 +58,12 @@ def read(ref: ImageRef, blobs: BlobStore, settings: Settings) -> Original:
     if ref.error is not None:
         raise ReportedError(ref.error)
     if ref.blob is not None:
-        found = Original(_read_blob(ref.blob, blobs, settings.max_bytes), ref.stamp)
+        found = Original(_read_blob(ref.blob, blobs, settings.max_file_bytes), ref.stamp)
     elif is_url(ref.place):
-        fetched = fetch(ref.place, settings.image_urls, settings.max_bytes, ref.part)
+        fetched = fetch(ref.place, settings.image_urls, settings.max_file_bytes, ref.part)
         found = Original(*fetched)
     else:
-        found = _read_file(ref, settings.image_roots, settings.max_bytes)
+        found = _read_file(ref, settings.image_roots, settings.max_file_bytes)
     if not found.data:
         raise EmptyFileError
     return found

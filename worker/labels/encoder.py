@@ -19,7 +19,7 @@ import numpy.typing as npt
 from worker.artifact.manifest import Artifact, open_artifact
 from worker.contract.labels import PLACEHOLDER, LabelPack, LabelsError, parse_labels
 from worker.errors import ArtifactError, LabelsMissingError
-from worker.labels.matrix_store import NoShelf, Shelf
+from worker.labels.matrix_store import LabelMatrixStore, NoLabelMatrixStore
 from worker.labels.text_tower import TextEmbedder, unit
 
 Matrix = npt.NDArray[np.float32]
@@ -93,7 +93,9 @@ class Encoder(Protocol):
         """Return the pack's label set; what the pack leaves open is filled in from the model."""
 
 
-def encoder_of(artifact: Artifact, device: str, shelf: Shelf | None = None) -> Encoder:
+def encoder_of(
+    artifact: Artifact, device: str, matrix_store: LabelMatrixStore | None = None
+) -> Encoder:
     """Return the encoder of a model: by its text tower, or by its fixed classes.
 
     Raises:
@@ -101,7 +103,7 @@ def encoder_of(artifact: Artifact, device: str, shelf: Shelf | None = None) -> E
     """
     if artifact.manifest.kind == "classifier":
         return Classes(artifact)
-    return LabelEncoder(artifact, device, shelf)
+    return LabelEncoder(artifact, device, matrix_store)
 
 
 class Classes:
@@ -142,14 +144,16 @@ class Classes:
 class LabelEncoder:
     """Label sets of a zero-shot model: from the shelf, else by its text tower."""
 
-    def __init__(self, artifact: Artifact, device: str, shelf: Shelf | None = None) -> None:
+    def __init__(
+        self, artifact: Artifact, device: str, matrix_store: LabelMatrixStore | None = None
+    ) -> None:
         """Take the shelf on which encoded sets are shared with other workers, if there is one.
 
         Raises:
             ArtifactError: the tokenizer cannot be loaded.
         """
         self._artifact = artifact
-        self._shelf = shelf or NoShelf()
+        self._matrix_store = matrix_store or NoLabelMatrixStore()
         self._texts = TextEmbedder(artifact, device)
 
     def encode(self, pack: LabelPack) -> LabelSet:
@@ -173,7 +177,7 @@ class LabelEncoder:
     def _kept(self, key: str, pack: LabelPack) -> Matrix:
         templates = pack.templates or (self._artifact.manifest.template,)
         shape = (len(pack.labels), self._artifact.manifest.embedding_dim)
-        return self._shelf.get(key, shape, lambda: self._matrix(pack, templates))
+        return self._matrix_store.get(key, shape, lambda: self._matrix(pack, templates))
 
     def _background(self, pack: LabelPack) -> LabelPack:
         """Return the words that a pack is calibrated by: its own, the model's labels, or ours."""

@@ -34,14 +34,14 @@ POLL_S: Final = 0.2
 log = structlog.get_logger()
 
 
-class Shelf(Protocol):
+class LabelMatrixStore(Protocol):
     """Where label matrices are kept between jobs and workers."""
 
     def get(self, key: str, shape: tuple[int, int], make: Callable[[], Matrix]) -> Matrix:
         """Return the matrix KD of `key`; made, and kept, if nobody has made it yet."""
 
 
-class NoShelf:
+class NoLabelMatrixStore:
     """For a worker on its own: every matrix is made here."""
 
     def get(self, key: str, shape: tuple[int, int], make: Callable[[], Matrix]) -> Matrix:  # noqa: ARG002
@@ -49,7 +49,7 @@ class NoShelf:
         return make()
 
 
-class RedisShelf:
+class RedisLabelMatrixStore:
     """Matrices in Redis, float32 row by row. While one worker makes one, the others wait for it."""
 
     def __init__(

@@ -60,7 +60,7 @@ class Loaded(NamedTuple):
     source: Source
 
 
-def find(name: str, revision: str | None, say: Callable[[str], None]) -> Found:
+def find(name: str, revision: str | None, echo: Callable[[str], None]) -> Found:
     """Return the directory of a model, downloaded if `name` is an id of the hub.
 
     `say` hears of a download before it begins.
@@ -74,7 +74,7 @@ def find(name: str, revision: str | None, say: Callable[[str], None]) -> Found:
     if not HUB_ID.fullmatch(name):
         msg = f"there is no model at {name}"
         raise ExportError(msg)
-    say(f"looking for {name} on the hub")
+    echo(f"looking for {name} on the hub")
     try:
         return _download(name, revision)
     except (RepositoryNotFoundError, GatedRepoError, HFValidationError) as e:

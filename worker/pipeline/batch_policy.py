@@ -43,7 +43,7 @@ class Item(NamedTuple):
     future: Future[Inferred]
 
 
-class Backlog:
+class BatchPolicy:
     """What is ready, what is still being decoded, and whether to wait.
 
     Urgent images go before all others, at once, and in batches of their own: a full batch takes

@@ -20,7 +20,7 @@ from typing import NamedTuple
 import structlog
 
 from worker.errors import DeviceMemoryError, InferenceError, WorkerGoneError
-from worker.pipeline.batch_policy import Backlog, Embeddings, Inferred, Item, Pixels
+from worker.pipeline.batch_policy import BatchPolicy, Embeddings, Inferred, Item, Pixels
 from worker.pipeline.stats import Clock
 
 log = structlog.get_logger()
@@ -55,7 +55,7 @@ class Batcher:
         self._launch = launch
         self._clock = clock
         self._on_death = on_death
-        self._backlog = Backlog(max_batch)
+        self._policy = BatchPolicy(max_batch)
         self._changed = threading.Condition()
         self._runs_ahead = False
         self._holds_back = False
@@ -68,9 +68,9 @@ class Batcher:
         self._sizes: Counter[int] = Counter()
         self._thread = threading.Thread(target=self._live, name="inference", daemon=True)
 
-    def start(self, *, runs_ahead: bool = False) -> None:
-        """Start the inference thread; if `runs_ahead`, two batches may be under way at a time."""
-        self._runs_ahead = runs_ahead
+    def start(self, *, pipelined: bool = False) -> None:
+        """Start the inference thread; if `pipelined`, two batches may be under way at a time."""
+        self._runs_ahead = pipelined
         self._thread.start()
 
     def stop(self) -> None:
@@ -101,35 +101,35 @@ class Batcher:
     @property
     def max_batch(self) -> int:
         """The largest batch: as asked for, or what fits."""
-        return self._backlog.max_batch
+        return self._policy.max_batch
 
-    def hold_back(self, wanted: bool) -> None:  # noqa: FBT001 - as whether there is a reason
+    def set_latency_mode(self, wanted: bool) -> None:  # noqa: FBT001 - as whether there is a reason
         """Launch nothing ahead while urgent images may come: they would have to wait for it too."""
         self._holds_back = wanted
 
     def shrink(self, max_batch: int) -> None:
         """Let no batch be larger than that from now on."""
         with self._changed:
-            self._backlog.shrink(max_batch)
+            self._policy.shrink(max_batch)
 
     def depths(self) -> dict[str, int]:
         """Return how many images are being decoded, ready, and in a batch that runs."""
         with self._changed:
             return {
-                "decoding": self._backlog.expected,
-                "ready": self._backlog.ready,
+                "decoding": self._policy.expected,
+                "ready": self._policy.ready,
                 "inferring": sum(len(one.items) for one in tuple(self._running)),
             }
 
     def expect(self, images: int) -> None:
         """Announce images whose decoding begins: each must be followed by `put` or `forget`."""
         with self._changed:
-            self._backlog.expect(images, self._clock())
+            self._policy.expect(images, self._clock())
 
     def forget(self) -> None:
         """Take back the announcement of one image: it could not be decoded."""
         with self._changed:
-            if self._backlog.forget():
+            if self._policy.forget():
                 self._changed.notify()
 
     def put(self, pixels_CHW: Pixels, *, urgent: bool = False) -> Future[Inferred]:
@@ -147,7 +147,7 @@ class Batcher:
                 raise WorkerGoneError(msg)
             if self._died:
                 item.future.set_exception(_thread_gone())
-            elif self._backlog.put(item, urgent=urgent):
+            elif self._policy.put(item, urgent=urgent):
                 self._changed.notify()
         return item.future
 
@@ -176,13 +176,13 @@ class Batcher:
         """
         with self._changed:
             if self._running:
-                return self._backlog.take() if self._backlog.is_full else []
+                return self._policy.take() if self._policy.is_full else []
             while not self._stopping:
-                patience_s = self._backlog.patience_s(self._clock())
+                patience_s = self._policy.patience_s(self._clock())
                 if patience_s == 0:
                     break
                 self._changed.wait(patience_s)
-            return self._backlog.take()
+            return self._policy.take()
 
     def _begin(self, batch: list[Item]) -> None:
         launched_at_s = self._clock()
@@ -242,7 +242,7 @@ class Batcher:
         self._finish_all()
         size = len(batch) // 2
         with self._changed:
-            self._backlog.shrink(size)
+            self._policy.shrink(size)
             self._halvings += 1
         log.error("batch.out_of_memory", size=len(batch), max_batch=size)
         for start in range(0, len(batch), size):
@@ -260,7 +260,7 @@ class Batcher:
     def _fail(self, batch: list[Item]) -> None:
         """Fail those of `batch` that have no embedding yet, and all that is ready."""
         with self._changed:
-            while more := self._backlog.take():
+            while more := self._policy.take():
                 batch = [*batch, *more]
         for item in batch:
             if not item.future.done():

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from worker.pipeline.stats import Clock
 
 
-class Room:
+class Capacity:
     """Counts the images that are not yet inferred. Many threads may use it at once.
 
     A worker asks for another chunk while it holds fewer than `images`. Chunks differ in size, so a

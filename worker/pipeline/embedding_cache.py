@@ -52,7 +52,7 @@ return over
 log = structlog.get_logger()
 
 
-class Recall:
+class EmbeddingCache:
     """Embeddings by content, for one model and way of decoding. Threads may ask at once.
 
     Without it everything works too: while Redis does not answer nothing is known.
@@ -61,9 +61,9 @@ class Recall:
     def __init__(self, client: redis.Redis, artifact: Artifact, settings: Settings) -> None:
         fast = artifact.manifest.decodes_fast(settings.decode)
         self._client: Any = client
-        self._limit = settings.cache_images
+        self._limit = settings.embedding_cache_size
         self._size = artifact.manifest.embedding_dim * np.dtype(np.float32).itemsize
-        way = f"{artifact.id}:{'fast' if fast else 'exact'}:{settings.max_side}"
+        way = f"{artifact.id}:{'fast' if fast else 'exact'}:{settings.jpeg_max_side}"
         self._prefix = f"{KEY_PREFIX}seen:{way}:"
         self._index = f"{KEY_PREFIX}seen:{way}"
         self.hits = 0

@@ -10,63 +10,63 @@ import numpy as np
 from worker.errors import ImageError
 from worker.images.thumbnail import embedding_text
 from worker.pipeline.batch_policy import Inferred
-from worker.pipeline.in_flight import Journey, blame
+from worker.pipeline.in_flight import ImageTask, to_image_error
 from worker.pipeline.rank import rank
-from worker.pipeline.result import Kept, emit
+from worker.pipeline.result import Extras, emit
 
 if TYPE_CHECKING:
     from worker.contract.messages import Chunk, Failure, ImageResult, Tag
     from worker.labels.encoder import LabelSet
-    from worker.pipeline.embedding_cache import Recall
+    from worker.pipeline.embedding_cache import EmbeddingCache
 
 # A thousand images times ten thousand labels would be 80 MB.
 _RANKED_TOGETHER: Final = 64
 
 
-class Arrivals:
+class TaggingStage:
     """Makes results for one model."""
 
-    def __init__(self, logit_scale: float, recall: Recall | None) -> None:
+    def __init__(self, logit_scale: float, embedding_cache: EmbeddingCache | None) -> None:
         """Take the model's scale, and where embeddings are remembered."""
         self._logit_scale = logit_scale
-        self._recall = recall
+        self._embedding_cache = embedding_cache
 
-    def arrive(
-        self, journeys: Sequence[Journey], chunk: Chunk, label_set: LabelSet
+    def complete(
+        self, image_tasks: Sequence[ImageTask], chunk: Chunk, label_set: LabelSet
     ) -> list[ImageResult]:
         """Tag the images that have landed, on the task's thread."""
-        outcomes = [one.verdict() for one in journeys]
-        self._remember(journeys, outcomes)
+        outcomes = [one.result() for one in image_tasks]
+        self._remember(image_tasks, outcomes)
         inferred = [one for one in outcomes if not isinstance(one, ImageError)]
         tags = iter(self._tag(inferred, chunk, label_set))
         results = []
-        for journey, outcome in zip(journeys, outcomes, strict=True):
-            journey.watch.stop()
-            readings_ms = journey.watch.readings_ms
-            kept = Kept(journey.stamp, thumbnail=journey.thumbnail)
+        for image_task, outcome in zip(image_tasks, outcomes, strict=True):
+            image_task.watch.stop()
+            readings_ms = image_task.watch.readings_ms
+            extras = Extras(image_task.stamp, thumbnail=image_task.thumbnail)
             if isinstance(outcome, ImageError):
-                results.append(emit(journey.ref, outcome.failure(), readings_ms, kept=kept))
+                results.append(emit(image_task.ref, outcome.failure(), readings_ms, extras=extras))
                 continue
             if outcome.batch_size:
                 readings_ms["batch_wait_ms"] = outcome.batch_wait_ms
                 readings_ms["infer_ms"] = outcome.infer_ms
             if chunk.embeddings:
-                kept = kept._replace(embedding=embedding_text(outcome.embedding_D))
+                extras = extras._replace(embedding=embedding_text(outcome.embedding_D))
             results.append(
-                emit(journey.ref, next(tags), readings_ms, outcome.batch_size or None, kept)
+                emit(image_task.ref, next(tags), readings_ms, outcome.batch_size or None, extras)
             )
         return results
 
     def _remember(
-        self, journeys: Sequence[Journey], outcomes: Sequence[Inferred | ImageError]
+        self, image_tasks: Sequence[ImageTask], outcomes: Sequence[Inferred | ImageError]
     ) -> None:
-        if self._recall is not None:
-            pairs = zip(journeys, outcomes, strict=True)
-            self._recall.put(
+        if self._embedding_cache is not None:
+            pairs = zip(image_tasks, outcomes, strict=True)
+            self._embedding_cache.put(
                 [
-                    (journey.key, outcome.embedding_D)
-                    for journey, outcome in pairs
-                    if journey.key and isinstance(outcome, Inferred)
+                    (image_task.key, outcome.embedding_D)
+                    for image_task, outcome in pairs
+                    if image_task.key and isinstance(outcome, Inferred)
                 ]
             )
 
@@ -80,7 +80,7 @@ class Arrivals:
             try:
                 found += self._rank(some, chunk, label_set)
             except Exception as e:  # noqa: BLE001 - `blame` tells them apart
-                found += [blame(e).failure()] * len(some)
+                found += [to_image_error(e).failure()] * len(some)
         return found
 
     def _rank(

@@ -20,7 +20,7 @@ Outcome = Inferred | BaseException
 log = structlog.get_logger()
 
 
-class Journey:
+class ImageTask:
     """One image, its stopwatch, what was seen on the way, and in the end what became of it."""
 
     __slots__ = ("key", "outcome", "ref", "stamp", "thumbnail", "watch")
@@ -34,16 +34,16 @@ class Journey:
         self.thumbnail: str | None = None
         self.outcome: Outcome
 
-    def verdict(self) -> Inferred | ImageError:
+    def result(self) -> Inferred | ImageError:
         """Return the embedding of an image that has landed, or the error that it fails with.
 
         Raises:
             redis.RedisError, WorkerGoneError: see `blame`.
         """
-        return self.outcome if isinstance(self.outcome, Inferred) else blame(self.outcome)
+        return self.outcome if isinstance(self.outcome, Inferred) else to_image_error(self.outcome)
 
 
-class Flight:
+class ChunkLatch:
     """Counts the images that have arrived. Any thread may land one; one thread waits.
 
     A task's thread that awaited each image's future in turn would wake up for every one of them,
@@ -51,17 +51,17 @@ class Flight:
     """
 
     def __init__(
-        self, journeys: Sequence[Journey], on_landed: Callable[[], None] = lambda: None
+        self, image_tasks: Sequence[ImageTask], on_landed: Callable[[], None] = lambda: None
     ) -> None:
         """Take the images that are about to leave; `on_landed` is called after each landing."""
         self._on_landed = on_landed
-        self._left = len(journeys)
+        self._left = len(image_tasks)
         self._lock = threading.Lock()
         self._all_landed = threading.Event()
 
-    def land(self, journey: Journey, outcome: Outcome) -> None:
+    def complete(self, image_task: ImageTask, outcome: Outcome) -> None:
         """Note what became of an image; once for each."""
-        journey.outcome = outcome
+        image_task.outcome = outcome
         with self._lock:
             self._left -= 1
             is_last = not self._left
@@ -69,16 +69,18 @@ class Flight:
         if is_last:
             self._all_landed.set()
 
-    def land_with(self, journey: Journey, future: Future[Inferred]) -> None:
+    def complete_with(self, image_task: ImageTask, future: Future[Inferred]) -> None:
         """Note what became of an image once its future knows."""
-        future.add_done_callback(lambda done: self.land(journey, done.exception() or done.result()))
+        future.add_done_callback(
+            lambda done: self.complete(image_task, done.exception() or done.result())
+        )
 
     def wait(self) -> None:
         """Wait until every image has landed."""
         self._all_landed.wait()
 
 
-def blame(error: BaseException) -> ImageError:
+def to_image_error(error: BaseException) -> ImageError:
     """Return the error that an image fails with when a stage has raised this one.
 
     Raises:

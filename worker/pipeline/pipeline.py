@@ -35,14 +35,14 @@ from worker.errors import ImageError, LabelsMissingError
 from worker.images.decode import set_up
 from worker.images.read import read
 from worker.labels.encoder import LabelCache, LabelSet, encoder_of
-from worker.labels.matrix_store import Shelf
+from worker.labels.matrix_store import LabelMatrixStore
 from worker.pipeline.batch_policy import Embeddings, Pixels
 from worker.pipeline.batcher import Batcher
-from worker.pipeline.capacity import Room
-from worker.pipeline.embedding_cache import Recall
-from worker.pipeline.finish import Arrivals
-from worker.pipeline.in_flight import Journey, blame
-from worker.pipeline.prepare import Departures, Trial
+from worker.pipeline.capacity import Capacity
+from worker.pipeline.embedding_cache import EmbeddingCache
+from worker.pipeline.finish import TaggingStage
+from worker.pipeline.in_flight import ImageTask, to_image_error
+from worker.pipeline.prepare import DecodeStage, Trial
 from worker.pipeline.result import emit
 from worker.pipeline.stats import Clock, Figures, Stopwatch
 
@@ -62,8 +62,8 @@ class Pipeline:
         *,
         blobs: BlobStore,
         labels: LabelStore,
-        shelf: Shelf | None = None,
-        recall: Recall | None = None,
+        matrix_store: LabelMatrixStore | None = None,
+        embedding_cache: EmbeddingCache | None = None,
         worker: str = "",
         load_engine: Callable[[Artifact, Settings], Engine] = open_engine,
         on_death: Callable[[], None] | None = None,
@@ -79,8 +79,10 @@ class Pipeline:
         self._settings = settings
         self.artifact = artifact
         self._label_store = labels
-        self._shelf = shelf
-        self._recall = recall if recall and recall.is_on else None
+        self._matrix_store = matrix_store
+        self._embedding_cache = (
+            embedding_cache if embedding_cache and embedding_cache.is_on else None
+        )
         self._worker = worker or socket.gethostname()
         self._load_engine = load_engine
         self._clock = clock
@@ -88,19 +90,19 @@ class Pipeline:
         self._label_sets: LabelCache
         self._started = False
         self.figures = Figures()
-        self.room = Room(settings.images_in_flight, clock)
+        self.capacity = Capacity(settings.images_in_flight, clock)
 
         def close() -> None:
-            self.room.close()
+            self.capacity.close()
             if on_death is not None:
                 on_death()
 
         self._batcher = Batcher(self._launch, settings.largest_batch, clock=clock, on_death=close)
         source = partial(read, blobs=blobs, settings=settings)
-        self._departures = Departures(
-            settings, artifact, source, self._batcher, self.room, self._recall
+        self._decode_stage = DecodeStage(
+            settings, artifact, source, self._batcher, self.capacity, self._embedding_cache
         )
-        self._arrivals = Arrivals(artifact.manifest.logit_scale, self._recall)
+        self._tagging_stage = TaggingStage(artifact.manifest.logit_scale, self._embedding_cache)
 
     def start(self) -> None:
         """Load the model, run every batch size until it is warm, start the threads. Once is enough.
@@ -120,15 +122,15 @@ class Pipeline:
         if fitting < wanted:
             log.error("batch.out_of_memory", size=wanted, max_batch=fitting)
             self._batcher.shrink(fitting)
-        encoder = encoder_of(self.artifact, self._engine.device, self._shelf)
+        encoder = encoder_of(self.artifact, self._engine.device, self._matrix_store)
         self._label_sets = LabelCache(encoder.encode)
-        self._batcher.start(runs_ahead=self._engine.runs_ahead)
+        self._batcher.start(pipelined=self._engine.pipelined)
         self._started = True
 
     def stop(self) -> None:
         """Finish the images at hand and end the threads; harmless when done twice."""
         # In the direction of the flow, so that what leaves one stage still finds the next at work.
-        self._departures.stop()
+        self._decode_stage.stop()
         self._batcher.stop()
 
     @property
@@ -147,7 +149,7 @@ class Pipeline:
             return "the model is not warm yet"
         if self.died:
             return "the inference thread has ended"
-        if (still_s := self.room.still_s) > self._settings.stall_timeout_s:
+        if (still_s := self.capacity.still_s) > self._settings.stall_timeout_s:
             return f"no image has been done for {still_s:.0f} s, though some are held"
         return None
 
@@ -164,19 +166,19 @@ class Pipeline:
             WorkerGoneError: this worker is at its end: let another try the chunk.
         """
         # At once: until it is counted, a chunk seems to leave room for another.
-        self.room.take(len(chunk.images))
+        self.capacity.take(len(chunk.images))
         queue_ms = max(0.0, received_at_s - chunk.sent_at_s) * 1000
-        journeys = [Journey(ref, Stopwatch(self._clock, queue_ms)) for ref in chunk.images]
+        image_tasks = [ImageTask(ref, Stopwatch(self._clock, queue_ms)) for ref in chunk.images]
         try:
             label_set = self._label_set(chunk.labels)
         except Exception as e:  # noqa: BLE001 - `blame` tells them apart
-            self.room.give_back(len(journeys))
-            return self.refuse(chunk, blame(e))
+            self.capacity.give_back(len(image_tasks))
+            return self.refuse(chunk, to_image_error(e))
         if trial is None:
-            self._departures.depart(journeys, chunk).wait()
+            self._decode_stage.submit(image_tasks, chunk).wait()
         else:
-            self._departures.try_out(journeys, chunk, trial)
-        return self._sum_up(chunk, self._arrivals.arrive(journeys, chunk, label_set))
+            self._decode_stage.process_isolated(image_tasks, chunk, trial)
+        return self._sum_up(chunk, self._tagging_stage.complete(image_tasks, chunk, label_set))
 
     def refuse(self, chunk: Chunk, error: ImageError) -> ChunkResult:
         """Return a result in which every image failed with `error`, untouched."""
@@ -192,7 +194,7 @@ class Pipeline:
             "engine": self._engine.name,
             "fallbacks": getattr(self._engine, "fallbacks", 0),
             "out_of_memory": self._batcher.halvings,
-            "recalled": self._recall.hits if self._recall else 0,
+            "recalled": self._embedding_cache.hits if self._embedding_cache else 0,
             "max_batch": self._batcher.max_batch,
             "has_labels": manifest.labels is not None,
             "notice": manifest.notice,
@@ -208,13 +210,13 @@ class Pipeline:
             "batch_sizes": {str(size): n for size, n in self._batcher.sizes().items()},
         }
 
-    def hold_back(self, wanted: bool) -> None:  # noqa: FBT001 - as whether there is a reason
+    def set_latency_mode(self, wanted: bool) -> None:  # noqa: FBT001 - as whether there is a reason
         """Be ready for urgent images, at the price of a little idle time of the device."""
-        self._batcher.hold_back(wanted)
+        self._batcher.set_latency_mode(wanted)
 
     def depths(self) -> dict[str, int]:
         """Return how many images are held, and of them decoded, ready for a batch, and in one."""
-        return {"held": self.room.held, **self._batcher.depths()}
+        return {"held": self.capacity.held, **self._batcher.depths()}
 
     def label_set(self, pack: LabelPack) -> LabelSet:
         """Return the label set of a pack that is at hand.

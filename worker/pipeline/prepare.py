@@ -13,12 +13,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
-from worker.budget import Budget
+from worker.budget import WeightedSemaphore
 from worker.errors import ImageError, WorkerGoneError
 from worker.images.decode import decode
 from worker.images.thumbnail import thumbnail
 from worker.pipeline.batch_policy import Inferred, Pixels
-from worker.pipeline.in_flight import Flight, Journey
+from worker.pipeline.in_flight import ChunkLatch, ImageTask
 
 if TYPE_CHECKING:
     from worker.artifact.manifest import Artifact
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
     from worker.contract.settings import Settings
     from worker.images.read import Original
     from worker.pipeline.batcher import Batcher
-    from worker.pipeline.capacity import Room
-    from worker.pipeline.embedding_cache import Recall
+    from worker.pipeline.capacity import Capacity
+    from worker.pipeline.embedding_cache import EmbeddingCache
 
 # A chunk's image index -> the time in which that image is tried, alone.
 Trial = Callable[[int], AbstractContextManager[object]]
 
 
-class Departures:
+class DecodeStage:
     """The threads that read and decode. Many task threads may let chunks go at once."""
 
     def __init__(
@@ -42,20 +42,20 @@ class Departures:
         artifact: Artifact,
         read: Callable[[ImageRef], Original],
         batcher: Batcher,
-        room: Room,
-        recall: Recall | None,
+        capacity: Capacity,
+        embedding_cache: EmbeddingCache | None,
     ) -> None:
         """Take from where images are read, where they go, and what is known of some already."""
         self._preprocessing = artifact.manifest.preprocessing
         self._fast = artifact.manifest.decodes_fast(settings.decode)
         self._max_pixels = settings.max_pixels
-        self._max_side = settings.max_side
+        self._max_side = settings.jpeg_max_side
         self._read_ref = read
         self._batcher = batcher
-        self._room = room
-        self._recall = recall
+        self._capacity = capacity
+        self._embedding_cache = embedding_cache
         # As much as the largest image alone, however many threads decode.
-        self._budget = Budget(settings.max_pixels)
+        self._semaphore = WeightedSemaphore(settings.max_pixels)
         self._decoders = ThreadPoolExecutor(settings.decoders, thread_name_prefix="decode")
         # Whoever waits for an answer does not wait for what the others have to do.
         self._urgent_decoder = ThreadPoolExecutor(1, thread_name_prefix="decode-urgent")
@@ -65,80 +65,82 @@ class Departures:
         self._decoders.shutdown(wait=True)
         self._urgent_decoder.shutdown(wait=True)
 
-    def depart(self, journeys: Sequence[Journey], chunk: Chunk) -> Flight:
+    def submit(self, image_tasks: Sequence[ImageTask], chunk: Chunk) -> ChunkLatch:
         """Let the images of a chunk go, all at once; return what to wait for."""
         # All are announced before the first is decoded: the batcher waits for what can still come.
-        self._batcher.expect(len(journeys))
-        flight = Flight(journeys, self._room.give_back)
+        self._batcher.expect(len(image_tasks))
+        latch = ChunkLatch(image_tasks, self._capacity.give_back)
         decoders = self._urgent_decoder if chunk.urgent else self._decoders
-        for journey in journeys:
-            decoders.submit(self._prepare, flight, journey, chunk)
-        return flight
+        for image_task in image_tasks:
+            decoders.submit(self._prepare, latch, image_task, chunk)
+        return latch
 
-    def try_out(self, journeys: Sequence[Journey], chunk: Chunk, trial: Trial) -> None:
+    def process_isolated(
+        self, image_tasks: Sequence[ImageTask], chunk: Chunk, trial: Trial
+    ) -> None:
         """Let the images go one by one, and give back the room of those that did not."""
-        waiting = len(journeys)
+        waiting = len(image_tasks)
         try:
-            for index, journey in enumerate(journeys):
+            for index, image_task in enumerate(image_tasks):
                 try:
                     with trial(index):
                         # Once it has left, it gives its room back when it lands.
                         waiting -= 1
-                        self.depart([journey], chunk).wait()
+                        self.submit([image_task], chunk).wait()
                         # What says nothing about the image must not end its trial well.
-                        journey.verdict()
+                        image_task.result()
                 except ImageError as e:
-                    journey.outcome = e
+                    image_task.outcome = e
         finally:
-            self._room.give_back(waiting)
+            self._capacity.give_back(waiting)
 
-    def _prepare(self, flight: Flight, journey: Journey, chunk: Chunk) -> None:
+    def _prepare(self, latch: ChunkLatch, image_task: ImageTask, chunk: Chunk) -> None:
         """Read and decode, on a decode thread; whatever happens, the image lands."""
         try:
-            data = self._read(journey)
-            if (known := self._recalled(journey, data, chunk)) is not None:
+            data = self._read(image_task)
+            if (known := self._cache_hit(image_task, data, chunk)) is not None:
                 self._batcher.forget()
-                flight.land(journey, known)
+                latch.complete(image_task, known)
                 return
-            pixels_CHW = self._decode(journey, data, chunk.thumbnail_px)
+            pixels_CHW = self._decode(image_task, data, chunk.thumbnail_px)
         except BaseException as e:  # noqa: BLE001 - `blame` tells them apart
             self._batcher.forget()
-            flight.land(journey, e)
+            latch.complete(image_task, e)
             return
         try:
             future = self._batcher.put(pixels_CHW, urgent=chunk.urgent)
-            flight.land_with(journey, future)
+            latch.complete_with(image_task, future)
         except WorkerGoneError as e:
-            flight.land(journey, e)
+            latch.complete(image_task, e)
 
-    def _read(self, journey: Journey) -> bytes:
-        with journey.watch.time("read_ms"):
-            data, journey.stamp = self._read_ref(journey.ref)
+    def _read(self, image_task: ImageTask) -> bytes:
+        with image_task.watch.time("read_ms"):
+            data, image_task.stamp = self._read_ref(image_task.ref)
         return data
 
-    def _recalled(self, journey: Journey, data: bytes, chunk: Chunk) -> Inferred | None:
+    def _cache_hit(self, image_task: ImageTask, data: bytes, chunk: Chunk) -> Inferred | None:
         """Return what is known of the same bytes, if that is all that is asked for."""
-        if self._recall is None:
+        if self._embedding_cache is None:
             return None
-        key = self._recall.key_of(data)
-        embedding_D = None if chunk.thumbnail_px else self._recall.get(key)
+        key = self._embedding_cache.key_of(data)
+        embedding_D = None if chunk.thumbnail_px else self._embedding_cache.get(key)
         if embedding_D is None:
-            journey.key = key
+            image_task.key = key
             return None
         return Inferred(embedding_D, 0.0, 0.0, 0)
 
-    def _decode(self, journey: Journey, data: bytes, thumbnail_px: int) -> Pixels:
+    def _decode(self, image_task: ImageTask, data: bytes, thumbnail_px: int) -> Pixels:
         def look(whole: Pixels) -> None:
             if thumbnail_px:
-                journey.thumbnail = thumbnail(whole, thumbnail_px)
+                image_task.thumbnail = thumbnail(whole, thumbnail_px)
 
-        with journey.watch.time("decode_ms"):
+        with image_task.watch.time("decode_ms"):
             return decode(
                 data,
                 self._preprocessing,
                 max_pixels=self._max_pixels,
                 fast=self._fast,
-                max_side=self._max_side,
-                budget=self._budget,
+                jpeg_max_side=self._max_side,
+                semaphore=self._semaphore,
                 look=look,
             )

@@ -21,7 +21,7 @@ _EVENT_DECIMALS: Final = 1
 _STAGES: Final = ("queue_ms", "read_ms", "decode_ms", "batch_wait_ms", "infer_ms", "total_ms")
 
 
-class Kept(NamedTuple):
+class Extras(NamedTuple):
     """What is kept of an image beside its tags; see `ImageResult`."""
 
     stamp: Stamp | None = None
@@ -29,7 +29,7 @@ class Kept(NamedTuple):
     thumbnail: str | None = None
 
 
-_NOTHING: Final = Kept()
+_NOTHING: Final = Extras()
 
 
 def emit(
@@ -37,7 +37,7 @@ def emit(
     outcome: tuple[Tag, ...] | Failure,
     readings_ms: Mapping[str, float],
     batch_size: int | None = None,
-    kept: Kept = _NOTHING,
+    extras: Extras = _NOTHING,
 ) -> ImageResult:
     """Return one image's result. `readings_ms` names fields of `Timing`; absent: not reached."""
     tags, error = ((), outcome) if isinstance(outcome, Failure) else (outcome, None)
@@ -47,9 +47,9 @@ def emit(
         error=error,
         timing=Timing(**{name: _tidy(ms) for name, ms in readings_ms.items()}),
         batch_size=batch_size,
-        stamp=kept.stamp,
-        embedding=kept.embedding,
-        thumbnail=kept.thumbnail,
+        stamp=extras.stamp,
+        embedding=extras.embedding,
+        thumbnail=extras.thumbnail,
     )
 
 

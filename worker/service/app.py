@@ -61,20 +61,22 @@ def _build(settings: Settings, tagger: Tagger) -> Celery:
     app.conf.update(
         worker_pool="threads",
         worker_concurrency=settings.concurrency,
-        worker_consumer=reconnecting(tagger.contact, check_once(settings, tagger.refuse)),
+        worker_consumer=reconnecting(tagger.redis_contact, check_once(settings, tagger.refuse)),
     )
     register(app, tagger)
     answers_texts(tagger.pipeline.label_set, tagger.pipeline.artifact)
     app.steps["worker"].add(_step(tagger))
     app.steps["consumer"].add(EventPulse)
-    app.steps["consumer"].add(intake_step(tagger.pipeline.room))
-    urgent = urgent_step(tagger.pipeline.room, tagger.pipeline.hold_back, tagger.contact)
+    app.steps["consumer"].add(intake_step(tagger.pipeline.capacity))
+    urgent = urgent_step(
+        tagger.pipeline.capacity, tagger.pipeline.set_latency_mode, tagger.redis_contact
+    )
     app.steps["consumer"].add(urgent)
     pause_s = settings.visibility_timeout_s / LOOKS_A_LEASE
     app.steps["consumer"].add(lease_step(pause_s, lambda: tagger.pipeline.problem() is None))
     # Not the step's `stop`: it is called while tasks still run, and they need the batcher.
     worker_shutdown.connect(lambda **_: tagger.stop(), weak=False)
-    worker_ready.connect(lambda **_: _say_ready(settings), weak=False)
+    worker_ready.connect(lambda **_: _log_ready(settings), weak=False)
     setup_logging.connect(lambda **_: logs.configure(settings.log_level), weak=False)
     return app
 
@@ -89,7 +91,7 @@ def serve(settings: Settings, load_engine: LoadEngine = open_engine) -> int:
     Raises:
         TaggerError: Redis, the model, the device or the engine cannot be used.
     """
-    warnings.simplefilter("ignore", SecurityWarning)  # `_say_ready` says it shorter.
+    warnings.simplefilter("ignore", SecurityWarning)  # `_log_ready` says it shorter.
     logs.configure(settings.log_level)
     check_early(settings)
     settings, artifact = _opened(settings)
@@ -140,7 +142,7 @@ def _step(tagger: Tagger) -> type[bootsteps.StartStopStep]:
     return Model
 
 
-def _say_ready(settings: Settings) -> None:
+def _log_ready(settings: Settings) -> None:
     if not settings.image_roots and not settings.image_urls:
         log.warning("worker.reads_no_files", advice="worker start --images DIR", reads="blobs")
     if os.geteuid() == 0:

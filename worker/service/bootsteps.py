@@ -10,8 +10,8 @@ from celery import bootsteps
 from celery.worker import state
 from kombu.common import ignore_errors
 
-from worker.pipeline.capacity import Room
-from worker.service.redis_contact import Contact
+from worker.pipeline.capacity import Capacity
+from worker.service.redis_contact import RedisContact
 
 # Celery publishes events whenever its loop turns, once for each chunk or oftener: a tenth of the
 # main thread's work. A person who watches sees no difference.
@@ -78,7 +78,7 @@ def lease_step(pause_s: float, is_well: Callable[[], bool]) -> type[bootsteps.St
     return Lease
 
 
-def intake_step(room: Room) -> type[bootsteps.StartStopStep]:
+def intake_step(capacity: Capacity) -> type[bootsteps.StartStopStep]:
     """Return the step that asks for another chunk only while there is room for its images."""
 
     class Intake(bootsteps.StartStopStep):
@@ -88,21 +88,21 @@ def intake_step(room: Room) -> type[bootsteps.StartStopStep]:
             """Add the condition to those of the channel, which is a new one after a reconnect."""
             qos = parent.task_consumer.channel.qos
             can_consume = qos.can_consume
-            qos.can_consume = lambda: room.is_left and not _is_expecting() and can_consume()
+            qos.can_consume = lambda: capacity.is_left and not _is_expecting() and can_consume()
             if parent.hub:
                 # The loop sleeps until something happens, and this is something.
-                room.on_left = lambda: parent.hub.call_soon(_nothing)
+                capacity.on_left = lambda: parent.hub.call_soon(_nothing)
 
     return Intake
 
 
 def urgent_step(
-    room: Room, hold_back: Callable[[bool], None], contact: Contact
+    capacity: Capacity, set_latency_mode: Callable[[bool], None], redis_contact: RedisContact
 ) -> type[bootsteps.StartStopStep]:
     """Return the step that looks for urgent chunks while there is no room for others.
 
-    `hold_back` hears whether there may be such, and `contact` that Redis answers: this step asks it
-    something every second.
+    `set_latency_mode` hears whether there may be such, and `redis_contact` that Redis answers: this
+    step asks it something every second.
     """
 
     class Urgent(bootsteps.StartStopStep):
@@ -117,7 +117,7 @@ def urgent_step(
             """Begin, with the channel of this connection."""
             self.stop(parent)
             # It did, when this channel was opened.
-            contact.answered()
+            redis_contact.answered()
             if parent.hub:
                 hub, channel = parent.hub, parent.task_consumer.channel
                 self._asking.append(hub.call_repeatedly(URGENT_NEWS_S, self._ask, parent, channel))
@@ -130,27 +130,27 @@ def urgent_step(
         def _ask(self, parent: Any, channel: Any) -> None:
             try:
                 is_possible = channel.is_urgency_possible()
-                contact.answered()
+                redis_contact.answered()
             except redis.TimeoutError:
                 # Connections may have vanished without a word: Celery makes all of them anew.
                 raise
             except (redis.RedisError, OSError):
                 # The connection that waits for messages will end for the same reason, if it stays.
                 is_possible = False
-            hold_back(is_possible)
+            set_latency_mode(is_possible)
             if not is_possible:
                 # Each look turns the loop, which costs more than the look.
                 _cancel(self._looking)
             elif not self._looking:
-                look = (_take_urgent, parent, channel, room)
+                look = (_take_urgent, parent, channel, capacity)
                 self._looking.append(parent.hub.call_repeatedly(URGENT_LOOK_S, *look))
 
     return Urgent
 
 
-def _take_urgent(parent: Any, channel: Any, room: Room) -> None:
+def _take_urgent(parent: Any, channel: Any, capacity: Capacity) -> None:
     # With room, the channel waits for the next message whatever it is.
-    while not room.is_left and room.is_open:
+    while not capacity.is_left and capacity.is_open:
         if not ignore_errors(parent, channel.take_urgent):
             return
 

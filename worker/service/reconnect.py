@@ -13,7 +13,7 @@ from celery.worker import state
 from celery.worker.consumer import Consumer
 
 from worker.contract.redis.errors import reason_of
-from worker.service.redis_contact import Contact
+from worker.service.redis_contact import RedisContact
 
 SHORTEST_PAUSE_S: Final = 0.5
 LONGEST_PAUSE_S: Final = 4.0
@@ -24,7 +24,7 @@ _TICK_S: Final = 0.1
 log = structlog.get_logger()
 
 
-def reconnecting(contact: Contact, check: Callable[[], None]) -> type[Consumer]:
+def reconnecting(redis_contact: RedisContact, check: Callable[[], None]) -> type[Consumer]:
     """Return the consumer that tells `contact` why it connects anew.
 
     `check` is called with each connection, before anything is done on it, and raises what is wrong.
@@ -48,13 +48,13 @@ def reconnecting(contact: Contact, check: Callable[[], None]) -> type[Consumer]:
 
         def on_connection_error_before_connected(self, exc: Exception) -> None:
             """Say so, and wait."""
-            contact.lost(exc)
+            redis_contact.lost(exc)
             log.warning("redis.waiting", reason=reason_of(exc))
             self._rest()
 
         def on_connection_error_after_connected(self, exc: Exception) -> None:
             """Say so, let go of the connection, and wait."""
-            contact.lost(exc)
+            redis_contact.lost(exc)
             log.warning("redis.lost", reason=reason_of(exc))
             with warnings.catch_warnings():
                 # About what a later Celery will do by default.

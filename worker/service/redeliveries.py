@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from worker.contract.stores.jobs import done_key, trials_key
+from worker.contract.stores.jobs import attempts_key, done_key
 
 if TYPE_CHECKING:
     import redis
@@ -62,10 +62,10 @@ class Deliveries:
 
     def end(self, chunk: Chunk, index: int) -> None:
         """Take the marks off an image whose trial has ended, well or not."""
-        self._client.hdel(trials_key(chunk.task_id), str(index))
+        self._client.hdel(attempts_key(chunk.task_id), str(index))
 
     def _add(self, chunk: Chunk, field: str) -> int:
-        keys = [trials_key(chunk.task_id), done_key(chunk.job)]
+        keys = [attempts_key(chunk.task_id), done_key(chunk.job)]
         count = self._count(keys=keys, args=[chunk.seq, field, self._ttl_s])
         if count == _DONE:
             raise ChunkDoneError(chunk.task_id)

@@ -14,7 +14,7 @@ SILENT_S: Final = 20.0
 STUCK_S: Final = 90.0
 
 
-class Contact:
+class RedisContact:
     """Kept by the thread of the event loop, asked by others.
 
     The loop asks Redis something every second. An answer proves both: that Redis is there, and that

@@ -22,14 +22,14 @@ from worker.contract.stores.dead_letters import DeadLetters
 from worker.contract.stores.jobs import JobStore
 from worker.engines.base import Engine
 from worker.engines.choose import open_engine
-from worker.engines.malloc import keep_freed_memory
+from worker.engines.malloc import disable_malloc_trim
 from worker.errors import CancelledError, PoisonError, TaggerError
-from worker.labels.matrix_store import RedisShelf
-from worker.pipeline.embedding_cache import Recall
+from worker.labels.matrix_store import RedisLabelMatrixStore
+from worker.pipeline.embedding_cache import EmbeddingCache
 from worker.pipeline.pipeline import Pipeline
-from worker.service.quarantine import Quarantine
+from worker.service.exclusive_lock import ExclusiveLock
 from worker.service.redeliveries import Deliveries
-from worker.service.redis_contact import Contact
+from worker.service.redis_contact import RedisContact
 from worker.service.remember import Remembered
 
 # So long a cancelled job's chunks may still be tagged: a job is asked about at most so often.
@@ -66,16 +66,16 @@ class Tagger:
         self._cancelled = Remembered(self._jobs.is_cancelled, CANCEL_PAUSE_S)
         self._deliveries = Deliveries(client, settings.result_ttl_s)
         self._dead = DeadLetters(client)
-        self._quarantine = Quarantine()
+        self._exclusive_lock = ExclusiveLock()
         self.refusal: TaggerError | None = None
-        self.contact: Final = Contact()
+        self.redis_contact: Final = RedisContact()
         self.pipeline = Pipeline(
             settings,
             artifact,
             blobs=self._blobs,
             labels=LabelStore(client),
-            shelf=RedisShelf(client),
-            recall=Recall(client, artifact, settings),
+            matrix_store=RedisLabelMatrixStore(client),
+            embedding_cache=EmbeddingCache(client, artifact, settings),
             worker=name,
             load_engine=load_engine,
             on_death=_end_worker,
@@ -83,7 +83,7 @@ class Tagger:
 
     def start(self) -> None:
         """Load the model and run every batch shape once, so that the first task finds it warm."""
-        keep_freed_memory()
+        disable_malloc_trim()
         self.pipeline.start()
         info = self.pipeline.info()
         log.info(
@@ -96,11 +96,11 @@ class Tagger:
 
     def problem(self) -> str | None:
         """Return why this worker does no work, or None: itself, or Redis."""
-        return self.pipeline.problem() or self.contact.problem
+        return self.pipeline.problem() or self.redis_contact.problem
 
     def fatal_problem(self) -> str | None:
         """Return why only a new process would do any, or None: Redis may come back."""
-        return self.pipeline.problem() or self.contact.stuck
+        return self.pipeline.problem() or self.redis_contact.stuck
 
     def stop(self) -> None:
         """Finish the batches at hand and end the threads."""
@@ -114,12 +114,12 @@ class Tagger:
         """
         if self._cancelled(chunk.job):
             return self.pipeline.refuse(chunk, CancelledError(chunk.job))
-        with self._quarantine.together():
+        with self._exclusive_lock.together():
             result = self.pipeline.process(chunk, received_at_s)
         log.debug("chunk.done", task=chunk.task_id, images=len(chunk.images), failed=result.failed)
         return result
 
-    def tag_again(self, chunk: Chunk, received_at_s: float) -> ChunkResult:
+    def tag_redelivered(self, chunk: Chunk, received_at_s: float) -> ChunkResult:
         """Return what `tag` does for a chunk that was delivered before, mostly to a dead worker.
 
         Its images are tried one by one, and nothing else in this process meanwhile: an image that
@@ -137,7 +137,7 @@ class Tagger:
             poison = PoisonError(f"it was delivered {count - 1} times without a result")
             self._dead.add_chunk(chunk, poison.code, str(poison))
             return self.pipeline.refuse(chunk, poison)
-        with self._quarantine.alone():
+        with self._exclusive_lock.alone():
             return self.pipeline.process(
                 chunk, received_at_s, lambda index: self._trial(chunk, index)
             )
@@ -158,7 +158,7 @@ class Tagger:
             raise
         self._deliveries.end(chunk, index)
 
-    def bury(self, task_id: str, wire: Mapping[str, Any], error: MessageError) -> None:
+    def dead_letter(self, task_id: str, wire: Mapping[str, Any], error: MessageError) -> None:
         """Keep a message that is no chunk where a person can see it, and let its job end.
 
         As far as it can be read, its images count as failed; they have no records.
@@ -169,7 +169,7 @@ class Tagger:
             lost = len(images)
             self._jobs.finish_chunk(*place, images=lost, failed=lost, codes={"lost": lost})
 
-    def settle(self, chunk: Chunk, result: ChunkResult | None = None) -> None:
+    def release_blobs(self, chunk: Chunk, result: ChunkResult | None = None) -> None:
         """Free what a chunk whose result is stored needs no more.
 
         The bytes of an image that is on the list of dead letters stay, for as long as bytes do.

@@ -56,7 +56,7 @@ def register(app: Celery, tagger: Tagger, clock: Callable[[], float] = time.time
             """Free what the chunk needs no more. Celery calls this after it stored the result."""
             result = ChunkResult.from_wire(retval) if _came_again(self.request) else None
             try:
-                tagger.settle(Chunk.from_wire(args[0]), result)
+                tagger.release_blobs(Chunk.from_wire(args[0]), result)
             except redis.RedisError as e:
                 # An error here would be taken for the task's. What is left goes in its time.
                 log.warning("chunk.unsettled", error=str(e))
@@ -69,13 +69,13 @@ def register(app: Celery, tagger: Tagger, clock: Callable[[], float] = time.time
             try:
                 chunk = Chunk.from_wire(wire)
             except MessageError as e:
-                tagger.bury(self.request.id, wire, e)
+                tagger.dead_letter(self.request.id, wire, e)
                 raise
             try:
-                attempt = tagger.tag_again if _came_again(self.request) else tagger.tag
+                attempt = tagger.tag_redelivered if _came_again(self.request) else tagger.tag
                 result = attempt(chunk, received_at_s)
             except ChunkDoneError as e:
-                tagger.settle(chunk)
+                tagger.release_blobs(chunk)
                 raise Ignore from e
         told[self.request.id] = event_fields(result)
         # Of chunks whose results could not be stored nothing is told.

@@ -65,7 +65,7 @@ _LINK: Final = """        <li class="nav-item">
 throughput: Final = Throughput()
 
 
-class ToldEvents(Events):
+class ThroughputEvents(Events):
     """Flower's ears, with ours beside them; and where it learns our settings of the broker."""
 
     def __init__(self, capp: Any, *words: Any, **named: Any) -> None:
@@ -87,7 +87,7 @@ class ToldEvents(Events):
 
     def on_event(self, event: Any) -> None:
         """Take in an event."""
-        throughput.hear(event)
+        throughput.on_event(event)
         super().on_event(event)
 
     def _look(self) -> None:
@@ -149,7 +149,7 @@ def install() -> None:
             Task._fields += (name,)
             Task._info_fields += (name,)  # noqa: SLF001 - what the page of a task shows
     TASK_COLUMNS.update(FIELDS)
-    flower.app.Events = ToldEvents
+    flower.app.Events = ThroughputEvents
     # Before the last, which answers whatever no other does.
     handlers[-1:-1] = [
         web.url(r"/throughput", ThroughputView, name="throughput"),

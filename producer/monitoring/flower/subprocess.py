@@ -32,7 +32,7 @@ _HOME: Final = Path(contract.__file__).parents[2]
 
 
 @contextmanager
-def flower_beside(broker_url: str, say: Callable[[str], None]) -> Iterator[int]:
+def flower_beside(broker_url: str, echo: Callable[[str], None]) -> Iterator[int]:
     """Run Flower at a broker inside the `with` block; yield its port, once it answers.
 
     It listens on this machine alone, at 5555 or where there is room, with a password of its own
@@ -64,7 +64,7 @@ def flower_beside(broker_url: str, say: Callable[[str], None]) -> Iterator[int]:
         )
         try:
             _await(child, port, log)
-            say(f"Flower: http://{HOST}:{port}/throughput, user {_USER}, password {password}")
+            echo(f"Flower: http://{HOST}:{port}/throughput, user {_USER}, password {password}")
             yield port
         finally:
             stop_child(child, STOP_GRACE_S)

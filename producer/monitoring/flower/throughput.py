@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import msgspec
 
-from producer.monitoring.queue_stats import Backlog
+from producer.monitoring.queue_stats import QueueStats
 
 PERIOD_S: Final = 2.0
 # What is kept to be drawn.
@@ -71,7 +71,7 @@ class _Sample(msgspec.Struct, frozen=True):
     """Running sums at one moment: whoever wants a rate takes differences."""
 
     at_s: float
-    backlog: Backlog
+    backlog: QueueStats
     done: int
     told: Mapping[str, Mapping[str, float]]
 
@@ -87,7 +87,7 @@ class Throughput:
         self._known: dict[str, dict[str, Any]] = {}
         self._redis_up = False
 
-    def hear(self, event: Mapping[str, Any]) -> None:
+    def on_event(self, event: Mapping[str, Any]) -> None:
         """Take in what a worker told: of a chunk that is done, or just that it lives."""
         worker = event.get("hostname")
         if not isinstance(worker, str) or event.get("type") == "worker-offline":
@@ -100,7 +100,7 @@ class Throughput:
             known |= {name: event[name] for name in ("device", "model") if event.get(name)}
             self._told.setdefault(worker, Counter()).update(_sums(event))
 
-    def look(self, backlog: Backlog | None) -> None:
+    def look(self, backlog: QueueStats | None) -> None:
         """Remember how the queue stands now; None if Redis did not tell."""
         now_s = self._clock()
         with self._lock:

@@ -72,7 +72,7 @@ def _common(settings: Settings) -> dict[str, Any]:
         "task_reject_on_worker_lost": True,
         "task_acks_on_failure_or_timeout": True,
         "task_send_sent_event": False,
-        "worker_send_task_events": settings.events,
+        "worker_send_task_events": settings.task_events,
         "worker_prefetch_multiplier": 1,
         # Reserve no more than the pool runs: the rest is for the other workers.
         "worker_disable_prefetch": True,

@@ -22,7 +22,7 @@ from worker.contract.redis.errors import reason_of
 log = logging.getLogger(__name__)
 
 # Where a message is from the moment it leaves the queue until it is noted as unacknowledged.
-TAKEN: Final = f"{QUEUE}.taken"
+PROCESSING: Final = f"{QUEUE}.taken"
 
 # KEYS: where it was taken to, the queue. ARGV: the message.
 _PUT_BACK: Final = """
@@ -49,7 +49,7 @@ class Leases(kombu_redis.QoS):
             pipe.zadd(self.unacked_index_key, {delivery_tag: self._server_s()})
             pipe.hset(self.unacked_key, delivery_tag, held)
             if (raw := self.channel.connection.taken) is not None:
-                pipe.lrem(TAKEN, 1, raw)
+                pipe.lrem(PROCESSING, 1, raw)
             pipe.execute()
         # The memory of it, without kombu's own noting in Redis.
         super(kombu_redis.QoS, self).append(message, delivery_tag)
@@ -120,7 +120,7 @@ class Leases(kombu_redis.QoS):
         """
         try:
             with self.channel.conn_or_acquire() as client:
-                self._put_back_taken(client)
+                self._put_back_processing(client)
                 self._put_back_unacked(client)
         except redis.ResponseError as e:
             log.warning("leases.look_waits: %s", reason_of(e))
@@ -135,14 +135,14 @@ class Leases(kombu_redis.QoS):
             for tag in client.zrange(self.unacked_index_key, "-inf", late_s, byscore=True):
                 self.restore_by_tag(tag, client)
 
-    def _put_back_taken(self, client: Any) -> None:
+    def _put_back_processing(self, client: Any) -> None:
         """Put back what has been seen as taken for longer than a lease."""
         now_s = time.monotonic()
-        there = set(client.lrange(TAKEN, 0, -1))
+        there = set(client.lrange(PROCESSING, 0, -1))
         self._seen_taken = {raw: self._seen_taken.get(raw, now_s) for raw in there}
         for raw, since_s in self._seen_taken.items():
             if now_s - since_s > self.visibility_timeout:
-                client.eval(_PUT_BACK, 2, TAKEN, QUEUE, raw)
+                client.eval(_PUT_BACK, 2, PROCESSING, QUEUE, raw)
 
     def _server_s(self) -> float:
         """Return the server's time, which is asked for at each renewal, not at each message."""

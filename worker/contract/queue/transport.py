@@ -26,7 +26,7 @@ from kombu.utils.json import dumps
 
 from worker.contract.messages import QUEUE, URGENT, URGENT_KEY
 from worker.contract.queue.envelope import EnvelopeError, opened
-from worker.contract.queue.leases import TAKEN, Leases
+from worker.contract.queue.leases import PROCESSING, Leases
 from worker.contract.stores.dead_letters import DeadLetters
 
 log = logging.getLogger(__name__)
@@ -97,7 +97,7 @@ class Channel(kombu_redis.Channel):
     def take_urgent(self) -> bool:
         """Take the next message if it is urgent, whatever is held; return whether it was."""
         with self.conn_or_acquire() as client:
-            raw = client.eval(_TAKE_URGENT, 2, QUEUE, TAKEN, _URGENT_MARK)
+            raw = client.eval(_TAKE_URGENT, 2, QUEUE, PROCESSING, _URGENT_MARK)
         if raw is None:
             return False
         self._hand_over(raw)
@@ -111,7 +111,9 @@ class Channel(kombu_redis.Channel):
         self._in_poll = self.client.connection
         self._brpop_sent_at = time.monotonic()
         patience_s = timeout or self.brpop_timeout or 0
-        self.client.connection.send_command("BLMOVE", QUEUE, TAKEN, "RIGHT", "LEFT", patience_s)
+        self.client.connection.send_command(
+            "BLMOVE", QUEUE, PROCESSING, "RIGHT", "LEFT", patience_s
+        )
 
     def _brpop_read(self, **options: Any) -> bool:
         # As was asked: meanwhile the queue may have been cancelled.
@@ -136,7 +138,7 @@ class Channel(kombu_redis.Channel):
         try:
             message = opened(raw)
         except EnvelopeError as e:
-            self._bury(raw, str(e))
+            self._dead_letter(raw, str(e))
             return
         self.connection.taken = raw
         try:
@@ -144,11 +146,11 @@ class Channel(kombu_redis.Channel):
         finally:
             self.connection.taken = None
 
-    def _bury(self, raw: bytes, reason: str) -> None:
+    def _dead_letter(self, raw: bytes, reason: str) -> None:
         log.error("message.unreadable: %d bytes, %s", len(raw), reason)
         with self.conn_or_acquire() as client:
             DeadLetters(client).add_unreadable(raw, reason)
-            client.lrem(TAKEN, 1, raw)
+            client.lrem(PROCESSING, 1, raw)
 
 
 class Transport(kombu_redis.Transport):

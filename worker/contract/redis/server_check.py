@@ -15,7 +15,7 @@ from worker.contract.redis.errors import passes, reason_of
 
 OLDEST: Final = (6, 2)
 _PROBE: Final = f"{KEY_PREFIX}probe"
-_TAKEN: Final = f"{QUEUE}.taken"
+_PROCESSING: Final = f"{QUEUE}.taken"
 _RESULT: Final = f"{RESULT_PREFIX}probe"
 _NO_SCRIPT: Final = "0" * 40
 
@@ -50,10 +50,10 @@ PRODUCER: Final[tuple[Command, ...]] = (
 )
 WORKER: Final[tuple[Command, ...]] = (
     *PRODUCER,
-    ("BLMOVE", QUEUE, _TAKEN, "RIGHT", "LEFT", 1),
-    ("LMOVE", QUEUE, _TAKEN, "RIGHT", "LEFT"),
-    ("LRANGE", _TAKEN, 0, -1),
-    ("LREM", _TAKEN, 1, "x"),
+    ("BLMOVE", QUEUE, _PROCESSING, "RIGHT", "LEFT", 1),
+    ("LMOVE", QUEUE, _PROCESSING, "RIGHT", "LEFT"),
+    ("LRANGE", _PROCESSING, 0, -1),
+    ("LREM", _PROCESSING, 1, "x"),
     ("HSET", "unacked", "x", "x"),
     ("HGET", "unacked", "x"),
     ("HDEL", "unacked", "x"),

@@ -209,7 +209,7 @@ class JobStore:
         it was before.
         """
         name = task_id(job_id, seq)
-        keys = [_key(job_id), done_key(job_id), RESULT_PREFIX + name, trials_key(name)]
+        keys = [_key(job_id), done_key(job_id), RESULT_PREFIX + name, attempts_key(name)]
         added = [part for code, n in (codes or {}).items() for part in (_CODE + code, n)]
         return bool(self._finish(keys=keys, args=[seq, images, failed, self._ttl_s, body, *added]))
 
@@ -267,7 +267,7 @@ def _key(job_id: str) -> str:
     return f"{KEY_PREFIX}job:{job_id}"
 
 
-def trials_key(name: str) -> str:
+def attempts_key(name: str) -> str:
     """Return the key of what is known of a chunk, by its task id, that was delivered again."""
     return f"{KEY_PREFIX}trials:{name}"
 

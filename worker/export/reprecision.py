@@ -11,13 +11,13 @@ import torch
 
 from worker.artifact.manifest import IMAGE_TOWER, MANIFEST, Artifact, artifact_id
 from worker.errors import ExportError
-from worker.export.tracing import BATCHES, pixels, try_out
+from worker.export.tracing import BATCHES, pixels, process_isolated
 from worker.model.original import original_tower
 from worker.model.precision import Precision, check, convert
 from worker.model.rewrite import for_inference
 
 
-def variant(
+def reprecision(
     artifact: Artifact, precision: Precision, directory: Path, device: torch.device
 ) -> Artifact:
     """Write the artifact in `precision` to `directory`; the files that stay are links.
@@ -34,7 +34,7 @@ def variant(
     images_NCHW = pixels(max(BATCHES), spec.height, spec.width)
     with torch.no_grad():
         reference_ND = tower(images_NCHW)
-    trial = try_out(
+    trial = process_isolated(
         convert(for_inference(tower), precision, device),
         precision,
         images_NCHW.to(device),

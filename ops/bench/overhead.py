@@ -1,6 +1,6 @@
 """Measure the queue's tax: CPU of the worker an image beyond reading, decoding and inference.
 
-    python ops/bench/tax.py [--images 4000] [--rounds 5] [--chunk N ...] [--json FILE]
+    python ops/bench/overhead.py [--images 4000] [--rounds 5] [--chunk N ...] [--json FILE]
 
 The model costs nothing and the images are small, so that next to nothing is left beside the queue:
 messages, threads, batches, tags, results. What a loop without all that spends on the same images,
@@ -19,15 +19,15 @@ from statistics import median
 from typing import Any, Final
 
 import torch
-from bare import Bare
 from celery import Celery
-from crew import HERE, Member, worker_at
-from drive import SIX, tag
+from client import SIX, tag
+from loop import Bare
 from PIL import Image
 from simulated import SimulatedEngine
-from small import small_images
+from tiny_images import small_images
+from worker_pool import HERE, Member, worker_at
 
-from producer.backend.connection import Desk, open_desk
+from producer.backend.connection import Connection, open_connection
 from worker.artifact.manifest import open_artifact
 from worker.contract.local.redis_server import EmbeddedRedis
 from worker.contract.secret import SecretUrl
@@ -41,11 +41,11 @@ GROWING: Final = None
 
 
 def spent_ms(
-    desk: Desk, member: Member, paths: list[str], chunk_images: int | None
+    connection: Connection, member: Member, paths: list[str], chunk_images: int | None
 ) -> dict[str, float]:
     """Return what an image of a job costs the worker, and how fast they came back."""
     began_s, cpu_s = time.perf_counter(), member.cpu_s()
-    tag(desk, paths, chunk_images=chunk_images, take=len)
+    tag(connection, paths, chunk_images=chunk_images, take=len)
     wall_s, cpu_s = time.perf_counter() - began_s, member.cpu_s() - cpu_s
     return {"cpu_ms": 1000 * cpu_s / len(paths), "images_per_s": len(paths) / wall_s}
 
@@ -90,16 +90,16 @@ def measure(images: int, rounds: int, chunks: Sequence[int] = CHUNKS) -> dict[st
         loop = Bare(Settings(), artifact, engine, labels)
         with (
             worker_at(server.url, str(HERE / "simulated.py"), "0") as member,
-            open_desk(Settings(broker_url=SecretUrl(server.url))) as desk,
+            open_connection(Settings(broker_url=SecretUrl(server.url))) as connection,
         ):
             loop.threaded(paths[:WARM_UP])
-            tag(desk, paths[:WARM_UP], take=len)
+            tag(connection, paths[:WARM_UP], take=len)
             for _ in range(rounds):
                 bare["one thread"].append(1000 * loop.one_by_one(paths) / images)
                 for chunk, rows in ours.items():
                     floor_ms = 1000 * loop.threaded(paths) / images
                     bare["threads"].append(floor_ms)
-                    row = spent_ms(desk, member, paths, chunk)
+                    row = spent_ms(connection, member, paths, chunk)
                     rows.append(row | {"bare_ms": floor_ms, "tax_ms": row["cpu_ms"] - floor_ms})
         naive = naive_ms(server.url, paths[: images // 4])
     return {

@@ -1,10 +1,10 @@
 """What it costs a worker to be watched: its images a second with events and metrics, and without.
 
-    python ops/bench/telling.py [--images 20000] [--rounds 7] [--chunk N] [--json FILE]
+    python ops/bench/events_overhead.py [--images 20000] [--rounds 7] [--chunk N] [--json FILE]
 
 Three workers with a model that costs nothing, each with a Redis of its own, take turns over the
 same files, since machines change speed. One tells nothing. One tells an event of each chunk
-(`WANWU_EVENTS`) and is asked for its metrics as often as ops/prometheus asks; who listens is
+(`WANWU_TASK_EVENTS`) and is asked for its metrics as often as ops/prometheus asks; who listens is
 elsewhere. The third tells the same, and Flower listens on the same machine, so it takes its CPU
 from the worker's. Chunks are as the producer makes them unless `--chunk` says otherwise; small
 ones, with events for each, are the worst case. Ratios are those of the rounds: least, median
@@ -25,12 +25,12 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Final
 
-from crew import HERE, free_port, worker_at
-from drive import tag
-from small import small_images
+from client import tag
+from tiny_images import small_images
 from watching import Flower
+from worker_pool import HERE, free_port, worker_at
 
-from producer.backend.connection import Desk, open_desk
+from producer.backend.connection import Connection, open_connection
 from worker.contract.local.redis_server import EmbeddedRedis
 from worker.contract.local.subprocesses import stop_child
 from worker.contract.secret import SecretUrl
@@ -53,8 +53,8 @@ def measure(images: int, rounds: int, chunk: int | None) -> dict[str, Any]:
         paths = small_images(Path(directory), images)
         desks = {name: stack.enter_context(_worker(ports.get(name))) for name in rates}
         flower = stack.enter_context(_flower(desks["in_flower"].settings.broker_url.reveal()))
-        for desk in desks.values():
-            tag(desk, paths[: images // _WARM_UP], chunk_images=chunk, take=len)
+        for connection in desks.values():
+            tag(connection, paths[: images // _WARM_UP], chunk_images=chunk, take=len)
         order = list(desks)
         with _scraper(*ports.values()) as scrapes:
             for _ in range(rounds):
@@ -84,15 +84,15 @@ def _ratios(ones: list[float], others: list[float]) -> dict[str, float]:
 
 
 @contextmanager
-def _worker(port: int | None) -> Iterator[Desk]:
+def _worker(port: int | None) -> Iterator[Connection]:
     """Start a worker that tells events, and metrics at a port; without a port, nothing."""
-    told = {"WANWU_EVENTS": "1" if port else "0", "WANWU_MONITOR_PORT": str(port or 0)}
+    told = {"WANWU_TASK_EVENTS": "1" if port else "0", "WANWU_MONITOR_PORT": str(port or 0)}
     with (
         EmbeddedRedis() as server,
         worker_at(server.url, str(HERE / "simulated.py"), "0", **told),
-        open_desk(Settings(broker_url=SecretUrl(server.url))) as desk,
+        open_connection(Settings(broker_url=SecretUrl(server.url))) as connection,
     ):
-        yield desk
+        yield connection
 
 
 @contextmanager

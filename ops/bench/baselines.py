@@ -12,13 +12,13 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from bare import Bare
 from celery import Celery
-from crew import HERE, Member, worker_at, workers_at
-from drive import SIX, tagged
+from client import SIX, tagged
+from loop import Bare
 from naive import PROMPT
+from worker_pool import HERE, Member, worker_at, workers_at
 
-from producer.backend.connection import open_desk
+from producer.backend.connection import open_connection
 from worker.artifact.manifest import open_artifact
 from worker.contract.local.redis_server import EmbeddedRedis
 from worker.contract.messages import Record
@@ -26,7 +26,7 @@ from worker.contract.redis.connections import connect
 from worker.contract.secret import SecretUrl
 from worker.contract.settings import Settings
 from worker.engines.choose import open_engine
-from worker.engines.malloc import keep_freed_memory
+from worker.engines.malloc import disable_malloc_trim
 from worker.labels.encoder import LabelEncoder
 
 BATCH: Final = 4
@@ -103,11 +103,11 @@ def ours(subject: Subject) -> Iterator[Contender]:
     with (
         EmbeddedRedis() as server,
         workers_at(server.url, subject.workers, *argv) as members,
-        open_desk(Settings(broker_url=SecretUrl(server.url))) as desk,
+        open_connection(Settings(broker_url=SecretUrl(server.url))) as connection,
     ):
 
         def tag(paths: Sequence[str]) -> list[Record]:
-            return tagged(desk, paths)
+            return tagged(connection, paths)
 
         crew = Member(*(pid for member in members for pid in member.pids))
         yield Contender(OURS, crew, tag, _payers(crew, server.url))
@@ -169,7 +169,7 @@ def _live(pipe: Connection, load: Callable[[str, str], Tagger], model: str, devi
 
 
 def _load_loop(model: str, device: str) -> Tagger:
-    keep_freed_memory()
+    disable_malloc_trim()
     settings, artifact = Settings(model=model, device=device), open_artifact(Path(model))
     engine = open_engine(artifact, settings)
     labels = LabelEncoder(artifact, engine.device).encode(SIX)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 
-class Quarantine:
+class ExclusiveLock:
     """Many chunks at once, or one alone: if the process dies then, there is one to suspect.
 
     Who wants to be alone waits for those that have begun, and keeps others from beginning.

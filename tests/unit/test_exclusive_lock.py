@@ -10,14 +10,14 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from conftest import PATIENCE_S
 
-from worker.service.quarantine import Quarantine
+from worker.service.exclusive_lock import ExclusiveLock
 
 
 def test_many_run_together() -> None:
-    quarantine, meet = Quarantine(), threading.Barrier(3)
+    exclusive_lock, meet = ExclusiveLock(), threading.Barrier(3)
 
     def visit() -> None:
-        with quarantine.together():
+        with exclusive_lock.together():
             meet.wait(PATIENCE_S)
 
     with ThreadPoolExecutor(3) as pool:
@@ -26,12 +26,12 @@ def test_many_run_together() -> None:
 
 
 def test_whoever_is_alone_is_beside_nobody() -> None:
-    quarantine, lock = Quarantine(), threading.Lock()
+    exclusive_lock, lock = ExclusiveLock(), threading.Lock()
     inside: list[str] = []
     seen: set[tuple[str, ...]] = set()
 
     def visit(kind: str) -> None:
-        with quarantine.alone() if kind == "alone" else quarantine.together():
+        with exclusive_lock.alone() if kind == "alone" else exclusive_lock.together():
             with lock:
                 inside.append(kind)
                 seen.add(tuple(sorted(inside)))
@@ -46,28 +46,28 @@ def test_whoever_is_alone_is_beside_nobody() -> None:
 
 
 def test_who_waits_to_be_alone_is_not_passed_by(wait_until: Callable[..., None]) -> None:
-    quarantine, order = Quarantine(), list[str]()
+    exclusive_lock, order = ExclusiveLock(), list[str]()
     first_in, may_go, comes = (threading.Event() for _ in range(3))
 
     def first() -> None:
-        with quarantine.together():
+        with exclusive_lock.together():
             first_in.set()
             may_go.wait(PATIENCE_S)
 
     def alone() -> None:
-        with quarantine.alone():
+        with exclusive_lock.alone():
             order.append("alone")
 
     def later() -> None:
         comes.set()
-        with quarantine.together():
+        with exclusive_lock.together():
             order.append("together")
 
     with ThreadPoolExecutor(3) as pool:
         pool.submit(first)
         assert first_in.wait(PATIENCE_S)
         pool.submit(alone)
-        wait_until(lambda: quarantine._waiting == 1)
+        wait_until(lambda: exclusive_lock._waiting == 1)
         pool.submit(later)
         assert comes.wait(PATIENCE_S)
         # Long enough to pass by, if it could.
@@ -78,9 +78,9 @@ def test_who_waits_to_be_alone_is_not_passed_by(wait_until: Callable[..., None])
 
 
 def test_an_error_lets_the_others_in() -> None:
-    quarantine = Quarantine()
-    for enter in (quarantine.alone, quarantine.together):
+    exclusive_lock = ExclusiveLock()
+    for enter in (exclusive_lock.alone, exclusive_lock.together):
         with pytest.raises(KeyError), enter():
             raise KeyError
-    with quarantine.alone():
+    with exclusive_lock.alone():
         pass

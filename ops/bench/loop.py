@@ -83,7 +83,7 @@ class Bare:
         ahead: deque[Callable[[], Embeddings]] = deque()
         while batch_CHW := list(islice(images, self._settings.largest_batch)):
             ahead.append(launch(self._engine, batch_CHW))
-            if len(ahead) > self._engine.runs_ahead:
+            if len(ahead) > self._engine.pipelined:
                 self._rank(ahead.popleft()())
         while ahead:
             self._rank(ahead.popleft()())

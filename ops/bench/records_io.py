@@ -1,6 +1,7 @@
 """Measure what a million records cost: to write in each format, to tag again, and to search.
 
-    python ops/bench/kept.py [--images 1000000] [--labels 1000] [--model ARTIFACT] [--json FILE]
+    python ops/bench/records_io.py [--images 1000000] [--labels 1000] [--model ARTIFACT]
+                                   [--json FILE]
 
 The records are made up: five tags each, and an embedding where a format keeps one, a random unit
 vector of the model's dimensions. Memory is the peak of the process that writes, in which the
