@@ -56,14 +56,6 @@ class ForeignIdError(MessageError):
     Results are stored, counted and read by that id: whoever waits for another would wait for ever.
     """
 
-    def __init__(self, chunk: Chunk, task_id: str) -> None:
-        wanted = chunk.task_id
-        super().__init__(
-            f"task id {task_id[:_VALUE_CHARS]!r} is not {wanted!r}, the id of the chunk inside: "
-            f"send it with task_id={wanted!r}"
-        )
-        self.chunk = chunk
-
 
 class Wire(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A struct that travels as JSON. `v` is checked before anything else is read."""
@@ -188,6 +180,19 @@ class Chunk(Wire, frozen=True, kw_only=True):
     def task_id(self) -> str:
         """The deterministic Celery task id: a chunk that is sent twice overwrites itself."""
         return task_id(self.job, self.seq)
+
+    def check_task_id(self, found: str) -> None:
+        """Make sure that this chunk came under its own id.
+
+        Raises:
+            ForeignIdError: it did not; the sentence names the right one.
+        """
+        if found != self.task_id:
+            msg = (
+                f"task id {found[:_VALUE_CHARS]!r} is not {self.task_id!r}, the id of the chunk "
+                f"inside: send it with task_id={self.task_id!r}"
+            )
+            raise ForeignIdError(msg)
 
 
 def task_id(job: str, seq: int) -> str:

@@ -177,19 +177,21 @@ class Tagger:
         self._deliveries.end(chunk, index)
 
     def dead_letter(self, task_id: str, wire: Mapping[str, Any], error: MessageError) -> None:
-        """Keep a message that cannot be processed for a person to see, and let its job end.
+        """Keep a message that is not a chunk for a person to see, and let its job end.
 
-        Where it is not a chunk, but its id is one's, its images count as failed as far as they can
-        be counted; they have no records. Celery stores the error as the result of `task_id`.
+        If its id is a chunk's, its images count as failed, as far as they can be counted; they have
+        no records. Celery stores the error as the result of `task_id`.
         """
         log.error("message.refused", task=task_id, reason=str(error))
-        if isinstance(error, ForeignIdError):
-            self._dead_letters.add_foreign(error.chunk, task_id, str(error))
-            return
         self._dead_letters.add_unreadable(encode(wire), str(error))
         if (place := split_task_id(task_id)) and isinstance(images := wire.get("images"), list):
             lost = len(images)
             self._jobs.finish_chunk(*place, images=lost, failed=lost, codes={"lost": lost})
+
+    def dead_letter_foreign(self, task_id: str, chunk: Chunk, error: ForeignIdError) -> None:
+        """Keep a chunk that came under another's id. Nothing is counted: it is in no job."""
+        log.error("message.refused", task=task_id, reason=str(error))
+        self._dead_letters.add_foreign(chunk, task_id, str(error))
 
     def release_blobs(self, chunk: Chunk, result: ChunkResult | None = None) -> None:
         """Delete the bytes of a chunk whose result is stored.

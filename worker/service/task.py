@@ -101,10 +101,13 @@ class TagTask(Task):
         task_id = self.request.id
         try:
             chunk = Chunk.from_wire(wire)
-            if chunk.task_id != task_id:
-                raise ForeignIdError(chunk, task_id)
         except MessageError as e:
             self._tagger.dead_letter(task_id, wire, e)
+            raise
+        try:
+            chunk.check_task_id(task_id)
+        except ForeignIdError as e:
+            self._tagger.dead_letter_foreign(task_id, chunk, e)
             raise
         return chunk
 
