@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any, ClassVar, Final
 
+import msgspec
 import structlog
 from celery import Celery, bootsteps
 from celery.exceptions import SecurityWarning, WorkerShutdown
@@ -20,6 +21,7 @@ from celery.signals import setup_logging, worker_ready, worker_shutdown, worker_
 from worker.artifact.manifest import Artifact
 from worker.contract.queue.app import RENEWALS_PER_LEASE, make_app
 from worker.contract.settings import Settings
+from worker.contract.worker_info import STATS_KEY
 from worker.engines.base import Engine
 from worker.engines.choose import open_engine
 from worker.engines.tuned_batch import tuned
@@ -144,7 +146,7 @@ class ModelStep(bootsteps.StartStopStep):
 
     def info(self, parent: Any) -> dict[str, Any]:  # noqa: ARG002
         """Return what `inspect stats` and Flower show."""
-        return {"tagger": self.tagger.pipeline.info()}
+        return {STATS_KEY: msgspec.to_builtins(self.tagger.pipeline.info())}
 
 
 def _log_ready(settings: Settings) -> None:

@@ -99,7 +99,11 @@ class Tagger:
         self.pipeline.start()
         info = self.pipeline.info()
         log.info(
-            "model.warm", **{key: info[key] for key in ("model", "device", "precision", "engine")}
+            "model.warm",
+            model=info.model,
+            device=info.device,
+            precision=info.precision,
+            engine=info.engine,
         )
 
     def refuse(self, error: TaggerError) -> None:
