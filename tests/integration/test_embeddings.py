@@ -18,8 +18,9 @@ from producer.embeddings.ranking import Ranker, matrix_of, nearest, retagged
 from producer.embeddings.text_encoder import Embedded, EncodingError
 from producer.formats import RecordsError, open_sink, target_of
 from worker.contract.local.redis_server import EmbeddedRedis
+from worker.contract.scoring import Background
 from worker.contract.text_embeddings import Encoded
-from worker.labels.encoder import Background, LabelSet
+from worker.labels.encoder import LabelSet
 from worker.pipeline.rank import rank
 
 EXAMPLES = ROOT / "ops" / "examples"

@@ -20,7 +20,7 @@ from kombu import Consumer, Queue
 from worker.contract.local.redis_server import EmbeddedRedis
 from worker.contract.messages import QUEUE, TASK, URGENT, URGENT_KEY, Chunk, ImageRef
 from worker.contract.queue.app import make_app
-from worker.contract.queue.envelope import EnvelopeError, opened
+from worker.contract.queue.envelope import EnvelopeError, open_envelope
 from worker.contract.queue.leases import PROCESSING, Leases
 from worker.contract.secret import SecretUrl
 from worker.contract.settings import Settings
@@ -175,7 +175,7 @@ def real_message(settings: Settings, client: redis.Redis) -> dict[str, Any]:
 
 def test_a_producer_s_message_is_opened_as_it_is(settings: Settings, client: redis.Redis) -> None:
     message = real_message(settings, client)
-    assert opened(json.dumps(message).encode()) == message
+    assert open_envelope(json.dumps(message).encode()) == message
 
 
 @pytest.mark.parametrize(
@@ -210,13 +210,13 @@ def test_a_message_that_differs_from_a_producer_s_is_refused(
         inner = inner[name]
     inner[last] = value
     with pytest.raises(EnvelopeError):
-        opened(json.dumps(message).encode())
+        open_envelope(json.dumps(message).encode())
 
 
 @given(st.binary() | JSON.map(lambda value: json.dumps(value).encode()))
 def test_whatever_lies_in_the_queue_is_a_message_or_refused(raw: bytes) -> None:
     with pytest.raises(EnvelopeError):
-        opened(raw)
+        open_envelope(raw)
 
 
 def test_an_urgent_message_is_the_next(settings: Settings, client: redis.Redis) -> None:

@@ -9,9 +9,9 @@ import numpy.typing as npt
 import pytest
 
 from worker.contract.messages import Tag
-from worker.labels.encoder import Background, LabelSet
+from worker.contract.scoring import Background, softmax
+from worker.labels.encoder import LabelSet
 from worker.pipeline import rank as stage
-from worker.pipeline.rank import softmax
 
 AXES = LabelSet(("猫", "狗", "鱼"), np.eye(3, dtype=np.float32))
 Embedding = npt.NDArray[np.float32]

@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from worker.artifact.manifest import Artifact, open_artifact
 from worker.contract.labels import PLACEHOLDER, LabelPack, LabelsError, parse_labels
+from worker.contract.scoring import Background
 from worker.errors import ArtifactError, LabelsMissingError
 from worker.labels.matrix_store import LabelMatrixStore, NoLabelMatrixStore
 from worker.labels.text_tower import TextEmbedder, unit
@@ -28,16 +29,6 @@ Matrix = npt.NDArray[np.float32]
 _SETS_KEPT: Final = 16
 # Texts so near to each other mean the same, such as a label and its plural.
 _SAME_MEANING: Final = 0.95
-
-
-class Background(NamedTuple):
-    """Words for all else that images may show, and which of them mean something else than a label.
-
-    `apart_JK` is 1 where word j does not mean the same as label k, else 0.
-    """
-
-    matrix_JD: Matrix
-    apart_JK: Matrix
 
 
 class LabelSet(NamedTuple):

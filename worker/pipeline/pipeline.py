@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.metadata import version
-from typing import Any, Final
+from typing import Final
 
 import structlog
 
@@ -28,6 +28,7 @@ from worker.contract.messages import (
 )
 from worker.contract.settings import Settings
 from worker.contract.stores.blobs import BlobStore
+from worker.contract.worker_info import WorkerInfo
 from worker.engines.base import Engine, device_memory, device_utilisation
 from worker.engines.choose import open_engine
 from worker.engines.infer import launch, warm
@@ -184,31 +185,32 @@ class Pipeline:
         """Return a result in which every image failed with `error`, untouched."""
         return self._sum_up(chunk, [emit(ref, error.failure(), {}) for ref in chunk.images])
 
-    def info(self) -> dict[str, Any]:
-        """Return what Flower and `inspect stats` show of a started worker: plain JSON."""
-        manifest = self.artifact.manifest
-        return {
-            "model": self.artifact.id,
-            "device": self._engine.device,
-            "precision": manifest.precision,
-            "engine": self._engine.name,
-            "fallbacks": getattr(self._engine, "fallbacks", 0),
-            "out_of_memory": self._batcher.halvings,
-            "recalled": self._embedding_cache.hits if self._embedding_cache else 0,
-            "max_batch": self._batcher.max_batch,
-            "has_labels": manifest.labels is not None,
-            "notice": manifest.notice,
-            "version": version("wanwu-tagger"),
-            "image_roots": self._settings.image_roots,
-            "image_urls": self._settings.image_urls,
-            "device_memory": device_memory(self._engine.device),
-            "device_utilisation": device_utilisation(self._engine.device),
-            "images": self.figures.images,
-            "failed": self.figures.failed,
-            "images_per_s": self.figures.images_per_s,
-            "stages_ms": self.figures.percentiles_ms(),
-            "batch_sizes": {str(size): n for size, n in self._batcher.sizes().items()},
-        }
+    def info(self) -> WorkerInfo:
+        """Return what a started worker reports about itself."""
+        manifest, settings, engine = self.artifact.manifest, self._settings, self._engine
+        return WorkerInfo(
+            name=self._worker,
+            model=self.artifact.id,
+            device=engine.device,
+            precision=manifest.precision,
+            engine=engine.name,
+            fallbacks=getattr(engine, "fallbacks", 0),
+            out_of_memory=self._batcher.halvings,
+            cache_hits=self._embedding_cache.hits if self._embedding_cache else 0,
+            max_batch=self._batcher.max_batch,
+            has_labels=manifest.labels is not None,
+            notice=manifest.notice,
+            version=version("wanwu-tagger"),
+            image_roots=settings.image_roots,
+            image_urls=settings.image_urls,
+            device_memory=device_memory(engine.device),
+            device_utilisation=device_utilisation(engine.device),
+            images=self.figures.images,
+            failed=self.figures.failed,
+            images_per_s=self.figures.images_per_s,
+            stages_ms=self.figures.percentiles_ms(),
+            batch_sizes={str(size): n for size, n in self._batcher.sizes().items()},
+        )
 
     def set_latency_mode(self, wanted: bool) -> None:  # noqa: FBT001 - as whether there is a reason
         """Be ready for urgent images, at the price of a little idle time of the device."""

@@ -15,7 +15,7 @@ from worker.contract.redis.errors import passes, reason_of
 
 OLDEST: Final = (6, 2)
 _PROBE: Final = f"{KEY_PREFIX}probe"
-_PROCESSING: Final = f"{QUEUE}.taken"
+_PROCESSING: Final = f"{QUEUE}.processing"
 _RESULT: Final = f"{RESULT_PREFIX}probe"
 _NO_SCRIPT: Final = "0" * 40
 

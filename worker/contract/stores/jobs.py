@@ -269,7 +269,7 @@ def _key(job_id: str) -> str:
 
 def attempts_key(name: str) -> str:
     """Return the key of what is known of a chunk, by its task id, that was delivered again."""
-    return f"{KEY_PREFIX}trials:{name}"
+    return f"{KEY_PREFIX}attempts:{name}"
 
 
 def done_key(job_id: str) -> str:
