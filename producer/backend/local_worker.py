@@ -12,7 +12,7 @@ from typing import IO, Final, Self
 
 from celery import Celery
 
-from producer.backend.subprocesses import ERROR, WORKER, environment
+from producer.backend.subprocesses import WORKER, environment, error_in
 from producer.backend.workers import WorkerInfo, online
 from worker.contract.extras import missing, remedy
 from worker.contract.i18n import gettext as _
@@ -140,11 +140,11 @@ class LocalWorker:
         told = ""
         for line in self._child.stderr or ():
             told = line.decode(errors="replace").strip()
-            if not told.startswith(ERROR):
+            if error_in(told) is None:
                 self._echo(told)
-        place, _ = self._child.communicate()
+        place, _errors = self._child.communicate()
         if self._child.returncode:
-            raise EmbeddedError(told.removeprefix(ERROR))
+            raise EmbeddedError(error_in(told) or told)
         return place.decode().strip()
 
     def _environment(self) -> dict[str, str]:
@@ -163,6 +163,6 @@ class LocalWorker:
             return ""
         self._log.seek(0)
         lines = self._log.read().decode(errors="replace").strip().splitlines()
-        return (
-            lines[-1].removeprefix(ERROR) if lines else _("the worker stopped and printed nothing")
-        )
+        if not lines:
+            return _("the worker stopped and printed nothing")
+        return error_in(lines[-1]) or lines[-1]

@@ -23,7 +23,7 @@ from producer.jobs import results as fetch
 from producer.jobs.requeue import requeue as send_again
 from producer.monitoring.doctor import examine
 from producer.monitoring.status import StatusSampler
-from worker.contract.commands import TranslatedGroup
+from worker.contract.commands import TranslatedGroup, version_option
 from worker.contract.extras import need
 from worker.contract.i18n import ENGLISH, use_language
 from worker.contract.i18n import gettext as _
@@ -33,7 +33,7 @@ _STANDARD_ERROR: Final = 2
 
 
 @click.group(cls=TranslatedGroup, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="wanwu-tagger")
+@version_option
 def main() -> None:
     """Send images to be tagged, and collect the tags."""
     # Where a standard stream is closed (`>&-`), no file or connection may take its number.

@@ -14,7 +14,7 @@ import redis
 from celery import Celery
 from kombu.exceptions import OperationalError
 
-from producer.backend.subprocesses import ERROR, WORKER, environment
+from producer.backend.subprocesses import WORKER, environment, error_in
 from worker.contract.extras import missing, remedy
 from worker.contract.i18n import gettext as _
 from worker.contract.labels import LabelPack
@@ -83,7 +83,7 @@ class Encoding:
         if self._child.returncode:
             lines = words.decode(errors="replace").strip().splitlines()
             last = lines[-1] if lines else _("it ended and printed nothing")
-            raise EncodingError(last.removeprefix("Error: ").removeprefix(ERROR))
+            raise EncodingError(error_in(last) or last)
         head, matrix = out.split(b"\n", maxsplit=1)
         return Embedded(msgspec.json.decode(head, type=Encoded), matrix)
 
