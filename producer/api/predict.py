@@ -12,6 +12,7 @@ from producer.api.errors import UNPROCESSABLE, RefusedError, check_place
 from producer.api.schemas import Manner, Prediction, Result
 from producer.api.urgent_queue import BusyError, PredictRequest, UrgentQueue
 from producer.backend.connection import Connection
+from producer.jobs.options import JobOptions
 from worker.contract.labels import LabelPack
 from worker.contract.messages import ChunkResult
 from worker.contract.stores.jobs import LostChunk
@@ -64,9 +65,11 @@ def predictions(connection: Connection, urgent_queue: UrgentQueue) -> APIRouter:
         question = PredictRequest(
             name=url or name_of(image),
             data=await image.read() if image else None,
-            labels=await labels_of(connection, manner),
-            top_k=top_k,
-            threshold=manner.least(),
+            options=JobOptions(
+                labels=await labels_of(connection, manner),
+                top_k=top_k,
+                threshold=manner.least(),
+            ),
         )
         return _prediction(await _answer(urgent_queue, question))
 

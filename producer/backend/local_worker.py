@@ -50,7 +50,7 @@ class LocalWorker:
         EmbeddedError: on entering, with the worker's own words, if it does not come up.
     """
 
-    def __init__(self, app: Celery, model: str | None, echo: Callable[[str], None]) -> None:
+    def __init__(self, app: Celery, model: str | None, echo: Callable[[str], object]) -> None:
         self._app = app
         self._model = model
         self._echo = echo

@@ -15,8 +15,8 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from producer.embeddings.text_encoder import Embedded, EncodingError
-from producer.formats.jsonl import RecordsError
+from producer.embeddings.text_encoder import Embedded
+from producer.errors import EncodingError, RecordsError
 from worker.contract.messages import Record, Tag
 
 if TYPE_CHECKING:

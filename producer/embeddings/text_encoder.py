@@ -15,6 +15,7 @@ from celery import Celery
 from kombu.exceptions import OperationalError
 
 from producer.backend.subprocesses import ERROR, WORKER, environment
+from producer.errors import EncodingError
 from worker.contract.extras import missing, remedy
 from worker.contract.labels import LabelPack
 from worker.contract.local.subprocesses import start_child, stop_child
@@ -23,10 +24,6 @@ from worker.contract.text_embeddings import ENCODE, Encoded
 
 _STOP_GRACE_S: Final = 5.0
 _ANSWER_S: Final = 1.0
-
-
-class EncodingError(RuntimeError):
-    """The labels cannot be embedded here."""
 
 
 class Embedded(NamedTuple):

@@ -10,7 +10,7 @@ from typing import IO, Any, Final
 
 import msgspec
 
-from producer.formats.jsonl import RecordsError
+from producer.errors import RecordsError
 from producer.formats.stream import StreamSink
 from worker.contract.messages import Record, Timing
 
@@ -22,6 +22,7 @@ COLUMNS: Final = (
 )
 # Excel takes a file without it for one in the code page of the machine.
 MARK: Final = "\ufeff".encode()
+HEADER: Final = ",".join(COLUMNS).encode()
 _BETWEEN: Final = "|"
 _ESCAPED: Final = str.maketrans({"\\": "\\\\", _BETWEEN: f"\\{_BETWEEN}"})
 

@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from producer.formats.jsonl import RecordsError
+from producer.errors import RecordsError
 from worker.contract.messages import Record
 
 # More is "at least so many": nobody waits for a count.

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from producer.console.paths import utf8
-from producer.formats.jsonl import RecordsError
+from producer.errors import RecordsError
 from worker.contract.messages import Record, Timing
 
 if TYPE_CHECKING:

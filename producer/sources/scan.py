@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import IO, Final
 
+from producer.errors import NoSuchPathError
 from producer.sources import stores as urls
 from producer.sources import tar as shards
 from producer.sources.extensions import is_image
@@ -28,10 +29,6 @@ def path_of(image: Image) -> str:
 def standard_input() -> IO[bytes]:
     """Return standard input, unbuffered: a thread that waits in it then holds no lock at exit."""
     return open(0, "rb", buffering=0, closefd=False)
-
-
-class NoSuchPathError(ValueError):
-    """A path on the command line leads nowhere, and no pattern of that form matches."""
 
 
 def check(words: Iterable[str]) -> None:
@@ -69,7 +66,7 @@ def scan(
     visited: set[tuple[int, int]] = set()
     for word in dict.fromkeys(words):
         if word == STANDARD_INPUT:
-            yield from map(_absolute, read_list(stdin()))
+            yield from map(absolute, read_list(stdin()))
             continue
         if urls.is_url(word) and not os.path.lexists(word):
             yield from _at_url(word, on_skip)
@@ -85,7 +82,8 @@ def scan(
                 yield path
 
 
-def _absolute(name: str) -> str:
+def absolute(name: str) -> str:
+    """Return the name of one image as it travels: an absolute path, or a URL."""
     return name if urls.is_url(name) else os.path.abspath(name)
 
 

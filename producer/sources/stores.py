@@ -13,15 +13,12 @@ from pathlib import Path
 from typing import IO, Any, Final
 from urllib.parse import urlsplit
 
+from producer.errors import StoreError
 from worker.contract.extras import remedy
 
 _WEB: Final = frozenset({"http", "https"})
 _EXTRAS: Final = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs"}
 _MAGIC: Final = frozenset("*?[")
-
-
-class StoreError(ValueError):
-    """A store cannot be spoken to from here, or refuses."""
 
 
 def is_url(word: str) -> bool:

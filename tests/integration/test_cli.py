@@ -17,7 +17,8 @@ import redis
 from click.testing import CliRunner, Result
 from conftest import PATIENCE_S, ROOT, environment, run
 
-from producer.backend.connection import ONLINE_TIMEOUT_S, JobLostError
+from producer.backend.connection import ONLINE_TIMEOUT_S
+from producer.errors import JobLostError
 from producer.cli import main
 from producer.cli.exit_codes import echo
 from producer.cli.output import Output

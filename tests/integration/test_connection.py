@@ -8,7 +8,8 @@ import pytest
 import redis
 from server import Server
 
-from producer.backend.connection import JobLostError, open_connection
+from producer.backend.connection import open_connection
+from producer.errors import JobLostError
 from producer.backend.workers import online
 from worker.contract.redis.connections import BrokerUnreachableError
 from worker.contract.secret import SecretUrl

@@ -20,7 +20,8 @@ from records import record
 
 from producer.formats import existing_of, open_sink, records_of, target_of
 from producer.formats.journal import replace
-from producer.formats.output_lock import InUseError, OutputLock
+from producer.errors import InUseError
+from producer.formats.output_lock import OutputLock
 from worker.contract.local.redis_server import EmbeddedRedis
 from worker.contract.stores.jobs import JobStore
 

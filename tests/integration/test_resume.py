@@ -10,7 +10,8 @@ import pytest
 import redis
 from records import LABELS, MODEL, failed, record
 
-from producer.formats import RecordsError, open_sink, records_of, target_of
+from producer.errors import RecordsError
+from producer.formats import open_sink, records_of, target_of
 from producer.jobs.resume import ResumeState, TagSource, resume_state_of
 from producer.sources.scan import path_of
 from worker.contract.messages import ChunkResult, Failure, ImageResult, Record, Stamp
