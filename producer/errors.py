@@ -28,17 +28,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import ClassVar
 
-import redis
-from kombu.exceptions import OperationalError
-
 from worker.contract.extras import ExtraError, incomplete
+from worker.contract.i18n import gettext as _
 from worker.contract.labels import LabelsError
-from worker.contract.local.redis_server import EmbeddedError
-from worker.contract.redis.connections import BrokerUnreachableError
-from worker.contract.redis.errors import reason_of
-from worker.contract.redis.server_check import ServerUnfitError
 from worker.contract.settings import SettingsError
-from worker.contract.stores import jobs
 
 
 class ProducerError(Exception):
@@ -117,29 +110,45 @@ class NotInstalledError(ProducerError):
     """What is asked for needs an extra that is not installed."""
 
 
-_PLACES: tuple[tuple[type[Exception], type[ProducerError]], ...] = (
-    (SettingsError, UsageError),
-    (LabelsError, UsageError),
-    (BrokerUnreachableError, UnavailableError),
-    (ServerUnfitError, UnavailableError),
-    (EmbeddedError, UnavailableError),
-    (jobs.NoSuchJobError, NoSuchJobError),
-    (ExtraError, NotInstalledError),
-)
-
-
 def in_tree(error: Exception) -> ProducerError | None:
     """Return an error as one of the tree, with the same sentence; None if it has no place there."""
     if isinstance(error, ProducerError):
         return error
-    for foreign, own in _PLACES:
-        if isinstance(error, foreign):
-            return own(str(error.args[0]) if error.args else str(error))
-    if isinstance(error, (redis.RedisError, OperationalError)):
-        return UnavailableError(f"lost Redis: {reason_of(error)}")
     if isinstance(error, ModuleNotFoundError):
         return NotInstalledError(", ".join(incomplete(error)))
-    return None
+    for foreign, own in _places():
+        if isinstance(error, foreign):
+            return own(str(error))
+    return _of_redis(error)
+
+
+def _places() -> tuple[tuple[type[Exception], type[ProducerError]], ...]:
+    # Only here, when something has gone wrong: these load Redis' client, which takes a while.
+    from worker.contract.local.redis_server import EmbeddedError  # noqa: PLC0415
+    from worker.contract.redis.connections import BrokerUnreachableError  # noqa: PLC0415
+    from worker.contract.redis.server_check import ServerUnfitError  # noqa: PLC0415
+    from worker.contract.stores import jobs  # noqa: PLC0415
+
+    return (
+        (SettingsError, UsageError),
+        (LabelsError, UsageError),
+        (ExtraError, NotInstalledError),
+        (BrokerUnreachableError, UnavailableError),
+        (ServerUnfitError, UnavailableError),
+        (EmbeddedError, UnavailableError),
+        (jobs.NoSuchJobError, NoSuchJobError),
+    )
+
+
+def _of_redis(error: Exception) -> UnavailableError | None:
+    import redis  # noqa: PLC0415 - as `_places`
+    from kombu.exceptions import OperationalError  # noqa: PLC0415
+
+    from worker.contract.redis.errors import reason_of  # noqa: PLC0415
+
+    if not isinstance(error, (redis.RedisError, OperationalError)):
+        return None
+    return UnavailableError(_("lost Redis: {reason}").format(reason=reason_of(error)))
 
 
 @contextmanager
