@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from types import TracebackType
 from typing import Final, Self
 
@@ -19,40 +19,10 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from worker.contract.messages import Record
+from producer.console.tally import Tally
+from worker.contract.i18n import gettext as _
 
 LINE_EVERY_S: Final = 5.0
-
-
-class Tally:
-    """What has come back, and how fast."""
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._began_s = clock()
-        self.done = 0
-        self.failed = 0
-
-    def add(self, records: Iterable[Record]) -> None:
-        """Count records."""
-        for record in records:
-            self.done += 1
-            self.failed += record.status == "failed"
-
-    @property
-    def elapsed_s(self) -> float:
-        """Seconds since the first moment."""
-        return self._clock() - self._began_s
-
-    @property
-    def rate(self) -> float:
-        """Images a second."""
-        return self.done / max(self.elapsed_s, 1e-9)
-
-    def __str__(self) -> str:
-        failed = f", {self.failed:,} failed" if self.failed else ""
-        noun = "image" if self.done == 1 else "images"
-        return f"{self.done:,} {noun} in {self.elapsed_s:.1f} s, {self.rate:,.1f} img/s{failed}"
 
 
 class Lines:
@@ -84,14 +54,15 @@ class Lines:
             return
         self._said_s = now_s
         tally = self._tally
-        left = ""
+        if total is None:
+            message = _("{done:,} images, {rate:,.1f} img/s, {failed:,} failed")
+        else:
+            message = _("{done:,} of {total:,} images, {rate:,.1f} img/s, {failed:,} failed")
+        line = message.format(done=tally.done, total=total, rate=tally.rate, failed=tally.failed)
         if total is not None and tally.done:
-            left = f", {max(0, total - tally.done) / tally.rate:,.0f} s left"
-        of = f" of {total:,}" if total is not None else ""
-        self._console.print(
-            f"{tally.done:,}{of} images, {tally.rate:,.1f} img/s, {tally.failed:,} failed{left}",
-            highlight=False,
-        )
+            seconds = max(0, total - tally.done) / tally.rate
+            line += _(", {seconds:,.0f} s left").format(seconds=seconds)
+        self._console.print(line, highlight=False)
 
 
 class Bar:
@@ -103,7 +74,7 @@ class Bar:
             BarColumn(),
             MofNCompleteColumn(),
             _Rate(tally),
-            TextColumn("{task.fields[failed]} failed"),
+            TextColumn(_("{task.fields[failed]} failed")),
             TimeRemainingColumn(),
             console=console,
             transient=True,
@@ -134,7 +105,7 @@ class _Rate(ProgressColumn):
         self._tally = tally
 
     def render(self, task: Task) -> Text:  # noqa: ARG002 - rich passes it
-        return Text(f"{self._tally.rate:,.1f} img/s")
+        return Text(_("{rate:,.1f} img/s").format(rate=self._tally.rate))
 
 
 def progress(console: Console, tally: Tally) -> Bar | Lines:

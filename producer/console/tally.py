@@ -6,11 +6,12 @@ import time
 from collections.abc import Callable, Iterable
 
 from worker.contract.i18n import gettext as _
+from worker.contract.i18n import ngettext
 from worker.contract.messages import Record
 
 
 class Tally:
-    """Counts records, and the time that they take."""
+    """What has come back, and how fast."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -35,6 +36,11 @@ class Tally:
         return self.done / max(self.elapsed_s, 1e-9)
 
     def __str__(self) -> str:
-        noun = "image" if self.done == 1 else "images"
-        failed = f", {self.failed:,} failed" if self.failed else ""
-        return f"{self.done:,} {noun} in {self.elapsed_s:.1f} s, {self.rate:,.1f} img/s{failed}"
+        message = ngettext(
+            "{done:,} image in {seconds:.1f} s, {rate:,.1f} img/s",
+            "{done:,} images in {seconds:.1f} s, {rate:,.1f} img/s",
+            self.done,
+        ).format(done=self.done, seconds=self.elapsed_s, rate=self.rate)
+        if self.failed:
+            message += _(", {failed:,} failed").format(failed=self.failed)
+        return message

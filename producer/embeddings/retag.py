@@ -49,17 +49,17 @@ def retag_into(
     with Encoding(pack, model) as encoding:
         ranker = Ranker(encoding.result(), top_k=top_k)
     echo(
-        _("tagging by {count:,} labels of {model}").format(
-            count=len(ranker.told.labels), model=ranker.told.model
+        _("tagging with {labels:,} labels and model {model}").format(
+            labels=len(ranker.told.labels), model=ranker.told.model
         )
     )
-    labels = pack.hash if pack != LabelPack() else None
+    pack_hash = pack.hash if pack != LabelPack() else None
     target = output.target
     if target and target.file and target.format == form_of(file) == "parquet":
-        count = retag_table(file, target.file, ranker, labels=labels, threshold=threshold)
+        count = retag_table(file, target.file, ranker, labels=pack_hash, threshold=threshold)
     else:
         with output.sink() as sink:
-            count = retag(file, sink, ranker, labels=labels, threshold=threshold)
+            count = retag(file, sink, ranker, labels=pack_hash, threshold=threshold)
     output.deliver()
     return count
 
@@ -107,7 +107,7 @@ class _Change:
         tagged = pc.equal(batch.column("status"), "ok")
         some = batch.filter(tagged)
         if "embedding" not in batch.schema.names or some.column("embedding").null_count:
-            msg = "an image has no embedding: submit with --embeddings"
+            msg = _("an image has no embedding: submit with --embeddings")
             raise RecordsError(msg)
         for model in some.column("model").unique().to_pylist():
             check_model(model, self._ranker.told)

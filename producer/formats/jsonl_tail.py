@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from producer.errors import RecordsError
+from worker.contract.i18n import gettext as _
 from worker.contract.messages import Record
 
 if TYPE_CHECKING:
@@ -83,6 +84,8 @@ def _begins_alike(end: bytes, start: bytes) -> bool:
 
 def _foreign(file: Path) -> RecordsError:
     return RecordsError(
-        f"{file} holds something else than records: give another --out, or replace it with "
-        f"--overwrite"
+        _(
+            "{file} holds something other than records: choose another --out, or "
+            "replace it with --overwrite"
+        ).format(file=file)
     )

@@ -104,7 +104,7 @@ class Output:
         """
         with self.held(echo):
             if not overwrite:
-                self.refuse_to_replace(_("give another --out"))
+                self.refuse_to_replace(_("choose another --out"))
             yield
 
     def refuse_to_replace(self, way_on: str) -> None:
@@ -120,21 +120,20 @@ class Output:
             if size_bytes := urls.size(self._url):
                 self._drop_copy()
                 msg = _(
-                    "{url} holds {count:,} bytes already: {way_on}, or replace them with "
-                    "--overwrite"
-                ).format(url=self._url, count=size_bytes, way_on=way_on)
+                    "{url} already holds {size:,} bytes: {way_on}, or replace them with --overwrite"
+                ).format(url=self._url, size=size_bytes, way_on=way_on)
                 raise ExistingRecordsError(msg)
             return
         found = existing_of(self.target)
         if found.foreign:
             msg = _(
-                "{file} holds something else than records: give another --out, or replace it with "
-                "--overwrite"
+                "{file} holds something other than records: choose another --out, or "
+                "replace it with --overwrite"
             ).format(file=found.file)
             raise ExistingRecordsError(msg)
         if found.records:
             msg = _(
-                "{file} holds {count} records already: {way_on}, or replace them with --overwrite"
+                "{file} already holds {count} records: {way_on}, or replace them with --overwrite"
             ).format(file=found.file, count=found.how_many, way_on=way_on)
             raise ExistingRecordsError(msg)
 
@@ -176,7 +175,7 @@ class Output:
         if self._sidecars and self.unwritten:
             yield from self._sidecars.problems
             if (more := self.unwritten - len(self._sidecars.problems)) > 0:
-                yield _("and {count:,} more").format(count=more)
+                yield _("and {more:,} more").format(more=more)
 
     @property
     def place(self) -> str:

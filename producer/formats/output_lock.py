@@ -145,7 +145,7 @@ class OutputLock:
 
     def _warn(self, echo: Echo, error: OSError) -> None:
         echo(
-            _("note: nothing keeps other commands from {file}: {reason}").format(
+            _("note: nothing keeps other commands from writing {file}: {reason}").format(
                 file=self._name, reason=error.strerror
             )
         )
@@ -159,10 +159,9 @@ class OutputLock:
     def _in_use(self, holder: int | None) -> str:
         if holder:
             return _(
-                "{file} is being written by another command (process {process}): give another "
-                "--out"
-            ).format(file=self._name, process=holder)
-        return _("{file} is being written by another command: give another --out").format(
+                "{file} is being written by another command (process {pid}): choose another --out"
+            ).format(file=self._name, pid=holder)
+        return _("{file} is being written by another command: choose another --out").format(
             file=self._name
         )
 

@@ -136,7 +136,7 @@ class HttpClient:
     def _unreachable(self, error: Exception) -> ServerError:
         reason = str(error) or type(error).__name__
         return ServerError(
-            _("no answer from {server}: {reason}").format(server=self.url, reason=reason)
+            _("no answer from {url}: {reason}").format(url=self.url, reason=reason)
         )
 
 
@@ -197,11 +197,11 @@ def _checked(answer: httpx.Response) -> httpx.Response:
         return answer
     try:
         problem = msgspec.json.decode(answer.content)
-        message = f"{problem['code']}: {problem['message']}"
+        code, message = problem["code"], problem["message"]
     except (msgspec.MsgspecError, LookupError, TypeError):
         raise ServerError(
             _("the server answered {status}").format(status=answer.status_code)
         ) from None
     if answer.status_code == _NOT_FOUND:
-        raise NoSuchJobError(problem["message"])
-    raise ServerError(_("the server refused: {reason}").format(reason=message))
+        raise NoSuchJobError(message)
+    raise ServerError(_("the server refused: {code}: {message}").format(code=code, message=message))

@@ -44,14 +44,10 @@ class HttpTransport:
         """Look who will do the work; see `Transport.check_worker`."""
         models = self._http.models()
         if not models and waits:
-            msg = _("no worker is online behind {server}").format(server=self._http.url)
+            msg = _("no worker is online behind {url}").format(url=self._http.url)
             raise NoWorkerError(msg)
         if models:
-            echo(
-                _("tagging with {model} behind {server}").format(
-                    model=models[0], server=self._http.url
-                )
-            )
+            echo(_("tagging with {model} over HTTP").format(model=models[0]))
         return TagSource(models[0] if models else "", request.options.labels)
 
     def create(self, request: JobRequest) -> str:

@@ -43,7 +43,7 @@ class RedisTransport:
             message = self._no_worker(request, may_embed=waits and can_embed())
             if waits:
                 raise NoWorkerError(message)
-            echo(_("note: {message}").format(message=message))
+            echo(_("note: {note}").format(note=message))
             return TagSource("", request.options.labels)
         if not worker.has_labels and not request.pack.labels:
             msg = _(
@@ -51,7 +51,7 @@ class RedisTransport:
             ).format(model=worker.model)
             raise LabelsNeededError(msg)
         if worker.notice:
-            echo(_("note: {message}").format(message=worker.notice))
+            echo(_("note: {note}").format(note=worker.notice))
         self._note_unread(request, worker, echo)
         if waits:
             echo(
@@ -64,13 +64,13 @@ class RedisTransport:
     def _no_worker(self, request: JobRequest, *, may_embed: bool) -> str:
         settings = self._connection.settings
         command = start_worker(settings, request.places, as_blobs=request.options.as_blobs)
-        message = _("no worker is online at {broker}; start one with: {command}")
+        message = _("no worker is online at {url}; start one with: {command}")
         if may_embed:
             message = _(
-                "no worker is online at {broker}; start one with: {command} (or let this command "
-                "start its own: --embedded)"
+                "no worker is online at {url}; start one with: {command} (or let this "
+                "command start its own: --embedded)"
             )
-        return message.format(broker=settings.broker_url, command=command)
+        return message.format(url=settings.broker_url, command=command)
 
     def _note_unread(self, request: JobRequest, worker: WorkerInfo, echo: Echo) -> None:
         """Say if no worker may read some of what is to be tagged: each image of it would fail."""
@@ -81,9 +81,9 @@ class RedisTransport:
             command = start_worker(self._connection.settings, hidden)
             echo(
                 _(
-                    "note: no worker that is online may read {places}, unless by another name: "
-                    "start one with: {command} (or submit with --blobs)"
-                ).format(places=about(hidden), command=command)
+                    "note: no online worker may read {paths}, unless under another path: start "
+                    "one with: {command} (or submit with --blobs)"
+                ).format(paths=about(hidden), command=command)
             )
 
     def create(self, request: JobRequest) -> str:

@@ -46,11 +46,11 @@ def prepared(
             state.read()
         elif not writing.overwrite:
             try:
-                output.refuse_to_replace(_("go on with --resume"))
+                output.refuse_to_replace(_("continue with --resume"))
             except ExistingRecordsError as e:
                 if not is_dry:
                     raise
-                echo(_("note: {message}").format(message=e))
+                echo(_("note: {note}").format(note=e))
         yield state
 
 
@@ -103,8 +103,8 @@ class Tagging:
                 taken += len(records)
                 yield records
         self._echo(
-            _("resuming: {done:,} images are done, {taken:,} of them meanwhile").format(
-                done=self._state.images, taken=taken
+            _("resuming: {done:,} images are done, {meanwhile:,} of them since the last run").format(
+                done=self._state.images, meanwhile=taken
             )
         )
 

@@ -17,13 +17,13 @@ from worker.contract.stores.dead_letters import DeadLetters
 
 
 def bad(*found: Finding) -> list[str]:
-    return [f"{one.what} -> {one.todo}" for one in found if one.state == "bad"]
+    return [f"{one.what} -> {one.todo}" for one in found if one.state == "fail"]
 
 
 def test_without_a_redis_it_says_how_to_get_one() -> None:
     done = run("producer", "doctor", broker_url="redis://:geheim@127.0.0.1:1/0")
     assert done.returncode == 1
-    assert "BAD   cannot reach Redis at redis://:***@127.0.0.1:1/0" in done.stdout
+    assert "fail   cannot reach Redis at redis://:***@127.0.0.1:1/0" in done.stdout
     assert "-> start one" in done.stdout
     assert "geheim" not in done.stdout + done.stderr
 
@@ -82,7 +82,7 @@ def test_it_knows_what_workers_may_read(
     places = [str(seen), str(unseen), str(tmp_path / "none"), "s3://photos/2026/", "s3://other/"]
     found = list(examine(Settings(broker_url=SecretUrl(server.url)), places))
     by_place = {one.what.split(": ")[0]: one.state for one in found[-5:]}
-    assert [by_place[place] for place in places] == ["ok", "bad", "bad", "ok", "bad"]
+    assert [by_place[place] for place in places] == ["ok", "fail", "fail", "ok", "fail"]
     assert any(one.what.endswith(" on cpu, fp32") for one in found)
     fine = run("producer", "doctor", str(seen), broker_url=server.url)
     assert fine.returncode == 0, fine.stdout

@@ -25,7 +25,7 @@ from flower.views.tasks import TASK_COLUMNS
 from tornado import web
 from tornado.template import DictLoader
 
-from producer.console.tables import age
+from producer.console.durations import age
 from producer.monitoring.flower import svg as plots
 from producer.monitoring.flower.throughput import PERIOD_S, STAGES, Throughput, View
 from producer.monitoring.queue_stats import look

@@ -1,25 +1,21 @@
-"""Records and jobs -> tables and lines for a person."""
+"""Records -> a table of what a job found, and the first of its failures."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
-from pathlib import PurePath
 from typing import Final
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from producer.console.i18n import translated
 from producer.console.paths import printable
+from worker.contract.i18n import gettext as _
 from worker.contract.messages import Record
-from worker.contract.stores.jobs import Job
 
 TOP_LABELS: Final = 15
 LISTED_FAILURES: Final = 20
-_MINUTE_S: Final = 60
-_HOUR_S: Final = 3600
 
 
 class Summary:
@@ -49,44 +45,22 @@ class Summary:
         for record in self._failures:
             if record.error is not None:
                 name = printable(record.path)
-                line = f"failed: {name}: {record.error.code}: {record.error.message}"
-                console.print(translated(line), highlight=False, markup=False, soft_wrap=True)
+                line = _("failed: {file}: {code}: {message}").format(
+                    file=name, code=record.error.code, message=record.error.message
+                )
+                console.print(line, highlight=False, markup=False, soft_wrap=True)
         if self._failed > len(self._failures):
-            more = f"and {self._failed - len(self._failures):,} more"
-            console.print(translated(more), highlight=False)
+            more = _("and {more:,} more").format(more=self._failed - len(self._failures))
+            console.print(more, highlight=False)
 
     def _table(self) -> Table:
         best = sorted(self._scores.items(), key=lambda entry: -entry[1][0])
-        table = Table(*map(translated, ("first tag", "images", "mean score")), title=None)
+        table = Table(_("first tag"), _("images"), _("mean score"), title=None)
         table.columns[1].justify = table.columns[2].justify = "right"
         for label, (images, total) in best[:TOP_LABELS]:
             table.add_row(escape(label), f"{images:,.0f}", f"{total / images:.2f}")
         if len(best) > TOP_LABELS:
             rest = sum(entry[0] for _, entry in best[TOP_LABELS:])
-            more = translated(f"{len(best) - TOP_LABELS:,} more")
+            more = _("{more:,} more").format(more=len(best) - TOP_LABELS)
             table.add_row(more, f"{rest:,.0f}", "")
         return table
-
-
-def human_line(record: Record) -> str:
-    """Return a record as a person reads it on a terminal."""
-    name = printable(PurePath(record.path).name)
-    if record.error is not None:
-        return f"{name}  failed: {record.error.message}"
-    return f"{name}  " + ", ".join(f"{tag.label} {tag.score:.2f}" for tag in record.tags)
-
-
-def state_of(job: Job) -> str:
-    """Return where a job stands, in a word."""
-    if job.state in {"cancelled", "interrupted"}:
-        return job.state
-    return "finished" if job.finished else job.state
-
-
-def age(seconds: float) -> str:
-    """Return a time span in its largest sensible unit."""
-    if seconds < _MINUTE_S:
-        return f"{max(seconds, 0):.0f} s"
-    if seconds < _HOUR_S:
-        return f"{seconds / _MINUTE_S:.0f} min"
-    return f"{seconds / _HOUR_S:.1f} h"
