@@ -110,14 +110,14 @@ class Client:
         Raises:
             UnavailableError: Redis does not answer or cannot be used, or nothing can be started.
         """
-        link: HttpLink | RedisLink
-        if self._server:
-            link = HttpLink(self.settings, self._server)
-        else:
-            model = self._model or None
-            link = RedisLink(self.settings, model, self._on_note, embedded=self._embedded)
         with raises_producer_errors():
-            self._open_link = self._stack.enter_context(link)
+            if self._server:
+                http = HttpLink(self.settings, self._server)
+                self._open_link = self._stack.enter_context(http)
+            else:
+                model, note = self._model or None, self._on_note
+                at_redis = RedisLink(self.settings, model, note, embedded=self._embedded)
+                self._open_link = self._stack.enter_context(at_redis)
         return self
 
     def __exit__(
@@ -172,9 +172,7 @@ class Client:
         writing = Writing(resume=resume, retry_failed=retry_failed, overwrite=overwrite)
         return self._stream(runner, self._prepared(runner, request, listed, output, writing))
 
-    def submit(
-        self, images: Images, labels: Labels = None, **options: Unpack[TagOptions]
-    ) -> str:
+    def submit(self, images: Images, labels: Labels = None, **options: Unpack[TagOptions]) -> str:
         """Send images and return the id of their job, without waiting for results.
 
         Above 20,000 images (512 as blobs), workers must make room first. The arguments are those of
@@ -199,9 +197,20 @@ class Client:
         Raises:
             NoSuchJobError: there is no such job, or no more.
         """
+        if wait:
+            self.wait(job)
         with raises_producer_errors():
-            for records in self._link.results(job, self._on_note, waits=wait):
+            for records in self._link.results(job):
                 yield from records
+
+    def wait(self, job: str) -> None:
+        """Return when a job is finished.
+
+        Raises:
+            NoSuchJobError: there is no such job, or no more.
+        """
+        with raises_producer_errors():
+            self._link.wait(job, self._on_note)
 
     def job(self, job: str) -> Job:
         """Return how far a job is.

@@ -148,7 +148,9 @@ def _of_redis(error: Exception) -> UnavailableError | None:
 
     if not isinstance(error, (redis.RedisError, OperationalError)):
         return None
-    return UnavailableError(_("lost the connection to Redis: {reason}").format(reason=reason_of(error)))
+    return UnavailableError(
+        _("lost the connection to Redis: {reason}").format(reason=reason_of(error))
+    )
 
 
 @contextmanager

@@ -65,7 +65,7 @@ class Connection:
         """Return the first worker that answers in time; asked `patiently`, one that is starting."""
         if self._local:
             return self._local.info
-        for _ in range(2 if patiently else 1):
+        for _attempt in range(2 if patiently else 1):
             if found := online(self.app, ONLINE_TIMEOUT_S, limit=1):
                 return found[0]
         return None
@@ -152,8 +152,8 @@ def open_connection(
 ) -> Iterator[Connection]:
     """Yield a connection to the broker of the settings, or to one of this block alone.
 
-    `echo` is called with what takes long before it can begin. Without `retries`, what asks Redis fails as
-    soon as Redis does: for programs that answer others, who have time-outs of their own.
+    `echo` is called with what takes long before it can begin. Without `retries`, what asks Redis
+    fails as soon as Redis does: for programs that answer others, who have time-outs of their own.
 
     Raises:
         BrokerUnreachableError: Redis does not answer.

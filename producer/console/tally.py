@@ -15,9 +15,12 @@ class Tally:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._began_s = clock()
-        self.done = 0
-        self.failed = 0
+        self.restart()
+
+    def restart(self) -> None:
+        """Count from now on."""
+        self._began_s = self._clock()
+        self.done = self.failed = 0
 
     def add(self, records: Iterable[Record]) -> None:
         """Count records."""

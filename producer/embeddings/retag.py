@@ -14,9 +14,9 @@ import numpy.typing as npt
 
 from producer.embeddings.ranking import Ranker, as_matrix, check_model, retagged
 from producer.embeddings.text_encoder import Encoding
+from producer.errors import RecordsError
 from producer.formats import Sink, form_of, records_of
 from producer.formats.journal import replace
-from producer.errors import RecordsError
 from producer.formats.output import Output
 from producer.formats.parquet import rewrite, vectors_of
 from worker.contract.i18n import gettext as _

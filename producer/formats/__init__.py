@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple, Protocol
 
+from producer.errors import UnknownFormatError
 from producer.formats.csv import HEADER, MARK, CsvSink, read_csv, records_in_rows, whole_rows
 from producer.formats.deferred import DeferredSink
 from producer.formats.existing import (
@@ -21,7 +22,6 @@ from producer.formats.existing import (
 )
 from producer.formats.html import read_html, write_html
 from producer.formats.journal import Journal, Read, Write, journal_of
-from producer.errors import UnknownFormatError
 from producer.formats.jsonl import LINE_START, JsonlSink, read_jsonl, records_in, whole_lines
 from producer.formats.parquet import count_rows, read_parquet, write_parquet
 from producer.formats.stream import StreamSink

@@ -33,14 +33,12 @@ def refuse_a_blob(file: Path) -> None:
             raise _foreign(file)
 
 
-def mend_end(
-    file: Path, stream: Stream, *, is_ours: bool, was_begun: bool = False
-) -> list[Record]:
+def mend_end(file: Path, stream: Stream, *, is_ours: bool, was_begun: bool = False) -> list[Record]:
     """Make the file end with a whole record; what stands before was read as records already.
 
-    Where nothing stood before, half a record is cut off only if the file is known as ours: `is_ours`
-    or, if a job of ours `was_begun` in it, by its beginning. Return the record that only lacked the
-    end of its line, if there is one.
+    Where nothing stood before, half a record is cut off only if the file is known as ours: by
+    `is_ours` or, if a job of ours `was_begun` in it, by its beginning. Return the record that only
+    lacked the end of its line, if there is one.
 
     Raises:
         RecordsError: its end may be somebody else's.

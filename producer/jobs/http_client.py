@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, suppress
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import httpx2 as httpx
 import msgspec
@@ -135,9 +135,7 @@ class HttpClient:
 
     def _unreachable(self, error: Exception) -> ServerError:
         reason = str(error) or type(error).__name__
-        return ServerError(
-            _("no answer from {url}: {reason}").format(url=self.url, reason=reason)
-        )
+        return ServerError(_("no answer from {url}: {reason}").format(url=self.url, reason=reason))
 
 
 class _RecordStream:
@@ -151,7 +149,7 @@ class _RecordStream:
         self._blocks: Iterator[bytes] | None = None
         self._rest = b""
 
-    def __enter__(self) -> _RecordStream:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_error: object) -> None:

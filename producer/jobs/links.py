@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from types import TracebackType
@@ -20,6 +21,8 @@ from worker.contract.i18n import gettext as _
 from worker.contract.messages import Record
 from worker.contract.settings import Settings
 from worker.contract.stores.jobs import Job, JobStore
+
+_POLL_S: Final = 0.5
 
 
 class Link(Protocol):
@@ -50,8 +53,11 @@ class Link(Protocol):
     def cancel(self, job: str) -> Job:
         """Cancel a job, unless it is finished; return it."""
 
-    def results(self, job: str, echo: Echo, *, waits: bool) -> Iterator[list[Record]]:
-        """Yield the records of a job that are kept, once it is finished if it `waits`."""
+    def wait(self, job: str, echo: Echo) -> None:
+        """Return when a job is finished; `echo` is called with why nothing comes for long."""
+
+    def results(self, job: str) -> Iterator[list[Record]]:
+        """Yield the records of a job that are there."""
 
 
 class RedisLink:
@@ -93,12 +99,9 @@ class RedisLink:
         self.jobs.set_state(job, "cancelled")
         return self.jobs.get(job)
 
-    def results(self, job: str, echo: Echo, *, waits: bool) -> Iterator[list[Record]]:
-        """Yield the records of a job that are kept, once it is finished if it `waits`."""
-        self.jobs.get(job)
-        if waits:
-            self.wait(job, echo)
-        yield from StoredResults(self.jobs, job).records()
+    def results(self, job: str) -> Iterator[list[Record]]:
+        """Yield the records of a job that are there."""
+        return StoredResults(self.jobs, job).records()
 
     def wait(self, job: str, echo: Echo) -> None:
         """Return when a job is finished; `echo` is called with why nothing comes for long."""
@@ -156,9 +159,14 @@ class HttpLink:
         self._http.cancel(job)
         return self.job(job)
 
-    def results(self, job: str, echo: Echo, *, waits: bool) -> Iterator[list[Record]]:  # noqa: ARG002
-        """Yield the records of a job that are kept, once it is finished if it `waits`."""
-        return self._http.records(job, follow=waits)
+    def wait(self, job: str, echo: Echo) -> None:  # noqa: ARG002
+        """Return when a job is finished."""
+        while not self.job(job).finished:
+            time.sleep(_POLL_S)
+
+    def results(self, job: str) -> Iterator[list[Record]]:
+        """Yield the records of a job that are there."""
+        return self._http.records(job, follow=False)
 
 
 def _job(answer: dict[str, Any]) -> Job:

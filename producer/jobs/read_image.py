@@ -20,7 +20,7 @@ _KINDS: Final = {
 
 
 def read_image(ref: ImageRef, max_bytes: int) -> tuple[bytes, Stamp | None] | Failure:
-    """Return a file's bytes and stamp, or why there are none, in the codes and sentences of workers."""
+    """Return a file's bytes and stamp, or why there are none, with the codes of workers."""
     if urls.is_url(ref.place):
         return failed_to_read("unreadable", "workers fetch what lies at a URL: leave --blobs away")
     try:

@@ -7,9 +7,9 @@ from typing import Final, NamedTuple
 
 from producer.formats import Sink
 from producer.jobs.collector import STALL_S, STILL_S, SYSTEM_CLOCK, WINDOW_IMAGES, Clock
+from worker.contract.i18n import gettext as _
 from worker.contract.messages import ChunkResult, Record
 from worker.contract.redis.retry import RetryPolicy
-from worker.contract.i18n import gettext as _
 from worker.contract.stores.jobs import Job, JobStore, LostChunk
 
 POLL_S: Final = 0.2
@@ -59,7 +59,6 @@ def wait(
         NoSuchJobError: there is no such job, or no more.
         redis.RedisError: Redis stays away.
     """
-
     policy = RetryPolicy(retry_timeout_s, now=clock.now)
 
     def look() -> Job:

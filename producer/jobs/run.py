@@ -131,13 +131,18 @@ class JobRunner:
             self._transport.end()
 
     @property
+    def done(self) -> int:
+        """How many images have a record."""
+        return self.tally.done
+
+    @property
     def total(self) -> int | None:
         """How many images there are, as far as that is known."""
         return self._transport.images if self._transport.sent_all else self._counter.total
 
     def _begin(self, images: Iterable[Image], on_begin: Callable[[str], object]) -> None:
         self._counter.start()
-        self.tally = Tally()
+        self.tally.restart()
         self.job = self._transport.create(self._request)
         on_begin(self.job)
         self._transport.start(images, lambda: self._counter.total, self._echo)

@@ -6,6 +6,7 @@ from collections.abc import Generator, Iterator
 from types import TracebackType
 from typing import Self
 
+from producer.console.tally import Tally
 from producer.jobs.run import JobRunner
 from worker.contract.messages import Record
 
@@ -60,9 +61,14 @@ class RecordStream(Iterator[Record]):
         return self._runner.job
 
     @property
+    def tally(self) -> Tally:
+        """What has come back, and how fast."""
+        return self._runner.tally
+
+    @property
     def done(self) -> int:
         """How many images have a record."""
-        return self._runner.tally.done
+        return self._runner.done
 
     @property
     def failed(self) -> int:

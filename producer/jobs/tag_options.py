@@ -106,5 +106,3 @@ def paths_of(images: Images) -> tuple[tuple[str, ...], Iterator[Image] | None]:
         paths = tuple(f"./{path}" if path == STANDARD_INPUT else path for path in paths)
     check(paths)
     return paths, None
-
-

@@ -103,9 +103,9 @@ class Tagging:
                 taken += len(records)
                 yield records
         self._echo(
-            _("resuming: {done:,} images are done, {meanwhile:,} of them since the last run").format(
-                done=self._state.images, meanwhile=taken
-            )
+            _(
+                "resuming: {done:,} images are done, {meanwhile:,} of them since the last run"
+            ).format(done=self._state.images, meanwhile=taken)
         )
 
 

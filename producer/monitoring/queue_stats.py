@@ -50,7 +50,7 @@ def look(client: redis.Redis, jobs: JobStore, dead: DeadLetters) -> QueueStats:
     return QueueStats(
         images=sum(job.outstanding for job in known),
         done={job.id: job.done for job in known},
-        states=Counter((job.status for job in known)),
+        states=Counter(job.status for job in known),
         waiting=lists.llen(QUEUE),
         in_workers=lists.hlen(_UNACKED) + lists.llen(PROCESSING),
         oldest_s=_age_s(lists.lindex(QUEUE, -1)),

@@ -13,8 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from producer.backend.workers import WorkerInfo
-from producer.console.paths import printable
 from producer.console.durations import age
+from producer.console.paths import printable
 from worker.contract.i18n import gettext as _
 from worker.contract.i18n import gettext_noop as N_
 from worker.contract.stores.dead_letters import DeadLetter

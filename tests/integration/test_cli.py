@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import redis
@@ -18,18 +19,16 @@ from click.testing import CliRunner, Result
 from conftest import PATIENCE_S, ROOT, environment, run
 
 from producer.backend.connection import ONLINE_TIMEOUT_S
-from producer.errors import JobLostError
 from producer.cli import main
-from producer.cli.exit_codes import echo
-from producer.cli.output import Output
-from producer.cli.submit import explains_interruption
+from producer.cli.interruption import Interruption
+from producer.cli.output import ConsoleOutput
+from producer.errors import JobLostError, UnavailableError
 from producer.formats import target_of
-from producer.jobs.run import JobRunner, Request
-from worker.contract.labels import LabelPack
+from producer.jobs.tagging import Writing
 from worker.contract.local.redis_server import EmbeddedRedis
 from worker.contract.messages import QUEUE, Chunk, ChunkResult, ImageResult, Tag
 from worker.contract.queue.app import make_app
-from worker.contract.redis.connections import CONNECT_TIMEOUT_S, BrokerUnreachableError
+from worker.contract.redis.connections import CONNECT_TIMEOUT_S
 from worker.contract.secret import SecretUrl
 from worker.contract.settings import Settings
 from worker.contract.stores.jobs import JobStore
@@ -368,19 +367,20 @@ def test_closed_streams_are_no_fault_of_ours(
     assert shell("status")[0] == 0
 
 
+class UnderWay(NamedTuple):
+    job: str
+    done: int
+
+
 @pytest.mark.parametrize("is_lost", [True, False])
 def test_what_redis_has_lost_is_not_said_to_be_tagged_still(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, is_lost: bool
 ) -> None:
-    words = {"paths": ("a.jpg",), "embedded": False, "overwrite": False, "chunk": None}
-    request = Request(
-        paths=("a.jpg",), pack=LabelPack(), top_k=5, threshold=0, as_blobs=False, chunk_images=None
-    )
-    output = Output(target_of(tmp_path / "tags.jsonl", None))
-    session = JobRunner(request, output.console, echo)
-    session.job = "j"
-    error: Exception = JobLostError("lost") if is_lost else BrokerUnreachableError("away")
-    with pytest.raises(type(error)), explains_interruption(session, output, words):
+    output = ConsoleOutput(target_of(tmp_path / "tags.jsonl", None))
+    error: Exception = JobLostError("lost") if is_lost else UnavailableError("away")
+    interruption = Interruption(output, Writing(), keeps=True)
+    interruption.job = UnderWay("j", 0)
+    with pytest.raises(type(error)), interruption:
         raise error
     said = capsys.readouterr().err
     assert ("will still be tagged" in said, "cancel" in said) == (not is_lost, not is_lost)

@@ -30,6 +30,7 @@ from producer import (
     UsageError,
 )
 from producer.jobs import redis_transport
+from producer.jobs.stream import RecordStream
 from worker.contract.labels import LabelPack
 from worker.contract.local.redis_server import EmbeddedRedis
 from worker.contract.messages import QUEUE
@@ -148,7 +149,7 @@ def test_leaving_the_block_closes_what_is_still_open_and_all_connections(
             streams.append(stream)
             client.status()
 
-    streams = []
+    streams: list[RecordStream] = []
     with redis.Redis.from_url(queue) as own:
         used()
         gc.collect()

@@ -9,8 +9,8 @@ import redis
 from server import Server
 
 from producer.backend.connection import open_connection
-from producer.errors import JobLostError
 from producer.backend.workers import online
+from producer.errors import JobLostError
 from worker.contract.redis.connections import BrokerUnreachableError
 from worker.contract.secret import SecretUrl
 from worker.contract.settings import Settings

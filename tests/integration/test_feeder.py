@@ -96,8 +96,8 @@ def test_paths_travel_in_chunks_in_their_order(
     assert [len(chunk.images) for chunk in chunks] == [8, 8, 5]
     assert [image.path for chunk in chunks for image in chunk.images] == paths
     assert {(c.labels, c.top_k, c.threshold) for c in chunks} == {("0123456789abcdef", 3, 0.25)}
-    job = stores.jobs.get(job)
-    assert (job.images, job.chunks, job.state) == (21, 3, "submitted")
+    found = stores.jobs.get(job)
+    assert (found.images, found.chunks, found.state) == (21, 3, "submitted")
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,8 @@ def test_paths_travel_in_chunks_in_their_order(
     ],
 )
 def test_chunks_grow_with_the_job_unless_their_size_was_given(
-    stores: Stores, job: str,
+    stores: Stores,
+    job: str,
     inbox: Callable[[], list[Chunk]],
     given: int | None,
     total: int | None,
@@ -134,7 +135,9 @@ def test_blobs_travel_in_small_chunks(
     assert [len(chunk.images) for chunk in inbox()] == [8, 8, 4]
 
 
-def test_a_message_needs_no_subscription_of_its_own(stores: Stores, job: str, client: redis.Redis) -> None:
+def test_a_message_needs_no_subscription_of_its_own(
+    stores: Stores, job: str, client: redis.Redis
+) -> None:
     send(job, ["/a.jpg"] * 50, stores, chunk_size=1)
     assert client.pubsub_channels("celery-task-meta-*") == []
     assert client.llen(QUEUE) == 50
@@ -158,7 +161,8 @@ def test_blobs_lie_beside_the_queue_and_failures_travel(
 
 
 def test_large_blobs_make_small_chunks(
-    stores: Stores, job: str,
+    stores: Stores,
+    job: str,
     inbox: Callable[[], list[Chunk]],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

@@ -16,6 +16,7 @@ from conftest import ROOT, Crew, run
 from images import fill
 from web import object_store, web
 
+from producer.errors import StoreError
 from producer.sources import stores as urls
 from producer.sources.extensions import is_image
 from producer.sources.scan import path_of, scan
@@ -122,7 +123,7 @@ def test_a_store_without_its_library_says_what_to_install() -> None:
     # Those that have an extra are all installed here: test_installs tries them without.
     with pytest.raises(UnreadableError, match="adlfs"):
         fetch("abfs://bucket/a.jpg", ["*"], MOST)
-    with pytest.raises(urls.StoreError, match="adlfs"):
+    with pytest.raises(StoreError, match="adlfs"):
         urls.check("abfs://bucket/")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -294,9 +295,9 @@ def test_what_was_to_be_overwritten_does_not_come_back(
     write(file, *map(done, photos[:3]))
     resume_state_of(target_of(file, None)).begin("some-job", replaces=True)
     assert pending(resume_state(file), photos) == [3]  # no record has come: the old ones stand
-    with pytest.raises(OSError, match="broken"), open_sink(target_of(file, None)) as sink:
+    with suppress(OSError), open_sink(target_of(file, None)) as sink:
         sink.write(done(photos[0]))
-        raise OSError("broken")
+        raise OSError
     assert pending(resume_state(file), photos) == [1, 2, 3]
     write(file, *map(done, photos[1:]), appends=True)
     assert sorted(one.path for one in records_of(file)) == sorted(map(str, photos))
