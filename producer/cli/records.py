@@ -97,7 +97,7 @@ class RetagArguments(LabelArguments, frozen=True, kw_only=True):
 @exits_with_code
 @takes(RetagArguments)
 def retag(arguments: RetagArguments) -> int:
-    """Tag the images of FILE by other labels, from the embeddings that are kept in it."""
+    """Tag the images of FILE with other labels, from the embeddings kept in FILE."""
     need("parquet")
     from producer.cli.output import output_of
     from producer.embeddings.retag import retag_into

@@ -79,7 +79,8 @@ class Command(click.Command):
         """Write the options, section by section; those of none come last."""
         sections: dict[str, list[tuple[str, str]]] = {}
         for parameter in self.get_params(ctx):
-            if record := parameter.get_help_record(ctx):
+            is_option = isinstance(parameter, click.Option)
+            if is_option and (record := parameter.get_help_record(ctx)):
                 sections.setdefault(getattr(parameter, "section", ""), []).append(record)
         others = sections.pop("", [])
         for title, records in [*sections.items(), ("Options", others)]:
