@@ -23,7 +23,7 @@ def bad(*found: Finding) -> list[str]:
 def test_without_a_redis_it_says_how_to_get_one() -> None:
     done = run("producer", "doctor", broker_url="redis://:geheim@127.0.0.1:1/0")
     assert done.returncode == 1
-    assert "fail   cannot reach Redis at redis://:***@127.0.0.1:1/0" in done.stdout
+    assert "fail  cannot reach Redis at redis://:***@127.0.0.1:1/0" in done.stdout
     assert "-> start one" in done.stdout
     assert "geheim" not in done.stdout + done.stderr
 
@@ -38,7 +38,7 @@ def test_without_a_worker_it_says_how_to_start_one(
     # The URL was not taken from the environment, and holds a password.
     todo = "export WANWU_BROKER_URL=... (the same URL), then worker start --images DIR"
     assert worst.endswith(f"-> {todo}")
-    assert any("1 messages or images were given up" in one.what for one in found)
+    assert any("there are 1 dead letters" in one.what for one in found)
 
 
 def test_a_redis_that_may_drop_work_is_bad(server: EmbeddedRedis, client: redis.Redis) -> None:
@@ -57,7 +57,7 @@ def test_a_full_redis_is_told_as_such(tmp_path: Path) -> None:
         found = list(examine(Settings(broker_url=SecretUrl(full.url)), [str(tmp_path)]))
         (worst,) = bad(*found)
         assert worst.startswith("Redis answers, but refuses work: OOM")
-        assert any(one.what.startswith("whether workers are online") for one in found)
+        assert any(one.what.startswith("workers cannot be asked") for one in found)
         assert found[-1].what.startswith(f"{tmp_path}: it is there")
 
 
