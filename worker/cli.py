@@ -13,6 +13,7 @@ import msgspec
 from worker.contract.commands import TranslatedGroup
 from worker.contract.extras import missing, remedy
 from worker.contract.labels import LabelsError
+from worker.contract.options import Option
 from worker.contract.settings import Settings, SettingsError
 
 ENGINES = ("torchscript", "eager", "compile", "onnx")
@@ -47,7 +48,7 @@ def main() -> None:
     provide_home()
 
 
-@main.command(epilog="Example: worker start --images /data/images --device cuda")
+@main.command(epilog="Example: worker start --allow /data/images --device cuda")
 @click.option(
     "--model",
     metavar="ARTIFACT|DIR|ID",
@@ -77,8 +78,10 @@ def main() -> None:
     help="Largest micro-batch. [default: what `worker bench --tune` found, else 4]",
 )
 @click.option(
-    "--images",
+    "--allow",
     "places",
+    cls=Option,
+    old=["--images"],
     multiple=True,
     metavar="DIR|URL",
     callback=_places,

@@ -70,7 +70,7 @@ def _images(paths: Sequence[str]) -> str:
         local = {os.path.commonpath(local)} - {os.sep}
     places = sorted(local)[:_MOST_DIRECTORIES] + sorted(urls)[:_MOST_DIRECTORIES]
     words = [shlex.quote(printable(place)) for place in places] or [_ANYWHERE]
-    return " ".join(f"--images {word}" for word in words)
+    return " ".join(f"--allow {word}" for word in words)
 
 
 def _directory(word: str) -> str:

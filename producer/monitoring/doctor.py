@@ -237,7 +237,7 @@ def _path(path: str, workers: Sequence[WorkerInfo]) -> Finding:
         places = {place for one in workers for place in one.image_urls}
         if any(place == "*" or path.startswith(place) for place in places):
             return Finding("ok", _("{url}: workers may fetch from there").format(url=shown))
-        todo = f"worker start --images {scheme}://..."
+        todo = f"worker start --allow {scheme}://..."
         return Finding("fail", _("{url}: no worker may fetch from there").format(url=shown), todo)
     real = os.path.realpath(path)
     if not Path(real).exists():
@@ -254,7 +254,7 @@ def _path(path: str, workers: Sequence[WorkerInfo]) -> Finding:
         words = _("{path}: {workers} may not read there").format(
             path=shown, workers=", ".join(blind)
         )
-        return Finding("fail", words, _("worker start --images DIR, or submit with --blobs"))
+        return Finding("fail", words, _("worker start --allow DIR, or submit with --blobs"))
     return Finding(
         "ok", _("{path}: the workers may read there, if they see the same files").format(path=shown)
     )

@@ -122,7 +122,7 @@ def test_the_help_of_each_verb_shows_an_example(verb: str) -> None:
         (["a.jpg", "--threshold", "nan"], "--threshold"),
         (["a.jpg", "--threshold", "5"], "--threshold"),
         (["a.jpg", "--threshold", "-0.1"], "--threshold"),
-        (["a.jpg", "--chunk", "5000"], "--chunk"),
+        (["a.jpg", "--chunk-size", "5000"], "--chunk-size"),
         (["a.jpg", "--broker", "amqp://x"], "redis://"),
         (["empty"], "no image found in empty"),
     ],
@@ -176,7 +176,7 @@ def test_without_a_worker_nothing_is_sent_and_an_old_file_stays_as_it_was(
     assert done.exit_code == 1
     (line,) = done.stderr.splitlines()
     assert "no worker is online" in line
-    assert f"worker start --images {Path.cwd()}" in line
+    assert f"worker start --allow {Path.cwd()}" in line
     assert "--embedded" in line
     assert client.llen(QUEUE) == 0
     assert Path("tags.jsonl").read_text() == "precious"
@@ -270,7 +270,7 @@ def test_an_interrupted_submission_is_marked_and_says_how_to_go_on(
     number: signal.Signals,
 ) -> None:
     with subprocess.Popen(
-        [sys.executable, "-m", "producer.cli", "submit", "-", "--no-wait", "--chunk", "1"],
+        [sys.executable, "-m", "producer.cli", "submit", "-", "--no-wait", "--chunk-size", "1"],
         cwd=ROOT,
         env=environment(broker_url=server.url),
         stdin=subprocess.PIPE,

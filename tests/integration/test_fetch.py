@@ -196,8 +196,8 @@ def test_files_urls_and_shards_get_the_same_tags(
         listed.write_text("".join(f"{address}/{name}\n" for name in names), encoding="utf-8")
         worker = crew.start(
             server.url,
-            *("--images", "s3://photos/", "--images", address),
-            *("--images", str(EXAMPLES), "--images", str(tmp_path)),
+            *("--allow", "s3://photos/", "--images", address),
+            *("--allow", str(EXAMPLES), "--images", str(tmp_path)),
         )
         found = {}
         for name, words in {
