@@ -85,7 +85,9 @@ def for_xmp(fresh: Fresh, live: Live) -> None:
 
 def for_watch(fresh: Fresh, live: Live) -> None:
     shutil.copytree(live.images, fresh.directory / "inbox")
-    watching = fresh.start("producer", "watch", "inbox", "--out", "seen.jsonl", "--settle-seconds", "0.1")
+    watching = fresh.start(
+        "producer", "watch", "inbox", "--out", "seen.jsonl", "--settle-seconds", "0.1"
+    )
     watching.wait_for("watching")
     assert statuses(fresh, "seen.jsonl") == ["ok", "ok"]
 
