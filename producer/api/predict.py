@@ -47,8 +47,8 @@ def predictions(connection: Connection, urgent_queue: UrgentQueue) -> APIRouter:
     ) -> Prediction:
         """Tag one image: an uploaded file, or a URL below those that workers may fetch from."""
         if (image is None) == (url is None):
-            words = "give image or url, one of them"
-            raise RefusedError(UNPROCESSABLE, "bad_request", words)
+            message = "give image or url, one of them"
+            raise RefusedError(UNPROCESSABLE, "bad_request", message)
         try:
             manner = Manner(
                 labels=label,
@@ -58,11 +58,11 @@ def predictions(connection: Connection, urgent_queue: UrgentQueue) -> APIRouter:
                 calibrated=calibrated,
             )
         except ValidationError as e:
-            words = f"{e.errors()[0]['loc'][0]}: {e.errors()[0]['msg']}"
-            raise RefusedError(UNPROCESSABLE, "bad_request", words) from e
+            message = f"{e.errors()[0]['loc'][0]}: {e.errors()[0]['msg']}"
+            raise RefusedError(UNPROCESSABLE, "bad_request", message) from e
         if url is not None:
             check_place(url, url=True)
-        question = PredictRequest(
+        request = PredictRequest(
             name=url or name_of(image),
             data=await image.read() if image else None,
             options=JobOptions(
@@ -71,7 +71,7 @@ def predictions(connection: Connection, urgent_queue: UrgentQueue) -> APIRouter:
                 threshold=manner.least(),
             ),
         )
-        return _prediction(await _answer(urgent_queue, question))
+        return _prediction(await _answer(urgent_queue, request))
 
     return routes
 
@@ -91,9 +91,9 @@ def name_of(file: UploadFile | None) -> str:
     return ((file and file.filename) or "image")[:NAME_CHARS]
 
 
-async def _answer(urgent_queue: UrgentQueue, question: PredictRequest) -> ChunkResult:
+async def _answer(urgent_queue: UrgentQueue, request: PredictRequest) -> ChunkResult:
     try:
-        answer = await urgent_queue.ask(question, ANSWER_S)
+        answer = await urgent_queue.ask(request, ANSWER_S)
     except BusyError as e:
         raise RefusedError(429, "busy", "too many wait for an answer; try again") from e
     except TimeoutError as e:

@@ -30,7 +30,7 @@ from worker.contract.messages import (
 from worker.contract.redis.retry import RetryPolicy
 from worker.contract.stores.jobs import LostChunk
 
-# Longer than workers take to hear of it.
+# Longer than workers take to see it.
 _KEY_TTL_S: Final = 15
 _KEY_PAUSE_S: Final = 5.0
 _POLL_S: Final = 0.002
@@ -77,7 +77,7 @@ class UrgentQueue:
         self._asked.set()
         self._thread.join()
 
-    async def ask(self, question: PredictRequest, timeout_s: float) -> ChunkResult | LostChunk:
+    async def ask(self, request: PredictRequest, timeout_s: float) -> ChunkResult | LostChunk:
         """Return the result of a chunk of one image.
 
         Raises:
@@ -90,15 +90,15 @@ class UrgentQueue:
         seq = next(self._numbers)
         future = self._waiting[seq] = self._loop.create_future()
         try:
-            await asyncio.to_thread(self._send, seq, question)
+            await asyncio.to_thread(self._send, seq, request)
             self._asked.set()
             return await asyncio.wait_for(future, timeout_s)
         finally:
             del self._waiting[seq]
 
-    def _send(self, seq: int, question: PredictRequest) -> None:
-        connection, options = self._connection, question.options
-        image = Loaded(ImageRef(question.name), question.data)
+    def _send(self, seq: int, request: PredictRequest) -> None:
+        connection, options = self._connection, request.options
+        image = Loaded(ImageRef(request.name), request.data)
         chunk, blobs = make_chunk(self._job, seq, [image], options, urgent=True)
         if blobs:
             connection.blobs.put(blobs)

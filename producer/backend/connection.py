@@ -61,11 +61,11 @@ class Connection:
         for client in (self.client, self._results):
             client.close()
 
-    def first_worker(self, *, patiently: bool = False) -> WorkerInfo | None:
-        """Return the first worker that answers in time; asked `patiently`, one that is starting."""
+    def first_worker(self, *, asks_twice: bool = False) -> WorkerInfo | None:
+        """Return the first worker that answers in time; asked twice, also one that was starting."""
         if self._local:
             return self._local.info
-        for _attempt in range(2 if patiently else 1):
+        for _attempt in range(2 if asks_twice else 1):
             if found := online(self.app, ONLINE_TIMEOUT_S, limit=1):
                 return found[0]
         return None

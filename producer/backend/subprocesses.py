@@ -29,7 +29,7 @@ def is_error(line: str) -> bool:
 
 
 def without_prefix(line: str) -> str:
-    """Return why such a program has ended: its last line without the word for an error."""
+    """Return why such a program has ended: its last line, without what marks an error."""
     return next((line.removeprefix(one) for one in _prefixes() if line.startswith(one)), line)
 
 

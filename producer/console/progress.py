@@ -45,7 +45,7 @@ class Lines:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Leave the last word to the summary."""
+        """Leave the rest to the summary."""
 
     def update(self, total: int | None) -> None:
         """Say how far we are, if the last line is old enough."""

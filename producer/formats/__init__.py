@@ -141,7 +141,7 @@ def target_of(file: Path | None, name: str | None) -> Target:
     """Return where records go, by a format's name or by the file's ending.
 
     Raises:
-        UnknownFormatError: in words for the user.
+        UnknownFormatError: they do not belong together.
         ExtraError: what the format needs is not installed.
     """
     name = name or (form_of(file) if file else "jsonl")

@@ -79,7 +79,7 @@ def records_in_rows(lines: Iterable[bytes], file: Path) -> Iterator[Record]:
             return
         if tuple(header) != COLUMNS:
             msg = _("its columns are not those of records")
-            raise ValueError(msg)  # noqa: TRY301 - told with the line, like all others
+            raise ValueError(msg)  # noqa: TRY301 - raised with the line, like all others
         for row in rows:
             yield _record(dict(zip(COLUMNS, row, strict=True)))
     except (ValueError, csv.Error, msgspec.ValidationError) as e:
@@ -141,19 +141,19 @@ def _record(row: dict[str, str]) -> Record:
     return msgspec.convert(wire, Record, strict=False)
 
 
-def _joined(words: Sequence[str]) -> str:
-    return _BETWEEN.join(word.translate(_ESCAPED) for word in words)
+def _joined(names: Sequence[str]) -> str:
+    return _BETWEEN.join(name.translate(_ESCAPED) for name in names)
 
 
 def _split(text: str) -> list[str]:
-    words, escaped = [""], False
+    parts, escaped = [""], False
     for sign in text:
         if sign == _BETWEEN and not escaped:
-            words.append("")
+            parts.append("")
         elif sign == "\\" and not escaped:
             escaped = True
             continue
         else:
-            words[-1] += sign
+            parts[-1] += sign
         escaped = False
-    return words
+    return parts

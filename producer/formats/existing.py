@@ -1,4 +1,4 @@
-"""A file that is to be written -> what stands in it already, told quickly whatever its size."""
+"""A file that is to be written -> what stands in it already, found quickly whatever its size."""
 
 from __future__ import annotations
 

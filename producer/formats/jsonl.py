@@ -24,7 +24,7 @@ _OPTIONAL: Final = ("embedding", "thumbnail")
 
 
 class JsonlSink(StreamSink):
-    """Writes records to a stream, which it closes at the end unless told otherwise."""
+    """Writes records to a stream, which it closes at the end unless it is somebody else's."""
 
     def write(self, record: Record) -> None:
         """Write one line."""

@@ -98,8 +98,8 @@ class Collector:
             took_s = now() - began_s
             self._clock.sleep(min(max(pause_s, PAUSE_RATIO * took_s), LONGEST_PAUSE_S))
 
-    def _ask(self, question: Callable[[str, Sequence[int]], T], seqs: Sequence[int]) -> T:
-        return self._retry.call(lambda: question(self._job, seqs), lambda _: self._on_stall())
+    def _ask(self, ask: Callable[[str, Sequence[int]], T], seqs: Sequence[int]) -> T:
+        return self._retry.call(lambda: ask(self._job, seqs), lambda _: self._on_stall())
 
     def _finished(self, seqs: Sequence[int]) -> list[ChunkResult | LostChunk]:
         found = list(self._ask(self._jobs.collect, seqs))

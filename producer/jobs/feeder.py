@@ -42,7 +42,7 @@ class Feeder:
     ) -> None:
         """Take what is to be sent; `total` says how many images there are, once that is known.
 
-        A Redis that is away is asked again for `retry_timeout_s`, without a word: the collector
+        A Redis that is away is asked again for `retry_timeout_s`, silently: the collector
         asks it too. Of files whose bytes are sent, none has more than `max_file_bytes`.
         """
         self._retry_timeout_s = retry_timeout_s

@@ -73,7 +73,7 @@ class HttpClient:
         return str(self._ask("POST", "/jobs", json=body)["id"])
 
     def upload(self, job: str, images: Sequence[Loaded], stopping: threading.Event) -> bool:
-        """Send images to an open job, as soon as the server has room; False if it is to stop.
+        """Send images to an open job, as soon as the server takes them; False if it is to stop.
 
         Raises:
             ServerError: the server is gone, or refuses.

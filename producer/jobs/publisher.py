@@ -68,7 +68,7 @@ class Publisher:
         self._thread.start()
 
     def put(self, outgoing: OutgoingChunk) -> None:
-        """Hand over a chunk, when there is room for it.
+        """Hand over a chunk, as soon as it fits.
 
         Raises:
             BaseException: what went wrong while sending earlier ones; this one is not sent.

@@ -38,7 +38,7 @@ class RedisTransport:
 
     def check_worker(self, request: JobRequest, echo: Echo, *, waits: bool) -> TagSource:
         """Look who will do the work; see `Transport.check_worker`."""
-        worker = self._connection.first_worker(patiently=waits)
+        worker = self._connection.first_worker(asks_twice=waits)
         if worker is None:
             message = self._no_worker(request, may_embed=waits and can_embed())
             if waits:

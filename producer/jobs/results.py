@@ -51,7 +51,7 @@ def wait(
     retry_timeout_s: float = STALL_S,
     clock: Clock = SYSTEM_CLOCK,
 ) -> None:
-    """Return when the job is finished; `on_stall` hears of it when nothing comes for long.
+    """Return when the job is finished; `on_stall` is called when nothing comes for long.
 
     A Redis that is away, or refuses, is asked again for `retry_timeout_s`.
 

@@ -135,7 +135,7 @@ def _cell(name: str, text: str) -> Text | _Tail:
 
 
 class _Tail:
-    """Text of which the end is shown where there is no room: paths differ in that."""
+    """Text of which the end is shown where not all fits: paths differ in that."""
 
     def __init__(self, text: str) -> None:
         self._text = text

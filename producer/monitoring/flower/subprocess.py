@@ -33,8 +33,8 @@ _HOME: Final = Path(contract.__file__).parents[2]
 def flower_beside(broker_url: str, echo: Callable[[str], None]) -> Iterator[int]:
     """Run Flower at a broker inside the `with` block; yield its port, once it answers.
 
-    It listens on this machine alone, at 5555 or where there is room, with a password of its own
-    that `echo` is called with.
+    It listens on this machine alone, at 5555 or another port that is free, with a password of its
+    own, which `echo` is called with.
 
     Raises:
         EmbeddedError: it is not installed or does not come up.
