@@ -15,6 +15,7 @@ from worker.contract.extras import missing, remedy
 from worker.contract.i18n import ENGLISH, in_language
 from worker.contract.i18n import gettext as _
 from worker.contract.labels import LabelsError
+from worker.contract.options import Option
 from worker.contract.reasons import reason
 from worker.contract.settings import Settings, SettingsError
 
@@ -50,7 +51,7 @@ def main() -> None:
     provide_home()
 
 
-@main.command(epilog="Example: worker start --images /data/images --device cuda")
+@main.command(epilog="Example: worker start --allow /data/images --device cuda")
 @click.option(
     "--model",
     metavar="ARTIFACT|DIR|ID",
@@ -80,8 +81,10 @@ def main() -> None:
     help="Largest micro-batch. [default: what `worker bench --tune` found, else 4]",
 )
 @click.option(
-    "--images",
+    "--allow",
     "places",
+    cls=Option,
+    old=["--images"],
     multiple=True,
     metavar="DIR|URL",
     callback=_places,

@@ -99,7 +99,7 @@ class OutsideRootsError(ImageError):
     code = "outside_roots"
     stage = "read"
     sentence = (
-        "the file lies outside the directories that this worker may read (worker start --images)"
+        "the file lies outside the directories that this worker may read (worker start --allow)"
     )
 
 

@@ -21,7 +21,7 @@ def listen(address: str, port: int) -> socket.socket:
     """Return a socket that listens: whoever connects from now on is answered, if somebody does.
 
     Raises:
-        PortError: naming the port, in words for the user.
+        PortError: naming the port, in a sentence for a person.
     """
     try:
         family, *_, place = socket.getaddrinfo(
@@ -33,7 +33,7 @@ def listen(address: str, port: int) -> socket.socket:
 
 
 def reason(address: str, port: int, error: Exception) -> str:
-    """Return why there is no listening, in words for the user."""
+    """Return why there is no listening, in a sentence for a person."""
     number = getattr(error, "errno", None)
     if number == errno.EADDRINUSE:
         return _(
@@ -41,13 +41,13 @@ def reason(address: str, port: int, error: Exception) -> str:
         ).format(port=port, address=address)
     if number in {errno.EACCES, errno.EPERM}:
         return _("port {port} needs root rights: choose a --port above 1023").format(port=port)
-    words = str(error)
+    text = str(error)
     if isinstance(error, OSError) and error.errno is not None:
         # The standard library puts the address into it once more.
         lookup = isinstance(error, socket.gaierror)
-        words = str(error.strerror) if lookup else os.strerror(error.errno)
+        text = str(error.strerror) if lookup else os.strerror(error.errno)
     return _("cannot listen on {address}, port {port}: {reason}").format(
-        address=address, port=port, reason=words
+        address=address, port=port, reason=text
     )
 
 

@@ -10,7 +10,6 @@ from typing import Final
 
 from worker import contract
 from worker.contract.i18n import gettext as _
-from worker.contract.i18n import gettext_noop as N_
 from worker.contract.i18n import language_in_use
 
 # Where the program lies. -P keeps what lies in the directory of the user from taking its place.
@@ -28,10 +27,17 @@ def environment(settings: Mapping[str, str]) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": path, "LANGUAGE": language_in_use(), **settings}
 
 
-def error_in(line: str) -> str | None:
-    """Return what went wrong, of a line in which such a program says so; None of another line."""
-    for form in (N_("error: {message}"), N_("Error: {message}")):
-        prefix = _(form).format(message="")
-        if line.startswith(prefix):
-            return line.removeprefix(prefix)
-    return None
+def is_error(line: str) -> bool:
+    """Whether a line of such a program is why it ends."""
+    return line.startswith(_prefixes())
+
+
+def without_prefix(line: str) -> str:
+    """Return why such a program has ended: its last line, without what marks an error."""
+    return next((line.removeprefix(one) for one in _prefixes() if line.startswith(one)), line)
+
+
+def _prefixes() -> tuple[str, ...]:
+    # It speaks our language; usage errors are click's.
+    forms = (_("error: {message}"), _("Error: {message}"), "error: ", "Error: ")
+    return tuple(form.format(message="") for form in forms)

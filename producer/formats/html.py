@@ -10,7 +10,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Final
 
-from producer.formats.jsonl import RecordsError, line_of, records_in
+from producer.errors import RecordsError
+from producer.formats.jsonl import line_of, records_in
 from worker.contract.messages import Record
 
 _PAGE: Final = "page.html"

@@ -7,11 +7,11 @@ from types import TracebackType
 from typing import Final, Self
 
 from producer.console.paths import printable
-from producer.console.tables import LISTED_FAILURES
 from producer.formats.xmp_sidecar import Sidecar, SidecarError, sidecar_of
 from worker.contract.i18n import gettext as _
 from worker.contract.messages import Record
 
+LISTED_PROBLEMS: Final = 20
 # These concern all that is still to come.
 _FATAL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
@@ -63,7 +63,7 @@ class XmpSink:
 
     def _note(self, problem: str) -> None:
         self.unwritten += 1
-        if len(self.problems) < LISTED_FAILURES:
+        if len(self.problems) < LISTED_PROBLEMS:
             self.problems.append(problem)
 
     def flush(self) -> None:

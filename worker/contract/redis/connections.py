@@ -8,19 +8,18 @@ without end, idle connections are tested by the kernel, and by us before they ar
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Mapping
-from typing import Any, Final, TypeVar
+from collections.abc import Mapping
+from typing import Any, Final
 
 import redis
-from redis.backoff import ExponentialWithJitterBackoff, NoBackoff
+from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from worker.contract.i18n import Message, TranslatedError
 from worker.contract.i18n import gettext_noop as N_
 from worker.contract.redis.errors import passes, reason_message
+from worker.contract.redis.retry import RetryPolicy
 from worker.contract.secret import SecretUrl
-
-T = TypeVar("T")
 
 CONNECT_TIMEOUT_S: Final = 3.0
 # For each reply, and for a TLS handshake. Redis answers within milliseconds; this is for one that
@@ -28,9 +27,6 @@ CONNECT_TIMEOUT_S: Final = 3.0
 REPLY_TIMEOUT_S: Final = 5.0
 # A connection that has been idle for so long is tested before it is used.
 IDLE_CHECK_S: Final = 10
-# How long clients that ride out a short absence try: about half a minute.
-_RETRIES: Final = 12
-_BACKOFF: Final = ExponentialWithJitterBackoff(base=0.05, cap=4.0)
 
 # After 15 s without traffic the kernel probes every 5 s; what was sent must be acknowledged in 20.
 _KEEPALIVE: Final = {
@@ -47,30 +43,6 @@ _KEEPALIVE: Final = {
 
 class BrokerUnreachableError(TranslatedError, ConnectionError):
     """Redis does not answer at the URL given, or refuses the password."""
-
-
-class PassingErrorRetry(Retry):
-    """Tries again after whatever passes: connection errors, and refusals such as READONLY."""
-
-    def __init__(self, *also: type[Exception]) -> None:
-        """Take other errors to look at: those of kombu, around Redis' own."""
-        errors: list[type[Exception]] = [redis.ConnectionError, redis.TimeoutError]
-        errors += [redis.ResponseError, *also]
-        super().__init__(_BACKOFF, retries=_RETRIES, supported_errors=tuple(errors))
-
-    def call_with_retry(
-        self,
-        do: Callable[[], T],
-        fail: Callable[..., Any],
-        is_retryable: Callable[[Exception], bool] | None = None,
-        with_failure_count: bool = False,  # noqa: FBT001, FBT002 - redis-py's
-    ) -> T:
-        """Return what `do` returns, as redis-py's own does, but not after errors that stay."""
-
-        def is_worth_it(error: Exception) -> bool:
-            return passes(error) and (is_retryable is None or is_retryable(error))
-
-        return super().call_with_retry(do, fail, is_worth_it, with_failure_count)
 
 
 def connect(url: SecretUrl | str, *, timeout_s: float = REPLY_TIMEOUT_S) -> redis.Redis:
@@ -94,7 +66,7 @@ def connect(url: SecretUrl | str, *, timeout_s: float = REPLY_TIMEOUT_S) -> redi
 
 def retrying_client(url: SecretUrl | str) -> redis.Redis:
     """Return a client that rides out a short absence of Redis: about half a minute."""
-    return _client(_secret(url), PassingErrorRetry(), REPLY_TIMEOUT_S)
+    return _client(_secret(url), RetryPolicy(), REPLY_TIMEOUT_S)
 
 
 def single_try_client(url: SecretUrl | str) -> redis.Redis:

@@ -94,6 +94,13 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         return self.state != "submitting" and self.done >= self.images
 
     @property
+    def status(self) -> str:
+        """Where the job stands, in a word: its state, or `finished`."""
+        if self.state in {"cancelled", "interrupted"}:
+            return self.state
+        return "finished" if self.finished else self.state
+
+    @property
     def outstanding(self) -> int:
         """Images sent that have no result yet."""
         return max(0, self.images - self.done)
