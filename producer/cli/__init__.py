@@ -43,13 +43,15 @@ def main() -> None:
 @exits_with_code
 def doctor(paths: tuple[str, ...], broker: str | None) -> int:
     """Check broker, workers, model, clocks, and who may read PATH; say what to do."""
+    from rich.cells import set_cell_size
+
     from producer.monitoring.doctor import examine
     from worker.contract.settings import Settings
 
     marks = {"ok": _("ok"), "note": _("note"), "fail": _("fail")}
     worst = OK
     for found in examine(Settings.from_env(broker_url=broker), paths):
-        click.echo(f"{marks[found.state]:<4}  {found.what}")
+        click.echo(f"{set_cell_size(marks[found.state], 4)}  {found.what}")
         if found.todo:
             click.echo(f"      -> {found.todo}")
         if found.state == "fail":

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 from producer.errors import StoreError
 from worker.contract.extras import remedy
 from worker.contract.i18n import gettext as _
+from worker.contract.reasons import reason
 
 _WEB: Final = frozenset({"http", "https"})
 _EXTRAS: Final = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs"}
@@ -107,7 +108,7 @@ def _as_store_error(url: str) -> Iterator[None]:
     try:
         yield
     except Exception as e:  # Each store has errors of its own, and many.
-        msg = f"{url}: {' '.join(str(e).split()) or type(e).__name__}"
+        msg = f"{url}: {reason(' '.join(str(e).split()) or type(e).__name__)}"
         raise StoreError(msg) from e
 
 
@@ -131,10 +132,8 @@ def _store(url: str) -> tuple[Any, str]:
         found: tuple[Any, str] = fsspec.url_to_fs(url, use_listings_cache=False)
     except (ImportError, ValueError) as e:
         extra = _EXTRAS.get(scheme)
-        reason = remedy(extra) if extra else str(e) or _("fsspec is needed")
-        msg = _("{scheme}:// URLs cannot be used here: {reason}").format(
-            scheme=scheme, reason=reason
-        )
+        why = remedy(extra) if extra else reason(str(e)) if str(e) else _("fsspec is needed")
+        msg = _("{scheme}:// URLs cannot be used here: {reason}").format(scheme=scheme, reason=why)
         raise StoreError(msg) from e
     # What their libraries log, tracebacks with it, is raised as well, and shown by us.
     logging.getLogger(type(found[0]).__module__.partition(".")[0]).addHandler(logging.NullHandler())

@@ -61,9 +61,9 @@ class Message:
         self._fields = fields
 
     def __str__(self) -> str:
-        text = gettext(self._message)
-        if self._english is not None and text == self._message:
+        if self._english is not None and language_in_use() == ENGLISH:
             return self._english
+        text = gettext(self._message)
         return text.format(**self._fields) if self._fields else text
 
     def __format__(self, spec: str) -> str:

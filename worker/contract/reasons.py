@@ -36,59 +36,69 @@ _BY_ERRNO: Final[Mapping[int, str]] = {
     errno.EROFS: N_("Read-only file system"),
     errno.ETIMEDOUT: N_("Connection timed out"),
 }
-_PATTERNS: Final = tuple(
-    (re.compile(pattern, re.IGNORECASE | re.DOTALL), message)
-    for pattern, message in (
-        # The system's, without a number that says which.
-        (r"name or service not known", N_("the name of the host is not known")),
-        (r"temporary failure in name resolution", N_("names of hosts cannot be looked up now")),
-        (r"timed out", N_("it took too long")),
-        (r".*certificate verify failed.*", N_("its certificate cannot be trusted")),
-        # redis-py's.
-        (
-            r"error -?\d+ connecting to (?P<place>.+?)\. (?P<reason>.+)",
-            N_("cannot connect to {place}: {reason}"),
-        ),
-        (r"timeout connecting to (server|\S+)", N_("it took too long to connect")),
-        (r"timeout reading from .+", N_("it took too long to answer")),
-        (r"connection closed by server", N_("the server closed the connection")),
-        (r"connection to .+ lost.*|error while (reading|writing).+", N_("the connection was lost")),
-        (r"protocol error.*", N_("it does not answer as Redis does")),
-        # Those of a Redis server; the first word of most is a code.
-        (r"(?P<code>WRONGPASS|NOAUTH) .*", N_("{code}: the name or the password is wrong")),
-        (r"invalid username-password pair.*", N_("the name or the password is wrong")),
-        (r"authentication required.*", N_("it wants a password")),
-        (r"AUTH .* called without any password.*", N_("it has no password, but one was given")),
-        (r"DB index is out of range.*", N_("it has no database of this number")),
-        (r"(?P<code>READONLY) .*", N_("{code}: it is a replica, which takes no work")),
-        (r"(?P<code>OOM) .*", N_("{code}: its memory is full")),
-        (r"(?P<code>MISCONF) .*", N_("{code}: it cannot write to its disk")),
-        (r"(?P<code>LOADING) .*", N_("{code}: it is loading its data")),
-        (r"(?P<code>NOPERM) .*", N_("{code}: its user lacks rights")),
-        (r"(?P<code>BUSY) .*", N_("{code}: it runs a script that takes too long")),
-        # A worker's, of its health, which it answers in English.
-        (r"the model is not warm yet", N_("the model is not warm yet")),
-        (r"the inference thread has ended", N_("the inference thread has ended")),
-        (
-            r"no image has been done for (?P<seconds>\d+) s, though some are held",
-            N_("no image has been done for {seconds} s, though some are held"),
-        ),
-        (
-            r"Redis has not answered for (?P<seconds>\d+) s",
-            N_("Redis has not answered for {seconds} s"),
-        ),
-        (
-            r"Redis has not answered for (?P<seconds>\d+) s: (?P<reason>.+)",
-            N_("Redis has not answered for {seconds} s: {reason}"),
-        ),
-        # msgspec's.
-        (
-            r"expected (?P<wanted>`[^`]+`(?: [<>]=? \S+)?), got (?P<found>`[^`]+`)",
-            N_("{wanted} is expected, not {found}"),
-        ),
-        (r"expected (?P<wanted>`[^`]+`(?: [<>]=? \S+)?)", N_("{wanted} is expected")),
-        (r"invalid enum value (?P<found>.+)", N_("{found} is not one of the values")),
-    )
+# Whole sentences of theirs, as regular expressions, whatever the case of letters.
+_PATTERNS: Final = (
+    # The system's, without a number that says which.
+    (r"name or service not known", N_("the name of the host is not known")),
+    (r"temporary failure in name resolution", N_("names of hosts cannot be looked up now")),
+    (r"timed out", N_("it took too long")),
+    (r".*certificate verify failed.*", N_("its certificate cannot be trusted")),
+    (
+        r"\[Errno -?\d+\] (?P<reason>[^:]+): (?P<file>'.+')",
+        N_("{file}: {reason}"),
+    ),
+    (r"\[Errno -?\d+\] (?P<reason>[^:]+)", "{reason}"),
+    (r"'utf-8' codec can't decode byte .+", N_("it is not text in UTF-8")),
+    # httpx's.
+    (r"server disconnected without sending a response\.?", N_("the server hung up")),
+    (
+        r"request url is missing an 'http://' or 'https://' protocol\.?",
+        N_("the URL does not begin with http:// or https://"),
+    ),
+    # redis-py's.
+    (
+        r"error -?\d+ connecting to (?P<place>.+?)\. (?P<reason>.+)",
+        N_("cannot connect to {place}: {reason}"),
+    ),
+    (r"timeout connecting to (server|\S+)", N_("it took too long to connect")),
+    (r"timeout reading from .+", N_("it took too long to answer")),
+    (r"connection closed by server", N_("the server closed the connection")),
+    (r"connection to .+ lost.*|error while (reading|writing).+", N_("the connection was lost")),
+    (r"protocol error.*", N_("it does not answer as Redis does")),
+    # Those of a Redis server; the first word of most is a code.
+    (r"(?P<code>WRONGPASS|NOAUTH) .*", N_("{code}: the name or the password is wrong")),
+    (r"invalid username-password pair.*", N_("the name or the password is wrong")),
+    (r"authentication required.*", N_("it wants a password")),
+    (r"AUTH .* called without any password.*", N_("it has no password, but one was given")),
+    (r"DB index is out of range.*", N_("it has no database of this number")),
+    (r"(?P<code>READONLY) .*", N_("{code}: it is a replica, which takes no work")),
+    (r"(?P<code>OOM) .*", N_("{code}: its memory is full")),
+    (r"(?P<code>MISCONF) .*", N_("{code}: it cannot write to its disk")),
+    (r"(?P<code>LOADING) .*", N_("{code}: it is loading its data")),
+    (r"(?P<code>NOPERM) .*", N_("{code}: its user lacks rights")),
+    (r"(?P<code>BUSY) .*", N_("{code}: it runs a script that takes too long")),
+    # A worker's, of its health, which it answers in English.
+    (r"the model is not warm yet", N_("the model is not warm yet")),
+    (r"the inference thread has ended", N_("the inference thread has ended")),
+    (
+        r"no image has been done for (?P<seconds>\d+) s, though some are held",
+        N_("no image has been done for {seconds} s, though some are held"),
+    ),
+    (
+        r"Redis has not answered for (?P<seconds>\d+) s",
+        N_("Redis has not answered for {seconds} s"),
+    ),
+    (
+        r"Redis has not answered for (?P<seconds>\d+) s: (?P<reason>.+)",
+        N_("Redis has not answered for {seconds} s: {reason}"),
+    ),
+    # msgspec's.
+    (
+        r"expected (?P<wanted>`[^`]+`(?: [<>]=? \S+)?), got (?P<found>`[^`]+`)",
+        N_("{wanted} is expected, not {found}"),
+    ),
+    (r"expected (?P<wanted>`[^`]+`(?: [<>]=? \S+)?)", N_("{wanted} is expected")),
+    (r"invalid enum value (?P<found>.+)", N_("{found} is not one of the values")),
 )
 
 
@@ -106,7 +116,7 @@ def reason(text: str) -> Message:
         if text.casefold() == known.casefold():
             return Message(known, english=text)
     for pattern, message in _PATTERNS:
-        if found := pattern.fullmatch(text):
+        if found := re.fullmatch(pattern, text, re.IGNORECASE | re.DOTALL):
             fields = {
                 name: reason(value) if name == "reason" else value
                 for name, value in found.groupdict().items()
