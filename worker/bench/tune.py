@@ -78,9 +78,9 @@ def _scout(
     usable: list[Rate] = []
     for size in sizes:
         try:
-            for _ in range(WARM_RUNS):
+            for _warm_up in range(WARM_RUNS):
                 _call_ms(engine, shape_CHW, size, clock)
-            ms = min(_call_ms(engine, shape_CHW, size, clock) for _ in range(_LEAST_CALLS))
+            ms = min(_call_ms(engine, shape_CHW, size, clock) for _call in range(_LEAST_CALLS))
         except DeviceMemoryError:
             echo(_("a batch of {size} does not fit in memory").format(size=size))
             break
