@@ -54,6 +54,10 @@ class HelpFormatter(click.HelpFormatter):
         """Write the line that shows how a command is used."""
         super().write_usage(prog, args, _widened(f"{prefix or _('Usage:')} "))
 
+    def write_heading(self, heading: str) -> None:
+        """Write what stands above options or verbs."""
+        self.write(_("{heading}:").format(heading=heading) + "\n")
+
     def write_text(self, text: str) -> None:
         """Write paragraphs."""
         super().write_text(_widened(text))
