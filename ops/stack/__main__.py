@@ -2,7 +2,7 @@
 
     ops/containers [--no-build] [--keep]
 
-With the commands that ops/README.md gives to operators, and nothing set but .env. What was seen is
+With the commands that ops/docs/deployment.md gives to operators, and nothing set but .env. What was seen is
 told in a table. Exit code 0: all was as it should be; 1: something was not; 3: there is no engine.
 """
 
