@@ -71,7 +71,7 @@ def healthy(project: Project, *services: str) -> str:
 
 
 def examples(project: Project) -> str:
-    """Tag the examples with the command that ops/docs/deployment.md has; records are the caller's."""
+    """Tag the examples with deployment.md's command; records belong to the caller."""
     words = ("submit", "/images", "--out", "/out/tags.jsonl")
     project.compose("run", "--rm", "producer", *words, limit_s=SUBMIT_S)
     file = project.place / "ops" / "out" / "tags.jsonl"
