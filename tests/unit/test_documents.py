@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -11,11 +12,13 @@ from pathlib import Path
 
 import click
 import documents
+import msgspec
 import pytest
 from conftest import PATIENCE_S, ROOT
 from documents import DOCS, PAGES, commands, help_of, inline, lines, name_of, options_of, verbs
 
 from worker import errors
+from worker.contract.messages import Record, Timing
 from worker.contract.settings import Settings
 
 README, CHINESE, CHANGELOG = (ROOT / name for name in ("README.md", "README.zh.md", "CHANGELOG.md"))
@@ -145,6 +148,16 @@ def test_the_chinese_readme_has_the_same_commands_and_examples() -> None:
     assert lines(CHINESE) == lines(README)
     for language in ("python", "json"):
         assert documents.blocks(CHINESE, language) == documents.blocks(README, language)
+
+
+def test_the_example_of_a_record_is_one() -> None:
+    (example,) = documents.blocks(README, "json")
+    record = msgspec.json.decode(example, type=Record)
+    assert set(json.loads(example)) | {"embedding", "thumbnail"} == set(Record.__struct_fields__)
+    guide = (DOCS / "guide.md").read_text(encoding="utf-8").split("### Records")[1]
+    assert record.status == "ok"
+    assert all(f"`{name}`" in guide for name in json.loads(example))
+    assert all(f"`{name}`" in guide for name in Timing.__struct_fields__)
 
 
 @pytest.mark.parametrize("program", documents.GROUPS)
