@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import re
@@ -225,6 +226,33 @@ def test_every_promise_is_held_by_a_test_that_exists() -> None:
     promises = [row for row in table.splitlines() if row.startswith("| ")][1:]
     assert len(promises) >= 13
     assert all("`test_" in row for row in promises)
+
+
+@cache
+def sentences() -> str:
+    """Return all texts of the code, a line each; what is filled in later is left out."""
+    files = [file for package in ("producer", "worker") for file in ROOT.glob(f"{package}/**/*.py")]
+    nodes = [node for file in files for node in ast.walk(ast.parse(file.read_bytes()))]
+    return "\n".join(
+        str(node.value)
+        for node in nodes
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    )
+
+
+def test_every_message_of_troubleshooting_is_one_of_ours() -> None:
+    page = DOCS / "troubleshooting.md"
+    cells = re.findall(r"^\| (.+?) \| .+ \| .* \|$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    quoted = [code for cell in cells for code in re.findall(r"`([^`]+)`", cell)]
+    messages = [code for code in quoted if "..." in code]
+    events = [code for code in quoted if re.fullmatch(r"[a-z]+\.[a-z_]+", code)]
+    assert len(messages) > 8
+    assert len(events) > 5
+    for message in messages:
+        for part in filter(None, (part.strip() for part in message.split("..."))):
+            assert part in sentences(), message
+    for event in events:
+        assert re.search(rf"^{event}\b", sentences(), re.MULTILINE), event
 
 
 @pages
