@@ -17,8 +17,7 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -27,6 +26,7 @@ import pyarrow.parquet as pq
 import pytest
 import redis
 from conftest import PATIENCE_S, ROOT, Crew, environment, until
+from forks import Forks
 from languages import chinese_in, english_in, untranslated_lines
 from server import free_port
 
@@ -36,8 +36,9 @@ from worker.contract.local.redis_server import EmbeddedRedis
 from worker.contract.messages import QUEUE
 from worker.contract.redis.connections import connect
 
+# The round is made before the first test.
+pytestmark = pytest.mark.timeout(1800)
 LOCALES: Final = {"zh": "zh_CN.UTF-8", "en": "en_US.UTF-8"}
-_AT_A_TIME: Final = 3
 AWAY: Final = "redis://127.0.0.1:1/0"
 FIXED_S: Final = 1_700_000_000
 # Of records, what differs from run to run.
@@ -72,21 +73,17 @@ class Output(NamedTuple):
 class Speaker:
     """Runs commands in one language, in a directory of its own, and keeps what they print."""
 
-    def __init__(self, language: str, directory: Path, broker_url: str) -> None:
+    def __init__(self, language: str, directory: Path, broker_url: str, forks: Forks) -> None:
         self.language = language
         self.directory = directory
         self.broker_url = broker_url
         self.outputs: dict[str, Output] = {}
+        self._forks = forks
 
     def environment(self, settings: Settings) -> dict[str, str]:
         given = environment(**{"broker_url": self.broker_url, **settings})
         variables = {"LC_ALL": LOCALES[self.language], "PYTHONPATH": str(ROOT), "COLUMNS": "100"}
         return {name: value for name, value in given.items() if name != "LANGUAGE"} | variables
-
-    def run_all(self, commands: Iterable[tuple[str, ...]], settings: Settings = NONE) -> None:
-        """Run commands that do not depend on each other, several at a time."""
-        with ThreadPoolExecutor(_AT_A_TIME) as pool:
-            list(pool.map(lambda argv: self.run(*argv, settings=settings), commands))
 
     def run(
         self,
@@ -97,19 +94,15 @@ class Speaker:
         settings: Settings = NONE,
     ) -> Output:
         """Run a command; with `data`, its standard output is for programs."""
-        done = subprocess.run(
-            [sys.executable, "-m", f"{command}.cli", *argv],
+        code, out, err = self._forks.run(
+            (command, *argv),
             cwd=self.directory,
-            env=self.environment(settings),
-            input=stdin.encode(),
-            capture_output=True,
-            timeout=PATIENCE_S,
-            check=False,
+            environment=self.environment(settings),
+            stdin=stdin,
         )
-        out, err = done.stdout.decode(), done.stderr.decode()
         logged = "".join(_LOGGED.findall(err))
         text = _LOGGED.sub("", err if data else out + err)
-        output = Output((command, *argv), done.returncode, text, (out if data else "") + logged)
+        output = Output((command, *argv), code, text, (out if data else "") + logged)
         return self._keep(output, settings)
 
     def run_on_a_terminal(self, command: str, *argv: str) -> Output:
@@ -145,7 +138,7 @@ class Speaker:
         said = " ".join(f"{name}={value}" for name, value in settings.items())
         name = f"{said} {' '.join(output.argv)}".strip().replace(self.broker_url, "REDIS")
         # What an argument is made of that differs from run to run.
-        name = re.sub(r"\d{8}-\d{6}-\w{6}|127.0.0.1:\d+", "...", name)
+        name = re.sub(r"\d{8}-\d{6}-\w{6}|127.0.0.1:\d+|--port \d+", "...", name)
         self.outputs[name] = output
         return output
 
@@ -188,8 +181,13 @@ def prepare(directory: Path) -> None:
 def ask_for_help(speaker: Speaker) -> None:
     for name, group in COMMANDS.items():
         assert isinstance(group, click.Group)
-        verbs = [(name, verb, "--help") for verb in group.commands]
-        speaker.run_all([(name,), (name, "--help"), (name, "--version"), *verbs])
+        for argv in (
+            (),
+            ("--help",),
+            ("--version",),
+            *((verb, "--help") for verb in group.commands),
+        ):
+            speaker.run(name, *argv)
 
 
 WRONG_USES: Final = (
@@ -294,7 +292,8 @@ WRONG_SETTINGS: Final = (
 
 
 def use_it_wrongly(speaker: Speaker) -> None:
-    speaker.run_all(WRONG_USES, settings={"broker_url": AWAY})
+    for argv in WRONG_USES:
+        speaker.run(*argv, settings={"broker_url": AWAY})
     for settings in WRONG_SETTINGS:
         speaker.run("producer", "status", settings=settings)
     speaker.run("worker", "texts", stdin="[1]")
@@ -314,7 +313,8 @@ def do_without_redis(speaker: Speaker) -> None:
         *(("status",), ("status", "x"), ("doctor",), ("doctor", "nothing", "s3://photos/x")),
         *(("results", "x"), ("cancel", "x"), ("requeue", "--all")),
     )
-    speaker.run_all([("producer", *argv) for argv in verbs], settings={"broker_url": AWAY})
+    for argv in verbs:
+        speaker.run("producer", *argv, settings={"broker_url": AWAY})
     secret = speaker.broker_url.partition(":")[2].partition("@")[0]
     wrong = speaker.broker_url.replace(secret, "//:wrong")
     speaker.run("producer", "status", "--broker", wrong, settings={"broker_url": AWAY})
@@ -331,7 +331,8 @@ def do_without_worker(speaker: Speaker) -> None:
         *(("results", "x"), ("cancel", "x"), ("status", "x"), ("requeue", "--all")),
         *(("requeue", "x"), ("submit", "broken.tar", "--no-wait"), ("status", "--json", "x")),
     )
-    speaker.run_all([("producer", *argv) for argv in verbs])
+    for argv in verbs:
+        speaker.run("producer", *argv)
     sent = speaker.run("producer", "submit", "photos and more", "--no-wait", data=True)
     job = sent.data.strip()
     speaker.run("producer", "status", job)
@@ -451,8 +452,10 @@ def rounds(
 
 def _round(language: str, directory: Path, server: EmbeddedRedis, crew: Crew) -> Round:
     prepare(directory)
-    speaker = Speaker(language, directory, server.url)
-    with connect(server.url) as client:
+    here = {"PYTHONPATH": str(ROOT), "LC_ALL": LOCALES[language]}
+    forks = Forks(directory.with_name(f"{language}-forks"), environment() | here)
+    speaker = Speaker(language, directory, server.url, forks)
+    with forks, connect(server.url) as client:
         client.flushall()
         ask_for_help(speaker)
         use_it_wrongly(speaker)

@@ -50,6 +50,13 @@ class HelpFormatter(click.HelpFormatter):
     blank after each wide character, which is taken out at the end.
     """
 
+    def __init__(
+        self, indent_increment: int = 2, width: int | None = None, max_width: int | None = None
+    ) -> None:
+        super().__init__(indent_increment, width, max_width)
+        # The blank at the end of a line is not counted, but the character takes its column.
+        self.width -= 1
+
     def write_usage(self, prog: str, args: str = "", prefix: str | None = None) -> None:
         """Write the line that shows how a command is used."""
         super().write_usage(prog, args, _widened(f"{prefix or _('Usage:')} "))
