@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 import click
 import msgspec
 
+from worker.contract.commands import TranslatedGroup
 from worker.contract.extras import missing, remedy
 from worker.contract.labels import LabelsError
 from worker.contract.settings import Settings, SettingsError
@@ -37,10 +38,10 @@ def _number(_context: click.Context, _option: click.Parameter, value: float) -> 
     return value
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=TranslatedGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="wanwu-tagger")
 def main() -> None:
-    """Hold a model and tag the images that producers submit."""
+    """Run a model and tag the images that producers submit."""
     from worker.artifact.cache_dir import provide_home  # noqa: PLC0415 - as all of the worker
 
     provide_home()
@@ -52,19 +53,23 @@ def main() -> None:
     metavar="ARTIFACT|DIR|ID",
     help="Artifact, or a Hugging Face directory or id, exported on first use. [default: bundled]",
 )
-@click.option("--device", metavar="auto|cpu|cuda[:n]", help="Where the model runs. [default: auto]")
+@click.option(
+    "--device", metavar="auto|cpu|cuda[:n]", help="Device on which the model runs. [default: auto]"
+)
 @click.option(
     "--precision",
     type=click.Choice(PRECISIONS),
-    help="For a model that is exported on first use. [default: auto]",
+    help="Precision of a model that is exported on first use. [default: auto]",
 )
 @click.option(
-    "--engine", type=click.Choice(ENGINES), help="What runs the model. [default: torchscript]"
+    "--engine",
+    type=click.Choice(ENGINES),
+    help="Engine that runs the model. [default: torchscript]",
 )
 @click.option(
     "--threads",
     type=click.IntRange(min=1),
-    help="CPU threads of the model. [default: one a physical core]",
+    help="CPU threads of the model. [default: one per physical core]",
 )
 @click.option(
     "--max-batch",
@@ -77,11 +82,14 @@ def main() -> None:
     multiple=True,
     metavar="DIR|URL",
     callback=_places,
-    help="Directory, or beginning of URLs such as s3://photos/2026/, below which images may be "
-    "read; may be repeated. Without one, only images that come as bytes are tagged. [default: "
-    "WANWU_IMAGE_ROOTS, WANWU_IMAGE_URLS]",
+    help="Directory, or prefix of URLs such as s3://photos/2026/, below which "
+    "images may be read; may be repeated. Without it, only images that are "
+    "sent as bytes are tagged. [default: WANWU_IMAGE_ROOTS, "
+    "WANWU_IMAGE_URLS]",
 )
-@click.option("--broker", metavar="URL", help="Redis of the queue, else WANWU_BROKER_URL.")
+@click.option(
+    "--broker", metavar="URL", help="URL of the Redis of the queue. [default: WANWU_BROKER_URL]"
+)
 def start(broker: str | None, places: dict[str, Any], **options: Any) -> None:
     """Start a worker; Ctrl-C or SIGTERM finishes what is in flight and returns the rest."""
     _check_libraries()
@@ -108,20 +116,23 @@ def start(broker: str | None, places: dict[str, Any], **options: Any) -> None:
 @click.option(
     "--out",
     type=click.Path(file_okay=False, path_type=Path),
-    help="Directory of the artifact, replaced if it is one already. [default: in the cache, where "
-    "`worker start --model` with the same ID or DIR finds it]",
+    help="Directory of the artifact, replaced if it holds one already. [default: "
+    "in the cache, where `worker start --model` with the same ID or DIR "
+    "finds it]",
 )
 @click.option(
     "--precision",
     type=click.Choice(PRECISIONS),
-    help="auto takes the fastest that agrees with the model. [default: auto]",
+    help="auto takes the fastest one that agrees with the model. [default: auto]",
 )
-@click.option("--device", metavar="auto|cpu|cuda[:n]", help="Where it will run. [default: auto]")
+@click.option(
+    "--device", metavar="auto|cpu|cuda[:n]", help="Device on which it will run. [default: auto]"
+)
 @click.option("--revision", metavar="COMMIT", help="Revision on the hub. [default: the latest]")
 def export(model: str, out: Path | None, revision: str | None, **options: Any) -> None:
-    """Make a TorchScript artifact of a Hugging Face model, and print where it is.
+    """Export a Hugging Face model as a TorchScript artifact, and print where it is.
 
-    It is compared with the model itself: it agrees, or there is none.
+    The artifact is compared with the model; if they disagree, none is left behind.
     """
     _check_libraries()
     if out and out.exists() and not (out / "manifest.json").exists() and any(out.iterdir()):
@@ -145,28 +156,30 @@ def export(model: str, out: Path | None, revision: str | None, **options: Any) -
     metavar="ARTIFACT|DIR|ID",
     help="Artifact, or a Hugging Face directory or id. [default: bundled]",
 )
-@click.option("--device", metavar="auto|cpu|cuda[:n]", help="Where to measure. [default: auto]")
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads of every subject.")
+@click.option("--device", metavar="auto|cpu|cuda[:n]", help="Device to measure on. [default: auto]")
+@click.option(
+    "--threads", type=click.IntRange(min=1), help="CPU threads of everything that is measured."
+)
 @click.option("--label", "labels", multiple=True, help="Label to compare by. [default: six words]")
 @click.option(
     "--images",
     type=click.Path(exists=True, path_type=Path),
     multiple=True,
-    help="Files or directories of images to measure with. [default: pictures made up]",
+    help="Files or directories of images to measure with. [default: synthetic images]",
 )
 @click.option(
     "--engine",
     "engines",
     type=click.Choice(ENGINES),
     multiple=True,
-    help="Measure only this engine, beside the baselines; may be repeated. [default: all]",
+    help="Measure only this engine, next to the baselines; may be repeated. [default: all]",
 )
 @click.option(
     "--runs",
     type=click.IntRange(min=1),
     default=100,
     show_default=True,
-    help="Calls to measure, for each subject and batch size.",
+    help="Calls to measure, for each engine and batch size.",
 )
 @click.option(
     "--seconds",
@@ -174,22 +187,28 @@ def export(model: str, out: Path | None, revision: str | None, **options: Any) -
     callback=_number,
     default=30.0,
     show_default=True,
-    help="Time after which to stop before all of --runs are measured.",
+    help="Seconds after which to stop, even if fewer than --runs are measured.",
 )
 @click.option(
     "--tune",
     is_flag=True,
-    help="Find the batch size that pays on this device, and let `worker start` use it from now on. "
-    "Engine and precision are those of WANWU_ENGINE and WANWU_PRECISION, as for `worker start`.",
+    help="Find the best batch size for this device; `worker start` uses it from "
+    "then on. Engine and precision are those of WANWU_ENGINE and "
+    "WANWU_PRECISION, as for `worker start`.",
 )
-@click.option("--json", "json_file", type=PLACE, help="Write the figures to this file.")
-@click.option("--markdown", "markdown_file", type=PLACE, help="Write them as a table.")
-@click.option("--chart", "chart_file", type=PLACE, help="Draw them as PNG.")
+@click.option("--json", "json_file", type=PLACE, help="Write the figures to this JSON file.")
+@click.option(
+    "--markdown",
+    "markdown_file",
+    type=PLACE,
+    help="Write the figures to this file as a Markdown table.",
+)
+@click.option("--chart", "chart_file", type=PLACE, help="Draw the figures to this PNG file.")
 def bench(**options: Any) -> None:
-    """Measure a model in every engine and precision, beside transformers as people run it.
+    """Measure a model in every engine and precision, next to plain transformers.
 
-    Batches of 1 and 4, five warm-ups, the median; each subject in a process of its own, all in
-    turns. What cannot be measured here says why.
+    Batches of 1 and 4, five warm-up calls, the median; each in a process of its own, all in turns.
+    What cannot be measured here is listed with the reason.
     """
     _check_libraries()
     if options["chart_file"] and missing("bench"):
@@ -230,7 +249,7 @@ def texts(model: str | None) -> None:
 
 @main.command(epilog="Example: worker health")
 def health() -> None:
-    """Ask the worker at WANWU_MONITOR_PORT whether it is well; exit 0 if so, else 1."""
+    """Ask the worker at WANWU_MONITOR_PORT whether it is healthy; exit 0 if so, else 1."""
     _check_libraries()
     from worker.monitoring.http import ask  # noqa: PLC0415
 

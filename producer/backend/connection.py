@@ -12,6 +12,7 @@ from celery import Celery
 
 from producer.backend.local_worker import LocalWorker, check_libraries
 from producer.backend.workers import WorkerInfo, online
+from worker.contract.i18n import gettext as _
 from worker.contract.labels import LabelStore
 from worker.contract.local.redis_server import EmbeddedRedis
 from worker.contract.queue.app import make_app
@@ -82,14 +83,16 @@ class Connection:
             if refused := self._refusal():
                 return refused
             if self.worker is None:
-                return "no worker is online; the work is kept in the queue"
+                return _("no worker is online; the work is kept in the queue")
             self.jobs.get(job)
         except BrokerUnreachableError as e:
             return str(e)
         except redis.RedisError as e:
             return unreachable(self.settings.broker_url, e)
         except NoSuchJobError as e:
-            msg = f"Redis has lost job {job} (did it start anew without its data?): submit again"
+            msg = _(
+                "Redis has lost job {job} (did it restart without its data?): submit again"
+            ).format(job=job)
             raise JobLostError(msg) from e
         return ""
 
@@ -102,7 +105,7 @@ class Connection:
             with connect(results) as client:
                 reason, where = refusal(client, RESULTS), results
         if reason:
-            return f"Redis at {where} refuses work: {reason}"
+            return _("Redis at {url} refuses work: {reason}").format(url=where, reason=reason)
         return ""
 
     def try_set_state(self, job: str, state: JobState) -> None:
@@ -156,7 +159,7 @@ def open_connection(
         yield Connection(settings, make_app(settings, stores_results=False), None, retries=retries)
         return
     check_libraries()
-    echo("starting a private Redis")
+    echo(_("starting a private Redis"))
     with EmbeddedRedis() as server:
         private = msgspec.structs.replace(
             settings, broker_url=SecretUrl(server.url), result_url=SecretUrl()

@@ -15,6 +15,7 @@ from celery import Celery
 from producer.backend.subprocesses import ERROR, WORKER, environment
 from producer.backend.workers import WorkerInfo, online
 from worker.contract.extras import missing, remedy
+from worker.contract.i18n import gettext as _
 from worker.contract.local.redis_server import EmbeddedError
 from worker.contract.local.subprocesses import start_child, stop_child
 from worker.contract.settings import expanded
@@ -37,7 +38,9 @@ def check_libraries() -> None:
         EmbeddedError: with what to install.
     """
     if missing("worker"):
-        msg = f"--embedded runs a worker, which needs: {remedy('worker', 'embedded')}"
+        msg = _("--embedded runs a worker, which needs: {install}").format(
+            install=remedy("worker", "embedded")
+        )
         raise EmbeddedError(msg)
 
 
@@ -78,7 +81,7 @@ class LocalWorker:
         """Start the worker and return once its model is warm."""
         if self._model and not (expanded(self._model) / _MANIFEST).exists():
             self._model = self._export(self._model)
-        self._echo("starting a worker, which loads its model")
+        self._echo(_("starting a worker, which loads its model"))
         # Without a name on disk: it goes when both processes have.
         self._log = tempfile.TemporaryFile(prefix="wanwu-worker-")  # noqa: SIM115 - closed in stop
         self._child = start_child(
@@ -100,14 +103,20 @@ class LocalWorker:
                 return
             if now_s - said_s >= SAY_EVERY_S:
                 said_s = now_s
-                self._echo(f"the worker is still loading its model, after {now_s - began_s:.0f} s")
-        msg = f"the worker did not come up within {START_TIMEOUT_S:.0f} s: {self._last_words()}"
+                self._echo(
+                    _("the worker is still loading its model, after {seconds:.0f} s").format(
+                        seconds=now_s - began_s
+                    )
+                )
+        msg = _("the worker did not start within {seconds:.0f} s: {output}").format(
+            seconds=START_TIMEOUT_S, output=self._last_words()
+        )
         raise EmbeddedError(msg)
 
     def check(self) -> None:
         """Raise EmbeddedError, with the worker's last words, if it has ended."""
         if self._child is not None and self._child.poll() is not None:
-            msg = f"the worker has ended: {self._last_words()}"
+            msg = _("the worker has stopped: {output}").format(output=self._last_words())
             raise EmbeddedError(msg)
 
     def stop(self) -> None:
@@ -154,4 +163,6 @@ class LocalWorker:
             return ""
         self._log.seek(0)
         lines = self._log.read().decode(errors="replace").strip().splitlines()
-        return lines[-1].removeprefix(ERROR) if lines else "the worker ended without a word"
+        return (
+            lines[-1].removeprefix(ERROR) if lines else _("the worker stopped and printed nothing")
+        )

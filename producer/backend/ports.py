@@ -7,6 +7,8 @@ import os
 import socket
 from typing import Final
 
+from worker.contract.i18n import gettext as _
+
 # As many may wait to be taken in as uvicorn lets.
 _BACKLOG: Final = 2048
 
@@ -34,15 +36,19 @@ def reason(address: str, port: int, error: Exception) -> str:
     """Return why there is no listening, in words for the user."""
     number = getattr(error, "errno", None)
     if number == errno.EADDRINUSE:
-        return f"port {port} of {address} is taken by another program: give another --port"
+        return _(
+            "port {port} of {address} is in use by another program: choose another --port"
+        ).format(port=port, address=address)
     if number in {errno.EACCES, errno.EPERM}:
-        return f"port {port} is not for ordinary users: give a --port above 1023"
+        return _("port {port} needs root rights: choose a --port above 1023").format(port=port)
     words = str(error)
     if isinstance(error, OSError) and error.errno is not None:
         # The standard library puts the address into it once more.
         lookup = isinstance(error, socket.gaierror)
         words = str(error.strerror) if lookup else os.strerror(error.errno)
-    return f"there is no listening at {address}, port {port}: {words}"
+    return _("cannot listen on {address}, port {port}: {reason}").format(
+        address=address, port=port, reason=words
+    )
 
 
 def url_place(address: str, port: int) -> str:

@@ -7,6 +7,7 @@ import redis
 from celery import Celery
 from kombu.exceptions import OperationalError
 
+from worker.contract.i18n import gettext as _
 from worker.contract.redis.connections import BrokerUnreachableError, unreachable
 from worker.contract.redis.errors import passes, reason_of
 from worker.contract.secret import SecretUrl
@@ -31,7 +32,7 @@ def online(app: Celery, timeout_s: float, *, limit: int | None = None) -> list[W
     except (OperationalError, OSError, redis.RedisError) as e:
         url = SecretUrl(app.conf.broker_url)
         if any(isinstance(each, redis.ResponseError) and passes(each) for each in (e, e.__cause__)):
-            msg = f"Redis at {url} refuses work: {reason_of(e)}"
+            msg = _("Redis at {url} refuses work: {reason}").format(url=url, reason=reason_of(e))
             raise BrokerRefusesError(msg) from e
         raise BrokerUnreachableError(unreachable(url, e)) from e
     return [_info(name, reply) for name, reply in sorted(stats.items())]

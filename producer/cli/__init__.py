@@ -19,18 +19,20 @@ from producer.cli.output_options import output_of, output_options, overwrite_opt
 from producer.cli.records import convert, retag, search, untag
 from producer.cli.submit import submit
 from producer.cli.watch import watch
-from producer.console.i18n import translated
 from producer.jobs import results as fetch
 from producer.jobs.requeue import requeue as send_again
 from producer.monitoring.doctor import examine
 from producer.monitoring.status import StatusSampler
+from worker.contract.commands import TranslatedGroup
 from worker.contract.extras import need
+from worker.contract.i18n import ENGLISH, use_language
+from worker.contract.i18n import gettext as _
 from worker.contract.settings import Settings
 
 _STANDARD_ERROR: Final = 2
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=TranslatedGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="wanwu-tagger")
 def main() -> None:
     """Send images to be tagged, and collect the tags."""
@@ -43,14 +45,14 @@ def main() -> None:
 
 @main.command(epilog="Example: producer status --watch")
 @job_argument(required=False)
-@click.option("--watch", is_flag=True, help="Look again every two seconds, until interrupted.")
+@click.option("--watch", is_flag=True, help="Refresh every two seconds, until interrupted.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object, for programs.")
 @broker_option
 @exits_with_code
 def status(job: str | None, broker: str | None, *, watch: bool, as_json: bool) -> int:
-    """Show all jobs, the workers online and what was given up, or one job."""
+    """Show all jobs, the workers online and the dead letters, or one job."""
     if watch and as_json:
-        msg = "--watch is for people, --json for programs"
+        msg = _("--watch and --json exclude each other")
         raise click.UsageError(msg)
     # A table in a pipe or a file has no edge to be folded at.
     console = Console(width=None if is_terminal(sys.stdout) else 200)
@@ -81,12 +83,12 @@ def results(
     wait: bool,
     overwrite: bool,
 ) -> int:
-    """Write the records of a job that was left alone: those that are there so far."""
+    """Write the records of a job that was sent with --no-wait: those available so far."""
     output = output_of(out, form)
 
     def waiting() -> None:
         if words := connection.stall_reason(job):
-            echo(f"waiting: {words}")
+            echo(_("waiting: {reason}").format(reason=words))
 
     with (
         reserved(output, out, echo, overwrite=overwrite),
@@ -99,7 +101,9 @@ def results(
         with output.sink() as sink:
             found = fetch.fetch(connection.jobs, job, sink)
             if out and overwrite and not found.images:
-                msg = f"job {job} has no results to write: {out.url or out.file} is as it was"
+                msg = _("job {job} has no results to write: {place} is unchanged").format(
+                    job=job, place=out.url or out.file
+                )
                 raise fetch.NoResultsError(msg)
     output.deliver()
     for words in (*found.remarks(), *output.remarks()):
@@ -111,32 +115,36 @@ def results(
 
 @main.command(epilog="Example: producer requeue --all")
 @click.argument("letters", nargs=-1, metavar="LETTER...")
-@click.option("--all", "everything", is_flag=True, help="All that was given up.")
-@click.option("--drop", is_flag=True, help="Forget them instead: they are not sent again.")
+@click.option("--all", "everything", is_flag=True, help="Take all dead letters.")
+@click.option("--drop", is_flag=True, help="Delete them instead of sending them again.")
 @broker_option
 @exits_with_code
 def requeue(letters: tuple[str, ...], broker: str | None, *, everything: bool, drop: bool) -> int:
-    """Send images that were given up (see `producer status`) again, as a job of their own."""
+    """Send dead letters (see `producer status`) again, as a new job."""
     if bool(letters) == everything:
-        msg = "name what to send again, or give --all"
+        msg = _("name the dead letters to send again, or give --all")
         raise click.UsageError(msg)
     with open_connection(Settings.from_env(broker_url=broker)) as connection:
         there = {letter.id: letter for letter in connection.dead.list()}
         if unknown := [name for name in letters if name not in there]:
-            msg = f"nothing that was given up has the name {unknown[0]}: see producer status"
+            msg = _("there is no dead letter {name}: see producer status").format(name=unknown[0])
             raise click.UsageError(msg)
         chosen = [there[name] for name in letters or there]
         if drop:
             connection.dead.remove(chosen)
-            echo(f"forgot {len(chosen):,}")
+            echo(_("deleted {letters:,} dead letters").format(letters=len(chosen)))
             return OK
         sendable = [letter for letter in chosen if letter.chunk]
         if not sendable:
-            echo("there is nothing that can be sent again")
+            echo(_("none of them can be sent again"))
             return COULD_NOT_RUN
         job, images = send_again(connection, sendable)
     click.echo(job)
-    echo(f"sent {images:,} images; their tags: producer results {job} --wait --out tags.jsonl")
+    echo(
+        _(
+            "sent {images:,} images; get their tags: producer results {job} --wait --out tags.jsonl"
+        ).format(images=images, job=job)
+    )
     return OK
 
 
@@ -145,13 +153,18 @@ def requeue(letters: tuple[str, ...], broker: str | None, *, everything: bool, d
 @broker_option
 @exits_with_code
 def exporter(port: int, address: str, broker: str | None) -> int:
-    """Tell Prometheus the backlog of all jobs, until interrupted. One a Redis is enough."""
+    """Serve queue metrics for Prometheus, until interrupted. Run one per Redis."""
     need("ops")
     from producer.monitoring.prometheus import serve  # noqa: PLC0415 - only here
 
     place = url_place(address, port)
     with open_connection(Settings.from_env(broker_url=broker), retries=False) as connection:
-        serve(connection, address, port, lambda: echo(f"answering at http://{place}/metrics"))
+        serve(
+            connection,
+            address,
+            port,
+            lambda: echo(_("listening on http://{place}/metrics").format(place=place)),
+        )
     return OK
 
 
@@ -160,18 +173,25 @@ def exporter(port: int, address: str, broker: str | None) -> int:
 @broker_option
 @exits_with_code
 def serve(port: int, address: str, broker: str | None) -> int:
-    """Answer HTTP requests for tags, until interrupted: one image at a time, or jobs."""
+    """Serve the HTTP API until interrupted: tags for single images, and jobs."""
     need("http")
     from producer.api.server import serve as answer  # noqa: PLC0415 - only here
 
     settings = Settings.from_env(broker_url=broker)
     if not settings.api_key and address not in {"127.0.0.1", "::1", "localhost"}:
-        msg = "whoever can reach this port could use it: set WANWU_API_KEY"
+        msg = _("anyone who can reach this port could use it: set WANWU_API_KEY")
         raise click.UsageError(msg)
     place = url_place(address, port)
-    words = f"answering at http://{place}, described at http://{place}/docs"
+
+    def listening() -> None:
+        echo(
+            _("listening on http://{place}, documented at http://{place}/docs").format(place=place)
+        )
+        # What is answered over HTTP is for programs.
+        use_language(ENGLISH)
+
     with open_connection(settings, retries=False) as connection:
-        answer(connection, address, port, lambda: echo(words))
+        answer(connection, address, port, listening)
     return OK
 
 
@@ -180,14 +200,14 @@ def serve(port: int, address: str, broker: str | None) -> int:
 @broker_option
 @exits_with_code
 def doctor(paths: tuple[str, ...], broker: str | None) -> int:
-    """Look for what stands in the way: broker, workers, model, clocks, and who may read PATH."""
-    marks = {"ok": "ok  ", "note": "note", "bad": "BAD "}
+    """Check broker, workers, model, clocks, and who may read PATH; say what to do."""
+    marks = {"ok": _("ok"), "note": _("note"), "fail": _("fail")}
     worst = OK
     for found in examine(Settings.from_env(broker_url=broker), paths):
-        click.echo(f"{marks[found.state]}  {translated(found.what)}")
+        click.echo(f"{marks[found.state]:<4}  {found.what}")
         if found.todo:
-            click.echo(f"      -> {translated(found.todo)}")
-        if found.state == "bad":
+            click.echo(f"      -> {found.todo}")
+        if found.state == "fail":
             worst = COULD_NOT_RUN
     return worst
 
@@ -195,7 +215,7 @@ def doctor(paths: tuple[str, ...], broker: str | None) -> int:
 @main.command(epilog="Example: producer completion bash >> ~/.bashrc")
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(shell: str) -> None:
-    """Print what a shell needs to complete our words: add it to its start file."""
+    """Print the line that completes commands and options: add it to the shell's start file."""
     lines = {
         "bash": 'eval "$(_PRODUCER_COMPLETE=bash_source producer)"',
         "zsh": 'eval "$(_PRODUCER_COMPLETE=zsh_source producer)"',
@@ -214,11 +234,15 @@ def cancel(job: str, broker: str | None) -> int:
         moved = connection.jobs.set_state(job, "cancelled")
         found = connection.jobs.get(job)
     if moved:
-        echo(f"cancelled {job}: {found.outstanding:,} images were still to be tagged")
+        echo(
+            _("cancelled {job}: {images:,} images had not been tagged").format(
+                job=job, images=found.outstanding
+            )
+        )
     elif found.state == "cancelled":
-        echo(f"{job} was cancelled before")
+        echo(_("{job} was cancelled already").format(job=job))
     else:
-        echo(f"{job} is finished already: there is nothing to cancel")
+        echo(_("{job} is finished: there is nothing to cancel").format(job=job))
     return OK
 
 

@@ -16,7 +16,6 @@ from kombu.exceptions import OperationalError
 
 from producer.backend.connection import JobLostError
 from producer.cli.output import ExistingRecordsError
-from producer.console.i18n import translated
 from producer.embeddings.text_encoder import EncodingError
 from producer.formats import RecordsError, UnknownFormatError
 from producer.formats.output_lock import InUseError
@@ -25,6 +24,7 @@ from producer.jobs.results import NoResultsError
 from producer.jobs.run import LabelsNeededError, NoImagesError, NoWorkerError
 from producer.sources.stores import StoreError
 from worker.contract.extras import ExtraError, incomplete
+from worker.contract.i18n import gettext as _
 from worker.contract.labels import LabelsError
 from worker.contract.local.redis_server import EmbeddedError
 from worker.contract.redis.errors import reason_of
@@ -65,8 +65,6 @@ _WRONG_USAGE: Final = (
     UnknownFormatError,
 )
 
-_DISK_FULL: Final = "the disk is full: make room, then run it again (submit goes on with --resume)"
-
 
 def exits_with_code(command: Callable[P, int]) -> Callable[P, None]:
     """Run a verb and end the process with its exit code; what stops it is told in one line."""
@@ -77,19 +75,16 @@ def exits_with_code(command: Callable[P, int]) -> Callable[P, None]:
             with _stoppable():
                 sys.exit(command(*args, **kwargs))
         except _WRONG_USAGE as e:
-            raise click.UsageError(translated(str(e))) from e
+            raise click.UsageError(str(e)) from e
         except ModuleNotFoundError as e:
             _fail(", ".join(incomplete(e)))
         except (redis.RedisError, OperationalError) as e:
-            _fail(f"lost Redis: {reason_of(e)}")
-        except click.ClickException as e:
-            e.message = translated(e.message)  # type: ignore[misc]
-            raise
-        except BrokenPipeError:
+            _fail(_("lost the connection to Redis: {reason}").format(reason=reason_of(e)))
+        except (click.ClickException, BrokenPipeError):
             raise  # click's own business
         except OSError as e:
             full = e.errno in {errno.ENOSPC, errno.EDQUOT}
-            _fail(_DISK_FULL if full else str(e))
+            _fail(_disk_full() if full else str(e))
         except _COULD_NOT_RUN as e:
             _fail(str(e))
         except KeyboardInterrupt:
@@ -101,9 +96,9 @@ def exits_with_code(command: Callable[P, int]) -> Callable[P, None]:
     return run
 
 
-def echo(words: str) -> None:
+def echo(message: str) -> None:
     """Tell the user something, apart from the data, in their language."""
-    click.echo(translated(words), err=True)
+    click.echo(message, err=True)
 
 
 _STOPS: Final = (signal.SIGINT, signal.SIGTERM)
@@ -142,6 +137,10 @@ def _interrupt(_number: int, _frame: object) -> NoReturn:
     raise KeyboardInterrupt
 
 
+def _disk_full() -> str:
+    return _("the disk is full: make room, then run it again (submit continues with --resume)")
+
+
 def _fail(message: str) -> NoReturn:
-    echo(f"error: {' '.join(message.split())}")
+    echo(_("error: {message}").format(message=" ".join(message.split())))
     sys.exit(COULD_NOT_RUN)

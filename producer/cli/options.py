@@ -11,12 +11,12 @@ import click
 import msgspec
 
 from producer.cli.output_options import NOT_A_FILE
-from producer.console.i18n import translated
 from producer.console.paths import printable
 from producer.formats import Target
 from producer.jobs.run import Request
 from producer.sources.scan import NoSuchPathError, check
 from producer.sources.stores import is_url
+from worker.contract.i18n import gettext as _
 from worker.contract.labels import (
     CALIBRATED_THRESHOLD,
     LabelPack,
@@ -34,8 +34,8 @@ MOST_TAGS: Final = 100_000
 def finite(_context: click.Context, _option: click.Parameter, value: float | None) -> float | None:
     """Refuse nan and inf, which click takes for numbers."""
     if value is not None and not math.isfinite(value):
-        msg = "this is no number to compare with"
-        raise click.BadParameter(translated(msg))
+        msg = _("this is not a finite number")
+        raise click.BadParameter(msg)
     return value
 
 
@@ -46,7 +46,7 @@ def job_argument(*, required: bool = True) -> Callable[[Callable[P, Any]], Calla
 
 def broker_option(command: Callable[P, Any]) -> Callable[P, Any]:
     """Add --broker, which all verbs share."""
-    words = "Redis of the queue, else WANWU_BROKER_URL."
+    words = "URL of the Redis of the queue. [default: WANWU_BROKER_URL]"
     return click.option("--broker", metavar="URL", help=words)(command)
 
 
@@ -54,8 +54,8 @@ def _job(_context: click.Context, _option: click.Parameter, word: str | None) ->
     if word is None:
         return None
     if not word.strip():
-        msg = "a job's id is not empty: producer status lists them"
-        raise click.BadParameter(translated(msg))
+        msg = _("the id of a job cannot be empty: producer status lists them")
+        raise click.BadParameter(msg)
     return printable(word)
 
 
@@ -67,14 +67,14 @@ def address_options(port: int) -> Callable[[Callable[P, Any]], Callable[P, Any]]
             "--address",
             default="127.0.0.1",
             show_default=True,
-            help="0.0.0.0 to be asked from outside.",
+            help="Address to listen on; 0.0.0.0 to be reachable from other machines.",
         )(command)
         return click.option(
             "--port",
             type=click.IntRange(1, 65535),
             default=port,
             show_default=True,
-            help="Where to answer.",
+            help="Port to listen on.",
         )(with_address)
 
     return add
@@ -82,7 +82,7 @@ def address_options(port: int) -> Callable[[Callable[P, Any]], Callable[P, Any]]
 
 def model_option(command: Callable[P, Any]) -> Callable[P, Any]:
     """Add --model, for verbs that load one themselves."""
-    words = "Artifact that made the embeddings, else WANWU_MODEL. [default: bundled]"
+    words = "Artifact that made the embeddings. [default: WANWU_MODEL, else bundled]"
     return click.option("--model", metavar="ARTIFACT|DIR|ID", help=words)(command)
 
 
@@ -93,7 +93,7 @@ def label_options(command: Callable[P, Any]) -> Callable[P, Any]:
             click.option(
                 "--labels",
                 type=click.Path(exists=True, dir_okay=False, path_type=Path),
-                help="Label file, one a line.",
+                help="Label file, one label per line.",
             ),
             click.option(
                 "--label", multiple=True, metavar="TEXT", help="A label; may be repeated."
@@ -102,21 +102,21 @@ def label_options(command: Callable[P, Any]) -> Callable[P, Any]:
                 "--template",
                 multiple=True,
                 metavar="TEXT",
-                help="Prompt with {} for the label; several are averaged. "
-                "[default: the model's own]",
+                help="Prompt with {} in place of the label; several are averaged. [default: "
+                "the model's own]",
             ),
             click.option(
                 "--top-k",
                 type=click.IntRange(1, MOST_TAGS),
                 default=5,
                 show_default=True,
-                help="Tags an image, at most.",
+                help="Most tags per image.",
             ),
             click.option(
                 "--threshold",
                 type=click.FloatRange(0, 1),
                 callback=finite,
-                help="Lowest score of a tag, 0 to 1. [default: 0; 0.5 if --calibrated]",
+                help="Lowest score of a tag, 0 to 1. [default: 0; 0.5 with --calibrated]",
             ),
             click.option(
                 "--calibrated",
@@ -127,7 +127,8 @@ def label_options(command: Callable[P, Any]) -> Callable[P, Any]:
             click.option(
                 "--background",
                 type=click.Path(exists=True, dir_okay=False, path_type=Path),
-                help="Those words, one a line. [default: the model's labels, else general ones]",
+                help="File of these words, one per line. [default: the model's labels, else "
+                "general ones]",
             ),
         )
     ):
@@ -167,10 +168,10 @@ def pack_of(words: dict[str, Any]) -> LabelPack:
         LabelsError: labels or templates that cannot be used.
     """
     if words["labels"] and words["label"]:
-        msg = "give --labels or --label, not both"
+        msg = _("give --labels or --label, not both")
         raise click.UsageError(msg)
     if words["background"] and not words["calibrated"]:
-        msg = "--background is what --calibrated compares with: give both"
+        msg = _("--background needs --calibrated")
         raise click.UsageError(msg)
     file = words["background"]
     return msgspec.structs.replace(
@@ -194,41 +195,44 @@ def _exclude(words: dict[str, Any], target: Target) -> None:
     rules = (
         (
             words["model"] and own,
-            "--model is for --embedded; a worker of yours takes it at: worker start --model",
+            _("--model needs --embedded; your own worker takes it as: worker start --model"),
         ),
         (
             words["flower"] and own,
-            "--flower is for --embedded; beside a Redis of yours run: ops/flower",
+            _("--flower needs --embedded; for your own Redis run: ops/flower"),
         ),
         (
             not own and (leaves or words["broker"]),
-            "--embedded ends with this command: it takes neither --no-wait nor --broker",
+            _("--embedded ends with this command: it excludes --no-wait and --broker"),
         ),
         (
             words["http"] and (not own or leaves or words["broker"] or words["blobs"]),
-            "--http sends bytes to a door: without --blobs, --broker, --no-wait and --embedded",
+            _(
+                "--http sends bytes to a server: it excludes --blobs, --broker, --no-wait "
+                "and --embedded"
+            ),
         ),
         (
             words["resume"] and not (words["out"] or target.in_sidecars),
-            "--resume goes on with a file: give its --out",
+            _("--resume continues a file: give its --out"),
         ),
-        (words["overwrite"] and not words["out"], NOT_A_FILE),
+        (words["overwrite"] and not words["out"], _(NOT_A_FILE)),
         (
             words["overwrite"] and words["resume"],
-            "--resume keeps what is there, --overwrite does not: give one of them",
+            _("--resume keeps the records of the file, --overwrite drops them: give one of them"),
         ),
-        (words["retry_failed"] and not words["resume"], "--retry-failed is for --resume"),
+        (words["retry_failed"] and not words["resume"], _("--retry-failed needs --resume")),
         (
             words["embeddings"] and not target.form.embeddings,
-            "--embeddings are kept in .jsonl and .parquet",
+            _("--embeddings needs a .jsonl or .parquet file"),
         ),
         (
             words["blobs"] and any(map(is_url, words["paths"])),
-            "workers fetch what lies at a URL: leave --blobs away",
+            _("workers fetch URLs themselves: leave out --blobs"),
         ),
         (
             leaves and (words["out"] or words["form"]),
-            "--no-wait leaves before there are records: fetch them with producer results",
+            _("--no-wait exits before there are records: get them with producer results"),
         ),
     )
     for broken, words_of_it in rules:
@@ -241,7 +245,7 @@ def _labels(words: dict[str, Any]) -> LabelPack:
     if file is None:
         labels = unique(words["label"])
         if words["label"] and not labels:
-            msg = "--label: it is blank"
+            msg = _("--label is blank")
             raise LabelsError(msg)
         return LabelPack(labels)
     return _read(file)

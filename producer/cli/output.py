@@ -19,6 +19,7 @@ from producer.formats.output_lock import OutputLock
 from producer.formats.terminal import TerminalSink
 from producer.formats.xmp import XmpSink
 from producer.sources import stores as urls
+from worker.contract.i18n import gettext as _
 
 
 class ExistingRecordsError(ValueError):
@@ -60,7 +61,7 @@ class Output:
         self._url = url
         on_stdout = target.file is None and not target.in_sidecars
         if on_stdout and not _is_open(sys.stdout):
-            msg = "standard output is closed: give --out"
+            msg = _("standard output is closed: give --out")
             raise UnknownFormatError(msg)
         on_terminal = on_stdout and is_terminal(sys.stdout)
         self.target: Final = target
@@ -104,24 +105,22 @@ class Output:
             if size_bytes := urls.size(self._url):
                 if self.target.file:
                     shutil.rmtree(self.target.file.parent)
-                msg = (
-                    f"{self._url} holds {size_bytes:,} bytes already: {way_on}, or replace them "
-                    f"with --overwrite"
-                )
+                msg = _(
+                    "{url} already holds {size:,} bytes: {way_on}, or replace them with --overwrite"
+                ).format(url=self._url, size=size_bytes, way_on=way_on)
                 raise ExistingRecordsError(msg)
             return
         found = existing_of(self.target)
         if found.foreign:
-            msg = (
-                f"{found.file} holds something else than records: give another --out, or replace "
-                f"it with --overwrite"
-            )
+            msg = _(
+                "{file} holds something other than records: choose another --out, or "
+                "replace it with --overwrite"
+            ).format(file=found.file)
             raise ExistingRecordsError(msg)
         if found.records:
-            msg = (
-                f"{found.file} holds {found.how_many} records already: {way_on}, or replace them "
-                f"with --overwrite"
-            )
+            msg = _(
+                "{file} already holds {count} records: {way_on}, or replace them with --overwrite"
+            ).format(file=found.file, count=found.how_many, way_on=way_on)
             raise ExistingRecordsError(msg)
 
     def fetch(self) -> None:
@@ -158,14 +157,14 @@ class Output:
         if self._sidecars and self.unwritten:
             yield from self._sidecars.problems
             if (more := self.unwritten - len(self._sidecars.problems)) > 0:
-                yield f"and {more:,} more"
+                yield _("and {more:,} more").format(more=more)
 
     @property
     def place(self) -> str:
         """Where the records are that have come so far, for a sentence."""
         file = self.target.file
         if self.target.in_sidecars:
-            return "the sidecars"
+            return _("the sidecars")
         if file is None:
-            return "the output above"
+            return _("the output above")
         return str(file if self.target.form.stream else journal_of(file))

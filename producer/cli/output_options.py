@@ -13,33 +13,35 @@ from typing import Any, Final, ParamSpec
 import click
 
 from producer.cli.output import Output, Place, place_of
-from producer.console.i18n import translated
 from producer.formats import ENDINGS, FORMATS, UnknownFormatError, check_writable, target_of
 from producer.formats.output_lock import Echo
 from producer.sources import stores as urls
 from producer.sources.stores import StoreError
+from worker.contract.i18n import gettext as _
+from worker.contract.i18n import gettext_noop as N_
 
 P = ParamSpec("P")
 
-NOT_A_FILE: Final = "--overwrite replaces a file: give its --out"
+NOT_A_FILE: Final = N_("--overwrite replaces a file: give its --out")
 
 
 def output_options(command: Callable[P, Any]) -> Callable[P, Any]:
     """Add --out and --format, which all verbs that write records share."""
-    words = f"File, or URL, for the records ({', '.join(ENDINGS)}); else standard output."
+    words = f"File or URL for the records ({', '.join(ENDINGS)}). [default: standard output]"
     with_out = click.option("--out", metavar="FILE", callback=_usable, help=words)(command)
     return click.option(
         "--format",
         "form",
         type=click.Choice(list(FORMATS)),
-        help="Format of the records, else by --out's ending. csv-excel has a byte order mark; xmp "
-        "writes photo.jpg.xmp beside photo.jpg, xmp-stem photo.xmp.",
+        help="Format of the records. csv-excel has a byte order mark; xmp writes "
+        "photo.jpg.xmp beside photo.jpg, xmp-stem writes photo.xmp. [default: "
+        "by the ending of --out]",
     )(with_out)
 
 
 def overwrite_option(command: Callable[P, Any]) -> Callable[P, Any]:
     """Add --overwrite, which all verbs share that write a file from its beginning."""
-    words = "Replace the file of --out, whatever it holds; it stays until the first record comes."
+    words = "Replace the file of --out, whatever it holds; it stays until the first record arrives."
     return click.option("--overwrite", is_flag=True, help=words)(command)
 
 
@@ -53,10 +55,10 @@ def reserved(output: Output, out: Place | None, echo: Echo, *, overwrite: bool) 
         ExistingRecordsError: it holds something.
     """
     if overwrite and out is None:
-        raise click.UsageError(NOT_A_FILE)
+        raise click.UsageError(_(NOT_A_FILE))
     with output.held(echo):
         if not overwrite:
-            output.refuse_to_replace("give another --out")
+            output.refuse_to_replace(_("choose another --out"))
         yield
 
 
@@ -83,8 +85,8 @@ def _usable(context: click.Context, option: click.Parameter, word: str | None) -
             urls.check(place.url)
         check_writable(place.file)
     except StoreError as e:
-        raise click.BadParameter(translated(str(e))) from e
+        raise click.BadParameter(str(e)) from e
     except OSError as e:
-        msg = f"{word} cannot be written: {e.strerror}"
-        raise click.BadParameter(translated(msg)) from e
+        msg = _("{file} cannot be written: {reason}").format(file=word, reason=e.strerror)
+        raise click.BadParameter(msg) from e
     return place

@@ -19,6 +19,7 @@ from producer.formats.xmp_untag import find_sidecars
 from producer.formats.xmp_untag import untag as take_out
 from worker.contract import codec as wire
 from worker.contract.extras import need
+from worker.contract.i18n import gettext as _
 from worker.contract.labels import LabelPack
 from worker.contract.queue.app import make_app
 from worker.contract.settings import Settings
@@ -43,7 +44,7 @@ def convert(file: Path, out: Place | None, form: str | None, *, overwrite: bool)
     output.deliver()
     for remark in output.remarks():
         echo(remark)
-    echo(f"converted {count:,} records")
+    echo(_("converted {records:,} records").format(records=count))
     return SOME_FAILED if output.unwritten else OK
 
 
@@ -51,16 +52,25 @@ def convert(file: Path, out: Place | None, form: str | None, *, overwrite: bool)
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...", type=click.Path(exists=True))
 @exits_with_code
 def untag(paths: tuple[str, ...]) -> int:
-    """Take our keywords out of XMP sidecars: those in directories, or of single images."""
+    """Remove our keywords from XMP sidecars, in directories or of single images."""
     target_of(None, "xmp")
 
     def skipped(directory: str, error: OSError) -> None:
-        echo(f"skipped: {printable(directory)} cannot be listed: {error.strerror}")
+        echo(
+            _("skipped: {directory} cannot be listed: {reason}").format(
+                directory=printable(directory), reason=error.strerror
+            )
+        )
 
     found = take_out(find_sidecars(paths, skipped))
     for problem in found.problems:
         echo(problem)
-    echo(f"{found.cleaned:,} sidecars lost their automatic tags, {found.removed:,} held no others")
+    echo(
+        _(
+            "removed automatic tags from {cleaned:,} sidecars; {removed:,} held nothing "
+            "else and were deleted"
+        ).format(cleaned=found.cleaned, removed=found.removed)
+    )
     return SOME_FAILED if found.problems else OK
 
 
@@ -72,7 +82,7 @@ def untag(paths: tuple[str, ...]) -> int:
 @overwrite_option
 @exits_with_code
 def retag(file: Path, out: Place | None, form: str | None, model: str | None, **words: Any) -> int:
-    """Tag the images of FILE by other labels, from the embeddings that are kept in it."""
+    """Tag the images of FILE with other labels, from the embeddings kept in FILE."""
     need("parquet")
     from producer.embeddings import retag as by_columns  # noqa: PLC0415 - only here
     from producer.embeddings.ranking import Ranker  # noqa: PLC0415
@@ -86,7 +96,11 @@ def retag(file: Path, out: Place | None, form: str | None, model: str | None, **
     with reserved(output, out, echo, overwrite=words["overwrite"]):
         with Encoding(pack, model) as encoding:
             ranker = Ranker(encoding.result(), top_k=words["top_k"])
-        echo(f"tagging by {len(ranker.told.labels):,} labels of {ranker.told.model}")
+        echo(
+            _("tagging with {labels:,} labels and model {model}").format(
+                labels=len(ranker.told.labels), model=ranker.told.model
+            )
+        )
         began_s = time.monotonic()
         if out is not None and output.target.format == form_of(file) == "parquet":
             count = by_columns.retag_table(file, out.file, ranker, **how)
@@ -96,14 +110,24 @@ def retag(file: Path, out: Place | None, form: str | None, model: str | None, **
     output.deliver()
     for remark in output.remarks():
         echo(remark)
-    echo(f"tagged {count:,} images in {time.monotonic() - began_s:.1f} s")
+    echo(
+        _("tagged {images:,} images in {seconds:.1f} s").format(
+            images=count, seconds=time.monotonic() - began_s
+        )
+    )
     return SOME_FAILED if output.unwritten else OK
 
 
 @click.command(epilog="Example: producer search tags.parquet 海边的狗 --top 10")
 @click.argument("file", type=_FILE)
 @click.argument("text")
-@click.option("--top", type=click.IntRange(min=1), default=20, show_default=True, help="How many.")
+@click.option(
+    "--top",
+    type=click.IntRange(min=1),
+    default=20,
+    show_default=True,
+    help="Number of images to show.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print lines of JSON, for programs.")
 @model_option
 @broker_option
@@ -111,9 +135,9 @@ def retag(file: Path, out: Place | None, form: str | None, model: str | None, **
 def search(
     file: Path, text: str, top: int, model: str | None, broker: str | None, *, as_json: bool
 ) -> int:
-    """Find the images of FILE that are nearest to TEXT, by the embeddings that are kept in it.
+    """Find the images of FILE that are nearest to TEXT, by the embeddings kept in FILE.
 
-    A worker that is online embeds the text; without one, or with --model, a process of its own.
+    A worker that is online embeds the text; without one, or with --model, a separate process does.
     """
     need("parquet")
     from producer.embeddings.search import search as find  # noqa: PLC0415 - only here
@@ -132,5 +156,5 @@ def search(
 
 def _not_itself(file: Path, out: Place | None) -> None:
     if out is not None and out.file.exists() and out.file.samefile(file):
-        msg = f"{out.file} is what is read: give another --out"
+        msg = _("{file} is the input: choose another --out").format(file=out.file)
         raise click.UsageError(msg)

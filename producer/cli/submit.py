@@ -19,6 +19,7 @@ from producer.jobs.http_client import HttpJobRunner
 from producer.jobs.resume import ResumeState, TagSource, resume_state_of
 from producer.jobs.run import JobRunner, Request, find_images
 from producer.sources.scan import Image
+from worker.contract.i18n import gettext as _
 from worker.contract.messages import MAX_CHUNK_IMAGES
 from worker.contract.redis.connections import BrokerUnreachableError
 from worker.contract.settings import Settings
@@ -28,30 +29,30 @@ from worker.contract.settings import Settings
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...")
 @label_options
 @click.option(
-    "--blobs", is_flag=True, help="Send the images' bytes: for workers that do not see the files."
+    "--blobs", is_flag=True, help="Send the images' bytes, for workers that cannot see the files."
 )
 @click.option(
     "--chunk",
     type=click.IntRange(1, MAX_CHUNK_IMAGES),
-    help="Images a message.  [default: 8, growing to 64 in a job of many; 8 with --blobs]",
+    help="Images per message. [default: 8, growing to 64 in a large job; 8 with --blobs]",
 )
 @output_options
 @click.option(
     "--no-wait",
     is_flag=True,
-    help="Send, print the job's id, and leave. "
-    "Above 20,000 images (512 as blobs), workers must make room first.",
+    help="Send the images, print the job's id, and exit. Above 20,000 images "
+    "(512 as blobs), workers must make room first.",
 )
 @click.option(
     "--resume",
     is_flag=True,
-    help="Go on where a submit with the same --out broke off: images that are done there (same "
-    "path, size, time, model and labels) are passed over, and results that have come meanwhile "
-    "are added.",
+    help="Continue an interrupted submit with the same --out: images that are "
+    "done (same path, size, time, model and labels) are skipped, and "
+    "results that have arrived meanwhile are added.",
 )
 @overwrite_option
 @click.option(
-    "--retry-failed", is_flag=True, help="With --resume: try images again that failed before."
+    "--retry-failed", is_flag=True, help="With --resume: retry images that failed before."
 )
 @click.option(
     "--embeddings", is_flag=True, help="Keep each image's embedding, for retag and search."
@@ -62,13 +63,15 @@ from worker.contract.settings import Settings
     help="Send the images' bytes to a `producer serve`, with WANWU_API_KEY: no Redis is needed.",
 )
 @click.option(
-    "--dry-run", is_flag=True, help="Send nothing: say what would be, and how long it would take."
+    "--dry-run",
+    is_flag=True,
+    help="Send nothing: print what would be sent, and how long it would take.",
 )
 @click.option("--embedded", is_flag=True, help="Run a private Redis and a worker for this command.")
 @click.option(
     "--flower",
     is_flag=True,
-    help="Show in Flower how the --embedded worker does, for as long as this command runs.",
+    help="Run Flower for the --embedded worker, for as long as this command runs.",
 )
 @click.option(
     "--model",
@@ -113,11 +116,11 @@ def _resume_state(output: Output, words: dict[str, Any]) -> ResumeState:
         resume_state.read()
     elif not words["overwrite"]:
         try:
-            output.refuse_to_replace("go on with --resume")
+            output.refuse_to_replace(_("continue with --resume"))
         except ExistingRecordsError as e:
             if not words["dry_run"]:
                 raise
-            echo(f"note: {e}")
+            echo(_("note: {note}").format(note=e))
     return resume_state
 
 
@@ -135,7 +138,11 @@ def _tag(
     with output.sink(appends=resumes) as sink:
         if resumes:
             taken = resume_state.take_over(connection.jobs, sink, maker)
-            echo(f"resuming: {resume_state.images:,} images are done, {taken:,} of them meanwhile")
+            echo(
+                _(
+                    "resuming: {done:,} images are done, {meanwhile:,} of them since the last run"
+                ).format(done=resume_state.images, meanwhile=taken)
+            )
             images = resume_state.pending(images, maker)
         session.tag(connection, images, sink)
     resume_state.end()
@@ -146,8 +153,12 @@ def _leave_alone(session: JobRunner, connection: Connection, images: Iterable[Im
     """Send the images, and say how to come back to them."""
     sent = session.send(connection, images)
     click.echo(session.job)
-    echo(f"sent {sent:,} images; how they fare: producer status {session.job}")
-    echo(f"their tags: producer results {session.job} --out tags.jsonl")
+    echo(
+        _("sent {images:,} images; check progress: producer status {job}").format(
+            images=sent, job=session.job
+        )
+    )
+    echo(_("get their tags: producer results {job} --out tags.jsonl").format(job=session.job))
     return OK
 
 
@@ -156,7 +167,11 @@ def _ended(output: Output, resume_state: ResumeState, *, failed: int) -> int:
     for remark in output.remarks():
         echo(remark)
     if before := resume_state.failed_before:
-        echo(f"{before:,} images failed before: --retry-failed tries them again")
+        echo(
+            _("{images:,} images failed before: --retry-failed tries them again").format(
+                images=before
+            )
+        )
     return SOME_FAILED if failed or before or output.unwritten else OK
 
 
@@ -177,7 +192,7 @@ def _rehearse(
                 job.outstanding for job in connection.jobs.list() if job.state != "cancelled"
             )
     except BrokerUnreachableError as e:
-        echo(f"note: {e}")
+        echo(_("note: {note}").format(note=e))
     if resumes:
         model = workers[0].model if workers else ""
         images = resume_state.pending(images, TagSource(model, request.labels))
@@ -197,14 +212,18 @@ def _submit_far(
 ) -> int:
     """Tag images by way of a door."""
     maker = session.check_worker()
-    echo(f"tagging with {maker.model} behind the door")
+    echo(_("tagging with {model} over HTTP").format(model=maker.model))
     try:
         with output.sink(appends=resumes) as sink:
             if resumes:
                 images = resume_state.pending(images, maker)
             session.tag(images, settings.max_file_bytes, sink, echo)
     except KeyboardInterrupt:
-        echo(f"interrupted: {session.tally.done:,} results are in {output.place}")
+        echo(
+            _("interrupted: {results:,} results are in {place}").format(
+                results=session.tally.done, place=output.place
+            )
+        )
         session.cancel()
         raise
     resume_state.end()
@@ -235,20 +254,40 @@ def explains_interruption(
         raise  # Whoever read the records has left: nobody asks.
     except BaseException as e:
         out = output.target.file
-        word = "interrupted" if isinstance(e, KeyboardInterrupt) else "stopped"
-        if session.job and output.is_as_it_was:
-            echo(f"{word} before any result came; {out} is as it was")
-        elif session.job:
-            echo(f"{word}: {session.tally.done:,} results are in {output.place}")
-        elif isinstance(e, KeyboardInterrupt):
-            echo(f"{word} before any work began{f'; {out} is as it was' if out else ''}")
+        if state := _state_at_end(session, output, is_interrupt=isinstance(e, KeyboardInterrupt)):
+            echo(state)
         # What a Redis has lost will not be tagged; what is in the file is there.
         if session.job and not words["embedded"] and not isinstance(e, JobLostError):
-            echo(f"what was sent will still be tagged: producer results {session.job} --out FILE")
-            echo(f"or drop it: producer cancel {session.job}")
+            echo(
+                _("what was sent will still be tagged: producer results {job} --out FILE").format(
+                    job=session.job
+                )
+            )
+            echo(_("or cancel it: producer cancel {job}").format(job=session.job))
         if session.job and not words["embedded"]:
             if words["overwrite"]:
-                echo("or go on where this ended: with --resume in place of --overwrite")
+                echo(_("or continue: the same command with --resume in place of --overwrite"))
             elif out or output.target.in_sidecars:
-                echo("or go on where this ended: the same command with --resume")
+                echo(_("or continue: the same command with --resume"))
         raise
+
+
+def _state_at_end(session: JobRunner, output: Output, *, is_interrupt: bool) -> str:
+    """Return where the results are of a command that ends early; "" if there is nothing to say."""
+    file = output.target.file
+    if session.job and output.is_as_it_was:
+        if is_interrupt:
+            return _("interrupted before any result came; {file} is unchanged").format(file=file)
+        return _("stopped before any result came; {file} is unchanged").format(file=file)
+    if session.job:
+        results, place = session.tally.done, output.place
+        if is_interrupt:
+            message = _("interrupted: {results:,} results are in {place}")
+        else:
+            message = _("stopped: {results:,} results are in {place}")
+        return message.format(results=results, place=place)
+    if not is_interrupt:
+        return ""
+    if file:
+        return _("interrupted before any work began; {file} is unchanged").format(file=file)
+    return _("interrupted before any work began")

@@ -20,6 +20,7 @@ from producer.sources.scan import STANDARD_INPUT, Image, scan
 from producer.sources.watch import SETTLE_S
 from producer.sources.watch import watch as arrivals
 from worker.contract.extras import need
+from worker.contract.i18n import gettext as _
 from worker.contract.messages import Record
 from worker.contract.settings import Settings
 
@@ -37,14 +38,14 @@ from worker.contract.settings import Settings
     callback=finite,
     default=SETTLE_S,
     show_default=True,
-    help="Seconds for which a file must not change before it is taken.",
+    help="Seconds for which a file must not change before it is sent.",
 )
 @click.option("--embedded", is_flag=True, help="Run a private Redis and a worker for this command.")
 @click.option("--model", metavar="ARTIFACT|DIR|ID", help="Model of the --embedded worker.")
 @broker_option
 @exits_with_code
 def watch(directory: Path, settle: float, broker: str | None, **words: Any) -> int:
-    """Tag what is in DIRECTORY and not done yet, then what arrives there, until interrupted."""
+    """Tag images in DIRECTORY that are not done yet, then those that arrive, until interrupted."""
     output = output_of(words["out"], words["form"])
     _check(output, broker, words)
     request = Request(
@@ -94,7 +95,11 @@ def _rounds(
     """Yield what is to be tagged, some images at a time."""
 
     def skipped(place: str, error: OSError) -> None:
-        echo(f"skipped: {place} cannot be listed: {error.strerror}")
+        echo(
+            _("skipped: {directory} cannot be listed: {reason}").format(
+                directory=place, reason=error.strerror
+            )
+        )
 
     for settled in arrivals(directory, settle_s):
         # The first time, which is when it is watched, all that is there.
@@ -102,7 +107,7 @@ def _rounds(
         if images := list(resume_state.pending(found, maker)):
             yield images
         if not settled:
-            echo(f"watching {directory}")
+            echo(_("watching {directory}").format(directory=directory))
 
 
 class _Noted:
@@ -124,8 +129,13 @@ def _check(output: Output, broker: str | None, words: dict[str, Any]) -> None:
     target = output.target
     need("watch")
     if not (target.in_sidecars or (target.file and target.form.stream)):
-        msg = "watch writes as images arrive: give --out FILE.jsonl or .csv, or --format xmp"
+        msg = _(
+            "watch writes records as images arrive: give --out FILE.jsonl or .csv, or --format xmp"
+        )
         raise click.UsageError(msg)
     if (broker and words["embedded"]) or (words["model"] and not words["embedded"]):
-        msg = "--embedded has a Redis and a worker of its own: --model is for it, --broker is not"
+        msg = _(
+            "--embedded runs a Redis and a worker of its own: --model needs it, "
+            "--broker excludes it"
+        )
         raise click.UsageError(msg)

@@ -19,6 +19,8 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from worker.contract.i18n import gettext as _
+from worker.contract.i18n import ngettext
 from worker.contract.messages import Record
 
 LINE_EVERY_S: Final = 5.0
@@ -50,9 +52,14 @@ class Tally:
         return self.done / max(self.elapsed_s, 1e-9)
 
     def __str__(self) -> str:
-        failed = f", {self.failed:,} failed" if self.failed else ""
-        noun = "image" if self.done == 1 else "images"
-        return f"{self.done:,} {noun} in {self.elapsed_s:.1f} s, {self.rate:,.1f} img/s{failed}"
+        message = ngettext(
+            "{done:,} image in {seconds:.1f} s, {rate:,.1f} img/s",
+            "{done:,} images in {seconds:.1f} s, {rate:,.1f} img/s",
+            self.done,
+        ).format(done=self.done, seconds=self.elapsed_s, rate=self.rate)
+        if self.failed:
+            message += _(", {failed:,} failed").format(failed=self.failed)
+        return message
 
 
 class Lines:
@@ -84,14 +91,15 @@ class Lines:
             return
         self._said_s = now_s
         tally = self._tally
-        left = ""
+        if total is None:
+            message = _("{done:,} images, {rate:,.1f} img/s, {failed:,} failed")
+        else:
+            message = _("{done:,} of {total:,} images, {rate:,.1f} img/s, {failed:,} failed")
+        line = message.format(done=tally.done, total=total, rate=tally.rate, failed=tally.failed)
         if total is not None and tally.done:
-            left = f", {max(0, total - tally.done) / tally.rate:,.0f} s left"
-        of = f" of {total:,}" if total is not None else ""
-        self._console.print(
-            f"{tally.done:,}{of} images, {tally.rate:,.1f} img/s, {tally.failed:,} failed{left}",
-            highlight=False,
-        )
+            seconds = max(0, total - tally.done) / tally.rate
+            line += _(", {seconds:,.0f} s left").format(seconds=seconds)
+        self._console.print(line, highlight=False)
 
 
 class Bar:
@@ -103,7 +111,7 @@ class Bar:
             BarColumn(),
             MofNCompleteColumn(),
             _Rate(tally),
-            TextColumn("{task.fields[failed]} failed"),
+            TextColumn(_("{task.fields[failed]} failed")),
             TimeRemainingColumn(),
             console=console,
             transient=True,
@@ -134,7 +142,7 @@ class _Rate(ProgressColumn):
         self._tally = tally
 
     def render(self, task: Task) -> Text:  # noqa: ARG002 - rich passes it
-        return Text(f"{self._tally.rate:,.1f} img/s")
+        return Text(_("{rate:,.1f} img/s").format(rate=self._tally.rate))
 
 
 def progress(console: Console, tally: Tally) -> Bar | Lines:

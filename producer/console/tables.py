@@ -11,13 +11,22 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from producer.console.i18n import translated
 from producer.console.paths import printable
+from worker.contract.i18n import gettext as _
+from worker.contract.i18n import gettext_noop as N_
 from worker.contract.messages import Record
 from worker.contract.stores.jobs import Job
 
 TOP_LABELS: Final = 15
 LISTED_FAILURES: Final = 20
+# Where a job stands, in the words of `state_of`.
+STATES: Final = (
+    N_("submitting"),
+    N_("submitted"),
+    N_("interrupted"),
+    N_("cancelled"),
+    N_("finished"),
+)
 _MINUTE_S: Final = 60
 _HOUR_S: Final = 3600
 
@@ -49,21 +58,23 @@ class Summary:
         for record in self._failures:
             if record.error is not None:
                 name = printable(record.path)
-                line = f"failed: {name}: {record.error.code}: {record.error.message}"
-                console.print(translated(line), highlight=False, markup=False, soft_wrap=True)
+                line = _("failed: {file}: {code}: {message}").format(
+                    file=name, code=record.error.code, message=record.error.message
+                )
+                console.print(line, highlight=False, markup=False, soft_wrap=True)
         if self._failed > len(self._failures):
-            more = f"and {self._failed - len(self._failures):,} more"
-            console.print(translated(more), highlight=False)
+            more = _("and {more:,} more").format(more=self._failed - len(self._failures))
+            console.print(more, highlight=False)
 
     def _table(self) -> Table:
         best = sorted(self._scores.items(), key=lambda entry: -entry[1][0])
-        table = Table(*map(translated, ("first tag", "images", "mean score")), title=None)
+        table = Table(_("first tag"), _("images"), _("mean score"), title=None)
         table.columns[1].justify = table.columns[2].justify = "right"
         for label, (images, total) in best[:TOP_LABELS]:
             table.add_row(escape(label), f"{images:,.0f}", f"{total / images:.2f}")
         if len(best) > TOP_LABELS:
             rest = sum(entry[0] for _, entry in best[TOP_LABELS:])
-            more = translated(f"{len(best) - TOP_LABELS:,} more")
+            more = _("{more:,} more").format(more=len(best) - TOP_LABELS)
             table.add_row(more, f"{rest:,.0f}", "")
         return table
 
@@ -72,12 +83,12 @@ def human_line(record: Record) -> str:
     """Return a record as a person reads it on a terminal."""
     name = printable(PurePath(record.path).name)
     if record.error is not None:
-        return f"{name}  failed: {record.error.message}"
+        return _("{file}  failed: {message}").format(file=name, message=record.error.message)
     return f"{name}  " + ", ".join(f"{tag.label} {tag.score:.2f}" for tag in record.tags)
 
 
 def state_of(job: Job) -> str:
-    """Return where a job stands, in a word."""
+    """Return where a job stands: in English, as programs read it, too."""
     if job.state in {"cancelled", "interrupted"}:
         return job.state
     return "finished" if job.finished else job.state
@@ -86,7 +97,7 @@ def state_of(job: Job) -> str:
 def age(seconds: float) -> str:
     """Return a time span in its largest sensible unit."""
     if seconds < _MINUTE_S:
-        return f"{max(seconds, 0):.0f} s"
+        return _("{seconds:.0f} s").format(seconds=max(seconds, 0))
     if seconds < _HOUR_S:
-        return f"{seconds / _MINUTE_S:.0f} min"
-    return f"{seconds / _HOUR_S:.1f} h"
+        return _("{minutes:.0f} min").format(minutes=seconds / _MINUTE_S)
+    return _("{hours:.1f} h").format(hours=seconds / _HOUR_S)

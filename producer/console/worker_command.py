@@ -14,6 +14,7 @@ from producer.backend.workers import WorkerInfo
 from producer.console.paths import printable
 from producer.sources.scan import STANDARD_INPUT
 from producer.sources.stores import is_url
+from worker.contract.i18n import gettext as _
 from worker.contract.settings import Settings, SettingsError
 
 _ANYWHERE: Final = "DIR"
@@ -32,7 +33,9 @@ def start_worker(settings: Settings, paths: Sequence[str], *, as_blobs: bool = F
         if settings.broker_url == Settings.from_env().broker_url:
             return command
     if shown != settings.broker_url.reveal():
-        return f"export WANWU_BROKER_URL=... (the same URL), then {command}"
+        return _("export WANWU_BROKER_URL=... (the same URL), then {command}").format(
+            command=command
+        )
     return f"WANWU_BROKER_URL={shlex.quote(shown)} {command}"
 
 

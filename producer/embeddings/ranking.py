@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from producer.embeddings.text_encoder import Embedded, EncodingError
 from producer.formats.jsonl import RecordsError
+from worker.contract.i18n import gettext as _
 from worker.contract.messages import Record, Tag
 from worker.contract.scoring import Background, Best, best, score, tags
 
@@ -87,7 +88,7 @@ def matrix_of(records: Sequence[Record], told: Encoded) -> npt.NDArray[np.float1
     for record in records:
         check_model(record.model, told)
         if record.embedding is None:
-            msg = f"{record.path} has no embedding: submit with --embeddings"
+            msg = _("{path} has no embedding: submit with --embeddings").format(path=record.path)
             raise RecordsError(msg)
         parts.append(base64.b64decode(record.embedding))
     return as_matrix(b"".join(parts), told)
@@ -105,7 +106,9 @@ def check_model(model: str, told: Encoded) -> None:
         EncodingError: they are not.
     """
     if model != told.model:
-        msg = f"the embeddings are of model {model}, the labels of {told.model}: give its --model"
+        msg = _(
+            "the embeddings are of model {model}, the labels of {other}: give --model {model}"
+        ).format(model=model, other=told.model)
         raise EncodingError(msg)
 
 

@@ -17,6 +17,7 @@ from producer.formats import Sink, records_of
 from producer.formats.journal import replace
 from producer.formats.jsonl import RecordsError
 from producer.formats.parquet import rewrite, vectors_of
+from worker.contract.i18n import gettext as _
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -67,7 +68,7 @@ class _Change:
         tagged = pc.equal(batch.column("status"), "ok")
         some = batch.filter(tagged)
         if "embedding" not in batch.schema.names or some.column("embedding").null_count:
-            msg = "an image has no embedding: submit with --embeddings"
+            msg = _("an image has no embedding: submit with --embeddings")
             raise RecordsError(msg)
         for model in some.column("model").unique().to_pylist():
             check_model(model, self._ranker.told)

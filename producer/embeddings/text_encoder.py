@@ -16,6 +16,7 @@ from kombu.exceptions import OperationalError
 
 from producer.backend.subprocesses import ERROR, WORKER, environment
 from worker.contract.extras import missing, remedy
+from worker.contract.i18n import gettext as _
 from worker.contract.labels import LabelPack
 from worker.contract.local.subprocesses import start_child, stop_child
 from worker.contract.redis.connections import connect
@@ -47,7 +48,9 @@ class Encoding:
 
     def __enter__(self) -> Self:
         if missing("worker"):
-            msg = f"labels are embedded by the model, which needs: {remedy('worker')}"
+            msg = _("labels are embedded by the model, which needs: {install}").format(
+                install=remedy("worker")
+            )
             raise EncodingError(msg)
         # A file, since a pipe would hold us up until the child has loaded what it reads with.
         with tempfile.TemporaryFile() as pack:
@@ -79,9 +82,9 @@ class Encoding:
         out, words = self._child.communicate()
         if self._child.returncode:
             lines = words.decode(errors="replace").strip().splitlines()
-            last = lines[-1] if lines else "it ended without a word"
+            last = lines[-1] if lines else _("it ended and printed nothing")
             raise EncodingError(last.removeprefix("Error: ").removeprefix(ERROR))
-        head, _, matrix = out.partition(b"\n")
+        head, matrix = out.split(b"\n", maxsplit=1)
         return Embedded(msgspec.json.decode(head, type=Encoded), matrix)
 
 

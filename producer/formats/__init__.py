@@ -26,6 +26,7 @@ from producer.formats.parquet import count_rows, read_parquet, write_parquet
 from producer.formats.stream import StreamSink
 from producer.formats.xmp import XmpSink
 from worker.contract.extras import ExtraError, missing, remedy
+from worker.contract.i18n import gettext as _
 from worker.contract.messages import Record
 
 __all__ = [
@@ -152,9 +153,9 @@ def target_of(file: Path | None, name: str | None) -> Target:
     problem = None
     _check_extra(name)
     if file is None and not target.in_sidecars and not form.stream:
-        problem = f"the format {name} needs a file: give --out"
+        problem = _("the format {name} needs a file: give --out").format(name=name)
     elif file is not None and target.in_sidecars:
-        problem = f"the format {name} writes beside each image: leave --out away"
+        problem = _("the format {name} writes beside each image: leave out --out").format(name=name)
     if problem:
         raise UnknownFormatError(problem)
     return target
@@ -171,7 +172,7 @@ def records_of(file: Path, name: str | None = None) -> Iterator[Record]:
     name = name or form_of(file)
     read = FORMATS[name].read
     if read is None:
-        msg = f"{file.name}: the format {name} is not read"
+        msg = _("{file}: the format {name} cannot be read").format(file=file.name, name=name)
         raise UnknownFormatError(msg)
     _check_extra(name)
     return read(file)
@@ -185,7 +186,9 @@ def form_of(file: Path) -> str:
     """
     name = ENDINGS.get(file.suffix.lower())
     if name is None:
-        msg = f"{file.name}: the ending must be one of {', '.join(ENDINGS)}, or give --format"
+        msg = _("{file}: the ending must be one of {endings}, or give --format").format(
+            file=file.name, endings=", ".join(ENDINGS)
+        )
         raise UnknownFormatError(msg)
     return name
 
@@ -193,7 +196,7 @@ def form_of(file: Path) -> str:
 def _check_extra(name: str) -> None:
     extra = FORMATS[name].extra
     if extra and missing(extra):
-        msg = f"the format {name} needs: {remedy(extra)}"
+        msg = _("the format {name} needs: {install}").format(name=name, install=remedy(extra))
         raise ExtraError(msg)
 
 

@@ -12,6 +12,7 @@ import msgspec
 
 from producer.formats.jsonl import RecordsError
 from producer.formats.stream import StreamSink
+from worker.contract.i18n import gettext as _
 from worker.contract.messages import Record, Timing
 
 _TIMES: Final = Timing.__struct_fields__
@@ -76,12 +77,14 @@ def records_in_rows(lines: Iterable[bytes], file: Path) -> Iterator[Record]:
         if header is None:
             return
         if tuple(header) != COLUMNS:
-            msg = "its columns are not those of records"
+            msg = _("its columns are not those of records")
             raise ValueError(msg)  # noqa: TRY301 - told with the line, like all others
         for row in rows:
             yield _record(dict(zip(COLUMNS, row, strict=True)))
     except (ValueError, csv.Error, msgspec.ValidationError) as e:
-        msg = f"{file}, line {rows.line_num}: this is no record ({e})"
+        msg = _("{file}, line {line}: this is not a record ({reason})").format(
+            file=file, line=rows.line_num, reason=e
+        )
         raise RecordsError(msg) from e
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from producer.formats.jsonl import RecordsError
+from worker.contract.i18n import gettext as _
 from worker.contract.messages import Record
 
 # More is "at least so many": nobody waits for a count.
@@ -37,7 +38,11 @@ class ExistingRecords(NamedTuple):
     @property
     def how_many(self) -> str:
         """How many records, for a sentence."""
-        return f"{self.records:,}" if self.is_whole else f"at least {self.records:,}"
+        return (
+            f"{self.records:,}"
+            if self.is_whole
+            else _("at least {records:,}").format(records=self.records)
+        )
 
 
 def is_stream(file: Path) -> bool:

@@ -11,6 +11,7 @@ import msgspec
 
 from producer.formats.stream import StreamSink
 from worker.contract.codec import decode
+from worker.contract.i18n import gettext as _
 from worker.contract.messages import Record
 
 _SCORE_DIGITS: Final = 6
@@ -71,7 +72,7 @@ def records_in(lines: Iterable[bytes], file: Path) -> Iterator[Record]:
         try:
             yield msgspec.convert(decode(line), Record)
         except (ValueError, msgspec.ValidationError) as e:
-            msg = f"{file}, line {number}: this is no record"
+            msg = _("{file}, line {line}: this is not a record").format(file=file, line=number)
             raise RecordsError(msg) from e
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from producer.formats.jsonl import RecordsError
+from worker.contract.i18n import gettext as _
 from worker.contract.messages import Record
 
 if TYPE_CHECKING:
@@ -75,6 +76,8 @@ def _records_in(lines: list[bytes], file: Path, stream: Stream) -> list[Record] 
 
 def _foreign(file: Path) -> RecordsError:
     return RecordsError(
-        f"{file} holds something else than records: give another --out, or replace it with "
-        f"--overwrite"
+        _(
+            "{file} holds something other than records: choose another --out, or "
+            "replace it with --overwrite"
+        ).format(file=file)
     )

@@ -16,6 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+from worker.contract.i18n import gettext as _
+
 SUFFIX: Final = ".job"
 _LOCKS: Final = Path("/proc/locks")
 # File systems without locks, and directories in which nobody may leave a note.
@@ -85,7 +87,11 @@ class OutputLock:
             except OSError as e:
                 if e.errno not in _NO_NOTES:
                     raise
-                echo(f"note: nothing keeps other commands from {self._file}: {e.strerror}")
+                echo(
+                    _("note: nothing keeps other commands from writing {file}: {reason}").format(
+                        file=self._file, reason=e.strerror
+                    )
+                )
                 return None
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -97,7 +103,11 @@ class OutputLock:
                 if e.errno not in _NO_LOCKS:
                     os.close(lock)
                     raise
-                echo(f"note: nothing keeps other commands from {self._file}: {e.strerror}")
+                echo(
+                    _("note: nothing keeps other commands from writing {file}: {reason}").format(
+                        file=self._file, reason=e.strerror
+                    )
+                )
                 return lock
             if self._is(lock):
                 return lock
@@ -130,8 +140,13 @@ class OutputLock:
             return False
 
     def _in_use(self, holder: int | None) -> str:
-        who = f" (process {holder})" if holder else ""
-        return f"{self._file} is being written by another command{who}: give another --out"
+        if holder:
+            return _(
+                "{file} is being written by another command (process {pid}): choose another --out"
+            ).format(file=self._file, pid=holder)
+        return _("{file} is being written by another command: choose another --out").format(
+            file=self._file
+        )
 
 
 def _holder(lock: int) -> int | None:

@@ -15,6 +15,7 @@ import msgspec
 
 from producer.console.paths import utf8
 from producer.formats.jsonl import RecordsError
+from worker.contract.i18n import gettext as _
 from worker.contract.messages import Record, Timing
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def rewrite(file: Path, new: Path, change: Callable[[pa.RecordBatch], pa.RecordB
                 out.write_batch(change(batch))
                 count += batch.num_rows
     except (pa.ArrowException, KeyError) as e:
-        msg = f"{file}: these are no records ({e})"
+        msg = _("{file}: these are not records ({reason})").format(file=file, reason=e)
         raise RecordsError(msg) from e
     return count
 
@@ -93,7 +94,9 @@ def embedded_rows(file: Path) -> Iterator[tuple[pa.StringArray, str, memoryview]
     try:
         with pq.ParquetFile(file) as table:
             if _EMBEDDING not in table.schema_arrow.names:
-                msg = f"{file}: there are no embeddings in it; submit with --embeddings"
+                msg = _("{file}: it holds no embeddings; submit with --embeddings").format(
+                    file=file
+                )
                 raise RecordsError(msg)
             for batch in table.iter_batches(ROW_GROUP, columns=["path", "model", _EMBEDDING]):
                 some = batch.filter(batch.column(_EMBEDDING).is_valid())
@@ -101,7 +104,7 @@ def embedded_rows(file: Path) -> Iterator[tuple[pa.StringArray, str, memoryview]
                 model = models[0] if len(models) == 1 else ""
                 yield some.column("path"), model, vectors_of(some)
     except (pa.ArrowException, KeyError) as e:
-        msg = f"{file}: these are no records ({e})"
+        msg = _("{file}: these are not records ({reason})").format(file=file, reason=e)
         raise RecordsError(msg) from e
 
 
@@ -127,7 +130,7 @@ def read_parquet(file: Path) -> Iterator[Record]:
                 for row in _rows(batch):
                     yield msgspec.convert(row, Record)
     except (pa.ArrowException, msgspec.ValidationError) as e:
-        msg = f"{file}: these are no records ({e})"
+        msg = _("{file}: these are not records ({reason})").format(file=file, reason=e)
         raise RecordsError(msg) from e
 
 
@@ -182,7 +185,7 @@ def _embeddings(records: Sequence[Record], dim: int) -> pa.Array:
     blank = bytes(dim * _HALF_BYTES)
     rows = [base64.b64decode(one.embedding) if one.embedding else blank for one in records]
     if any(len(row) != len(blank) for row in rows):
-        msg = "embeddings of different dimensions cannot be in one file"
+        msg = _("embeddings of different dimensions cannot be in one file")
         raise RecordsError(msg)
     buffers = [None, pa.py_buffer(b"".join(rows))]
     values = pa.Array.from_buffers(pa.float16(), len(rows) * dim, buffers)

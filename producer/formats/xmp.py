@@ -9,6 +9,7 @@ from typing import Final, Self
 from producer.console.paths import printable
 from producer.console.tables import LISTED_FAILURES
 from producer.formats.xmp_sidecar import Sidecar, SidecarError, sidecar_of
+from worker.contract.i18n import gettext as _
 from worker.contract.messages import Record
 
 # These concern all that is still to come.
@@ -48,11 +49,17 @@ class XmpSink:
             sidecar.tag(record)
             sidecar.write(file)
         except SidecarError as e:
-            self._note(f"{printable(str(file))} is left as it is: {e}")
+            self._note(
+                _("{file} is unchanged: {reason}").format(file=printable(str(file)), reason=e)
+            )
         except OSError as e:
             if e.errno in _FATAL:
                 raise
-            self._note(f"{printable(str(file))} cannot be written: {e.strerror}")
+            self._note(
+                _("{file} cannot be written: {reason}").format(
+                    file=printable(str(file)), reason=e.strerror
+                )
+            )
 
     def _note(self, problem: str) -> None:
         self.unwritten += 1

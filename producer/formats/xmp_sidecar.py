@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 
 from producer.formats.journal import replace
+from worker.contract.i18n import gettext as _
 from worker.contract.messages import Record, Stamp, Tag
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ class Sidecar:
     def __init__(self, root: _Element) -> None:
         found = next(root.iter(_name("rdf:RDF")), None)
         if found is None:
-            msg = "there is no rdf:RDF in it"
+            msg = _("there is no rdf:RDF in it")
             raise SidecarError(msg)
         self._rdf = found
         self._home: _Element | None = None
@@ -98,13 +99,13 @@ class Sidecar:
         except FileNotFoundError:
             body = _BLANK
         if len(body) > _MAX_BYTES:
-            msg = f"{len(body):,} bytes are more than a sidecar's"
+            msg = _("{size:,} bytes are too many for a sidecar").format(size=len(body))
             raise SidecarError(msg)
         parser = etree.XMLParser(resolve_entities=False, no_network=True, load_dtd=False)
         try:
             return cls(etree.fromstring(body, parser))
         except etree.XMLSyntaxError as e:
-            msg = f"it is no XML: {e.msg}"
+            msg = _("it is not XML: {reason}").format(reason=e.msg)
             raise SidecarError(msg) from e
 
     def write(self, file: Path) -> None:
@@ -206,7 +207,7 @@ class Sidecar:
         found = next(self._lists(name), None)
         if found is None:
             if self._stands(name):
-                msg = f"{name} is no list in it"
+                msg = _("{name} in it is not a list").format(name=name)
                 raise SidecarError(msg)
             found = _child(_child(self._own(), name), kind)
         for word in words:

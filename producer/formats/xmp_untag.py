@@ -11,6 +11,7 @@ from producer.console.paths import printable
 from producer.formats.xmp_sidecar import ENDING, Sidecar, SidecarError, sidecar_of
 from producer.sources.scan import walk
 from producer.sources.tar import OnSkip
+from worker.contract.i18n import gettext as _
 
 
 class Untagged(msgspec.Struct):
@@ -36,9 +37,15 @@ def untag(files: Iterable[Path]) -> Untagged:
                 sidecar.write(file)
             told.cleaned += 1
         except SidecarError as e:
-            told.problems.append(f"{printable(str(file))} is left as it is: {e}")
+            told.problems.append(
+                _("{file} is unchanged: {reason}").format(file=printable(str(file)), reason=e)
+            )
         except OSError as e:
-            told.problems.append(f"{printable(str(file))} cannot be written: {e.strerror}")
+            told.problems.append(
+                _("{file} cannot be written: {reason}").format(
+                    file=printable(str(file)), reason=e.strerror
+                )
+            )
     return told
 
 

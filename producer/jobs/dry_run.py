@@ -11,6 +11,8 @@ from producer.backend.workers import WorkerInfo
 from producer.console.paths import printable
 from producer.console.tables import age
 from producer.sources.scan import Image, path_of
+from worker.contract.i18n import gettext as _
+from worker.contract.i18n import ngettext
 
 SHOWN: Final = 5
 
@@ -36,18 +38,27 @@ def lines(found: DryRun, workers: Iterable[WorkerInfo], waiting: int) -> Iterato
     """Yield what a person wants to know of it. So many images of other jobs are `waiting`."""
     yield from map(printable, found.first)
     if found.images > len(found.first):
-        yield f"and {found.images - len(found.first):,} more"
-    yield f"would send {found.images:,} images; nothing was sent"
+        yield _("and {more:,} more").format(more=found.images - len(found.first))
+    yield _("would send {images:,} images; nothing was sent").format(images=found.images)
     online = list(workers)
     if not online:
-        yield "no worker is online: how long they would take is not known"
+        yield _("no worker is online: how long it would take is not known")
         return
     rates = [one.images_per_s for one in online if one.images_per_s]
-    names = "1 worker is" if len(online) == 1 else f"{len(online):,} workers are"
     if not rates:
-        yield f"{names} online, and idle: how fast they are is known once they have worked"
+        yield ngettext(
+            "{workers:,} worker is online and idle: its speed is known once it has worked",
+            "{workers:,} workers are online and idle: their speed is known once they have worked",
+            len(online),
+        ).format(workers=len(online))
         return
     rate = sum(rates)
-    before = f", after {waiting:,} that wait already" if waiting else ""
     left = age((found.images + waiting) / rate)
-    yield f"{names} online, at {rate:,.1f} images a second: about {left}{before}"
+    line = ngettext(
+        "{workers:,} worker is online, at {rate:,.1f} images per second: about {left}",
+        "{workers:,} workers are online, at {rate:,.1f} images per second: about {left}",
+        len(online),
+    ).format(workers=len(online), rate=rate, left=left)
+    if waiting:
+        line += _(", after {images:,} that wait already").format(images=waiting)
+    yield line

@@ -20,6 +20,7 @@ from producer.jobs.resume import TagSource
 from producer.jobs.run import NoWorkerError, Request
 from producer.sources.scan import Image
 from worker.contract.codec import decode, encode
+from worker.contract.i18n import gettext as _
 from worker.contract.messages import Failure, ImageRef, Record
 
 UPLOAD_IMAGES: Final = 8
@@ -59,7 +60,7 @@ class HttpJobRunner:
         """
         workers = self._ask("GET", "/health")["workers"]
         if not workers:
-            msg = f"no worker is online behind {self._base}"
+            msg = _("no worker is online behind {url}").format(url=self._base)
             raise NoWorkerError(msg)
         return TagSource(workers[0]["model"], self._request.labels)
 
@@ -188,7 +189,7 @@ class HttpJobRunner:
         try:
             answer = self._http.request(method, f"{self._base}{path}", timeout=_TIMEOUT, **more)
         except urllib3.exceptions.HTTPError as e:
-            msg = f"no answer from {self._base}: {e}"
+            msg = _("no answer from {url}: {reason}").format(url=self._base, reason=e)
             raise ServerError(msg) from e
         if may_be_full and answer.status == _FULL:
             return None
@@ -200,6 +201,8 @@ class HttpJobRunner:
 def _words(status: int, body: bytes) -> str:
     try:
         told = json.loads(body)
-        return f"the door refuses: {told['code']}: {told['message']}"
+        return _("the server refused: {code}: {message}").format(
+            code=told["code"], message=told["message"]
+        )
     except (ValueError, LookupError, TypeError):
-        return f"the door answers {status}"
+        return _("the server answered {status}").format(status=status)

@@ -8,6 +8,7 @@ from typing import Final, NamedTuple
 from producer.backend.retry import retry
 from producer.formats import Sink
 from producer.jobs.collector import STALL_S, STILL_S, SYSTEM_CLOCK, WINDOW_IMAGES, Clock
+from worker.contract.i18n import gettext as _
 from worker.contract.messages import ChunkResult
 from worker.contract.stores.jobs import Job, JobStore, LostChunk
 
@@ -30,13 +31,19 @@ class Fetched(NamedTuple):
     def remarks(self) -> Iterator[str]:
         """Yield what a user should know about it."""
         for chunk in self.lost:
-            yield f"chunk {chunk.seq} has no results: {chunk.reason}"
+            yield _("chunk {seq} has no results: {reason}").format(
+                seq=chunk.seq, reason=chunk.reason
+            )
         if self.gone_chunks:
-            yield f"{self.gone_chunks:,} chunks were done, but their results are kept no longer"
+            yield _("{chunks:,} chunks were done, but their results have expired").format(
+                chunks=self.gone_chunks
+            )
         if not self.job.finished:
             yield (
-                f"job {self.job.id} is not finished: {self.job.done:,} of {self.job.images:,} "
-                f"images have results; --wait waits for the rest"
+                _(
+                    "job {job} is not finished: {done:,} of {images:,} images have results; "
+                    "--wait waits for the rest"
+                ).format(job=self.job.id, done=self.job.done, images=self.job.images)
             )
 
 

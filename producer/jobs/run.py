@@ -23,6 +23,7 @@ from producer.jobs.publisher import Stores
 from producer.jobs.resume import TagSource
 from producer.jobs.window import Window
 from producer.sources.scan import STANDARD_INPUT, Image, count_images, scan
+from worker.contract.i18n import gettext as _
 from worker.contract.labels import LabelPack
 
 MAX_IMAGES: Final = 20_000
@@ -77,12 +78,16 @@ def find_images(words: tuple[str, ...], echo: Echo) -> Iterator[Image]:
     """
 
     def skipped(directory: str, error: OSError) -> None:
-        echo(f"skipped: {printable(directory)} cannot be listed: {error.strerror}")
+        echo(
+            _("skipped: {directory} cannot be listed: {reason}").format(
+                directory=printable(directory), reason=error.strerror
+            )
+        )
 
     images = scan(words, skipped)
     first = next(images, None)
     if first is None:
-        msg = f"no image found in {', '.join(map(printable, words))}"
+        msg = _("no image found in {paths}").format(paths=", ".join(map(printable, words)))
         raise NoImagesError(msg)
     return chain([first], images)
 
@@ -118,18 +123,22 @@ class JobRunner:
             words = self._nobody(connection, may_embed=waits and can_embed())
             if waits:
                 raise NoWorkerError(words)
-            self._echo(f"note: {words}")
+            self._echo(_("note: {note}").format(note=words))
             return TagSource("", self._request.labels)
         if not worker.has_labels and not self._request.pack.labels:
-            msg = (
-                f"model {worker.model} has no labels of its own: give --labels FILE or --label TEXT"
-            )
+            msg = _(
+                "model {model} has no labels of its own: give --labels FILE or --label TEXT"
+            ).format(model=worker.model)
             raise LabelsNeededError(msg)
         if worker.notice:
-            self._echo(f"note: {worker.notice}")
+            self._echo(_("note: {note}").format(note=worker.notice))
         self._tell_of_unread(connection, worker)
         if waits:
-            self._echo(f"tagging with {worker.model} on {worker.device}")
+            self._echo(
+                _("tagging with {model} on {device}").format(
+                    model=worker.model, device=worker.device
+                )
+            )
         return TagSource(worker.model, self._request.labels)
 
     def _nobody(self, connection: Connection, *, may_embed: bool) -> str:
@@ -138,11 +147,13 @@ class JobRunner:
             connection.settings, self._request.places, as_blobs=self._request.as_blobs
         )
         if may_embed:
-            return (
-                f"no worker is online at {broker}; start one with: {command} (or let this command "
-                f"start its own: --embedded)"
-            )
-        return f"no worker is online at {broker}; start one with: {command}"
+            return _(
+                "no worker is online at {url}; start one with: {command} (or let this "
+                "command start its own: --embedded)"
+            ).format(url=broker, command=command)
+        return _("no worker is online at {url}; start one with: {command}").format(
+            url=broker, command=command
+        )
 
     def _tell_of_unread(self, connection: Connection, worker: WorkerInfo) -> None:
         """Say if nobody may read some of what is to be tagged: each image of it would fail."""
@@ -152,8 +163,10 @@ class JobRunner:
         if hidden := unread(connection.workers(), places):
             command = start_worker(connection.settings, hidden)
             self._echo(
-                f"note: no worker that is online may read {about(hidden)}, unless by another name: "
-                f"start one with: {command} (or submit with --blobs)"
+                _(
+                    "note: no online worker may read {paths}, unless under another path: start "
+                    "one with: {command} (or submit with --blobs)"
+                ).format(paths=about(hidden), command=command)
             )
 
     def send(self, connection: Connection, images: Iterable[Image]) -> int:
@@ -209,7 +222,7 @@ class JobRunner:
 
         def stalled() -> None:
             if words := connection.stall_reason(self.job):
-                self._echo(f"waiting: {words}")
+                self._echo(_("waiting: {reason}").format(reason=words))
 
         feeder = Feeder(
             images,

@@ -17,6 +17,8 @@ from producer.console.paths import printable
 from producer.console.worker_command import start_worker
 from producer.sources.stores import is_url
 from worker.contract.extras import EXTRAS, incomplete, is_wanted, missing, remedy
+from worker.contract.i18n import gettext as _
+from worker.contract.i18n import gettext_noop as N_
 from worker.contract.messages import QUEUE
 from worker.contract.redis.connections import BrokerUnreachableError, connect, unreachable
 from worker.contract.redis.server_check import RESULTS, ServerUnfitError, refusal
@@ -24,25 +26,27 @@ from worker.contract.settings import Settings
 from worker.contract.stores.dead_letters import DeadLetters
 
 _CLOCKS_S: Final = 2.0
-_START: Final = (
+_START: Final = N_(
     "start one (redis-server, or docker compose up redis), or name it: export "
     "WANWU_BROKER_URL=redis://..."
 )
-_WRONG_LOGIN: Final = "put the right password into WANWU_BROKER_URL: redis://:PASSWORD@HOST:6379/0"
-_OTHER: Final = "upgrade it, or name another in WANWU_BROKER_URL"
+_WRONG_LOGIN: Final = N_(
+    "put the right password into WANWU_BROKER_URL: redis://:PASSWORD@HOST:6379/0"
+)
+_OTHER: Final = N_("upgrade it, or name another in WANWU_BROKER_URL")
 # By the code of what Redis says.
 _REFUSED: Final = {
-    "READONLY": "it is a replica: name the master in WANWU_BROKER_URL, or promote this one",
-    "OOM": "its memory is full: raise maxmemory, or fetch results and let them go",
-    "MISCONF": "it cannot write to its disk: make room there; its log says more",
-    "NOPERM": "its user lacks rights: ACL SETUSER",
+    "READONLY": N_("it is a replica: name the master in {variable}, or promote this one"),
+    "OOM": N_("its memory is full: raise maxmemory, or fetch results, which frees it"),
+    "MISCONF": N_("it cannot write to its disk: make room there; its log says more"),
+    "NOPERM": N_("its user lacks rights: ACL SETUSER"),
 }
 
 
 class Finding(NamedTuple):
-    """Something that was looked at. With `bad`, nothing will be tagged until it is mended."""
+    """Something that was looked at. With `fail`, nothing will be tagged until it is mended."""
 
-    state: Literal["ok", "note", "bad"]
+    state: Literal["ok", "note", "fail"]
     what: str
     todo: str = ""
 
@@ -58,7 +62,7 @@ def examine(settings: Settings, paths: Sequence[str]) -> Iterator[Finding]:
             try:
                 workers = online(connection.app, ONLINE_TIMEOUT_S)
             except BrokerRefusesError:
-                words = "whether workers are online cannot be asked while Redis refuses work"
+                words = _("workers cannot be asked while Redis refuses work")
                 yield Finding("note", words)
                 # Who may fetch from a URL, nobody knows then.
                 paths = [path for path in paths if not is_url(path)]
@@ -68,23 +72,33 @@ def examine(settings: Settings, paths: Sequence[str]) -> Iterator[Finding]:
                 yield _path(path, workers)
     except BrokerUnreachableError as e:
         wrong = isinstance(e.__cause__, redis.AuthenticationError)
-        yield Finding("bad", str(e), _WRONG_LOGIN if wrong else _START)
+        yield Finding("fail", str(e), _(_WRONG_LOGIN if wrong else _START))
     except ServerUnfitError as e:
-        yield Finding("bad", str(e), _OTHER)
+        yield Finding("fail", str(e), _(_OTHER))
     except redis.RedisError as e:
-        yield Finding("bad", unreachable(settings.broker_url, e), _START)
+        yield Finding("fail", unreachable(settings.broker_url, e), _(_START))
     except ModuleNotFoundError as e:
-        yield Finding("bad", *incomplete(e))
+        yield Finding("fail", *incomplete(e))
 
 
 def _installed() -> Iterator[Finding]:
     wanted = [name for name in EXTRAS if is_wanted(name)]
     there = [name for name in wanted if not missing(name)]
-    extras = f"with {', '.join(there)}" if there else "without extras"
-    yield Finding("ok", f"wanwu-tagger {version('wanwu-tagger')} {extras}")
+    ours = version("wanwu-tagger")
+    if there:
+        what = _("wanwu-tagger {version} with {extras}").format(
+            version=ours, extras=", ".join(there)
+        )
+    else:
+        what = _("wanwu-tagger {version} without extras").format(version=ours)
+    yield Finding("ok", what)
     for name in wanted:
         if lacking := missing(name):
-            yield Finding("note", f"the extra {name} lacks {', '.join(lacking)}", remedy(name))
+            yield Finding(
+                "note",
+                _("the extra {name} lacks {modules}").format(name=name, modules=", ".join(lacking)),
+                remedy(name),
+            )
 
 
 def _broker(connection: Connection) -> Iterator[Finding]:
@@ -94,17 +108,24 @@ def _broker(connection: Connection) -> Iterator[Finding]:
         began_s = time.monotonic()
         about: dict[str, Any] = _asked(client.info) or {}
         took_ms = (time.monotonic() - began_s) * 1000
-        server = str(about.get("redis_version", "of a version that it does not tell"))
-        yield Finding("ok", f"Redis {server} at {url} answers in {took_ms:.1f} ms")
+        server = str(about.get("redis_version", _("of unknown version")))
+        yield Finding(
+            "ok",
+            _("Redis {version} at {url} answers in {took_ms:.1f} ms").format(
+                version=server, url=url, took_ms=took_ms
+            ),
+        )
         yield from _refusal(client)
         yield from _memory(client, about)
         yield from _clock(client)
         waiting, dead = _asked(client.llen, QUEUE), _asked(DeadLetters(client).count)
     if waiting is not None:
-        yield Finding("ok", f"{waiting:,} messages wait in the queue")
+        yield Finding("ok", _("{messages:,} messages wait in the queue").format(messages=waiting))
     if dead:
         yield Finding(
-            "note", f"{dead:,} messages or images were given up", "see producer status, requeue"
+            "note",
+            _("there are {letters:,} dead letters").format(letters=dead),
+            _("see producer status and producer requeue"),
         )
 
 
@@ -114,13 +135,15 @@ def _results(settings: Settings) -> Iterator[Finding]:
     if url == settings.broker_url:
         return
     with connect(url) as client:
-        yield Finding("ok", f"Redis of the results at {url} answers")
+        yield Finding("ok", _("Redis of the results at {url} answers").format(url=url))
         reason = refusal(client, RESULTS)
     if reason:
-        todo = _REFUSED.get(reason.partition(" ")[0], "").replace(
-            "WANWU_BROKER_URL", "WANWU_RESULT_URL"
+        todo = _todo(reason, "WANWU_RESULT_URL")
+        yield Finding(
+            "fail",
+            _("Redis of the results answers, but refuses work: {reason}").format(reason=reason),
+            todo,
         )
-        yield Finding("bad", f"Redis of the results answers, but refuses work: {reason}", todo)
 
 
 def _asked(question: Callable[..., Any], *words: Any) -> Any:
@@ -134,8 +157,15 @@ def _asked(question: Callable[..., Any], *words: Any) -> Any:
 def _refusal(client: redis.Redis) -> Iterator[Finding]:
     """Yield why Redis takes no work at the moment, if it does not."""
     if reason := refusal(client):
-        todo = _REFUSED.get(reason.partition(" ")[0], "")
-        yield Finding("bad", f"Redis answers, but refuses work: {reason}", todo)
+        todo = _todo(reason, "WANWU_BROKER_URL")
+        yield Finding(
+            "fail", _("Redis answers, but refuses work: {reason}").format(reason=reason), todo
+        )
+
+
+def _todo(reason: str, variable: str) -> str:
+    """Return what to do about a refusal of the Redis that a variable names; "" if it is unknown."""
+    return _(_REFUSED.get(reason.partition(" ")[0], "")).format(variable=variable)
 
 
 def _clock(client: redis.Redis) -> Iterator[Finding]:
@@ -144,19 +174,25 @@ def _clock(client: redis.Redis) -> Iterator[Finding]:
     seconds, microseconds = answer
     apart_s = seconds + microseconds / 1e6 - time.time()
     if abs(apart_s) > _CLOCKS_S:
-        words = f"this clock and Redis' differ by {apart_s:+.1f} s"
-        yield Finding("note", words, "times in the queue will be wrong: synchronise them (NTP)")
+        words = _("the clocks of this machine and of Redis differ by {seconds:+.1f} s").format(
+            seconds=apart_s
+        )
+        yield Finding(
+            "note", words, _("times in the queue will be wrong: synchronise the clocks (NTP)")
+        )
 
 
 def _memory(client: Any, about: dict[str, Any]) -> Iterator[Finding]:
     policy = about.get("maxmemory_policy", "noeviction")
     if about.get("maxmemory") and policy != "noeviction":
-        words = f"Redis drops keys when its memory is full ({policy})"
-        yield Finding("bad", words, "work would be lost: CONFIG SET maxmemory-policy noeviction")
+        words = _("Redis drops keys when its memory is full ({policy})").format(policy=policy)
+        yield Finding(
+            "fail", words, _("work would be lost: CONFIG SET maxmemory-policy noeviction")
+        )
     kept = _asked(client.config_get, "appendonly")
     if kept is not None and kept.get("appendonly") != "yes":
-        words = "Redis keeps nothing on disk (appendonly no)"
-        yield Finding("note", words, "a restart loses the queue: CONFIG SET appendonly yes")
+        words = _("Redis keeps nothing on disk (appendonly no)")
+        yield Finding("note", words, _("a restart loses the queue: CONFIG SET appendonly yes"))
 
 
 def _workers(
@@ -165,23 +201,33 @@ def _workers(
     if not workers:
         broker = settings.broker_url
         todo = start_worker(settings, paths)
-        yield Finding("bad", f"no worker is online at {broker}", todo)
+        yield Finding("fail", _("no worker is online at {url}").format(url=broker), todo)
         return
     ours = version("wanwu-tagger")
     for one in workers:
-        told = f"{one.name}: {one.model} on {one.device}, {one.precision}"
+        told = _("{name}: {model} on {device}, {precision}").format(
+            name=one.name, model=one.model, device=one.device, precision=one.precision
+        )
         if one.version and one.version != ours:
-            yield Finding("note", f"{told}, version {one.version}", f"this is {ours}: upgrade one")
+            yield Finding(
+                "note",
+                _("{worker}, version {version}").format(worker=told, version=one.version),
+                _("this is {version}: upgrade one").format(version=ours),
+            )
         else:
             yield Finding("ok", told)
     models = {one.model for one in workers}
     if len(models) > 1:
-        words = f"workers hold different models: {', '.join(sorted(models))}"
-        yield Finding("note", words, "images get tags of whichever takes them")
+        words = _("workers hold different models: {models}").format(
+            models=", ".join(sorted(models))
+        )
+        yield Finding("note", words, _("an image gets the tags of whichever worker takes it"))
     if notice := workers[0].notice:
         yield Finding("note", notice)
     if not all(one.has_labels for one in workers):
-        yield Finding("note", "the model has no labels of its own", "give --labels FILE or --label")
+        yield Finding(
+            "note", _("the model has no labels of its own"), _("give --labels FILE or --label")
+        )
 
 
 def _path(path: str, workers: Sequence[WorkerInfo]) -> Finding:
@@ -190,20 +236,28 @@ def _path(path: str, workers: Sequence[WorkerInfo]) -> Finding:
         scheme = path.partition("://")[0]
         places = {place for one in workers for place in one.image_urls}
         if any(place == "*" or path.startswith(place) for place in places):
-            return Finding("ok", f"{shown}: workers may fetch from there")
+            return Finding("ok", _("{url}: workers may fetch from there").format(url=shown))
         todo = f"worker start --images {scheme}://..."
-        return Finding("bad", f"{shown}: no worker may fetch from there", todo)
+        return Finding("fail", _("{url}: no worker may fetch from there").format(url=shown), todo)
     real = os.path.realpath(path)
     if not Path(real).exists():
-        return Finding("bad", f"{shown}: there is no such file or directory here")
+        return Finding(
+            "fail", _("{path}: there is no such file or directory here").format(path=shown)
+        )
     if not workers:
-        words = f"{shown}: it is there; whether workers may read it, they say themselves"
+        words = _(
+            "{path}: it is there; only workers that are online can say whether they may read it"
+        ).format(path=shown)
         return Finding("ok", words)
     blind = [one.name for one in workers if not _sees(one, real)]
     if blind:
-        words = f"{shown}: {', '.join(blind)} may not read there"
-        return Finding("bad", words, "worker start --images DIR, or submit with --blobs")
-    return Finding("ok", f"{shown}: within what the workers may read, if it is there for them too")
+        words = _("{path}: {workers} may not read there").format(
+            path=shown, workers=", ".join(blind)
+        )
+        return Finding("fail", words, _("worker start --images DIR, or submit with --blobs"))
+    return Finding(
+        "ok", _("{path}: the workers may read there, if they see the same files").format(path=shown)
+    )
 
 
 def _sees(worker: WorkerInfo, real: str) -> bool:

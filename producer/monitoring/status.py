@@ -14,9 +14,9 @@ from rich.live import Live
 from rich.text import Text
 
 from producer.backend.workers import WorkerInfo, online
-from producer.console.i18n import translated
 from producer.console.tables import state_of
 from producer.monitoring import status_tables as tables
+from worker.contract.i18n import gettext as _
 from worker.contract.redis.connections import BrokerUnreachableError, connect, unreachable
 from worker.contract.redis.errors import passes
 from worker.contract.stores.dead_letters import DeadLetter
@@ -113,7 +113,7 @@ class StatusSampler:
                     live.update(last, refresh=True)
                 else:
                     # Under what was seen last.
-                    live.update(Group(last, Text(translated(seen))), refresh=True)
+                    live.update(Group(last, Text(seen)), refresh=True)
                 time.sleep(PAUSE_S)
 
     def _look_or_reason(self) -> State | str:
@@ -123,11 +123,13 @@ class StatusSampler:
             with connect(self._desk.settings.broker_url):
                 return self._look()
         except BrokerUnreachableError as e:
-            return f"waiting: {e}"
+            return _("waiting: {reason}").format(reason=e)
         except redis.RedisError as e:
             if not passes(e):
                 raise
-            return f"waiting: {unreachable(self._desk.settings.broker_url, e)}"
+            return _("waiting: {reason}").format(
+                reason=unreachable(self._desk.settings.broker_url, e)
+            )
 
     def _look(self) -> State:
         connection = self._desk

@@ -15,6 +15,8 @@ from rich.text import Text
 from producer.backend.workers import WorkerInfo
 from producer.console.paths import printable
 from producer.console.tables import age, state_of
+from worker.contract.i18n import gettext as _
+from worker.contract.i18n import gettext_noop as N_
 from worker.contract.stores.dead_letters import DeadLetter
 from worker.contract.stores.jobs import Job
 
@@ -36,16 +38,16 @@ def jobs_table(jobs: Sequence[Job], rates: Mapping[str, float], width: int = WID
     paces = [_pace(job, rates.get(job.id)) for job in jobs]
     wide = width >= WIDE
     columns = {
-        "job": [job.id for job in jobs],
-        "state": [state_of(job) for job in jobs],
-        "images": [f"{job.images:,}" for job in jobs],
-        "done": [_share(job, wide=wide) for job in jobs],
-        "failed": [f"{job.failed:,}" for job in jobs],
-        "img/s": [pace for pace, _ in paces],
-        "left": [left for _, left in paces],
-        "age": [age(time.time() - job.created_at_s) for job in jobs],
-        "labels": [f"{job.labels:,}" if job.labels else "" for job in jobs],
-        "of": [job.about for job in jobs],
+        N_("job"): [job.id for job in jobs],
+        N_("state"): [_(state_of(job)) for job in jobs],
+        N_("images"): [f"{job.images:,}" for job in jobs],
+        N_("done"): [_share(job, wide=wide) for job in jobs],
+        N_("failed"): [f"{job.failed:,}" for job in jobs],
+        N_("img/s"): [pace for pace, _ in paces],
+        N_("left"): [left for _, left in paces],
+        N_("age"): [age(time.time() - job.created_at_s) for job in jobs],
+        N_("labels"): [f"{job.labels:,}" if job.labels else "" for job in jobs],
+        N_("of"): [job.about for job in jobs],
     }
     numbers = ("images", "done", "failed", "img/s", "left", "labels")
     form = _Form(numbers, ("of",), ("age", "labels", "img/s", "left", "failed", "images"))
@@ -56,13 +58,13 @@ def workers_table(workers: Sequence[WorkerInfo], width: int = WIDE) -> Table:
     """Return the workers online, one a row; in a narrow table names are cut off."""
     rates = [one.images_per_s for one in workers]
     columns = {
-        "worker": [printable(one.name) for one in workers],
-        "model": [printable(one.model) for one in workers],
-        "device": [printable(one.device) for one in workers],
-        "precision": [printable(one.precision) for one in workers],
-        "images": [f"{one.images:,}" for one in workers],
-        "failed": [f"{one.failed:,}" for one in workers],
-        "img/s": ["" if rate is None else f"{rate:,.1f}" for rate in rates],
+        N_("worker"): [printable(one.name) for one in workers],
+        N_("model"): [printable(one.model) for one in workers],
+        N_("device"): [printable(one.device) for one in workers],
+        N_("precision"): [printable(one.precision) for one in workers],
+        N_("images"): [f"{one.images:,}" for one in workers],
+        N_("failed"): [f"{one.failed:,}" for one in workers],
+        N_("img/s"): ["" if rate is None else f"{rate:,.1f}" for rate in rates],
     }
     form = _Form(("images", "failed", "img/s"), ("worker", "model"), ("precision",))
     return _table(columns, form, width)
@@ -72,15 +74,15 @@ def dead_table(letters: Sequence[DeadLetter], width: int = WIDE) -> Table:
     """Return what was given up, one a row, the oldest first; what `requeue` takes stays whole."""
     shown = letters[:LISTED]
     columns = {
-        "given up": [printable(one.id) for one in shown],
-        "code": [printable(one.code) for one in shown],
-        "what": [printable(_subject(one)) for one in shown],
-        "why": [printable(one.reason) for one in shown],
-        "age": [age(time.time() - one.at_s) for one in shown],
+        N_("dead letter"): [printable(one.id) for one in shown],
+        N_("code"): [printable(one.code) for one in shown],
+        N_("what"): [printable(_subject(one)) for one in shown],
+        N_("why"): [printable(one.reason) for one in shown],
+        N_("age"): [age(time.time() - one.at_s) for one in shown],
     }
     table = _table(columns, _Form((), ("what", "why"), ("age",)), width)
     if more := len(letters) - len(shown):
-        table.add_row(f"{more:,} more")
+        table.add_row(_("{more:,} more").format(more=more))
     return table
 
 
@@ -104,7 +106,7 @@ def _table(columns: dict[str, list[str]], form: _Form, width: int) -> Table:
                 columns.pop(name, None)
     for name in columns:
         justify: JustifyMethod = "right" if name in form.numbers else "left"
-        table.add_column(name, justify=justify, no_wrap=name not in form.cut)
+        table.add_column(_(name), justify=justify, no_wrap=name not in form.cut)
     for row in zip(*columns.values(), strict=True):
         table.add_row(*map(_cell, columns, row))
     return table
@@ -114,7 +116,7 @@ def _width(columns: Mapping[str, Sequence[str]], form: _Form) -> int:
     """Return the least width of a narrow table."""
     total = 0
     for name, cells in columns.items():
-        widest = max(map(cell_len, (name, *cells)))
+        widest = max(map(cell_len, (_(name), *cells)))
         total += 1 + (min(widest, _LEAST) if name in form.cut else widest)
     return total
 
@@ -159,27 +161,32 @@ def _pace(job: Job, rate: float | None) -> tuple[str, str]:
 def job_details(job: Job, rate: float | None = None) -> Table:
     """Return what is known of one job, a line each."""
     table = Table(box=None, show_header=False, pad_edge=False)
-    table.add_row("job", job.id)
+    table.add_row(_("job"), job.id)
     if job.about:
-        table.add_row("of", Text(job.about))
-        table.add_row("labels", f"{job.labels:,}" if job.labels else "the model's own")
-    table.add_row("state", state_of(job))
-    table.add_row("images", f"{job.images:,} in {job.chunks:,} chunks")
-    table.add_row("done", f"{job.done:,}, {job.failed:,} of them failed")
+        table.add_row(_("of"), Text(job.about))
+        table.add_row(_("labels"), f"{job.labels:,}" if job.labels else _("the model's own"))
+    table.add_row(_("state"), _(state_of(job)))
+    table.add_row(
+        _("images"),
+        _("{images:,} in {chunks:,} chunks").format(images=job.images, chunks=job.chunks),
+    )
+    table.add_row(
+        _("done"), _("{done:,}, {failed:,} of them failed").format(done=job.done, failed=job.failed)
+    )
     for code, count in sorted(job.codes.items(), key=lambda one: -one[1]):
         table.add_row("", f"{count:,} {code}")
-    table.add_row("outstanding", f"{job.outstanding:,}")
+    table.add_row(_("outstanding"), f"{job.outstanding:,}")
     pace, left = _pace(job, rate)
     if pace:
-        table.add_row("images a second", pace)
+        table.add_row(_("images per second"), pace)
     if left:
-        table.add_row("left", left)
-    table.add_row("age", age(time.time() - job.created_at_s))
+        table.add_row(_("left"), left)
+    table.add_row(_("age"), age(time.time() - job.created_at_s))
     return table
 
 
 def _subject(letter: DeadLetter) -> str:
     if letter.chunk is None:
-        return f"a message: {letter.raw[:RAW_CHARS]}"
+        return _("a message: {text}").format(text=letter.raw[:RAW_CHARS])
     images = letter.chunk.images
-    return images[0].path if len(images) == 1 else f"{len(images):,} images"
+    return images[0].path if len(images) == 1 else _("{images:,} images").format(images=len(images))

@@ -11,6 +11,7 @@ from producer.sources import stores as urls
 from producer.sources import tar as shards
 from producer.sources.extensions import is_image
 from producer.sources.tar import OnSkip
+from worker.contract.i18n import gettext as _
 from worker.contract.messages import ImageRef
 
 STANDARD_INPUT: Final = "-"
@@ -48,10 +49,10 @@ def check(words: Iterable[str]) -> None:
             urls.check(word)
             continue
         if not glob.has_magic(word):
-            msg = f"there is no {word}"
+            msg = _("{path} does not exist").format(path=word)
             raise NoSuchPathError(msg)
         if next(glob.iglob(word, recursive=True), None) is None:
-            msg = f"nothing matches {word}"
+            msg = _("nothing matches {pattern}").format(pattern=word)
             raise NoSuchPathError(msg)
 
 

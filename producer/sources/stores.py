@@ -14,6 +14,7 @@ from typing import IO, Any, Final
 from urllib.parse import urlsplit
 
 from worker.contract.extras import remedy
+from worker.contract.i18n import gettext as _
 
 _WEB: Final = frozenset({"http", "https"})
 _EXTRAS: Final = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs"}
@@ -133,8 +134,10 @@ def _store(url: str) -> tuple[Any, str]:
         found: tuple[Any, str] = fsspec.url_to_fs(url, use_listings_cache=False)
     except (ImportError, ValueError) as e:
         extra = _EXTRAS.get(scheme)
-        words = remedy(extra) if extra else str(e) or "fsspec is needed"
-        msg = f"{scheme}:// cannot be spoken to from here: {words}"
+        words = remedy(extra) if extra else str(e) or _("fsspec is needed")
+        msg = _("{scheme}:// URLs cannot be used here: {reason}").format(
+            scheme=scheme, reason=words
+        )
         raise StoreError(msg) from e
     # What their libraries log, tracebacks with it, is raised as well, and told by us.
     logging.getLogger(type(found[0]).__module__.partition(".")[0]).addHandler(logging.NullHandler())

@@ -11,6 +11,7 @@ from contextlib import closing
 from typing import IO, Final
 
 from producer.sources.extensions import is_image
+from worker.contract.i18n import gettext as _
 from worker.contract.messages import INSIDE, ImageRef, Part
 
 ENDING: Final = ".tar"
@@ -30,7 +31,10 @@ def members(
         with closing(open_file(path)) as stream:
             yield from _members(path, stream)
     except tarfile.TarError as e:
-        on_skip(path, OSError(0, f"it is no tar archive, or damaged ({e})"))
+        on_skip(
+            path,
+            OSError(0, _("it is not a tar archive, or it is damaged ({reason})").format(reason=e)),
+        )
     except OSError as e:
         on_skip(path, e)
 

@@ -89,7 +89,7 @@ def test_flower_is_for_embedded_alone(tmp_path: Path) -> None:
     (path,) = fill(tmp_path / "in", 1)
     done = run("producer", "submit", str(path), "--flower")
     assert done.returncode == 2
-    assert "--flower is for --embedded" in done.stderr
+    assert "--flower needs --embedded" in done.stderr
 
 
 def test_without_a_file_the_records_go_to_standard_output(tmp_path: Path) -> None:

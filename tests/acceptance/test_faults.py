@@ -394,7 +394,7 @@ def test_what_is_no_ledger_is_refused_and_kept(
     words = ("submit", str(tmp_path / "photos"), "--out", str(out), "--resume")
     done = run("producer", *words, broker_url=server.url)
     assert done.returncode == 2
-    assert "line 1: this is no record" in done.stderr
+    assert "line 1: this is not a record" in done.stderr
     assert out.read_text(encoding="utf-8") == "no record\n"
 
 

@@ -137,7 +137,7 @@ def test_an_installation_that_lacks_a_part_is_a_finding(factory: Factory) -> Non
         shutil.rmtree(packages / "uvicorn")
         sentence = "this installation is incomplete: it lacks the module packaging"
         found = fresh.run("producer", "doctor", code=1)
-        assert f"BAD   {sentence}" in found
+        assert f"fail  {sentence}" in found
         assert "the extra http lacks uvicorn" in found
         assert fresh.run("producer", "status", code=1).startswith(f"error: {sentence}")
         assert "wanwu-tagger[http]" in fresh.run("producer", "serve", code=1)

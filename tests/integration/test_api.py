@@ -216,7 +216,7 @@ def test_a_laptop_submits_through_the_door(door: Door, worker: None, tmp_path: P
     assert len(out.read_text(encoding="utf-8").splitlines()) == 43, again.stderr
     again = run(*words, broker_url="redis://127.0.0.1:1/0", api_key=KEY)
     assert again.returncode == 2
-    assert f"{out} holds 43 records already: go on with --resume" in again.stderr
+    assert f"{out} already holds 43 records: continue with --resume" in again.stderr
     words.append("--overwrite")
     refused = run(*words, broker_url="redis://127.0.0.1:1/0", api_key="another")
     assert refused.returncode == 1

@@ -104,7 +104,7 @@ def test_the_help_of_each_verb_shows_an_example(verb: str) -> None:
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["none.jpg"], "there is no none.jpg"),
+        (["none.jpg"], "none.jpg does not exist"),
         (["*.png"], "nothing matches *.png"),
         ([], "Missing argument"),
         (["a.jpg", "--labels", "none.txt"], "none.txt"),
@@ -237,7 +237,7 @@ def test_cancelling_tells_how_many_were_left(server: EmbeddedRedis, client: redi
     job = call("submit", "a.jpg", "--no-wait", "--broker", server.url).stdout.strip()
     done = call("cancel", job, "--broker", server.url)
     assert done.exit_code == 0
-    assert "1 images were still to be tagged" in done.stderr
+    assert "1 images had not been tagged" in done.stderr
     assert JobStore(client, 3600).is_cancelled(job)
     assert "cancelled" in call("status", job, "--broker", server.url).stdout
 
@@ -248,12 +248,12 @@ def test_what_is_over_cannot_be_cancelled(server: EmbeddedRedis, client: redis.R
         call("results", job, "--wait", "--broker", server.url)
     late = call("cancel", job, "--broker", server.url)
     assert late.exit_code == 0
-    assert f"{job} is finished already" in late.stderr
+    assert f"{job} is finished: there is nothing" in late.stderr
     assert JobStore(client, 3600).get(job).finished
     assert not JobStore(client, 3600).is_cancelled(job)
     other = call("submit", "a.jpg", "--no-wait", "--broker", server.url).stdout.strip()
     call("cancel", other, "--broker", server.url)
-    assert f"{other} was cancelled before" in call("cancel", other, "--broker", server.url).stderr
+    assert f"{other} was cancelled already" in call("cancel", other, "--broker", server.url).stderr
 
 
 def test_the_handlers_of_signals_are_put_back() -> None:

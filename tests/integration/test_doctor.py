@@ -17,13 +17,13 @@ from worker.contract.stores.dead_letters import DeadLetters
 
 
 def bad(*found: Finding) -> list[str]:
-    return [f"{one.what} -> {one.todo}" for one in found if one.state == "bad"]
+    return [f"{one.what} -> {one.todo}" for one in found if one.state == "fail"]
 
 
 def test_without_a_redis_it_says_how_to_get_one() -> None:
     done = run("producer", "doctor", broker_url="redis://:geheim@127.0.0.1:1/0")
     assert done.returncode == 1
-    assert "BAD   cannot reach Redis at redis://:***@127.0.0.1:1/0" in done.stdout
+    assert "fail  cannot reach Redis at redis://:***@127.0.0.1:1/0" in done.stdout
     assert "-> start one" in done.stdout
     assert "geheim" not in done.stdout + done.stderr
 
@@ -38,7 +38,7 @@ def test_without_a_worker_it_says_how_to_start_one(
     # The URL was not taken from the environment, and holds a password.
     todo = "export WANWU_BROKER_URL=... (the same URL), then worker start --images DIR"
     assert worst.endswith(f"-> {todo}")
-    assert any("1 messages or images were given up" in one.what for one in found)
+    assert any("there are 1 dead letters" in one.what for one in found)
 
 
 def test_a_redis_that_may_drop_work_is_bad(server: EmbeddedRedis, client: redis.Redis) -> None:
@@ -57,7 +57,7 @@ def test_a_full_redis_is_told_as_such(tmp_path: Path) -> None:
         found = list(examine(Settings(broker_url=SecretUrl(full.url)), [str(tmp_path)]))
         (worst,) = bad(*found)
         assert worst.startswith("Redis answers, but refuses work: OOM")
-        assert any(one.what.startswith("whether workers are online") for one in found)
+        assert any(one.what.startswith("workers cannot be asked") for one in found)
         assert found[-1].what.startswith(f"{tmp_path}: it is there")
 
 
@@ -82,7 +82,7 @@ def test_it_knows_what_workers_may_read(
     places = [str(seen), str(unseen), str(tmp_path / "none"), "s3://photos/2026/", "s3://other/"]
     found = list(examine(Settings(broker_url=SecretUrl(server.url)), places))
     by_place = {one.what.split(": ")[0]: one.state for one in found[-5:]}
-    assert [by_place[place] for place in places] == ["ok", "bad", "bad", "ok", "bad"]
+    assert [by_place[place] for place in places] == ["ok", "fail", "fail", "ok", "fail"]
     assert any(one.what.endswith(" on cpu, fp32") for one in found)
     fine = run("producer", "doctor", str(seen), broker_url=server.url)
     assert fine.returncode == 0, fine.stdout

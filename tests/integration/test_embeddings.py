@@ -159,7 +159,7 @@ def test_retag_gives_the_tags_of_a_fresh_run(
         broker_url="redis://localhost:1",
     )
     assert done.returncode == 0, done.stderr
-    assert "by 8 labels of wanwu" in done.stderr
+    assert "with 8 labels and model wanwu" in done.stderr
     if after == "csv":
         assert len(pd.read_csv(out)) == 25
         return
@@ -203,7 +203,7 @@ def test_a_worker_that_is_online_embeds_the_text(kept: tuple[Path, str]) -> None
     [
         (["retag", "{plain}", "--label", "x", "--out", "{out}"], "submit with --embeddings"),
         (["search", "{plain}", "x"], "submit with --embeddings"),
-        (["retag", "{kept}", "--label", "x", "--out", "{kept}"], "is what is read"),
+        (["retag", "{kept}", "--label", "x", "--out", "{kept}"], "is the input"),
         (["search", "{kept}", "x", "--model", "{out}"], "no model"),
         (["retag", "{kept}", "--label", "x", "--template", "y"], "must hold {{}} exactly once"),
     ],

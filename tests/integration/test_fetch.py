@@ -257,7 +257,7 @@ def test_a_bucket_that_is_not_there_is_told_before_any_work(store: dict[str, str
 def test_a_url_is_no_blob(tmp_path: Path) -> None:
     done = run("producer", "submit", "https://a.example/x.jpg", "--blobs", "--embedded")
     assert done.returncode == 2
-    assert "leave --blobs away" in done.stderr
+    assert "leave out --blobs" in done.stderr
 
 
 def test_lists_on_standard_input_may_hold_urls() -> None:

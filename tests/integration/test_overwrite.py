@@ -83,7 +83,7 @@ def test_a_file_of_records_is_replaced_only_if_that_is_asked_for(
     before = out.read_bytes()
     refused = convert(few, out)
     assert refused.returncode == 2
-    assert f"{out} holds 3 records already" in refused.stderr
+    assert f"{out} already holds 3 records" in refused.stderr
     assert "--overwrite" in refused.stderr
     assert out.read_bytes() == before
     done = convert(few, out, "--overwrite")
@@ -101,7 +101,7 @@ def test_what_is_no_file_of_records_is_refused_as_such(
         out.write_bytes(content)
         refused = convert(few, out)
         assert refused.returncode == 2
-        assert f"{out} holds something else than records" in refused.stderr
+        assert f"{out} holds something other than records" in refused.stderr
         assert out.read_bytes() == content
 
 
@@ -118,7 +118,7 @@ def test_records_of_a_run_that_ended_early_are_kept_too(tmp_path: Path, few: Pat
     (tmp_path / "lines.jsonl").rename(journal)
     refused = convert(few, out)
     assert refused.returncode == 2
-    assert f"{journal} holds 3 records already" in refused.stderr
+    assert f"{journal} already holds 3 records" in refused.stderr
     assert len(list(records_of(journal, "jsonl"))) == 3
     assert convert(few, out, "--overwrite").returncode == 0
     assert not journal.exists()
@@ -166,7 +166,7 @@ def test_a_url_that_holds_something_is_refused(tmp_path: Path, few: Path) -> Non
     url = out.as_uri()
     refused = convert(few, url)
     assert refused.returncode == 2
-    assert f"{url} holds {out.stat().st_size:,} bytes already" in refused.stderr
+    assert f"{url} already holds {out.stat().st_size:,} bytes" in refused.stderr
     assert len(list(records_of(out))) == 3
     assert convert(few, url, "--overwrite").returncode == 0
     assert len(list(records_of(out))) == 2
@@ -178,7 +178,7 @@ def test_what_comes_from_no_record_leaves_the_old_file(tmp_path: Path) -> None:
     write(out, 3)
     done = convert(bad, out, "--overwrite")
     assert done.returncode == 2
-    assert "this is no record" in done.stderr
+    assert "this is not a record" in done.stderr
     assert len(list(records_of(out))) == 3
 
 
@@ -288,7 +288,7 @@ def test_a_submit_replaces_a_file_only_when_it_has_records(
     words = ("submit", photos, "--out", str(out))
     tried = run("producer", *words, "--dry-run", broker_url=server.url)
     assert tried.returncode == 0
-    assert f"note: {out} holds 7 records already: go on with --resume" in tried.stderr
+    assert f"note: {out} already holds 7 records: continue with --resume" in tried.stderr
     nobody = run("producer", *words, "--overwrite", broker_url=server.url)
     assert nobody.returncode == 1
     assert "no worker is online" in nobody.stderr
@@ -296,7 +296,7 @@ def test_a_submit_replaces_a_file_only_when_it_has_records(
     crew.start(server.url, program=STEADY)
     refused = run("producer", *words, broker_url=server.url)
     assert refused.returncode == 2
-    assert f"{out} holds 7 records already: go on with --resume" in refused.stderr
+    assert f"{out} already holds 7 records: continue with --resume" in refused.stderr
     assert client.keys("wanwu:job:*") == []
     done = run("producer", *words, "--overwrite", broker_url=server.url)
     assert done.returncode == 0, done.stderr
@@ -304,12 +304,12 @@ def test_a_submit_replaces_a_file_only_when_it_has_records(
     job = JobStore(client, 3600).list()[0].id
     again = run("producer", "results", job, "--out", str(out), broker_url=server.url)
     assert again.returncode == 2
-    assert "give another --out, or replace them with --overwrite" in again.stderr
+    assert "choose another --out, or replace them with --overwrite" in again.stderr
     JobStore(client, 3600).drop_results(job, range(40))
     once_more = ("results", job, "--out", str(out), "--overwrite")
     gone = run("producer", *once_more, broker_url=server.url)
     assert gone.returncode == 1
-    assert f"job {job} has no results to write: {out} is as it was" in gone.stderr
+    assert f"job {job} has no results to write: {out} is unchanged" in gone.stderr
     assert len(list(records_of(out))) == 40
     interrupt_before_any_result(server.url, fill(tmp_path / "one", 1)[0], out)
     assert len(list(records_of(out))) == 40
@@ -335,5 +335,5 @@ def interrupt_before_any_result(url: str, photo: Path, out: Path) -> None:
         child.send_signal(signal.SIGINT)
         assert child.wait(PATIENCE_S) == 130
         said = child.stderr.read()
-    assert f"interrupted before any result came; {out} is as it was" in said
+    assert f"interrupted before any result came; {out} is unchanged" in said
     assert "with --resume in place of --overwrite" in said

@@ -33,7 +33,7 @@ def test_a_port_that_is_taken_is_told_before_anything_is_said_to_answer(
     done = run("producer", verb, "--port", str(taken), broker_url=server.url)
     assert done.returncode == 1
     assert done.stderr.splitlines() == [
-        f"error: port {taken} of 127.0.0.1 is taken by another program: give another --port"
+        f"error: port {taken} of 127.0.0.1 is in use by another program: choose another --port"
     ]
     assert not done.stdout
 
@@ -48,7 +48,7 @@ def test_an_address_that_is_not_ours_is_one_sentence(
     done = run(*words, broker_url=server.url, api_key="k")
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
-    assert line.startswith(f"error: there is no listening at {address}, port {port}: ")
+    assert line.startswith(f"error: cannot listen on {address}, port {port}: ")
 
 
 def test_a_worker_says_which_port_it_cannot_have(taken: int) -> None:
@@ -72,7 +72,7 @@ def test_what_is_said_to_answer_does(
     ) as child:
         try:
             assert child.stderr
-            assert f"answering at http://127.0.0.1:{port}" in child.stderr.readline().decode()
+            assert f"listening on http://127.0.0.1:{port}" in child.stderr.readline().decode()
             with urllib.request.urlopen(
                 f"http://127.0.0.1:{port}{path}", timeout=PATIENCE_S
             ) as answer:
@@ -84,7 +84,7 @@ def test_what_is_said_to_answer_does(
 def test_addresses_of_both_kinds_are_listened_at() -> None:
     with listen("127.0.0.1", 0) as one:
         port = one.getsockname()[1]
-        with pytest.raises(PortError, match=f"port {port} of 127.0.0.1 is taken"):
+        with pytest.raises(PortError, match=f"port {port} of 127.0.0.1 is in use"):
             listen("127.0.0.1", port)
     assert url_place("::1", 80) == "[::1]:80"
     assert url_place("0.0.0.0", 80) == "0.0.0.0:80"

@@ -93,7 +93,7 @@ def test_the_exporter_tells_the_backlog_at_every_moment(
     )
     assert exporter.stderr is not None
     try:
-        assert b"answering at" in exporter.stderr.readline()
+        assert b"listening on" in exporter.stderr.readline()
 
         def ask() -> str:
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:

@@ -151,7 +151,7 @@ def test_a_watch_outlives_redis_and_connections_that_vanish(tmp_path: Path) -> N
 @pytest.mark.parametrize("verb", ["status", "cancel", "results"])
 def test_an_id_that_no_job_has_is_told_in_a_sentence(server: EmbeddedRedis, verb: str) -> None:
     empty = run("producer", verb, "", broker_url=server.url)
-    assert (empty.returncode, "a job's id is not empty" in empty.stderr) == (2, True)
+    assert (empty.returncode, "the id of a job cannot be empty" in empty.stderr) == (2, True)
     odd = run("producer", verb, os.fsdecode(b"\xff"), broker_url=server.url)
     assert (odd.returncode, "there is no job \\udcff" in odd.stderr) == (1, True)
 
@@ -199,7 +199,7 @@ def test_status_tells_people_and_programs_the_same(
     watching.send_signal(signal.SIGINT)
     watching.communicate(timeout=PATIENCE_S)
     assert watching.returncode == 130
-    assert any("images a second" in line for line in lines)
+    assert any("images per second" in line for line in lines)
     slow.stop()
     crew.start(server.url, program=(STEADY[0], "0"))
     out = str(tmp_path / "out.jsonl")

@@ -180,9 +180,9 @@ def test_records_are_converted_from_any_form_to_any(tmp_path: Path) -> None:
     ("words", "reason"),
     [
         (["--format", "parquet"], "needs a file"),
-        (["--format", "xmp", "--out", "x.jsonl"], "leave --out away"),
+        (["--format", "xmp", "--out", "x.jsonl"], "leave out --out"),
         (["--out", "tags.doc"], "the ending must be one of"),
-        (["--out", "{file}"], "is what is read"),
+        (["--out", "{file}"], "is the input"),
     ],
 )
 def test_what_cannot_be_converted_is_wrong_usage(

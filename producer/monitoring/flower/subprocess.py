@@ -16,6 +16,7 @@ from typing import IO, Final
 
 from worker import contract
 from worker.contract.extras import missing, remedy
+from worker.contract.i18n import gettext as _
 from worker.contract.local.redis_server import EmbeddedError
 from worker.contract.local.subprocesses import start_child, stop_child
 
@@ -42,7 +43,7 @@ def flower_beside(broker_url: str, echo: Callable[[str], None]) -> Iterator[int]
         EmbeddedError: it is not installed or does not come up.
     """
     if missing("ops"):
-        msg = f"--flower needs: {remedy('ops')}"
+        msg = _("--flower needs: {install}").format(install=remedy("ops"))
         raise EmbeddedError(msg)
     port, password = _free_port(), secrets.token_urlsafe(12)
     variables = {
@@ -64,7 +65,11 @@ def flower_beside(broker_url: str, echo: Callable[[str], None]) -> Iterator[int]
         )
         try:
             _await(child, port, log)
-            echo(f"Flower: http://{HOST}:{port}/throughput, user {_USER}, password {password}")
+            echo(
+                _(
+                    "Flower: http://{host}:{port}/throughput, user {user}, password {password}"
+                ).format(host=HOST, port=port, user=_USER, password=password)
+            )
             yield port
         finally:
             stop_child(child, STOP_GRACE_S)
@@ -76,7 +81,8 @@ def _await(child: subprocess.Popen[bytes], port: int, log: IO[bytes]) -> None:
         if child.poll() is not None or time.monotonic() > ends_s:
             log.seek(0)
             lines = log.read().decode(errors="replace").strip().splitlines()
-            msg = f"Flower did not come up: {lines[-1] if lines else 'it said nothing'}"
+            output = lines[-1] if lines else _("it printed nothing")
+            msg = _("Flower did not start: {output}").format(output=output)
             raise EmbeddedError(msg)
         time.sleep(_ASK_S)
 
@@ -100,5 +106,5 @@ def _free_port() -> int:
                 continue
             port: int = probe.getsockname()[1]
             return port
-    msg = "there is no port for Flower"
+    msg = _("there is no free port for Flower")
     raise EmbeddedError(msg)

@@ -1,1 +1,0 @@
-"""Catalogues of what we say, one a language."""
