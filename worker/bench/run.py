@@ -80,7 +80,7 @@ def measure(
     engines: tuple[str, ...] = (),
     echo: Echo = lambda _: None,
 ) -> list[Figure]:
-    """Return the figures of every subject, in the order of the table; `say` hears the steps.
+    """Return the figures of every subject, in the table's order; `echo` is called with the steps.
 
     With `engines` of those alone, beside the baselines.
 

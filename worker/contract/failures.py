@@ -1,7 +1,7 @@
 """Why an image cannot be read: one code and one sentence for each reason.
 
-A worker reads images where they lie; a producer that sends bytes along reads them itself. Both
-report what they meet in the same terms.
+A worker reads images from disks and stores; a producer that sends bytes along reads them itself.
+Both report a failure in the same terms.
 """
 
 from __future__ import annotations

@@ -55,7 +55,7 @@ def export_found(
 ) -> Manifest:
     """Write the artifact of a Hugging Face model to `out`; return its manifest.
 
-    `say` hears each step, as a sentence for a person.
+    `echo` is called with each step, as a sentence for a person.
 
     Raises:
         ExportError: the model cannot be exported, or the artifact does not agree with it.
@@ -84,7 +84,7 @@ def export_model(
 ) -> Manifest:
     """Write the artifact of a model in the fastest of the precisions that agree with it.
 
-    An artifact that stands there already is replaced, but only by a whole one.
+    An artifact that exists there already is replaced, but only by a complete one.
 
     Raises:
         ExportError: the towers cannot be traced, or do not agree with the model.
@@ -251,8 +251,8 @@ def _beside(out: Path) -> Iterator[Path]:
         shutil.rmtree(out, ignore_errors=True)
         fresh.rename(out)
     except OSError as e:
-        words = "the disk is full" if e.errno == errno.ENOSPC else e.strerror or str(e)
-        msg = f"{out} cannot be written: {words}"
+        reason = "the disk is full" if e.errno == errno.ENOSPC else e.strerror or str(e)
+        msg = f"{out} cannot be written: {reason}"
         raise ExportError(msg) from e
     finally:
         shutil.rmtree(fresh, ignore_errors=True)

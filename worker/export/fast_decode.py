@@ -32,7 +32,7 @@ class Agreement(NamedTuple):
 
     @property
     def holds(self) -> bool:
-        """Whether fast decoding may stand for exact decoding."""
+        """Whether fast decoding may replace exact decoding."""
         return self.mean >= MIN_MEAN_COSINE and self.worst >= MIN_COSINE
 
     def __str__(self) -> str:

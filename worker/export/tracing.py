@@ -44,7 +44,7 @@ class Deviation(NamedTuple):
 
 
 class Trial(NamedTuple):
-    """A traced image tower: where it lies, how well it agrees, and how fast it is."""
+    """A traced image tower: its file, how well it agrees with the model, and how fast it is."""
 
     file: Path
     precision: Precision
@@ -54,7 +54,7 @@ class Trial(NamedTuple):
 
     @property
     def agrees(self) -> bool:
-        """Whether it may stand for the model."""
+        """Whether it may replace the model."""
         close = self.precision != "fp32" or self.deviation.max_abs <= MAX_ABS
         return close and self.deviation.min_cosine >= MIN_COSINE[self.precision]
 

@@ -45,7 +45,7 @@ _ID_DIGITS: Final = 12
 
 
 class Found(NamedTuple):
-    """Where a model's files lie, and what they are."""
+    """Where a model's files are, and which."""
 
     directory: Path
     source: Source
@@ -63,7 +63,7 @@ class Loaded(NamedTuple):
 def find(name: str, revision: str | None, echo: Callable[[str], None]) -> Found:
     """Return the directory of a model, downloaded if `name` is an id of the hub.
 
-    `say` hears of a download before it begins.
+    `echo` is called before a download begins.
 
     Raises:
         ExportError: there is no such directory or id, or the hub cannot be reached.
