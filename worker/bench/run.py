@@ -105,20 +105,29 @@ def measure(
             for one in wanted
             if not isinstance(found := made[one.precision], str)
         )
-        trials: dict[str, Trial] = {}
-        rows: dict[str, Rows] = {}
-        for trial in _one_ahead(stack.enter_context(Trial(order)) for order in orders):
-            name = trial.subject.name
-            echo(f"loading {name}")
-            try:
-                rows[name] = trial.rows()
-                trials[name] = trial
-            except Refused as e:
-                problems[name] = str(e)
+        trials, rows, refused = _loaded((stack.enter_context(Trial(one)) for one in orders), echo)
         times = _in_turns(trials, effort, echo)
         memory = {name: trial.memory_mb() for name, trial in trials.items()}
     agreement = _agreement(rows, artifact, labels)
-    return _figures(wanted, problems, times, memory, agreement)
+    return _figures(wanted, problems | refused, times, memory, agreement)
+
+
+def _loaded(
+    candidates: Iterator[Trial], echo: Echo
+) -> tuple[dict[str, Trial], dict[str, Rows], dict[str, str]]:
+    """Return by name the trials that could load, their rows ND, and why others could not."""
+    trials: dict[str, Trial] = {}
+    rows: dict[str, Rows] = {}
+    refused: dict[str, str] = {}
+    for trial in _one_ahead(candidates):
+        name = trial.subject.name
+        echo(f"loading {name}")
+        try:
+            rows[name] = trial.rows()
+            trials[name] = trial
+        except Refused as e:
+            refused[name] = str(e)
+    return trials, rows, refused
 
 
 def _one_ahead(trials: Iterator[Trial]) -> Iterator[Trial]:

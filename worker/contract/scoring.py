@@ -81,7 +81,7 @@ def softmax(logits_NK: Floats) -> Floats:
 def shares(logits_NK: Floats, logits_NJ: Floats, apart_JK: Matrix) -> Floats:
     """Return for each label its share of the softmax over itself and the background alone.
 
-    Above 0.5 the label says more of the image than all words together that mean something else. So
+    Above 0.5 the label says more of the image than all the background together. So
     a threshold means the same for every label and every set, and several labels may pass it, or
     none. (The odds of NegLabel, Jiang et al. 2024, equation 3, for one label at a time.) The shares
     take the place of the logits.

@@ -20,12 +20,7 @@ import structlog
 
 from worker.artifact.manifest import Artifact
 from worker.contract.labels import LabelPack, LabelStore
-from worker.contract.messages import (
-    Chunk,
-    ChunkResult,
-    ImageResult,
-    MessageError,
-)
+from worker.contract.messages import Chunk, ChunkResult, ImageResult, MessageError
 from worker.contract.settings import Settings
 from worker.contract.stores.blobs import BlobStore
 from worker.contract.worker_info import WorkerInfo
@@ -67,7 +62,7 @@ class Pipeline:
         embedding_cache: EmbeddingCache | None = None,
         worker: str = "",
         load_engine: Callable[[Artifact, Settings], Engine] = open_engine,
-        on_death: Callable[[], None] | None = None,
+        on_death: Callable[[], None] = lambda: None,
         clock: Clock = time.monotonic,
     ) -> None:
         """Take what the stages need; nothing is loaded yet.
@@ -81,9 +76,8 @@ class Pipeline:
         self.artifact = artifact
         self._label_store = labels
         self._matrix_store = matrix_store
-        self._embedding_cache = (
-            embedding_cache if embedding_cache and embedding_cache.is_on else None
-        )
+        has_cache = embedding_cache is not None and embedding_cache.is_on
+        self._embedding_cache = embedding_cache if has_cache else None
         self._worker = worker or socket.gethostname()
         self._load_engine = load_engine
         self._clock = clock
@@ -93,12 +87,10 @@ class Pipeline:
         self.figures = Figures()
         self.capacity = Capacity(settings.images_in_flight, clock)
 
-        def close() -> None:
-            self.capacity.close()
-            if on_death is not None:
-                on_death()
-
-        self._batcher = Batcher(self._launch, settings.largest_batch, clock=clock, on_death=close)
+        self._on_death = on_death
+        self._batcher = Batcher(
+            self._launch, settings.largest_batch, clock=clock, on_death=self._end
+        )
         source = partial(read, blobs=blobs, settings=settings)
         self._decode_stage = DecodeStage(
             settings, artifact, source, self._batcher, self.capacity, self._embedding_cache
@@ -239,6 +231,11 @@ class Pipeline:
                 raise LabelsMissingError(str(e)) from e
 
         return self._label_sets.get(pack_hash or _OWN_LABELS, fetch)
+
+    def _end(self) -> None:
+        """Take in no other chunk: the inference thread has ended on its own."""
+        self.capacity.close()
+        self._on_death()
 
     def _launch(self, pixels_CHW: Sequence[Pixels]) -> Callable[[], Embeddings]:
         """Begin a batch, on the inference thread."""
