@@ -38,7 +38,7 @@ pytestmark = pytest.mark.integration
 
 # So long a dead worker's chunks wait; users have a minute.
 LEASE_S = "2"
-FAULTY = (str(ROOT / "tests" / "faulty_worker.py"),)
+FAULTY = (str(ROOT / "tests" / "support" / "faulty_worker.py"),)
 
 
 @pytest.fixture
