@@ -51,7 +51,7 @@ def export_to(out: Path | None, settings: Settings, revision: str | None, echo: 
     device = resolve_device(settings.device, settings.precision)
     found = find(settings.model, revision, echo)
     place = out or _place(found.source, settings.precision, device)
-    if out is None and _stands(place):
+    if out is None and _is_whole(place):
         return place
     echo(f"exporting {found.source.id} to {place}")
     export_found(found, place, precision=settings.precision, device=device, echo=echo)
@@ -65,8 +65,8 @@ def _place(source: Source, precision: str, device: torch.device) -> Path:
     return cache_directory() / f"{source.id.replace('/', '--')}-{key}"
 
 
-def _stands(place: Path) -> bool:
-    """Whether a whole artifact is there; a damaged one is made anew."""
+def _is_whole(place: Path) -> bool:
+    """Whether a complete artifact is there; a damaged one is made anew."""
     try:
         open_artifact(place)
     except ArtifactError:
