@@ -15,8 +15,8 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from producer.embeddings.text_encoder import Embedded, EncodingError
-from producer.formats.jsonl import RecordsError
+from producer.embeddings.text_encoder import Embedded
+from producer.errors import EncodingError, RecordsError
 from worker.contract.i18n import gettext as _
 from worker.contract.messages import Record, Tag
 from worker.contract.scoring import Background, Best, best, score, tags

@@ -5,7 +5,7 @@ Shapes: N images, T tags an image.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -13,16 +13,55 @@ import numpy as np
 import numpy.typing as npt
 
 from producer.embeddings.ranking import Ranker, as_matrix, check_model, retagged
-from producer.formats import Sink, records_of
+from producer.embeddings.text_encoder import Encoding
+from producer.errors import RecordsError
+from producer.formats import Sink, form_of, records_of
 from producer.formats.journal import replace
-from producer.formats.jsonl import RecordsError
+from producer.formats.output import Output
 from producer.formats.parquet import rewrite, vectors_of
 from worker.contract.i18n import gettext as _
+from worker.contract.labels import LabelPack
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 _SCORE_DIGITS: Final = 6
+
+
+def retag_into(
+    output: Output,
+    file: Path,
+    pack: LabelPack,
+    *,
+    model: str | None,
+    top_k: int,
+    threshold: float,
+    echo: Callable[[str], object],
+) -> int:
+    """Write the records of `file` with tags by other labels to an output; return how many.
+
+    `echo` is called with which labels these are, once they are embedded.
+
+    Raises:
+        RecordsError: these are no records, or one has no embedding.
+        EncodingError: the labels cannot be embedded, or an embedding is of another model.
+    """
+    with Encoding(pack, model) as encoding:
+        ranker = Ranker(encoding.result(), top_k=top_k)
+    echo(
+        _("tagging with {labels:,} labels and model {model}").format(
+            labels=len(ranker.told.labels), model=ranker.told.model
+        )
+    )
+    pack_hash = pack.hash if pack != LabelPack() else None
+    target = output.target
+    if target and target.file and target.format == form_of(file) == "parquet":
+        count = retag_table(file, target.file, ranker, labels=pack_hash, threshold=threshold)
+    else:
+        with output.sink() as sink:
+            count = retag(file, sink, ranker, labels=pack_hash, threshold=threshold)
+    output.deliver()
+    return count
 
 
 def retag(file: Path, sink: Sink, ranker: Ranker, *, labels: str | None, threshold: float) -> int:

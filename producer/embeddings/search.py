@@ -14,11 +14,14 @@ import numpy as np
 import numpy.typing as npt
 
 from producer.embeddings.ranking import Hit, as_matrix, check_model, matrix_of, nearest
+from producer.embeddings.text_encoder import Asked, Encoding
 from producer.formats import form_of, records_of
 from producer.formats.parquet import embedded_rows
+from worker.contract.labels import LabelPack
 
 if TYPE_CHECKING:
-    from producer.embeddings.text_encoder import Asked, Encoding
+    from celery import Celery
+
     from worker.contract.text_embeddings import Encoded
 
 _ROWS: Final = 8192
@@ -29,6 +32,23 @@ _LOOK_S: Final = 0.1
 T = TypeVar("T")
 
 Block = tuple[Sequence[str], npt.NDArray[np.float16]]
+
+
+def search_text(
+    file: Path, text: str, top: int, model: str | None, app: Celery | None
+) -> list[Hit]:
+    """Return the `top` images of a file that are nearest to a text, the nearest first.
+
+    A worker that is online embeds it; without an `app` or one, or with a `model`, a process of its
+    own does.
+
+    Raises:
+        RecordsError: there are no embeddings in the file.
+        EncodingError: the text cannot be embedded, or the embeddings are of another model.
+    """
+    pack = LabelPack((text,), ("{}",))
+    with Encoding(pack, model) if model or app is None else Asked(pack, model, app) as encoding:
+        return search(file, encoding, top)
 
 
 def search(file: Path, encoding: Encoding | Asked, top: int) -> list[Hit]:

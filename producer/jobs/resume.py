@@ -1,4 +1,4 @@
-"""An output file as the ledger of what is done: where a job broke off, the next goes on."""
+"""An output file as the state of a job: where one broke off, the next goes on."""
 
 from __future__ import annotations
 
@@ -7,30 +7,21 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+from typing import Final, Protocol
 
 from producer.formats import LINES, Stream, Target, is_stream, open_sink, records_of
 from producer.formats.journal import journal_of, replace
 from producer.formats.jsonl_tail import mend_end, refuse_a_blob
 from producer.formats.output_lock import OutputLock
 from producer.formats.xmp_sidecar import Notes, Sidecar, SidecarError, sidecar_of
-from producer.jobs.results import fetch
+from producer.jobs.options import TagSource
+from producer.jobs.results import StoredResults
 from producer.sources.scan import Image, path_of
 from worker.contract.messages import Record, Stamp
 from worker.contract.stores.jobs import JobStore, NoSuchJobError
 
-if TYPE_CHECKING:
-    from producer.formats import Sink
-
 _CANCELLED: Final = "cancelled"
 _DIGEST_BYTES: Final = 8
-
-
-class TagSource(NamedTuple):
-    """What makes tags: the model, and the hash of the labels (None: the model's own)."""
-
-    model: str
-    labels: str | None
 
 
 class ResumeState(Protocol):
@@ -47,24 +38,26 @@ class ResumeState(Protocol):
     def read(self) -> None:
         """Learn it."""
 
-    def pending(self, images: Iterable[Image], maker: TagSource) -> Iterator[Image]:
+    def pending(self, images: Iterable[Image], source: TagSource) -> Iterator[Image]:
         """Yield the images that are not done yet."""
 
     def note(self, record: Record) -> None:
         """Note a record that was written."""
 
-    def begin(self, job: str) -> None:
-        """Note which job goes on."""
+    def begin(self, job: str, *, replaces: bool = False) -> None:
+        """Note which job goes on, and whether what stood there before is to go."""
 
     def end(self) -> None:
         """Note that the job has ended, and nothing is left of it."""
 
-    def take_over(self, jobs: JobStore, sink: Sink, maker: TagSource) -> int:
-        """Take over from the job that broke off; return how many records that gave."""
+    def take_over(self, jobs: JobStore, source: TagSource) -> Iterator[list[Record]]:
+        """Take over from the job that broke off: yield its records, to be written."""
 
 
-def resume_state_of(target: Target, *, retries_failed: bool = False) -> ResumeState:
-    """Return the ledger of what records are written to."""
+def resume_state_of(target: Target | None, *, retries_failed: bool = False) -> ResumeState:
+    """Return the state of resumption of what records are written to."""
+    if target is None:
+        return NoResumeState()
     if target.file is not None and not is_stream(target.file):
         return FileResumeState(target, target.file, retries_failed=retries_failed)
     return SidecarResumeState(target) if target.in_sidecars else NoResumeState()
@@ -86,22 +79,22 @@ class NoResumeState:
     def read(self) -> None:
         """Have nothing to learn."""
 
-    def pending(self, images: Iterable[Image], _maker: TagSource) -> Iterator[Image]:
+    def pending(self, images: Iterable[Image], _source: TagSource) -> Iterator[Image]:
         """Yield all."""
         return iter(images)
 
     def note(self, record: Record) -> None:
         """Have nothing to note."""
 
-    def begin(self, job: str) -> None:
+    def begin(self, job: str, *, replaces: bool = False) -> None:
         """Have nowhere to note it."""
 
     def end(self) -> None:
         """Have nothing to note."""
 
-    def take_over(self, _jobs: JobStore, _sink: Sink, _maker: TagSource) -> int:
+    def take_over(self, _jobs: JobStore, _source: TagSource) -> Iterator[list[Record]]:
         """Know of no other job."""
-        return 0
+        return iter(())
 
 
 class SidecarResumeState(NoResumeState):
@@ -110,12 +103,12 @@ class SidecarResumeState(NoResumeState):
     def __init__(self, target: Target) -> None:
         self._by_stem = target.format == "xmp-stem"
 
-    def pending(self, images: Iterable[Image], maker: TagSource) -> Iterator[Image]:
+    def pending(self, images: Iterable[Image], source: TagSource) -> Iterator[Image]:
         """Yield the images whose notes are missing, or of another file, model or label set."""
         for image in images:
             path = path_of(image)
             stamp = _stamp(path)
-            if stamp is None or self._notes(path) != (maker.model, maker.labels or "", stamp):
+            if stamp is None or self._notes(path) != (source.model, source.labels or "", stamp):
                 yield image
 
     def _notes(self, path: str) -> Notes | None:
@@ -165,6 +158,9 @@ class FileResumeState(NoResumeState):
             RecordsError: it holds something else than records.
         """
         stream, journal = self._target.form.stream, journal_of(self.file)
+        if not stream and self._lock_file.replaces and journal.exists() and journal.stat().st_size:
+            # It was to be overwritten, and records have come: only theirs count.
+            self.file.unlink(missing_ok=True)
         if stream and self.file.exists():
             self._learn_lines(self.file, stream)
         elif self.file.exists():
@@ -172,13 +168,13 @@ class FileResumeState(NoResumeState):
         if not stream and journal.exists():
             self._learn_lines(journal, LINES)
 
-    def pending(self, images: Iterable[Image], maker: TagSource) -> Iterator[Image]:
+    def pending(self, images: Iterable[Image], source: TagSource) -> Iterator[Image]:
         """Yield the images that are not done yet."""
         for image in images:
             path = path_of(image)
             name = _digest(path)
             if name in self._paths:
-                if self._is_done(name, path, maker):
+                if self._is_done(name, path, source):
                     if name in self._failed:
                         self._failed_before.add(name)
                     continue
@@ -189,9 +185,9 @@ class FileResumeState(NoResumeState):
         """Learn of a record that was written."""
         self._learn([record])
 
-    def begin(self, job: str) -> None:
+    def begin(self, job: str, *, replaces: bool = False) -> None:
         """Note that the file is this job's from now on."""
-        self._lock_file.begin(job)
+        self._lock_file.begin(job, replaces=replaces)
 
     def end(self) -> None:
         """Note that the job has ended; of images that were tagged again, drop the old records."""
@@ -200,40 +196,39 @@ class FileResumeState(NoResumeState):
             self._again.clear()
         self._lock_file.end()
 
-    def take_over(self, jobs: JobStore, sink: Sink, maker: TagSource) -> int:
-        """Take over from the job that broke off: its results are written, its queue is dropped.
+    def take_over(self, jobs: JobStore, source: TagSource) -> Iterator[list[Record]]:
+        """Take over from the job that broke off: its records are yielded, its queue is dropped.
 
-        Return how many records that gave. Those of other labels or another model are left.
+        Records of other labels or another model are left.
         """
         job = self._lock_file.job
         if not job:
-            return 0
-        heir = _TakeOverSink(self, sink, maker)
+            return
         with suppress(NoSuchJobError):
             jobs.set_state(job, _CANCELLED)
-            fetch(jobs, job, heir)
-        sink.flush()
-        return heir.taken
+            for records in StoredResults(jobs, job).records():
+                if new := [record for record in records if self.takes(record, source)]:
+                    yield new
 
-    def takes(self, record: Record, maker: TagSource) -> bool:
+    def takes(self, record: Record, source: TagSource) -> bool:
         """Whether a record is of use and not there yet; it is there from now on."""
-        if record.labels != maker.labels or record.model not in {"", maker.model}:
+        if record.labels != source.labels or record.model not in {"", source.model}:
             return False
         if record.error is not None:
             known = record.error.code == _CANCELLED or _digest(record.path) in self._paths
         else:
-            known = _key(record.path, record.file, maker) in self._done
+            known = _key(record.path, record.file, source) in self._done
         if not known:
             self._learn([record])
         return not known
 
-    def _is_done(self, name: bytes, path: str, maker: TagSource) -> bool:
+    def _is_done(self, name: bytes, path: str, source: TagSource) -> bool:
         if name in self._cancelled:
             return False
         stamp = _stamp(path)
         if name in self._failed:
             return not self._retries_failed and self._failed[name] in {None, stamp}
-        return stamp is None or name in self._done or _key(path, stamp, maker) in self._done
+        return stamp is None or name in self._done or _key(path, stamp, source) in self._done
 
     def _learn(self, records: Iterable[Record]) -> None:
         for record in records:
@@ -251,16 +246,17 @@ class FileResumeState(NoResumeState):
                 self._failed[name] = record.file
                 continue
             self._failed.pop(name, None)
-            maker = TagSource(record.model, record.labels)
+            source = TagSource(record.model, record.labels)
             # Without a stamp, as an earlier version wrote it, it counts by its path.
-            self._done.add(_key(record.path, record.file, maker) if record.file else name)
+            self._done.add(_key(record.path, record.file, source) if record.file else name)
 
     def _learn_lines(self, file: Path, stream: Stream) -> None:
         """Learn what the file holds, and only then touch its end."""
         refuse_a_blob(file)
         with file.open("rb") as lines:
             self._learn(stream.records(lines, file))
-        self._learn(mend_end(file, stream, is_ours=bool(self._paths)))
+        was_begun = bool(self._lock_file.job)
+        self._learn(mend_end(file, stream, is_ours=bool(self._paths), was_begun=was_begun))
 
     def _records(self) -> Iterator[Record]:
         return records_of(self.file, self._target.format)
@@ -276,24 +272,6 @@ class FileResumeState(NoResumeState):
                     sink.write(record)
 
 
-class _TakeOverSink:
-    """A sink that passes on what is not in the ledger yet."""
-
-    def __init__(self, resume_state: FileResumeState, sink: Sink, maker: TagSource) -> None:
-        self._resume_state = resume_state
-        self._sink = sink
-        self._maker = maker
-        self.taken = 0
-
-    def write(self, record: Record) -> None:
-        if self._resume_state.takes(record, self._maker):
-            self._sink.write(record)
-            self.taken += 1
-
-    def flush(self) -> None:
-        self._sink.flush()
-
-
 def _stamp(path: str) -> Stamp | None:
     try:
         status = os.stat(path)
@@ -302,8 +280,8 @@ def _stamp(path: str) -> Stamp | None:
     return Stamp(status.st_size, status.st_mtime)
 
 
-def _key(path: str, stamp: Stamp | None, maker: TagSource) -> bytes:
-    return _digest(repr((path, stamp, *maker)))
+def _key(path: str, stamp: Stamp | None, source: TagSource) -> bytes:
+    return _digest(repr((path, stamp, *source)))
 
 
 def _digest(name: str) -> bytes:

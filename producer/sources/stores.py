@@ -13,21 +13,19 @@ from pathlib import Path
 from typing import IO, Any, Final
 from urllib.parse import urlsplit
 
+from producer.errors import StoreError
 from worker.contract.extras import remedy
 from worker.contract.i18n import gettext as _
+from worker.contract.reasons import reason
 
 _WEB: Final = frozenset({"http", "https"})
 _EXTRAS: Final = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs"}
 _MAGIC: Final = frozenset("*?[")
 
 
-class StoreError(ValueError):
-    """A store cannot be spoken to from here, or refuses."""
-
-
-def is_url(word: str) -> bool:
-    """Whether a word is an address."""
-    scheme, found, _ = word.partition("://")
+def is_url(name: str) -> bool:
+    """Whether a name is a URL."""
+    scheme, found, _ = name.partition("://")
     return bool(found) and scheme.isalnum()
 
 
@@ -73,7 +71,7 @@ def upload(file: Path, url: str) -> None:
         StoreError: what the store needs is not installed, or it does not take the file.
     """
     store, path = _store(url)
-    with _told(url):
+    with _as_store_error(url):
         store.put_file(str(file), path)
 
 
@@ -84,7 +82,7 @@ def download(url: str, file: Path) -> bool:
         StoreError: what the store needs is not installed, or it does not answer.
     """
     store, path = _store(url)
-    with _told(url):
+    with _as_store_error(url):
         if not store.exists(path):
             return False
         store.get_file(path, str(file))
@@ -98,7 +96,7 @@ def size(url: str) -> int:
         StoreError: what the store needs is not installed, or it does not answer.
     """
     store, path = _store(url)
-    with _told(url):
+    with _as_store_error(url):
         if not store.exists(path):
             return 0
         found = store.info(path).get("size")
@@ -106,11 +104,11 @@ def size(url: str) -> int:
 
 
 @contextmanager
-def _told(url: str) -> Iterator[None]:
+def _as_store_error(url: str) -> Iterator[None]:
     try:
         yield
     except Exception as e:  # Each store has errors of its own, and many.
-        msg = f"{url}: {' '.join(str(e).split()) or type(e).__name__}"
+        msg = f"{url}: {reason(' '.join(str(e).split()) or type(e).__name__)}"
         raise StoreError(msg) from e
 
 
@@ -128,17 +126,15 @@ def _store(url: str) -> tuple[Any, str]:
     scheme = urlsplit(url).scheme
     try:
         if not importlib.util.find_spec("fsspec"):
-            raise ImportError  # noqa: TRY301 - told as that of the store's own library
+            raise ImportError  # noqa: TRY301 - the same as without the store's own library
         import fsspec  # noqa: PLC0415 - only who names a URL needs it
 
         found: tuple[Any, str] = fsspec.url_to_fs(url, use_listings_cache=False)
     except (ImportError, ValueError) as e:
         extra = _EXTRAS.get(scheme)
-        words = remedy(extra) if extra else str(e) or _("fsspec is needed")
-        msg = _("{scheme}:// URLs cannot be used here: {reason}").format(
-            scheme=scheme, reason=words
-        )
+        why = remedy(extra) if extra else reason(str(e)) if str(e) else _("fsspec is needed")
+        msg = _("{scheme}:// URLs cannot be used here: {reason}").format(scheme=scheme, reason=why)
         raise StoreError(msg) from e
-    # What their libraries log, tracebacks with it, is raised as well, and told by us.
+    # What their libraries log, tracebacks with it, is raised as well, and shown by us.
     logging.getLogger(type(found[0]).__module__.partition(".")[0]).addHandler(logging.NullHandler())
     return found

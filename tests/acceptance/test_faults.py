@@ -350,7 +350,7 @@ def test_a_submit_that_is_killed_goes_on_where_it_broke_off(
     wanted = {str(path) for path in fill(tmp_path / "photos", 600)}
     crew.start(server.url, program=STEADY)
     out = tmp_path / "out.jsonl"
-    words = ("submit", str(tmp_path / "photos"), "--out", str(out), "--chunk", "8")
+    words = ("submit", str(tmp_path / "photos"), "--out", str(out), "--chunk-size", "8")
     for turn in range(3):
         resume = ["--resume"] if turn else []
         producer = subprocess.Popen(

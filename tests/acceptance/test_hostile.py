@@ -153,7 +153,7 @@ def test_no_path_in_a_message_leads_outside(
         f"{root}-sibling/x.jpg": "not_found",
         "good.jpg": "not_found",
     }
-    worker = crew.start(server.url, "--images", str(root), image_roots="")
+    worker = crew.start(server.url, "--allow", str(root), image_roots="")
     app = make_app(Settings(broker_url=SecretUrl(server.url)), stores_results=False)
     jobs = JobStore(client, 60)
     job = jobs.create().id

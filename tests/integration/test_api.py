@@ -201,7 +201,7 @@ def test_a_laptop_submits_through_the_door(door: Door, worker: None, tmp_path: P
     (tmp_path / "图" / "empty.jpg").touch()
     labels, out = tmp_path / "labels.txt", tmp_path / "tags.jsonl"
     labels.write_text("猫 | 小猫 < 动物\n狗\n", encoding="utf-8")
-    words = ["producer", "submit", str(tmp_path / "图"), "--http", door.base]
+    words = ["producer", "submit", str(tmp_path / "图"), "--server", door.base]
     words += ["--labels", str(labels), "--top-k", "2", "--embeddings", "--out", str(out)]
     done = run(*words, broker_url="redis://127.0.0.1:1/0", api_key=KEY)
     assert done.returncode == 3, done.stderr

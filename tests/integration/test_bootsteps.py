@@ -52,7 +52,7 @@ def test_a_worker_leaves_to_others_what_it_has_no_capacity_for(
     workers = [crew.start(server.url, ready=False) for _ in range(2)]
     for worker in workers:
         worker.wait_for("worker.ready")
-    options = ["--chunk", "100", "--out", str(tmp_path / "out.jsonl")]
+    options = ["--chunk-size", "100", "--out", str(tmp_path / "out.jsonl")]
     done = run("producer", "submit", str(tmp_path / "images"), *options, broker_url=server.url)
     assert done.returncode == 0, done.stderr
     # Twelve chunks, and ten threads a worker: one that took a chunk for each would leave but two.

@@ -15,8 +15,9 @@ from conftest import ROOT, Crew, run
 from records import MODEL, embedding, failed, record
 
 from producer.embeddings.ranking import Ranker, matrix_of, nearest, retagged
-from producer.embeddings.text_encoder import Embedded, EncodingError
-from producer.formats import RecordsError, open_sink, target_of
+from producer.embeddings.text_encoder import Embedded
+from producer.errors import EncodingError, RecordsError
+from producer.formats import open_sink, target_of
 from worker.contract.local.redis_server import EmbeddedRedis
 from worker.contract.scoring import Background
 from worker.contract.text_embeddings import Encoded

@@ -16,6 +16,7 @@ from conftest import ROOT, Crew, run
 from images import fill
 from web import object_store, web
 
+from producer.errors import StoreError
 from producer.sources import stores as urls
 from producer.sources.extensions import is_image
 from producer.sources.scan import path_of, scan
@@ -122,7 +123,7 @@ def test_a_store_without_its_library_says_what_to_install() -> None:
     # Those that have an extra are all installed here: test_installs tries them without.
     with pytest.raises(UnreadableError, match="adlfs"):
         fetch("abfs://bucket/a.jpg", ["*"], MOST)
-    with pytest.raises(urls.StoreError, match="adlfs"):
+    with pytest.raises(StoreError, match="adlfs"):
         urls.check("abfs://bucket/")
 
 
@@ -195,8 +196,8 @@ def test_files_urls_and_shards_get_the_same_tags(
         listed.write_text("".join(f"{address}/{name}\n" for name in names), encoding="utf-8")
         worker = crew.start(
             server.url,
-            *("--images", "s3://photos/", "--images", address),
-            *("--images", str(EXAMPLES), "--images", str(tmp_path)),
+            *("--allow", "s3://photos/", "--images", address),
+            *("--allow", str(EXAMPLES), "--images", str(tmp_path)),
         )
         found = {}
         for name, words in {

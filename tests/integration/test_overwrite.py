@@ -18,9 +18,10 @@ from conftest import PATIENCE_S, ROOT, STEADY, Crew, environment, run, until
 from images import fill
 from records import record
 
+from producer.errors import InUseError
 from producer.formats import existing_of, open_sink, records_of, target_of
 from producer.formats.journal import replace
-from producer.formats.output_lock import InUseError, OutputLock
+from producer.formats.output_lock import OutputLock
 from worker.contract.local.redis_server import EmbeddedRedis
 from worker.contract.stores.jobs import JobStore
 

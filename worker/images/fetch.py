@@ -180,7 +180,7 @@ def _stamp(about: dict[str, Any]) -> Stamp | None:
 
 def _outside() -> OutsideRootsError:
     return OutsideRootsError(
-        "the address lies outside those that this worker may fetch from (worker start --images URL)"
+        "the address lies outside those that this worker may fetch from (worker start --allow URL)"
     )
 
 

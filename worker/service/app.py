@@ -151,7 +151,7 @@ class ModelStep(bootsteps.StartStopStep):
 
 def _log_ready(settings: Settings) -> None:
     if not settings.image_roots and not settings.image_urls:
-        log.warning("worker.reads_no_files", advice="worker start --images DIR", reads="blobs")
+        log.warning("worker.reads_no_files", advice="worker start --allow DIR", reads="blobs")
     if os.geteuid() == 0:
         # Celery says so at length, before there is a log.
         log.warning("worker.as_root", advice="images of strangers are decoded: use another user")
