@@ -378,7 +378,7 @@ def test_what_redis_has_lost_is_not_said_to_be_tagged_still(
 ) -> None:
     output = ConsoleOutput(target_of(tmp_path / "tags.jsonl", None))
     error: Exception = JobLostError("lost") if is_lost else UnavailableError("away")
-    interruption = Interruption(output, Writing(), keeps=True)
+    interruption = Interruption(Writing(output), keeps=True)
     interruption.job = UnderWay("j", 0)
     with pytest.raises(type(error)), interruption:
         raise error
