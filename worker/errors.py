@@ -1,4 +1,4 @@
-"""What can go wrong, as a tree. Class attributes answer what callers ask: code, stage, retryable.
+"""What can go wrong, as a tree. Class attributes say what goes into a result: code, stage.
 
 ::
 
@@ -39,6 +39,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from worker.contract import failures
 from worker.contract.messages import Failure, Stage
 
 
@@ -47,14 +48,13 @@ class TaggerError(Exception):
 
 
 class ImageError(TaggerError):
-    """One image cannot be tagged. `retryable`: another try, or another worker, may succeed.
+    """One image cannot be tagged.
 
     The sentence does not name the path: the result that it goes into does.
     """
 
     code: ClassVar[str]
     stage: ClassVar[Stage]
-    retryable: ClassVar[bool] = False
     sentence: ClassVar[str]
 
     def __init__(self, message: str | None = None) -> None:
@@ -68,26 +68,25 @@ class ImageError(TaggerError):
 class NotFoundError(ImageError):
     """Nothing lies at the path."""
 
-    code = "not_found"
+    code = failures.NOT_FOUND
     stage = "read"
-    sentence = "there is no such file on the worker's machine"
+    sentence = failures.not_found("worker").message
 
 
 class UnreadableError(ImageError):
     """The file is there but cannot be read."""
 
-    code = "unreadable"
+    code = failures.UNREADABLE
     stage = "read"
-    retryable = True
     sentence = "the file cannot be read"
 
 
 class NotAFileError(ImageError):
     """The path leads to a directory, a FIFO, a device or a socket."""
 
-    code = "not_a_file"
+    code = failures.NOT_A_FILE
     stage = "read"
-    sentence = "this is not a regular file"
+    sentence = failures.not_a_file(0).message
 
 
 class OutsideRootsError(ImageError):
@@ -103,21 +102,19 @@ class OutsideRootsError(ImageError):
 class EmptyFileError(ImageError):
     """There are no bytes."""
 
-    code = "empty_file"
+    code = failures.EMPTY_FILE
     stage = "read"
-    sentence = "the file is empty"
+    sentence = failures.empty_file().message
 
 
 class TooLargeError(ImageError):
     """More bytes than `max_bytes`."""
 
-    code = "too_large"
+    code = failures.TOO_LARGE
     stage = "read"
 
     def __init__(self, size_bytes: int, max_bytes: int) -> None:
-        super().__init__(
-            f"{size_bytes:,} bytes are more than the limit of {max_bytes:,} (WANWU_MAX_FILE_BYTES)"
-        )
+        super().__init__(failures.too_large(size_bytes, max_bytes).message)
 
 
 class BlobMissingError(ImageError):
@@ -185,7 +182,6 @@ class InferenceError(ImageError):
 
     code = "inference_failed"
     stage = "infer"
-    retryable = True
     sentence = "the model failed on this image"
 
 

@@ -38,7 +38,7 @@ pytestmark = pytest.mark.integration
 
 # So long a dead worker's chunks wait; users have a minute.
 LEASE_S = "2"
-FAULTY = (str(ROOT / "tests" / "faulty_worker.py"),)
+FAULTY = (str(ROOT / "tests" / "support" / "faulty_worker.py"),)
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def supervise(start: Callable[[], Worker], done: Callable[[], bool]) -> int:
 
 def leftovers(client: redis.Redis) -> list[Any]:
     """Whatever lies in Redis that belongs to work under way."""
-    kinds = ("blob:*", "trials:*")
+    kinds = ("blob:*", "attempts:*")
     found: list[Any] = [key for kind in kinds for key in client.keys(f"{KEY_PREFIX}{kind}")]
     return found + [
         key for key in (QUEUE, PROCESSING, "unacked", "unacked_index") if client.exists(key)

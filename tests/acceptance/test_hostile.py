@@ -110,7 +110,7 @@ def test_every_hostile_file_ends_in_one_record_and_the_worker_stays(
     assert "Traceback" not in worker.text
     assert member.peak_mb() - at_rest_mb < BYTES_A_PIXEL * MAX_PIXELS / MB
     assert not client.exists(QUEUE, "unacked")
-    assert not client.keys(f"{KEY_PREFIX}trials:*")
+    assert not client.keys(f"{KEY_PREFIX}attempts:*")
     assert worker.stop() == 0
 
 

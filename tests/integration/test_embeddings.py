@@ -19,8 +19,9 @@ from producer.embeddings.text_encoder import Embedded
 from producer.errors import EncodingError, RecordsError
 from producer.formats import open_sink, target_of
 from worker.contract.local.redis_server import EmbeddedRedis
+from worker.contract.scoring import Background
 from worker.contract.text_embeddings import Encoded
-from worker.labels.encoder import Background, LabelSet
+from worker.labels.encoder import LabelSet
 from worker.pipeline.rank import rank
 
 EXAMPLES = ROOT / "ops" / "examples"

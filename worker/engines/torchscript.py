@@ -98,7 +98,7 @@ def load_module(path: Path, device: torch.device) -> torch.jit.ScriptModule:
     """
     try:
         with warnings.catch_warnings():
-            # torch.jit is deprecated upstream; see DESIGN, decision 9.
+            # torch.jit is deprecated upstream; other engines stand beside this one.
             warnings.filterwarnings("ignore", "`torch.jit", FutureWarning)
             warnings.filterwarnings("ignore", "`torch.jit", DeprecationWarning)
             module: torch.jit.ScriptModule = torch.jit.load(  # type: ignore[no-untyped-call]

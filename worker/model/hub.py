@@ -45,7 +45,7 @@ _ID_DIGITS: Final = 12
 
 
 class Found(NamedTuple):
-    """Where a model's files lie, and what they are."""
+    """Where a model's files are, and which."""
 
     directory: Path
     source: Source
@@ -63,7 +63,7 @@ class Loaded(NamedTuple):
 def find(name: str, revision: str | None, echo: Callable[[str], None]) -> Found:
     """Return the directory of a model, downloaded if `name` is an id of the hub.
 
-    `say` hears of a download before it begins.
+    `echo` is called before a download begins.
 
     Raises:
         ExportError: there is no such directory or id, or the hub cannot be reached.
@@ -90,7 +90,7 @@ def find(name: str, revision: str | None, echo: Callable[[str], None]) -> Found:
         )
         raise ExportError(msg) from e
     except OSError as e:
-        raise ExportError(_os_words(e, f"model {name!r} cannot be downloaded")) from e
+        raise ExportError(_os_sentence(e, f"model {name!r} cannot be downloaded")) from e
 
 
 def load(found: Found) -> Loaded:
@@ -130,7 +130,7 @@ def load_model(directory: Path, name: str) -> Any:
 
 
 def quiet() -> None:
-    """Keep transformers from printing: what matters is raised, or said by the exporter."""
+    """Keep transformers from printing: what matters is raised, or printed by the exporter."""
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
 
@@ -146,7 +146,7 @@ def _download(name: str, revision: str | None) -> Found:
 
 
 def _weights(kind: Any, directory: Path, name: str) -> Any:
-    """Return the model; transformers would make up what its file lacks, at random."""
+    """Return the model; transformers would fill in random weights where its file lacks any."""
     model, info = _attempt(
         lambda: kind.from_pretrained(directory, dtype=torch.float32, output_loading_info=True),
         f"the weights of {name!r}",
@@ -211,7 +211,7 @@ def _attempt(step: Callable[[], Any], what: str) -> Any:
     try:
         return step()
     except OSError as e:
-        raise ExportError(_os_words(e, f"{what} cannot be read")) from e
+        raise ExportError(_os_sentence(e, f"{what} cannot be read")) from e
     except ImportError as e:
         msg = f"{what} needs a library that is not installed: {_first_line(e)}"
         raise ExportError(msg) from e
@@ -220,7 +220,7 @@ def _attempt(step: Callable[[], Any], what: str) -> Any:
         raise ExportError(msg) from e
 
 
-def _os_words(error: OSError, what: str) -> str:
+def _os_sentence(error: OSError, what: str) -> str:
     if error.errno == errno.ENOSPC:
         return f"{what}: the disk is full"
     return f"{what}: {_first_line(error)}"

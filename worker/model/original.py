@@ -35,8 +35,8 @@ def keep(model: Any, directory: Path) -> None:
     try:
         smallest.save_pretrained(directory / ORIGINAL)
     except SafetensorError as e:
-        words = "the disk is full" if "No space left" in str(e) else str(e)
-        msg = f"the weights cannot be written to {directory}: {words}"
+        reason = "the disk is full" if "No space left" in str(e) else str(e)
+        msg = f"the weights cannot be written to {directory}: {reason}"
         raise ExportError(msg) from e
     for file in (directory / ORIGINAL).iterdir():
         # safetensors writes for its owner alone; workers run as other users.

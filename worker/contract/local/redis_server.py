@@ -80,7 +80,7 @@ class EmbeddedRedis:
             self.stop()
             raise
         self.stop()
-        msg = f"{program} did not start: {last or 'no word from it'}"
+        msg = f"{program} did not start: {last or 'it printed nothing'}"
         raise EmbeddedError(msg)
 
     def stop(self) -> None:

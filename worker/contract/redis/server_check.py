@@ -1,6 +1,6 @@
 """A Redis -> whether a worker can use it: its version, its mode, and what the user may do there.
 
-What a server cannot do would else be found out at work, command by command.
+Otherwise, what a server cannot do would be found out later, command by command.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from worker.contract.redis.errors import passes, reason_of
 
 OLDEST: Final = (6, 2)
 _PROBE: Final = f"{KEY_PREFIX}probe"
-_PROCESSING: Final = f"{QUEUE}.taken"
+_PROCESSING: Final = f"{QUEUE}.processing"
 _RESULT: Final = f"{RESULT_PREFIX}probe"
 _NO_SCRIPT: Final = "0" * 40
 
@@ -96,11 +96,11 @@ def check_server(client: redis.Redis, url: object, commands: Iterable[Command]) 
         msg = f"Redis at {url} {problem}"
         raise ServerUnfitError(msg)
     missing, denied = [], []
-    for words, error in _refusals(client, commands):
+    for command, error in _refusals(client, commands):
         if isinstance(error, redis.exceptions.NoPermissionError):
-            denied.append((_shown(words), reason_of(error)))
+            denied.append((_shown(command), reason_of(error)))
         elif "unknown command" in str(error).lower():
-            missing.append(str(words[0]))
+            missing.append(str(command[0]))
     if missing:
         msg = f"Redis at {url} does not know {', '.join(missing)}: 6.2 or newer is needed, with it"
         raise ServerUnfitError(msg)
@@ -125,14 +125,14 @@ def refusal(client: redis.Redis, commands: Iterable[Command] = _WRITE) -> str:
     return ""
 
 
-def _shown(words: Command) -> str:
+def _shown(command: Command) -> str:
     """Return a command's name and what it is used on."""
-    names = (word for word in words[1:] if isinstance(word, str) and word != _NO_SCRIPT)
-    return f"{words[0]} {next(names, '')}".rstrip()
+    names = (part for part in command[1:] if isinstance(part, str) and part != _NO_SCRIPT)
+    return f"{command[0]} {next(names, '')}".rstrip()
 
 
 def _about(client: redis.Redis, section: str) -> dict[str, Any]:
-    """Return a section of INFO, or nothing where the user may not ask: then commands tell."""
+    """Return a section of INFO, or nothing where the user may not read it."""
     answers: Any = client
     try:
         return dict(answers.info(section))
@@ -172,7 +172,7 @@ def _refusals(
     finally:
         pool.release(connection)
     pairs = zip(queued, answers, strict=True)
-    return [(words, answer) for words, answer in pairs if answer is not None]
+    return [(command, answer) for command, answer in pairs if answer is not None]
 
 
 def _answer(connection: Any) -> redis.ResponseError | None:
