@@ -22,8 +22,8 @@ from producer.jobs.resume import ResumeState
 from producer.jobs.run import find_images
 from producer.jobs.tagging import Writing, prepared
 from producer.sources.scan import Image, check
-from producer.sources.stores import is_url
 from worker.contract.i18n import gettext as _
+from worker.contract.urls import is_url
 
 
 def run(arguments: SubmitArguments) -> int:

@@ -9,8 +9,9 @@ from typing import Final, NamedTuple
 import msgspec
 
 from producer.jobs.options import JobOptions
-from producer.jobs.read_image import failed_to_read, read_image
+from producer.jobs.read_image import read_image
 from producer.sources.scan import Image, path_of
+from worker.contract import failures
 from worker.contract.messages import MAX_PATH_CHARS, Chunk, Failure, ImageRef
 from worker.contract.stores.blobs import blob_key
 
@@ -103,7 +104,8 @@ def reference(image: Image) -> ImageRef:
     if len(path) <= MAX_PATH_CHARS:
         return ImageRef(image) if isinstance(image, str) else image
     message = f"a path of {len(path):,} characters is longer than any file's"
-    return ImageRef(path[:MAX_PATH_CHARS], error=failed_to_read("not_found", message))
+    error = Failure(failures.NOT_FOUND, "read", message)
+    return ImageRef(path[:MAX_PATH_CHARS], error=error)
 
 
 def with_bytes(image: Image, max_bytes: int) -> Loaded:

@@ -11,21 +11,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Final
-from urllib.parse import urlsplit
 
 from producer.errors import StoreError
-from worker.contract.extras import remedy
 from worker.contract.i18n import gettext as _
+from worker.contract.urls import is_web, scheme_of, store_remedy
 
-_WEB: Final = frozenset({"http", "https"})
-_EXTRAS: Final = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs"}
 _MAGIC: Final = frozenset("*?[")
-
-
-def is_url(name: str) -> bool:
-    """Whether a name is a URL."""
-    scheme, found, _ = name.partition("://")
-    return bool(found) and scheme.isalnum()
 
 
 def find(url: str) -> Iterator[str]:
@@ -35,7 +26,7 @@ def find(url: str) -> Iterator[str]:
         StoreError: what the store needs is not installed.
         OSError: it cannot be listed.
     """
-    if urlsplit(url).scheme in _WEB:
+    if is_web(url):
         yield url
         return
     store, path = _store(url)
@@ -117,12 +108,11 @@ def check(url: str) -> None:
     Raises:
         StoreError: what it needs is not installed.
     """
-    if urlsplit(url).scheme not in _WEB:
+    if not is_web(url):
         _store(url)
 
 
 def _store(url: str) -> tuple[Any, str]:
-    scheme = urlsplit(url).scheme
     try:
         if not importlib.util.find_spec("fsspec"):
             raise ImportError  # noqa: TRY301 - the same as without the store's own library
@@ -130,10 +120,9 @@ def _store(url: str) -> tuple[Any, str]:
 
         found: tuple[Any, str] = fsspec.url_to_fs(url, use_listings_cache=False)
     except (ImportError, ValueError) as e:
-        extra = _EXTRAS.get(scheme)
-        reason = remedy(extra) if extra else str(e) or _("fsspec is needed")
+        reason = store_remedy(url) or str(e) or _("fsspec is needed")
         msg = _("{scheme}:// URLs cannot be used here: {reason}").format(
-            scheme=scheme, reason=reason
+            scheme=scheme_of(url), reason=reason
         )
         raise StoreError(msg) from e
     # What their libraries log, tracebacks with it, is raised as well, and shown by us.
