@@ -156,7 +156,7 @@ def test_what_is_no_archive_is_passed_over_with_a_word(tmp_path: Path, body: byt
     shard, told = tmp_path / "x.tar", list[str]()
     shard.write_bytes(body)
     assert list(scan([str(shard)], lambda _, error: told.append(str(error)))) == []
-    assert "no tar archive" in told[0]
+    assert "not a tar archive" in told[0]
 
 
 def tags_of(out: Path) -> dict[str, Any]:
