@@ -10,7 +10,7 @@ Kombu takes a message by BRPOP and notes it as unacknowledged afterwards: a work
 between, or whose connection breaks, loses it. Here it moves in one step to the processing list, and
 leaves that when it is noted.
 
-A test names each private part of kombu that this package overrides or uses: `test_transport`.
+A test names each private part of kombu that this package overrides or uses: test_private_names.
 """
 
 from __future__ import annotations
