@@ -40,17 +40,18 @@ from __future__ import annotations
 from typing import ClassVar
 
 from worker.contract import failures
+from worker.contract.i18n import TranslatedError
 from worker.contract.messages import Failure, Stage
 
 
-class TaggerError(Exception):
+class TaggerError(TranslatedError):
     """Anything that this program raises on purpose. `str()` is one sentence for a person."""
 
 
 class ImageError(TaggerError):
     """One image cannot be tagged.
 
-    The sentence does not name the path: the result that it goes into does.
+    The sentence does not name the path: the result that it goes into does. It is data, so English.
     """
 
     code: ClassVar[str]
@@ -59,6 +60,9 @@ class ImageError(TaggerError):
 
     def __init__(self, message: str | None = None) -> None:
         super().__init__(message or self.sentence)
+
+    def __str__(self) -> str:
+        return Exception.__str__(self)
 
     def failure(self) -> Failure:
         """Return what goes into the image's result."""

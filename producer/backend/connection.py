@@ -94,7 +94,7 @@ class Connection:
         except BrokerUnreachableError as e:
             return str(e)
         except redis.RedisError as e:
-            return unreachable(self.settings.broker_url, e)
+            return str(unreachable(self.settings.broker_url, e))
         except NoSuchJobError as e:
             msg = _(
                 "Redis has lost job {job} (did it restart without its data?): submit again"
@@ -138,7 +138,7 @@ def check_redis(settings: Settings) -> None:
             with connect(url) as client:
                 check_server(client, url, commands)
         except redis.RedisError as e:
-            raise BrokerUnreachableError(unreachable(url, e)) from e
+            raise unreachable(url, e) from e
 
 
 @contextmanager

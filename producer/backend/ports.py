@@ -8,6 +8,7 @@ import socket
 from typing import Final
 
 from worker.contract.i18n import gettext as _
+from worker.contract.reasons import reason as foreign
 
 # As many may wait to be taken in as uvicorn lets.
 _BACKLOG: Final = 2048
@@ -47,7 +48,7 @@ def reason(address: str, port: int, error: Exception) -> str:
         lookup = isinstance(error, socket.gaierror)
         text = str(error.strerror) if lookup else os.strerror(error.errno)
     return _("cannot listen on {address}, port {port}: {reason}").format(
-        address=address, port=port, reason=text
+        address=address, port=port, reason=foreign(text)
     )
 
 

@@ -34,7 +34,7 @@ def online(app: Celery, timeout_s: float, *, limit: int | None = None) -> list[W
         if any(isinstance(each, redis.ResponseError) and passes(each) for each in (e, e.__cause__)):
             msg = _("Redis at {url} refuses work: {reason}").format(url=url, reason=reason_of(e))
             raise BrokerRefusesError(msg) from e
-        raise BrokerUnreachableError(unreachable(url, e)) from e
+        raise unreachable(url, e) from e
     return [_info(name, reply) for name, reply in sorted(stats.items())]
 
 

@@ -18,14 +18,14 @@ from producer.cli.servers import exporter, serve
 from producer.cli.submit import submit
 from producer.cli.verbs import verb
 from producer.cli.watch import watch
-from worker.contract.commands import TranslatedGroup
+from worker.contract.commands import TranslatedGroup, version_option
 from worker.contract.i18n import gettext as _
 
 _STANDARD_ERROR: Final = 2
 
 
 @click.group(cls=TranslatedGroup, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="wanwu-tagger")
+@version_option
 def main() -> None:
     """Send images to be tagged, and collect the tags."""
     from producer.backend.malloc import limit_malloc_arenas
@@ -43,13 +43,15 @@ def main() -> None:
 @exits_with_code
 def doctor(paths: tuple[str, ...], broker: str | None) -> int:
     """Check broker, workers, model, clocks, and who may read PATH; say what to do."""
+    from rich.cells import set_cell_size
+
     from producer.monitoring.doctor import examine
     from worker.contract.settings import Settings
 
     marks = {"ok": _("ok"), "note": _("note"), "fail": _("fail")}
     worst = OK
     for found in examine(Settings.from_env(broker_url=broker), paths):
-        click.echo(f"{marks[found.state]:<4}  {found.what}")
+        click.echo(f"{set_cell_size(marks[found.state], 4)}  {found.what}")
         if found.todo:
             click.echo(f"      -> {found.todo}")
         if found.state == "fail":

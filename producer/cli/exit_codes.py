@@ -14,6 +14,7 @@ import click
 
 from producer.errors import ProducerError, UsageError, in_tree
 from worker.contract.i18n import gettext as _
+from worker.contract.reasons import reason
 
 if TYPE_CHECKING:
     from sys import UnraisableHookArgs
@@ -97,7 +98,7 @@ def _interrupt(_number: int, _frame: object) -> NoReturn:
 def _reason(error: Exception) -> str:
     if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
         return _("the disk is full: make room, then run it again (submit continues with --resume)")
-    return str(error)
+    return str(error) if isinstance(error, ProducerError) else str(reason(str(error)))
 
 
 def _fail(message: str) -> NoReturn:

@@ -15,6 +15,7 @@ from producer.sources import stores as urls
 from worker.contract.i18n import gettext as _
 from worker.contract.i18n import gettext_noop as N_
 from worker.contract.options import Rule
+from worker.contract.reasons import os_reason
 
 OVERWRITE_RULE: Final = Rule(
     "overwrite", N_("--overwrite replaces a file: give its --out"), needs=("out",)
@@ -65,6 +66,6 @@ def _usable(context: click.Context, parameter: click.Parameter, name: str | None
     except StoreError as e:
         raise click.BadParameter(str(e)) from e
     except OSError as e:
-        msg = _("{file} cannot be written: {reason}").format(file=name, reason=e.strerror)
+        msg = _("{file} cannot be written: {reason}").format(file=name, reason=os_reason(e))
         raise click.BadParameter(msg) from e
     return place

@@ -21,6 +21,7 @@ from producer.console.paths import printable
 from producer.formats.output import Place
 from worker.contract.extras import need
 from worker.contract.i18n import gettext as _
+from worker.contract.reasons import os_reason
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -61,7 +62,7 @@ def untag(paths: tuple[str, ...]) -> int:
 
     def skipped(directory: str, error: OSError) -> None:
         message = _("skipped: {directory} cannot be listed: {reason}")
-        echo(message.format(directory=printable(directory), reason=error.strerror))
+        echo(message.format(directory=printable(directory), reason=os_reason(error)))
 
     found = take_out(find_sidecars(paths, skipped))
     for problem in found.problems:

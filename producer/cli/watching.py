@@ -22,6 +22,7 @@ from producer.sources.watch import watch as arrivals
 from worker.contract.extras import need
 from worker.contract.i18n import gettext as _
 from worker.contract.messages import Record
+from worker.contract.reasons import os_reason
 
 
 def run(arguments: WatchArguments) -> int:
@@ -91,7 +92,7 @@ def _rounds(
 
     def skipped(place: str, error: OSError) -> None:
         message = _("skipped: {directory} cannot be listed: {reason}")
-        echo(message.format(directory=place, reason=error.strerror))
+        echo(message.format(directory=place, reason=os_reason(error)))
 
     for settled in arrivals(directory, settle_s):
         # The first time, which is when it is watched, all that is there.

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from producer.console.failures import sentence
 from producer.console.paths import printable
 from worker.contract.i18n import gettext as _
 from worker.contract.messages import Record
@@ -45,8 +46,9 @@ class Summary:
         for record in self._failures:
             if record.error is not None:
                 name = printable(record.path)
+                code = record.error.code
                 line = _("failed: {file}: {code}: {message}").format(
-                    file=name, code=record.error.code, message=record.error.message
+                    file=name, code=code, message=sentence(code, record.error.message)
                 )
                 console.print(line, highlight=False, markup=False, soft_wrap=True)
         if self._failed > len(self._failures):

@@ -20,6 +20,7 @@ from typing import Final
 
 from producer.errors import InUseError
 from worker.contract.i18n import gettext as _
+from worker.contract.reasons import os_reason
 
 SUFFIX: Final = ".job"
 _LOCKS: Final = Path("/proc/locks")
@@ -146,7 +147,7 @@ class OutputLock:
     def _warn(self, echo: Echo, error: OSError) -> None:
         echo(
             _("note: nothing keeps other commands from writing {file}: {reason}").format(
-                file=self._name, reason=error.strerror
+                file=self._name, reason=os_reason(error)
             )
         )
 

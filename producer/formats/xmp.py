@@ -10,6 +10,7 @@ from producer.console.paths import printable
 from producer.formats.xmp_sidecar import Sidecar, SidecarError, sidecar_of
 from worker.contract.i18n import gettext as _
 from worker.contract.messages import Record
+from worker.contract.reasons import os_reason
 
 LISTED_PROBLEMS: Final = 20
 # These concern all that is still to come.
@@ -57,7 +58,7 @@ class XmpSink:
                 raise
             self._note(
                 _("{file} cannot be written: {reason}").format(
-                    file=printable(str(file)), reason=e.strerror
+                    file=printable(str(file)), reason=os_reason(e)
                 )
             )
 

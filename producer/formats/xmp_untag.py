@@ -12,6 +12,7 @@ from producer.formats.xmp_sidecar import ENDING, Sidecar, SidecarError, sidecar_
 from producer.sources.scan import walk
 from producer.sources.tar import OnSkip
 from worker.contract.i18n import gettext as _
+from worker.contract.reasons import os_reason
 
 
 class Untagged(msgspec.Struct):
@@ -43,7 +44,7 @@ def untag(files: Iterable[Path]) -> Untagged:
         except OSError as e:
             found.problems.append(
                 _("{file} cannot be written: {reason}").format(
-                    file=printable(str(file)), reason=e.strerror
+                    file=printable(str(file)), reason=os_reason(e)
                 )
             )
     return found

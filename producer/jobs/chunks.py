@@ -103,9 +103,7 @@ def reference(image: Image) -> ImageRef:
     path = path_of(image)
     if len(path) <= MAX_PATH_CHARS:
         return ImageRef(image) if isinstance(image, str) else image
-    message = f"a path of {len(path):,} characters is longer than any file's"
-    error = Failure(failures.NOT_FOUND, "read", message)
-    return ImageRef(path[:MAX_PATH_CHARS], error=error)
+    return ImageRef(path[:MAX_PATH_CHARS], error=failures.path_too_long(len(path)))
 
 
 def with_bytes(image: Image, max_bytes: int) -> Loaded:

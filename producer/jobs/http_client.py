@@ -10,12 +10,14 @@ from typing import Any, Final, Self
 import httpx2 as httpx
 import msgspec
 
+from producer.console.failures import sentence
 from producer.errors import NoSuchJobError, ServerError
 from producer.jobs.chunks import Loaded
 from producer.jobs.options import JobRequest
 from worker.contract.codec import decode, encode
 from worker.contract.i18n import gettext as _
 from worker.contract.messages import Record
+from worker.contract.reasons import reason
 from worker.contract.redis.retry import RetryPolicy
 
 # Reading may take long: a server that waits for results sends nothing meanwhile.
@@ -134,8 +136,8 @@ class HttpClient:
             raise self._unreachable(e) from e
 
     def _unreachable(self, error: Exception) -> ServerError:
-        reason = str(error) or type(error).__name__
-        return ServerError(_("no answer from {url}: {reason}").format(url=self.url, reason=reason))
+        why = reason(str(error) or type(error).__name__)
+        return ServerError(_("no answer from {url}: {reason}").format(url=self.url, reason=why))
 
 
 class _RecordStream:
@@ -201,5 +203,6 @@ def _checked(answer: httpx.Response) -> httpx.Response:
             _("the server answered {status}").format(status=answer.status_code)
         ) from None
     if answer.status_code == _NOT_FOUND:
-        raise NoSuchJobError(message)
-    raise ServerError(_("the server refused: {code}: {message}").format(code=code, message=message))
+        raise NoSuchJobError(sentence(code, message))
+    refused = _("the server refused: {code}: {message}")
+    raise ServerError(refused.format(code=code, message=sentence(code, message)))

@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 
 from worker.contract.i18n import gettext as _
+from worker.contract.i18n import gettext_noop as N_
 from worker.contract.labels import (
     CALIBRATED_THRESHOLD,
     LabelPack,
@@ -15,6 +16,7 @@ from worker.contract.labels import (
     parse_labels,
     unique,
 )
+from worker.contract.reasons import reason
 
 # A text is one label; a path is that of a label file.
 Labels = str | Path | Iterable[str] | LabelPack | None
@@ -62,8 +64,8 @@ def read_labels(file: Path) -> LabelPack:
     try:
         return parse_labels(file.read_text(encoding="utf-8"))
     except (LabelsError, UnicodeDecodeError, OSError) as e:
-        msg = f"{file}: {e}"
-        raise LabelsError(msg) from e
+        why = e if isinstance(e, LabelsError) else reason(str(e))
+        raise LabelsError(N_("{file}: {reason}"), file=file, reason=why) from e
 
 
 def _texts(labels: str | Iterable[str] | None) -> tuple[str, ...]:

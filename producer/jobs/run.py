@@ -14,6 +14,7 @@ from producer.jobs.options import JobRequest, TagSource
 from producer.sources.scan import STANDARD_INPUT, Image, count_images, scan
 from worker.contract.i18n import gettext as _
 from worker.contract.messages import Record
+from worker.contract.reasons import os_reason
 
 Echo = Callable[[str], object]
 Total = Callable[[], int | None]
@@ -65,7 +66,7 @@ def find_images(paths: Iterable[str], echo: Echo) -> Iterator[Image]:
         name = printable(directory)
         echo(
             _("skipped: {directory} cannot be listed: {reason}").format(
-                directory=name, reason=error.strerror
+                directory=name, reason=os_reason(error)
             )
         )
 

@@ -76,7 +76,7 @@ def examine(settings: Settings, paths: Sequence[str]) -> Iterator[Finding]:
     except ServerUnfitError as e:
         yield Finding("fail", str(e), _(_OTHER))
     except redis.RedisError as e:
-        yield Finding("fail", unreachable(settings.broker_url, e), _(_START))
+        yield Finding("fail", str(unreachable(settings.broker_url, e)), _(_START))
     except ModuleNotFoundError as e:
         yield Finding("fail", *incomplete(e))
 

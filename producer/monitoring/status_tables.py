@@ -14,6 +14,7 @@ from rich.text import Text
 
 from producer.backend.workers import WorkerInfo
 from producer.console.durations import age
+from producer.console.failures import sentence
 from producer.console.paths import printable
 from worker.contract.i18n import gettext as _
 from worker.contract.i18n import gettext_noop as N_
@@ -85,7 +86,7 @@ def dead_table(letters: Sequence[DeadLetter], width: int = WIDE) -> Table:
         N_("dead letter"): [printable(one.id) for one in shown],
         N_("code"): [printable(one.code) for one in shown],
         N_("what"): [printable(_subject(one)) for one in shown],
-        N_("why"): [printable(one.reason) for one in shown],
+        N_("why"): [printable(sentence(one.code, one.reason)) for one in shown],
         N_("age"): [age(time.time() - one.at_s) for one in shown],
     }
     table = _table(columns, _Form((), ("what", "why"), ("age",)), width)

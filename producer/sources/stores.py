@@ -14,7 +14,8 @@ from typing import IO, Any, Final
 
 from producer.errors import StoreError
 from worker.contract.i18n import gettext as _
-from worker.contract.urls import is_web, scheme_of, store_remedy
+from worker.contract.reasons import reason
+from worker.contract.urls import is_fetchable, is_web, scheme_of, store_remedy
 
 _MAGIC: Final = frozenset("*?[")
 
@@ -98,7 +99,7 @@ def _as_store_error(url: str) -> Iterator[None]:
     try:
         yield
     except Exception as e:  # Each store has errors of its own, and many.
-        msg = f"{url}: {' '.join(str(e).split()) or type(e).__name__}"
+        msg = f"{url}: {reason(' '.join(str(e).split()) or type(e).__name__)}"
         raise StoreError(msg) from e
 
 
@@ -112,6 +113,18 @@ def check(url: str) -> None:
         _store(url)
 
 
+def check_images(url: str) -> None:
+    """Make sure that images at a URL can be listed here and fetched by workers.
+
+    Raises:
+        StoreError: workers do not fetch by this scheme, or what it needs is not installed here.
+    """
+    if not is_fetchable(url):
+        msg = _("workers do not fetch images from {scheme}:// URLs").format(scheme=scheme_of(url))
+        raise StoreError(msg)
+    check(url)
+
+
 def _store(url: str) -> tuple[Any, str]:
     try:
         if not importlib.util.find_spec("fsspec"):
@@ -120,9 +133,9 @@ def _store(url: str) -> tuple[Any, str]:
 
         found: tuple[Any, str] = fsspec.url_to_fs(url, use_listings_cache=False)
     except (ImportError, ValueError) as e:
-        reason = store_remedy(url) or str(e) or _("fsspec is needed")
+        why = store_remedy(url) or (reason(str(e)) if str(e) else _("fsspec is needed"))
         msg = _("{scheme}:// URLs cannot be used here: {reason}").format(
-            scheme=scheme_of(url), reason=reason
+            scheme=scheme_of(url), reason=why
         )
         raise StoreError(msg) from e
     # What their libraries log, tracebacks with it, is raised as well, and shown by us.

@@ -87,7 +87,7 @@ def test_what_a_web_server_gives_comes_with_its_stamp(site: tuple[Path, str, lis
 
 
 @pytest.mark.parametrize(
-    ("path", "error", "words"),
+    ("path", "error", "reason"),
     [
         ("/none.jpg", NotFoundError, "404"),
         ("/code/410", NotFoundError, "410"),
@@ -101,9 +101,9 @@ def test_what_a_web_server_gives_comes_with_its_stamp(site: tuple[Path, str, lis
     ],
 )
 def test_what_a_web_server_does_not_give_has_its_reason(
-    site: tuple[Path, str, list[str]], path: str, error: type[ImageError], words: str
+    site: tuple[Path, str, list[str]], path: str, error: type[ImageError], reason: str
 ) -> None:
-    with pytest.raises(error, match=words):
+    with pytest.raises(error, match=reason):
         fetch(f"{site[1]}{path}", [site[1]], 1000)
 
 
@@ -125,6 +125,14 @@ def test_a_store_without_its_library_says_what_to_install() -> None:
         fetch("abfs://bucket/a.jpg", ["*"], MOST)
     with pytest.raises(StoreError, match="adlfs"):
         urls.check("abfs://bucket/")
+
+
+@pytest.mark.parametrize("url", ["file:///etc/passwd", "memory://a.jpg", "hf://datasets/a/b.jpg"])
+def test_producer_and_worker_agree_on_what_is_not_fetched(url: str) -> None:
+    with pytest.raises(StoreError, match="workers do not fetch images from"):
+        urls.check_images(url)
+    with pytest.raises(OutsideRootsError, match="may fetch from"):
+        fetch(url, ["*"], MOST)
 
 
 def pack(directory: Path, shard: Path) -> Path:

@@ -104,7 +104,7 @@ def test_a_file_that_was_altered_is_refused(name: str, model: Path) -> None:
 
 def test_a_file_that_is_missing_is_named(model: Path) -> None:
     (model / "text.pt").unlink()
-    with pytest.raises(ArtifactError, match=r"text\.pt of the model cannot be read: no such file"):
+    with pytest.raises(ArtifactError, match=r"text\.pt of the model cannot be read: No such file"):
         open_artifact(model)
 
 

@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from worker.contract.i18n import gettext_noop as N_
 from worker.errors import NoCacheError
 
 _NAME: Final = "wanwu-tagger"
@@ -71,10 +72,13 @@ def _private() -> Path:
         directory.mkdir(mode=0o700, exist_ok=True)
         status = directory.lstat()
     except OSError as e:
-        msg = f"there is no directory to keep models in ({e}): set XDG_CACHE_HOME"
-        raise NoCacheError(msg) from e
+        raise NoCacheError(
+            N_("there is no directory to keep models in ({reason}): set XDG_CACHE_HOME"), reason=e
+        ) from e
     is_ours = stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid()
     if not is_ours or status.st_mode & _WRITABLE_BY_OTHERS:
-        msg = f"others may write to {directory}, so no models are kept there: set XDG_CACHE_HOME"
-        raise NoCacheError(msg)
+        raise NoCacheError(
+            N_("others may write to {directory}, so no models are kept there: set XDG_CACHE_HOME"),
+            directory=directory,
+        )
     return directory

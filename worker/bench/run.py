@@ -20,6 +20,8 @@ import numpy.typing as npt
 from worker.artifact.manifest import Artifact
 from worker.bench.subject_process import Refused, SubjectProcess, SubjectSpec
 from worker.bench.subjects import PLAIN, WITH_TEXT, Subject, subjects
+from worker.contract.i18n import gettext as _
+from worker.contract.i18n import gettext_noop as N_
 from worker.contract.labels import LabelPack
 from worker.contract.settings import Settings
 from worker.engines.base import resolve_device
@@ -123,7 +125,7 @@ def _loaded(
     refused: dict[str, str] = {}
     for process in _one_ahead(candidates):
         name = process.subject.name
-        echo(f"loading {name}")
+        echo(_("loading {model}").format(model=name))
         try:
             rows[name] = process.rows()
             processes[name] = process
@@ -151,7 +153,7 @@ def _variants(
     """Return the artifact in each precision, or why there is none."""
     found: dict[Precision, Artifact | str] = {}
     for precision in sorted(precisions):
-        echo(f"tracing {artifact.id} in {precision}")
+        echo(_("tracing {model} in {precision}").format(model=artifact.id, precision=precision))
         device = resolve_device(settings.device, precision)
         try:
             found[precision] = reprecision(artifact, precision, directory / precision, device)
@@ -171,12 +173,11 @@ def _inputs(artifact: Artifact, images: Sequence[Path], echo: Echo) -> npt.NDArr
         try:
             decoded.append(decode(file.read_bytes(), spec, max_pixels=_MAX_PIXELS))
         except ImageError as e:
-            echo(f"{file} is passed over: {e}")
+            echo(_("{file} is passed over: {reason}").format(file=file, reason=_(str(e))))
         if len(decoded) == _IMAGES:
             break
     if not decoded:
-        msg = "there is no image that can be decoded among those given"
-        raise ArtifactError(msg)
+        raise ArtifactError(N_("there is no image that can be decoded among those given"))
     repeats = -(-max(BATCHES) // len(decoded))
     return np.stack(decoded * repeats)
 
@@ -189,7 +190,8 @@ def _in_turns(
     runs, seconds = -(-effort.runs // ROUNDS), effort.seconds / ROUNDS
     for number in range(1, ROUNDS + 1):
         for batch in BATCHES:
-            echo(f"round {number} of {ROUNDS}, batch {batch}")
+            line = _("round {number} of {rounds}, batch {batch}")
+            echo(line.format(number=number, rounds=ROUNDS, batch=batch))
             for name, process in processes.items():
                 found = process.times_ms(batch, runs, seconds)
                 times.setdefault((name, batch), []).extend(found)

@@ -19,6 +19,7 @@ import torch
 
 from worker.artifact.manifest import Artifact
 from worker.bench.subjects import Run, Subject, open_subject
+from worker.contract.i18n import gettext_noop as N_
 from worker.contract.settings import Settings
 from worker.errors import TaggerError
 
@@ -92,8 +93,7 @@ class SubjectProcess:
         try:
             answer = self._here.recv()
         except EOFError as e:
-            msg = "its process ended silently, perhaps for lack of memory"
-            raise Refused(msg) from e
+            raise Refused(N_("its process ended without a word, perhaps for want of memory")) from e
         if isinstance(answer, str):
             raise Refused(answer)
         return answer

@@ -13,6 +13,7 @@ from typing import Final
 import msgspec
 import numpy as np
 
+from worker.contract.i18n import gettext as _
 from worker.engines.base import Engine
 from worker.engines.infer import WARM_RUNS, infer
 from worker.errors import DeviceMemoryError
@@ -50,7 +51,7 @@ def rates(
     usable = _scout(engine, shape_CHW, sizes, echo, clock)
     times_ms: dict[int, list[float]] = {size: [] for size in usable}
     for number in range(1, ROUNDS + 1):
-        echo(f"round {number} of {ROUNDS}")
+        echo(_("round {number} of {rounds}").format(number=number, rounds=ROUNDS))
         for size, taken_ms in times_ms.items():
             ends_s = clock() + seconds / ROUNDS
             calls = 0
@@ -77,14 +78,15 @@ def _scout(
     usable: list[Rate] = []
     for size in sizes:
         try:
-            for _ in range(WARM_RUNS):
+            for _warm_up in range(WARM_RUNS):
                 _call_ms(engine, shape_CHW, size, clock)
-            ms = min(_call_ms(engine, shape_CHW, size, clock) for _ in range(_LEAST_CALLS))
+            ms = min(_call_ms(engine, shape_CHW, size, clock) for _call in range(_LEAST_CALLS))
         except DeviceMemoryError:
-            echo(f"a batch of {size} does not fit in memory")
+            echo(_("a batch of {size} does not fit in memory").format(size=size))
             break
         usable.append(Rate(batch=size, ms=ms))
-        echo(f"a batch of {size}: {usable[-1].images_per_s:.1f} images/s")
+        line = _("a batch of {size}: {rate:.1f} images/s")
+        echo(line.format(size=size, rate=usable[-1].images_per_s))
         if size >= _DOUBLINGS * propose(usable).batch:
             break
     return [one.batch for one in usable]

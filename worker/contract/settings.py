@@ -12,6 +12,9 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 import msgspec
 from msgspec import Meta
 
+from worker.contract.i18n import Message, TranslatedError
+from worker.contract.i18n import gettext_noop as N_
+from worker.contract.reasons import reason
 from worker.contract.secret import Secret, SecretUrl
 
 Positive = Annotated[int, Meta(ge=1)]
@@ -21,14 +24,14 @@ DEFAULT_BATCH: Final = 4
 
 S = TypeVar("S", bound="Settings")
 _DATABASE: Final = re.compile(r"/?[0-9]*")
-_ESCAPE: Final = (
+_ESCAPE: Final = N_(
     "this URL cannot be read; in a password, write / as %2F, # as %23, ? as %3F, @ as %40"
 )
 # What separates the items of a list; None is any blank.
 _LISTS: Final[dict[str, str | None]] = {"image_roots": os.pathsep, "image_urls": None}
 
 
-class SettingsError(ValueError):
+class SettingsError(TranslatedError, ValueError):
     """A setting has a value that cannot be used."""
 
 
@@ -81,8 +84,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         """Refuse brokers that the rest of the program cannot speak to."""
         for url in (self.broker_url, self.result_url):
             if url and (problem := _problem_of(url)):
-                msg = f"{url}: {problem}"
-                raise ValueError(msg)
+                raise SettingsError(N_("{url}: {problem}"), url=url, problem=Message(problem))
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None, **overrides: object) -> Self:
@@ -101,7 +103,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         try:
             settings = msgspec.convert(values, cls, strict=False, dec_hook=_secret)
         except msgspec.ValidationError as e:
-            raise SettingsError(_explain(str(e))) from e
+            raise _explained(e) from e
         return secured(settings)
 
     @property
@@ -136,10 +138,10 @@ def expanded(path: str) -> Path:
 
 
 def _problem_of(url: SecretUrl) -> str:
-    """Return why a URL of Redis cannot be used, or nothing. The sentence repeats no part of it."""
+    """Return why a URL of Redis cannot be used, or nothing; in English, no part of it repeated."""
     text = url.reveal()
     if not text.startswith(("redis://", "rediss://")):
-        return "only redis:// and rediss:// URLs are understood"
+        return N_("only redis:// and rediss:// URLs are understood")
     try:
         parts = urlsplit(text)
         _ = parts.port, parts.hostname
@@ -148,11 +150,11 @@ def _problem_of(url: SecretUrl) -> str:
     if "@" in f"{parts.path}{parts.query}{parts.fragment}" or parts.fragment:
         return _ESCAPE
     if not _DATABASE.fullmatch(parts.path):
-        return "what follows the host must be the number of a database, such as /0"
+        return N_("what follows the host must be the number of a database, such as /0")
     if not all(
         name.startswith("ssl_") for name, _ in parse_qsl(parts.query, keep_blank_values=True)
     ):
-        return "of parameters, only those of TLS are understood, such as ?ssl_ca_certs=FILE"
+        return N_("of parameters, only those of TLS are understood, such as ?ssl_ca_certs=FILE")
     return ""
 
 
@@ -172,11 +174,11 @@ def secured(settings: S) -> S:
     files = {"tls_ca": settings.tls_ca, "tls_cert": settings.tls_cert, "tls_key": settings.tls_key}
     for name, file in files.items():
         if file and not Path(file).is_file():
-            msg = f"{PREFIX}{name.upper()}: there is no file {file}"
-            raise SettingsError(msg)
+            raise SettingsError(
+                N_("{setting}: there is no file {file}"), setting=PREFIX + name.upper(), file=file
+            )
     if bool(settings.tls_cert) != bool(settings.tls_key):
-        msg = "WANWU_TLS_CERT and WANWU_TLS_KEY belong together"
-        raise SettingsError(msg)
+        raise SettingsError(N_("WANWU_TLS_CERT and WANWU_TLS_KEY belong together"))
     named = {"ssl_ca_certs": "tls_ca", "ssl_certfile": "tls_cert", "ssl_keyfile": "tls_key"}
     wanted = {"ssl_cert_reqs": "required"} | {
         name: files[setting] for name, setting in named.items() if files[setting]
@@ -197,7 +199,12 @@ def _with_query(url: SecretUrl, wanted: Mapping[str, str]) -> SecretUrl:
     return SecretUrl(urlunsplit(parts._replace(query=urlencode(query, safe="/"))))
 
 
-def _explain(problem: str) -> str:
+def _explained(error: msgspec.ValidationError) -> SettingsError:
     """Turn msgspec's "... - at `$.max_batch`" into a sentence that names the variable."""
-    text, _, where = problem.partition(" - at `$.")
-    return f"{PREFIX}{where.rstrip('`').upper()}: {text}" if where else text
+    if isinstance(error.__cause__, SettingsError):
+        return error.__cause__
+    text, _, where = str(error).partition(" - at `$.")
+    setting = f"{PREFIX}{where.rstrip('`').upper()}"
+    if not where:
+        return SettingsError(reason(text))
+    return SettingsError(N_("{setting}: {problem}"), setting=setting, problem=reason(text))

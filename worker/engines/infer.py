@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from worker.contract.i18n import gettext_noop as N_
 from worker.errors import ArtifactError, DeviceMemoryError, InferenceError
 
 if TYPE_CHECKING:
@@ -90,16 +91,23 @@ def warm(engine: Engine, shape_CHW: tuple[int, int, int], max_batch: int, dim: i
             found = _dimensions(engine, shape_CHW, size)
         except DeviceMemoryError as e:
             if size == 1:
-                msg = f"{engine.device} has too little memory for the model and one image"
-                raise ArtifactError(msg) from e
+                raise ArtifactError(
+                    N_("{device} has too little memory for the model and one image"),
+                    device=engine.device,
+                ) from e
             fitting = size // 2
             sizes = warm_sizes(fitting)
         except (RuntimeError, ValueError, InferenceError) as e:
-            msg = f"the model does not run on {size} blank images on {engine.device}: {e}"
-            raise ArtifactError(msg) from e
+            raise ArtifactError(
+                N_("the model does not run on {size} blank images on {device}: {reason}"),
+                size=size,
+                device=engine.device,
+                reason=e,
+            ) from e
     if found != dim:
-        msg = f"the model gives {found} dimensions, its manifest says {dim}"
-        raise ArtifactError(msg)
+        raise ArtifactError(
+            N_("the model gives {found} dimensions, its manifest says {dim}"), found=found, dim=dim
+        )
     return fitting
 
 

@@ -29,6 +29,10 @@ from worker.artifact.manifest import (
     TOKENIZER,
     Manifest,
 )
+from worker.contract.i18n import Message
+from worker.contract.i18n import gettext as _
+from worker.contract.i18n import gettext_noop as N_
+from worker.contract.reasons import os_reason
 from worker.engines.infer import infer
 from worker.engines.torchscript import TorchScriptEngine, load_module
 from worker.errors import ExportError
@@ -63,7 +67,7 @@ def export_found(
     """
     if precision != "auto":
         check(precision, device)
-    echo(f"loading {found.source.id}")
+    echo(_("loading {model}").format(model=found.source.id))
     loaded = load(found)
     recipe = recipe_of(loaded)
     tried = supported(device) if precision == "auto" else (precision,)
@@ -95,11 +99,11 @@ def export_model(
         traced_tower = _export_image(model, recipe, directory, precisions, device, echo)
         parity: dict[str, Any] = traced_tower.parity()
         scaled = _compare_decoding(traced_tower, recipe, directory, device)
-        echo(f"fast decoding: {scaled}")
+        echo(_("fast decoding: {result}").format(result=scaled))
         if tokenizer is not None:
-            echo("tracing the text tower")
+            echo(_("tracing the text tower"))
             parity["text_max_abs"] = _export_text(model, tokenizer, recipe, directory)
-        echo("keeping transformers' own weights, for the other engines")
+        echo(_("keeping transformers' own weights, for the other engines"))
         keep(model, directory)
         if recipe.labels:
             (directory / LABELS).write_text("\n".join(recipe.labels) + "\n", encoding="utf-8")
@@ -128,7 +132,7 @@ def _export_image(
     rewritten = for_inference(copy.deepcopy(tower))
     best: TracedTower | None = None
     for precision in precisions:
-        echo(f"tracing the image tower in {precision}")
+        echo(_("tracing the image tower in {precision}").format(precision=precision))
         traced_tower = trace_and_measure(
             convert(rewritten, precision, device),
             precision,
@@ -140,8 +144,9 @@ def _export_image(
         if traced_tower.beats(best):
             best = traced_tower
     if best is None:
-        msg = f"the traced image tower does not agree with the model: {traced_tower}"
-        raise ExportError(msg)
+        raise ExportError(
+            N_("the traced image tower does not agree with the model: {trial}"), trial=traced_tower
+        )
     best.file.rename(directory / IMAGE_TOWER)
     for precision in precisions:
         (directory / f"{precision}.pt").unlink(missing_ok=True)
@@ -200,11 +205,15 @@ def _check_tokens(
     rows = {tuple(encoded.ids) for encoded in tokenizer.encode_batch(list(labels or set(texts)))}
     wanted = len(labels or set(texts))
     if len(rows) < wanted:
-        msg = f"{wanted} labels give only {len(rows)} different rows of tokens"
-        raise ExportError(msg)
+        raise ExportError(
+            N_("{wanted} labels give only {rows} different rows of tokens"),
+            wanted=wanted,
+            rows=len(rows),
+        )
     if [encoded.ids for encoded in tokenizer.encode_batch(texts)] != ids_NL.tolist():
-        msg = "the tokenizer's fast form splits texts differently from the tokenizer itself"
-        raise ExportError(msg)
+        raise ExportError(
+            N_("the tokenizer's fast form splits texts differently from the tokenizer itself")
+        )
 
 
 def _manifest(
@@ -243,16 +252,17 @@ def _beside(out: Path) -> Iterator[Path]:
         out.parent.mkdir(parents=True, exist_ok=True)
         fresh = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
     except OSError as e:
-        msg = f"{out} cannot be written: {e.strerror}"
-        raise ExportError(msg) from e
+        raise ExportError(
+            N_("{out} cannot be written: {reason}"), out=out, reason=os_reason(e)
+        ) from e
     try:
         yield fresh
         fresh.chmod(0o755)
         shutil.rmtree(out, ignore_errors=True)
         fresh.rename(out)
     except OSError as e:
-        reason = "the disk is full" if e.errno == errno.ENOSPC else e.strerror or str(e)
-        msg = f"{out} cannot be written: {reason}"
-        raise ExportError(msg) from e
+        full = Message(N_("the disk is full"))
+        reason = full if e.errno == errno.ENOSPC else os_reason(e)
+        raise ExportError(N_("{out} cannot be written: {reason}"), out=out, reason=reason) from e
     finally:
         shutil.rmtree(fresh, ignore_errors=True)

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from worker.artifact.manifest import Preprocessing
+from worker.contract.i18n import gettext as _
 from worker.export.synthetic import photographs
 from worker.images.decode import Pixels, decode
 
@@ -37,8 +38,8 @@ class Agreement(NamedTuple):
 
     def __str__(self) -> str:
         """Return a line for a person."""
-        result = "is the default" if self.holds else "too far from exact decoding"
-        return f"cosine {self.worst:.6f}, {result}"
+        result = _("is the default") if self.holds else _("too far from exact decoding")
+        return _("cosine {cosine:.6f}, {result}").format(cosine=self.worst, result=result)
 
     def parity(self) -> dict[str, Any]:
         """Return the manifest's entries about it."""

@@ -11,6 +11,8 @@ import torch
 
 from worker.artifact.cache_dir import cache_directory
 from worker.artifact.manifest import FORMAT, HUB_ID, MANIFEST, Artifact, Source, open_artifact
+from worker.contract.i18n import gettext as _
+from worker.contract.i18n import gettext_noop as N_
 from worker.contract.settings import Settings, expanded
 from worker.engines.base import resolve_device
 from worker.errors import ArtifactError
@@ -53,7 +55,7 @@ def export_to(out: Path | None, settings: Settings, revision: str | None, echo: 
     place = out or _place(found.source, settings.precision, device)
     if out is None and _is_whole(place):
         return place
-    echo(f"exporting {found.source.id} to {place}")
+    echo(_("exporting {model} to {place}").format(model=found.source.id, place=place))
     export_found(found, place, precision=settings.precision, device=device, echo=echo)
     return place
 
@@ -85,6 +87,10 @@ def _is_source(name: str) -> bool:
 def _check_precision(artifact: Artifact, wanted: str) -> Artifact:
     found = artifact.manifest.precision
     if wanted not in {"auto", found}:
-        msg = f"model {artifact.id} was exported in {found}, not {wanted}: export it again"
-        raise ArtifactError(msg)
+        raise ArtifactError(
+            N_("model {model} was exported in {found}, not {wanted}: export it again"),
+            model=artifact.id,
+            found=found,
+            wanted=wanted,
+        )
     return artifact

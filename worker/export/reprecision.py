@@ -10,6 +10,7 @@ import msgspec
 import torch
 
 from worker.artifact.manifest import IMAGE_TOWER, MANIFEST, Artifact, artifact_id
+from worker.contract.i18n import gettext_noop as N_
 from worker.errors import ExportError
 from worker.export.tracing import BATCHES, pixels, trace_and_measure
 from worker.model.original import original_tower
@@ -42,8 +43,12 @@ def reprecision(
         directory / IMAGE_TOWER,
     )
     if not traced_tower.agrees:
-        msg = f"in {precision}, {artifact.id} is too far from the model: {traced_tower}"
-        raise ExportError(msg)
+        raise ExportError(
+            N_("in {precision}, {model} is too far from the model: {trial}"),
+            precision=precision,
+            model=artifact.id,
+            trial=traced_tower,
+        )
     for name in artifact.manifest.files.keys() - {IMAGE_TOWER}:
         (directory / name).parent.mkdir(parents=True, exist_ok=True)
         (directory / name).symlink_to((artifact.path / name).resolve())

@@ -16,6 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.jit._trace import TracerWarning
 
+from worker.contract.i18n import gettext as _
+from worker.contract.i18n import gettext_noop as N_
 from worker.engines.torchscript import TorchScriptEngine, load_module
 from worker.errors import ExportError
 from worker.model.precision import Precision
@@ -81,9 +83,12 @@ class TracedTower(NamedTuple):
     def __str__(self) -> str:
         """Return a line for a person."""
         cosine, _largest = self.deviation
-        times = ", ".join(f"{size} in {ms:.0f} ms" for size, ms in self.ms_by_batch.items())
-        result = "" if self.agrees else " - too far from the model"
-        return f"{self.precision}: cosine {cosine:.6f}, images: {times}{result}"
+        one = _("{size} in {ms:.0f} ms")
+        times = ", ".join(one.format(size=size, ms=ms) for size, ms in self.ms_by_batch.items())
+        result = "" if self.agrees else _(" - too far from the model")
+        return _("{precision}: cosine {cosine:.6f}, images: {times}{result}").format(
+            precision=self.precision, cosine=cosine, times=times, result=result
+        )
 
 
 def pixels(count: int, height: int, width: int) -> Tensor:
@@ -136,7 +141,7 @@ def trace(
             saved = torch.jit.load(str(file), map_location=inputs[0].device)  # type: ignore[no-untyped-call]
             found = [saved(*(rows[:size] for rows in inputs)) for size in BATCHES]
         except (RuntimeError, TypeError, ValueError) as e:
-            raise ExportError(_sentence(e, file)) from e
+            raise _not_traced(e, file) from e
     return _deviation(found, reference_ND)
 
 
@@ -146,8 +151,11 @@ def _deviation(found: list[Tensor], reference_ND: Tensor) -> Deviation:
     wanted = torch.cat([reference_ND[: len(one)] for one in rows])
     given = torch.cat(rows)
     if given.shape != wanted.shape:
-        msg = f"the traced model gives {tuple(given.shape)}, not {tuple(wanted.shape)}"
-        raise ExportError(msg)
+        raise ExportError(
+            N_("the traced model gives {given}, not {wanted}"),
+            given=tuple(given.shape),
+            wanted=tuple(wanted.shape),
+        )
     # In float64: near 1, float32 has steps of 6e-8, and sums of squares more.
     cosines = F.cosine_similarity(given.double(), wanted.double(), dim=-1)
     largest = (given - wanted).abs().max()
@@ -157,7 +165,7 @@ def _deviation(found: list[Tensor], reference_ND: Tensor) -> Deviation:
 def _time_ms(engine: TorchScriptEngine, images_NCHW: Tensor) -> float:
     """Return the median time of a call, from pixels to embeddings on the host."""
     times_s: list[float] = []
-    for _ in range(_WARM_UPS):
+    for _warm_up in range(_WARM_UPS):
         engine.embed(images_NCHW)
     while len(times_s) < _RUNS and (sum(times_s) < _ENOUGH_S or len(times_s) < _MIN_RUNS):
         began_s = time.perf_counter()
@@ -166,9 +174,12 @@ def _time_ms(engine: TorchScriptEngine, images_NCHW: Tensor) -> float:
     return median(times_s) * 1000
 
 
-def _sentence(error: Exception, file: Path) -> str:
+def _not_traced(error: Exception, file: Path) -> ExportError:
     text = str(error)
     if "PytorchStreamWriter" in text or "No space left" in text:
-        return f"{file.name} cannot be written: the disk is full, or the directory is gone"
+        return ExportError(
+            N_("{file} cannot be written: the disk is full, or the directory is gone"),
+            file=file.name,
+        )
     line = next((one.strip() for one in text.splitlines() if one.strip()), repr(error))
-    return f"{file.name} cannot be traced: {line}"
+    return ExportError(N_("{file} cannot be traced: {reason}"), file=file.name, reason=line)

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from worker.artifact.manifest import Artifact, open_artifact
+from worker.contract.i18n import gettext_noop as N_
 from worker.contract.labels import PLACEHOLDER, LabelPack, LabelsError, parse_labels
 from worker.contract.scoring import Background
 from worker.errors import ArtifactError, LabelsMissingError
@@ -109,8 +110,12 @@ class Classes:
         self._labels = own_pack(artifact).labels
         self._dim = artifact.manifest.embedding_dim
         if len(self._labels) != self._dim:
-            msg = f"model {artifact.id} has {self._dim} logits for {len(self._labels)} labels"
-            raise ArtifactError(msg)
+            raise ArtifactError(
+                N_("model {model} has {logits} logits for {labels} labels"),
+                model=artifact.id,
+                logits=self._dim,
+                labels=len(self._labels),
+            )
         self._rows = {label: k for k, label in enumerate(self._labels)}
 
     def encode(self, pack: LabelPack) -> LabelSet:
@@ -229,5 +234,6 @@ def own_pack(artifact: Artifact, templates: tuple[str, ...] = ()) -> LabelPack:
             return LabelPack(tuple(text.split("\n")[:-1]))
         return msgspec.structs.replace(parse_labels(text), templates=templates)
     except (LabelsError, OSError, UnicodeError) as e:
-        msg = f"{name} of model {artifact.id}: {e}"
-        raise ArtifactError(msg) from e
+        raise ArtifactError(
+            N_("{name} of model {model}: {reason}"), name=name, model=artifact.id, reason=e
+        ) from e

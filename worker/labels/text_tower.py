@@ -15,6 +15,7 @@ import torch
 from tokenizers import Tokenizer
 
 from worker.artifact.manifest import TEXT_TOWER, TOKENIZER
+from worker.contract.i18n import gettext_noop as N_
 from worker.engines.torchscript import load_module
 from worker.errors import ArtifactError, InferenceError
 
@@ -95,8 +96,12 @@ def _load_tokenizer(artifact: Artifact) -> Tokenizer:
     try:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as e:  # tokenizers raises nothing narrower
-        msg = f"{TOKENIZER} of model {artifact.id} cannot be loaded: {e}"
-        raise ArtifactError(msg) from e
+        raise ArtifactError(
+            N_("{file} of model {model} cannot be loaded: {reason}"),
+            file=TOKENIZER,
+            model=artifact.id,
+            reason=e,
+        ) from e
     length = artifact.manifest.max_text_tokens
     tokenizer.enable_truncation(max_length=length)
     tokenizer.enable_padding(length=length, **_padding(tokenizer))

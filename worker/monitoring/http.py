@@ -13,6 +13,9 @@ from typing import Any, Final, NamedTuple
 
 import structlog
 
+from worker.contract.i18n import gettext as _
+from worker.contract.i18n import gettext_noop as N_
+from worker.contract.reasons import os_reason, reason
 from worker.contract.settings import Settings
 from worker.errors import TaggerError
 
@@ -58,8 +61,12 @@ def answering(settings: Settings, sources: Sources) -> Iterator[None]:
     try:
         server = ThreadingHTTPServer(place, _handler(sources))
     except OSError as e:
-        msg = f"health and metrics cannot be served at {place[0]}:{place[1]}: {e.strerror}"
-        raise MonitorPortError(msg) from e
+        raise MonitorPortError(
+            N_("health and metrics cannot be served at {address}:{port}: {reason}"),
+            address=place[0],
+            port=place[1],
+            reason=os_reason(e),
+        ) from e
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, name="monitor", daemon=True)
     thread.start()
@@ -75,7 +82,7 @@ def answering(settings: Settings, sources: Sources) -> Iterator[None]:
 def ask(settings: Settings) -> str | None:
     """Return what is wrong with the worker of these settings on this host, or None."""
     if not settings.monitor_port:
-        return "WANWU_MONITOR_PORT is not set, so no worker answers"
+        return _("WANWU_MONITOR_PORT is not set, so no worker answers")
     connection = http.client.HTTPConnection(
         "127.0.0.1", settings.monitor_port, timeout=ASK_TIMEOUT_S
     )
@@ -84,10 +91,12 @@ def ask(settings: Settings) -> str | None:
         found = json.loads(connection.getresponse().read())
         problem: str | None = found["problem"]
     except (OSError, http.client.HTTPException, ValueError, LookupError, TypeError) as e:
-        return f"no worker answers at port {settings.monitor_port}: {e}"
+        return _("no worker answers at port {port}: {reason}").format(
+            port=settings.monitor_port, reason=os_reason(e) if isinstance(e, OSError) else e
+        )
     finally:
         connection.close()
-    return problem
+    return str(reason(problem)) if problem else None
 
 
 def _handler(sources: Sources) -> type[BaseHTTPRequestHandler]:

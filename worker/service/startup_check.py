@@ -38,15 +38,15 @@ def check_redis(settings: Settings) -> None:
             with connect(url) as client:
                 check_server(client, url, commands)
         except ServerUnfitError as e:
-            raise BrokerError(str(e)) from e
+            raise BrokerError(e) from e
         except BrokerUnreachableError as e:
             # Waiting helps neither a wrong password nor a wrong database number.
             wrong = isinstance(e.__cause__, redis.ResponseError | redis.AuthenticationError)
             if wrong:
-                raise BrokerError(str(e)) from e
+                raise BrokerError(e) from e
             raise
         except redis.RedisError as e:
-            raise BrokerUnreachableError(unreachable(url, e)) from e
+            raise unreachable(url, e) from e
 
 
 def check_early(settings: Settings) -> None:

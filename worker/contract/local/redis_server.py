@@ -14,6 +14,8 @@ from typing import Final, Self
 import redis
 
 from worker.contract.extras import missing, remedy
+from worker.contract.i18n import Message, TranslatedError
+from worker.contract.i18n import gettext_noop as N_
 from worker.contract.local.subprocesses import ManagedProcess
 
 START_TIMEOUT_S: Final = 10.0
@@ -32,7 +34,7 @@ logfile ""
 """
 
 
-class EmbeddedError(RuntimeError):
+class EmbeddedError(TranslatedError, RuntimeError):
     """The private server cannot be started here."""
 
 
@@ -80,8 +82,11 @@ class EmbeddedRedis:
             self.stop()
             raise
         self.stop()
-        msg = f"{program} did not start: {last or 'it printed nothing'}"
-        raise EmbeddedError(msg)
+        raise EmbeddedError(
+            N_("{program} did not start: {output}"),
+            program=program,
+            output=last or Message(N_("it printed nothing")),
+        )
 
     def stop(self) -> None:
         """Stop the server and remove its directory; harmless when done twice."""
@@ -124,8 +129,7 @@ def server_program() -> str:
     for name in ("redis-server", "valkey-server"):
         if found := shutil.which(name):
             return found
-    msg = f"no Redis server to embed: {remedy('embedded')}"
-    raise EmbeddedError(msg)
+    raise EmbeddedError(N_("no Redis server to embed: {install}"), install=remedy("embedded"))
 
 
 def _free_port() -> int:

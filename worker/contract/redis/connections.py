@@ -15,7 +15,9 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from worker.contract.redis.errors import passes, reason_of
+from worker.contract.i18n import Message, TranslatedError
+from worker.contract.i18n import gettext_noop as N_
+from worker.contract.redis.errors import passes, reason_message
 from worker.contract.redis.retry import RetryPolicy
 from worker.contract.secret import SecretUrl
 
@@ -39,7 +41,7 @@ _KEEPALIVE: Final = {
 }
 
 
-class BrokerUnreachableError(ConnectionError):
+class BrokerUnreachableError(TranslatedError, ConnectionError):
     """Redis does not answer at the URL given, or refuses the password."""
 
 
@@ -58,7 +60,7 @@ def connect(url: SecretUrl | str, *, timeout_s: float = REPLY_TIMEOUT_S) -> redi
         client.ping()
     except (redis.RedisError, OSError, ValueError) as e:
         if not (isinstance(e, redis.ResponseError) and passes(e)):
-            raise BrokerUnreachableError(unreachable(secret, e)) from e
+            raise unreachable(secret, e) from e
     return client
 
 
@@ -91,10 +93,16 @@ def celery_options(transport_options: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def unreachable(url: SecretUrl | str, error: Exception) -> str:
-    """Return the sentence for a Redis that cannot be reached or used."""
+def unreachable(url: SecretUrl | str, error: Exception) -> BrokerUnreachableError:
+    """Return the error for a Redis that cannot be reached or used."""
     secret = _secret(url)
-    return f"cannot reach Redis at {secret}: {reason_of(error)}{_hint(secret, error)}"
+    hint = _hint(secret, error)
+    return BrokerUnreachableError(
+        N_("cannot reach Redis at {url}: {reason}{hint}"),
+        url=secret,
+        reason=reason_message(error),
+        hint=Message(hint),
+    )
 
 
 def _client(url: SecretUrl, retry: Retry, timeout_s: float) -> redis.Redis:
@@ -114,16 +122,16 @@ def _secret(url: SecretUrl | str) -> SecretUrl:
 
 
 def _hint(url: SecretUrl, error: Exception) -> str:
-    """Ask whether the password or TLS is the matter, where it looks so."""
+    """Ask whether the password or TLS is the matter, where it looks so; in English."""
     text = str(error).lower()
     if isinstance(error, redis.AuthenticationError):
-        return " (is the password right? redis://:PASSWORD@HOST:6379/0)"
+        return N_(" (is the password right? redis://:PASSWORD@HOST:6379/0)")
     # A server without TLS takes the greeting for half a command, and waits for the rest of it.
     if url.scheme == "rediss":
         silent = isinstance(error, redis.TimeoutError) or "timed out" in text
         if silent or "wrong version number" in text or "wrong_version_number" in text:
-            return " (does it speak TLS? rediss:// is for that alone, redis:// for without)"
+            return N_(" (does it speak TLS? rediss:// is for that alone, redis:// for without)")
     # A server with TLS answers with an alert, which is no reply of Redis.
     elif "protocol error" in text:
-        return " (does it want TLS? that is rediss://)"
+        return N_(" (does it want TLS? that is rediss://)")
     return ""

@@ -13,6 +13,9 @@ from typing import Final
 import redis
 from kombu.exceptions import OperationalError
 
+from worker.contract.i18n import Message
+from worker.contract.reasons import reason
+
 # The codes of error replies that go away without a change on our side.
 PASSING_CODES: Final = frozenset(
     {
@@ -71,10 +74,15 @@ def passes(error: BaseException) -> bool:
 
 def reason_of(error: BaseException) -> str:
     """Return what went wrong, on one line, with the code that Redis gave it."""
+    return str(reason_message(error))
+
+
+def reason_message(error: BaseException) -> Message:
+    """Return the same as a message, in the language in use when it is read."""
     lines = _IN_PIPELINE.sub("", str(error)).strip().splitlines()
     text = (lines[0] if lines else "").rstrip(". ")[:_LONGEST] or type(error).__name__
     code = code_of(error)
-    return text if not code or code in text else f"{code} {text}"
+    return reason(text if not code or code in text else f"{code} {text}")
 
 
 def _is_network(error: BaseException) -> bool:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import msgspec
 
 from worker.contract.codec import decode
+from worker.contract.i18n import TranslatedError
+from worker.contract.i18n import gettext_noop as N_
 from worker.contract.messages import (
     KEY_PREFIX,
     RESULT_PREFIX,
@@ -64,7 +66,7 @@ return {1, 1}
 """
 
 
-class NoSuchJobError(LookupError):
+class NoSuchJobError(TranslatedError, LookupError):
     """There is no job with this id, or it has expired."""
 
 
@@ -192,7 +194,9 @@ class JobStore:
 
     def _unknown(self, job_id: str) -> NoSuchJobError:
         kept_h = self._ttl_s // 3600
-        return NoSuchJobError(f"there is no job {job_id} (records are kept for {kept_h} h)")
+        return NoSuchJobError(
+            N_("there is no job {job} (records are kept for {kept_h} h)"), job=job_id, kept_h=kept_h
+        )
 
     def is_cancelled(self, job_id: str) -> bool:
         """Whether the job was cancelled: workers ask again and again."""
