@@ -78,13 +78,15 @@ def grouped(
     """
     before, size_bytes = 0, 0
     group: list[Loaded] = []
+    most = most_images(before)
     for image in images:
         group.append(image)
-        size_bytes += len(image.data or b"")
-        if len(group) >= most_images(before) or size_bytes >= most_bytes:
+        if image.data:
+            size_bytes += len(image.data)
+        if len(group) >= most or size_bytes >= most_bytes:
             yield group
             before += len(group)
-            group, size_bytes = [], 0
+            group, size_bytes, most = [], 0, most_images(before)
     if group:
         yield group
 
