@@ -2,8 +2,9 @@
 
     ops/containers [--no-build] [--keep]
 
-With the commands that ops/README.md gives to operators, and nothing set but .env. What was seen is
-told in a table. Exit code 0: all was as it should be; 1: something was not; 3: there is no engine.
+With the commands that ops/docs/deployment.md gives to operators, and nothing set but .env. A table
+shows the outcome of each step. Exit code 0: all was as it should be; 1: something was not; 3:
+there is no engine.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ READY_S: Final = 300
 _PULL_S: Final = 120
 _ANSWER_S: Final = 60
 EXAMPLES: Final = 24
-OURS: Final = ("producer", "worker", "flower", "door", "exporter")
+OURS: Final = ("producer", "worker", "flower", "api", "exporter")
 _OF_OTHERS: Final = ("prometheus", "grafana")
 _KILLED: Final = 137
 _METRICS: Final = (
@@ -71,7 +71,7 @@ def healthy(project: Project, *services: str) -> str:
 
 
 def examples(project: Project) -> str:
-    """Tag the examples with the command that ops/README.md has; records are the caller's."""
+    """Tag the examples with deployment.md's command; records belong to the caller."""
     words = ("submit", "/images", "--out", "/out/tags.jsonl")
     project.compose("run", "--rm", "producer", *words, limit_s=SUBMIT_S)
     file = project.place / "ops" / "out" / "tags.jsonl"
@@ -106,7 +106,7 @@ def other_profiles(project: Project) -> list[str]:
     else:
         project.up(profiles=("http",))
         project.up("exporter", *names)
-    seen = healthy(project, "door", "exporter", *names)
+    seen = healthy(project, "api", "exporter", *names)
     if "prometheus" in names:
         _scrapes(project)
     missing = [f"{name} (its image is not here)" for name in _OF_OTHERS if name not in names]
@@ -141,7 +141,7 @@ def _to_be_had(project: Project, service: str) -> bool:
 def answers(project: Project) -> list[str]:
     """Ask everything that answers HTTP, with and without what it wants to be given."""
     flower = f"http://127.0.0.1:{project.settings['FLOWER_PORT']}/api/throughput"
-    door = f"http://127.0.0.1:{project.settings['HTTP_PORT']}/predict"
+    url = f"http://127.0.0.1:{project.settings['HTTP_PORT']}/predict"
     user = b64encode(project.settings["FLOWER_BASIC_AUTH"].encode()).decode()
     key = {"X-API-Key": project.settings["WANWU_API_KEY"]}
     refused, _ = ask(flower)
@@ -151,9 +151,9 @@ def answers(project: Project) -> list[str]:
     workers = json.loads(body).get("workers", ())
     require(workers, f"Flower knows no worker: {body[:200]!r}")
     picture = min((project.place / "ops" / "examples").glob("*.jpg"))
-    refused, _ = ask(door, {}, picture)
+    refused, _ = ask(url, {}, picture)
     require(refused == HTTPStatus.UNAUTHORIZED, f"/predict without the key: {refused}")
-    status, body = ask(door, key, picture)
+    status, body = ask(url, key, picture)
     tags = json.loads(body).get("results") if status == HTTPStatus.OK else None
     require(tags, f"/predict: {status} {body[:200]!r}")
     backlog = _metrics(project, "exporter", 9808)

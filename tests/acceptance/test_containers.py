@@ -27,7 +27,7 @@ def engine() -> Engine:
     except EngineError as e:
         pytest.skip(str(e))
     try:
-        for name in ("producer", "worker", "flower", "door", "exporter"):
+        for name in ("producer", "worker", "flower", "api", "exporter"):
             found.ask("image", "inspect", f"wanwu-tagger-{name}:{TAG}")
     except EngineError:
         pytest.skip("images were not built here before, which takes minutes: run ops/containers")

@@ -30,7 +30,7 @@ pytestmark = pytest.mark.integration
 KINDS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp", "GIF": "gif", "TIFF": "tif", "BMP": "bmp"}
 EACH = 100
 MAX_PIXELS = 50_000_000
-# What ops/README.md states: above what the worker holds at rest.
+# What ops/docs/operations.md states: above what the worker holds at rest.
 BYTES_A_PIXEL = 16
 MB = 1e6
 

@@ -64,8 +64,8 @@ def expressions() -> list[str]:
     return asked + [one["expr"] for panel in board["panels"] for one in panel["targets"]]
 
 
-def test_alerts_and_dashboard_ask_for_what_is_told() -> None:
-    told = "".join(
+def test_alerts_and_dashboard_ask_for_metrics_that_exist() -> None:
+    source = "".join(
         (ROOT / file).read_text(encoding="utf-8")
         for file in ("worker/monitoring/prometheus.py", "producer/monitoring/prometheus.py")
     )
@@ -73,7 +73,7 @@ def test_alerts_and_dashboard_ask_for_what_is_told() -> None:
     assert len(asked) > 10
     for name in asked - {"process_resident_memory_bytes"}:
         family = re.sub(r"_(total|sum|count|bucket|info)$", "", name)
-        assert f'"{name}"' in told or f'"{family}"' in told, name
+        assert f'"{name}"' in source or f'"{family}"' in source, name
 
 
 def test_no_panel_lies_on_another() -> None:
@@ -102,7 +102,7 @@ def test_services_of_ours_run_as_nobody_in_particular_and_write_nothing() -> Non
             assert service["cap_drop"] == ["ALL"], name
 
 
-def test_every_service_that_stays_says_whether_it_is_well_and_is_restarted() -> None:
+def test_every_service_that_stays_has_a_health_check_and_is_restarted() -> None:
     dockerfile = (OPS / "Dockerfile").read_text(encoding="utf-8")
     stages = dict(re.findall(r" AS (\S+)\n(.*?)(?=\nFROM |\Z)", dockerfile, re.DOTALL))
     stages["worker-cuda"] += stages["worker"]
