@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self, Unpack
@@ -36,7 +37,7 @@ from producer.jobs.tag_options import (
     request_for,
     threshold_of,
 )
-from producer.jobs.tagging import Tagging, Writing, prepared
+from producer.jobs.tagging import Batches, Writing, prepare_and_tag, tag
 from producer.sources.scan import Image
 from worker.contract.extras import need
 from worker.contract.i18n import gettext as _
@@ -169,8 +170,10 @@ class Client:
             request = request_for(paths, labels, options)
             output = Output.at(None if out is None else os.fspath(out), out_format)
         runner = self.runner(request)
-        writing = Writing(resume=resume, retry_failed=retry_failed, overwrite=overwrite)
-        return self._stream(runner, self._prepared(runner, request, listed, output, writing))
+        writing = Writing(output, resume, retry_failed, overwrite)
+        note, jobs = self._on_note, self._link.jobs
+        find = partial(find_images, paths, note) if listed is None else lambda: listed
+        return self._stream(runner, prepare_and_tag(runner, find, writing, jobs, note))
 
     def submit(self, images: Images, labels: Labels = None, **options: Unpack[TagOptions]) -> str:
         """Send images and return the id of their job, without waiting for results.
@@ -311,47 +314,17 @@ class Client:
         return JobRunner(self._link.transport(), request, echo=self._on_note)
 
     def stream(
-        self,
-        request: JobRequest,
-        images: Iterable[Image],
-        output: Output,
-        writing: Writing,
-        state: ResumeState,
+        self, request: JobRequest, images: Iterable[Image], writing: Writing, state: ResumeState
     ) -> RecordStream:
-        """Return the records of a job whose output is `prepared` by the caller."""
+        """Return the records of a job whose output the caller has `prepared`."""
         runner = self.runner(request)
-        return self._stream(runner, self._batches(runner, images, output, writing, state))
+        batches = tag(runner, images, writing, state, self._link.jobs, self._on_note)
+        return self._stream(runner, batches)
 
-    def _stream(
-        self, runner: JobRunner, batches: Generator[list[Record], None, None]
-    ) -> RecordStream:
+    def _stream(self, runner: JobRunner, batches: Batches) -> RecordStream:
         stream = RecordStream(runner, batches)
         self._streams.add(stream)
         return stream
-
-    def _prepared(
-        self,
-        runner: JobRunner,
-        request: JobRequest,
-        listed: Iterable[Image] | None,
-        output: Output,
-        writing: Writing,
-    ) -> Generator[list[Record], None, None]:
-        with raises_producer_errors(), prepared(output, writing, self._on_note) as state:
-            images = find_images(request.paths, self._on_note) if listed is None else listed
-            yield from self._batches(runner, images, output, writing, state)
-
-    def _batches(
-        self,
-        runner: JobRunner,
-        images: Iterable[Image],
-        output: Output,
-        writing: Writing,
-        state: ResumeState,
-    ) -> Generator[list[Record], None, None]:
-        tagging = Tagging(runner, output, writing, state, self._link.jobs, self._on_note)
-        with raises_producer_errors():
-            yield from tagging.batches(images)
 
     @property
     def _link(self) -> Link:

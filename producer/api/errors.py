@@ -14,9 +14,9 @@ from starlette.exceptions import HTTPException
 
 from producer.api.jobs import ClosedError, FullError
 from producer.api.schemas import Problem
-from producer.sources.stores import is_url
 from worker.contract.labels import LabelsError
 from worker.contract.stores.jobs import NoSuchJobError
+from worker.contract.urls import is_url
 
 # Around the bytes of an image in a form.
 _FORM_BYTES: Final = 65_536

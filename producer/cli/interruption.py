@@ -7,7 +7,6 @@ from typing import Protocol, Self
 
 from producer.cli.exit_codes import echo
 from producer.errors import JobLostError
-from producer.formats.output import Output
 from producer.jobs.tagging import Writing
 from worker.contract.i18n import gettext as _
 
@@ -27,9 +26,9 @@ class JobUnderWay(Protocol):
 class Interruption:
     """Explains, if its block ends early, what has become of `job`."""
 
-    def __init__(self, output: Output, writing: Writing, *, keeps: bool) -> None:
+    def __init__(self, writing: Writing, *, keeps: bool) -> None:
         """Take where records go; Redis `keeps` what was sent, unless it was that of a command."""
-        self._output = output
+        self._output = writing.output
         self._writing = writing
         self._keeps = keeps
         self.job: JobUnderWay | None = None

@@ -22,32 +22,28 @@ from producer.jobs.resume import ResumeState
 from producer.jobs.run import find_images
 from producer.jobs.tagging import Writing, prepared
 from producer.sources.scan import Image, check
-from producer.sources.stores import is_url
 from worker.contract.i18n import gettext as _
+from worker.contract.urls import is_url
 
 
 def run(arguments: SubmitArguments) -> int:
     """Tag the images, or do what else was asked for; return the exit code."""
     output = output_of(arguments.out, arguments.form)
     request = _request(arguments, output)
-    writing = Writing(
-        resume=arguments.resume,
-        retry_failed=arguments.retry_failed,
-        overwrite=arguments.overwrite,
-    )
-    with prepared(output, writing, echo, is_dry=arguments.dry_run) as state:
+    writing = Writing(output, arguments.resume, arguments.retry_failed, arguments.overwrite)
+    with prepared(writing, echo, is_dry=arguments.dry_run) as state:
         images = find_images(request.paths, echo)
         if arguments.dry_run:
             return _dry_run(arguments, request, images, state)
         keeps = not (arguments.embedded or arguments.server)
         with (
-            Interruption(output, writing, keeps=keeps) as interruption,
+            Interruption(writing, keeps=keeps) as interruption,
             _client(arguments) as client,
             _flower(client, wanted=arguments.flower),
         ):
             if arguments.no_wait:
                 return _leave_alone(client, request, images, interruption)
-            stream = client.stream(request, images, output, writing, state)
+            stream = client.stream(request, images, writing, state)
             interruption.job = stream
             show(stream, output.console)
     return _ended(output, state, failed=stream.failed)

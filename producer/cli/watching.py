@@ -39,7 +39,7 @@ def run(arguments: WatchArguments) -> int:
     paths, about = (STANDARD_INPUT,), str(arguments.directory)
     request = request_of(paths, arguments.pack, options, about=about)
     with (
-        prepared(output, Writing(resume=True), echo) as state,
+        prepared(Writing(output, resume=True), echo) as state,
         _client(arguments) as client,
     ):
         _watch(arguments, client, output, state, request)

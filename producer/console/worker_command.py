@@ -13,9 +13,9 @@ from typing import Final
 from producer.backend.workers import WorkerInfo
 from producer.console.paths import printable
 from producer.sources.scan import STANDARD_INPUT
-from producer.sources.stores import is_url
 from worker.contract.i18n import gettext as _
 from worker.contract.settings import Settings, SettingsError
+from worker.contract.urls import is_url
 
 _ANYWHERE: Final = "DIR"
 _MAGIC: Final = frozenset("*?[")

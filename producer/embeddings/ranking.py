@@ -33,8 +33,8 @@ class Ranker:
     """Scores images as workers do, by `worker.contract.scoring`."""
 
     def __init__(self, embedded: Embedded, *, top_k: int) -> None:
-        self.told: Final[Encoded] = embedded.told
-        K, J, D = len(embedded.told.labels), embedded.told.background, embedded.told.dim
+        self.encoded: Final[Encoded] = embedded.encoded
+        K, J, D = len(embedded.encoded.labels), embedded.encoded.background, embedded.encoded.dim
         numbers = np.frombuffer(embedded.matrix, "<f4")
         matrix_KD, matrix_JD, apart_JK = np.split(numbers, np.cumsum([K * D, J * D]))
         self._matrix_KD = matrix_KD.reshape(K, D)
@@ -47,7 +47,7 @@ class Ranker:
     def rank(self, embeddings_ND: npt.NDArray[np.float16]) -> Best:
         """Return the best labels of each image. Equal scores stand in the labels' order."""
         floats_ND = embeddings_ND.astype(np.float32)
-        scale = self.told.logit_scale
+        scale = self.encoded.logit_scale
         return best(score(floats_ND, self._matrix_KD, scale, self._background), self._top_k)
 
 
@@ -73,11 +73,11 @@ def retagged(
 
 
 def _tags(records: Sequence[Record], ranker: Ranker, threshold: float) -> Sequence[tuple[Tag, ...]]:
-    ranking = ranker.rank(matrix_of(records, ranker.told))
-    return tags(ranking, ranker.told.labels, ranker.told.parents, threshold)
+    ranking = ranker.rank(matrix_of(records, ranker.encoded))
+    return tags(ranking, ranker.encoded.labels, ranker.encoded.parents, threshold)
 
 
-def matrix_of(records: Sequence[Record], told: Encoded) -> npt.NDArray[np.float16]:
+def matrix_of(records: Sequence[Record], encoded: Encoded) -> npt.NDArray[np.float16]:
     """Return the embeddings ND of records.
 
     Raises:
@@ -86,29 +86,29 @@ def matrix_of(records: Sequence[Record], told: Encoded) -> npt.NDArray[np.float1
     """
     parts = []
     for record in records:
-        check_model(record.model, told)
+        check_model(record.model, encoded)
         if record.embedding is None:
             msg = _("{path} has no embedding: submit with --embeddings").format(path=record.path)
             raise RecordsError(msg)
         parts.append(base64.b64decode(record.embedding))
-    return as_matrix(b"".join(parts), told)
+    return as_matrix(b"".join(parts), encoded)
 
 
-def as_matrix(body: bytes | memoryview, told: Encoded) -> npt.NDArray[np.float16]:
+def as_matrix(body: bytes | memoryview, encoded: Encoded) -> npt.NDArray[np.float16]:
     """Return float16, little-endian, row by row, as a matrix ND."""
-    return np.frombuffer(body, "<f2").reshape(-1, told.dim)
+    return np.frombuffer(body, "<f2").reshape(-1, encoded.dim)
 
 
-def check_model(model: str, told: Encoded) -> None:
+def check_model(model: str, encoded: Encoded) -> None:
     """Make sure that embeddings and labels are of the same model.
 
     Raises:
         EncodingError: they are not.
     """
-    if model != told.model:
+    if model != encoded.model:
         msg = _(
             "the embeddings are of model {model}, the labels of {other}: give --model {model}"
-        ).format(model=model, other=told.model)
+        ).format(model=model, other=encoded.model)
         raise EncodingError(msg)
 
 
@@ -123,7 +123,7 @@ def nearest(
     blocks: Iterable[tuple[Sequence[str], npt.NDArray[np.float16]]], embedded: Embedded, top: int
 ) -> list[Hit]:
     """Return the images of all blocks whose embeddings are nearest to the first text."""
-    text_D = np.frombuffer(embedded.matrix, "<f4")[: embedded.told.dim]
+    text_D = np.frombuffer(embedded.matrix, "<f4")[: embedded.encoded.dim]
     best: list[Hit] = []
     for paths, embeddings_ND in blocks:
         scores_N = embeddings_ND.astype(np.float32) @ text_D

@@ -50,7 +50,7 @@ def retag_into(
         ranker = Ranker(encoding.result(), top_k=top_k)
     echo(
         _("tagging with {labels:,} labels and model {model}").format(
-            labels=len(ranker.told.labels), model=ranker.told.model
+            labels=len(ranker.encoded.labels), model=ranker.encoded.model
         )
     )
     pack_hash = pack.hash if pack != LabelPack() else None
@@ -94,12 +94,14 @@ class _Change:
     def __init__(self, ranker: Ranker, labels: str | None, threshold: float) -> None:
         import pyarrow as pa  # noqa: PLC0415
 
-        told = ranker.told
+        encoded = ranker.encoded
         self._ranker = ranker
         self._labels = labels
         self._threshold = threshold
-        self._names = pa.array(told.labels, pa.string())
-        self._parents = pa.array([told.parents.get(name) for name in told.labels], pa.string())
+        self._names = pa.array(encoded.labels, pa.string())
+        self._parents = pa.array(
+            [encoded.parents.get(name) for name in encoded.labels], pa.string()
+        )
 
     def __call__(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         import pyarrow.compute as pc  # noqa: PLC0415
@@ -110,7 +112,7 @@ class _Change:
             msg = _("an image has no embedding: submit with --embeddings")
             raise RecordsError(msg)
         for model in some.column("model").unique().to_pylist():
-            check_model(model, self._ranker.told)
+            check_model(model, self._ranker.encoded)
         tags = self._tags(vectors_of(some), np.asarray(tagged, bool))
         return _with(_with(batch, "tags", tags), "labels", self._of_labels(batch, tagged))
 
@@ -122,7 +124,7 @@ class _Change:
         return pc.if_else(tagged, pa.scalar(self._labels, pa.string()), old)
 
     def _blocks(self, vectors: memoryview) -> Iterator[npt.NDArray[np.float16]]:
-        matrix_ND = as_matrix(vectors, self._ranker.told)
+        matrix_ND = as_matrix(vectors, self._ranker.encoded)
         rows = self._ranker.rows
         return (matrix_ND[n : n + rows] for n in range(0, max(1, len(matrix_ND)), rows))
 

@@ -60,18 +60,18 @@ def search(file: Path, encoding: Encoding | Asked, top: int) -> list[Hit]:
     """
     if form_of(file) != "parquet":
         embedded = encoding.result()
-        return nearest(_lines(file, embedded.told), embedded, top)
+        return nearest(_lines(file, embedded.encoded), embedded, top)
     # The file is read while the child loads its libraries.
     with _read_ahead(embedded_rows(file)) as rows:
         embedded = encoding.result()
-        return nearest(_columns(rows, embedded.told), embedded, top)
+        return nearest(_columns(rows, embedded.encoded), embedded, top)
 
 
-def _columns(rows: Iterable[tuple[Any, str, memoryview]], told: Encoded) -> Iterator[Block]:
+def _columns(rows: Iterable[tuple[Any, str, memoryview]], encoded: Encoded) -> Iterator[Block]:
     for paths, model, vectors in rows:
         if len(paths):
-            check_model(model, told)
-            yield paths, as_matrix(vectors, told)
+            check_model(model, encoded)
+            yield paths, as_matrix(vectors, encoded)
 
 
 @contextmanager
@@ -111,7 +111,7 @@ def _read_ahead(rows: Iterator[T]) -> Iterator[Iterator[T]]:
         thread.join()
 
 
-def _lines(file: Path, told: Encoded) -> Iterator[Block]:
+def _lines(file: Path, encoded: Encoded) -> Iterator[Block]:
     records = (one for one in records_of(file) if one.error is None)
     while block := list(islice(records, _ROWS)):
-        yield [one.path for one in block], matrix_of(block, told)
+        yield [one.path for one in block], matrix_of(block, encoded)

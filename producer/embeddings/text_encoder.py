@@ -29,7 +29,7 @@ _ANSWER_S: Final = 1.0
 class Embedded(NamedTuple):
     """What the model says of a label pack; `matrix` are KD, JD and JK, float32, row by row."""
 
-    told: Encoded
+    encoded: Encoded
     matrix: bytes
 
 
@@ -124,8 +124,8 @@ class Asked:
             connect(self._app.conf.broker_url, timeout_s=_ANSWER_S).close()
             answers = inspect._request(ENCODE, pack=msgspec.to_builtins(self._pack)) or {}  # noqa: SLF001 - Celery's way to own commands
             (answer,) = answers.values()
-            told = msgspec.convert(answer["told"], Encoded)
-            return Embedded(told, base64.b64decode(answer["matrix"]))
+            encoded = msgspec.convert(answer["encoded"], Encoded)
+            return Embedded(encoded, base64.b64decode(answer["matrix"]))
         except (OperationalError, redis.RedisError, OSError, LookupError, ValueError, TypeError):
             # Away, of another version, or without an answer: it can be done without.
             return None

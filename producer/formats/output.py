@@ -22,6 +22,7 @@ from producer.formats.xmp import XmpSink
 from producer.sources import stores as urls
 from worker.contract.i18n import gettext as _
 from worker.contract.messages import Record
+from worker.contract.urls import is_url
 
 Echo = Callable[[str], object]
 
@@ -35,7 +36,7 @@ class Place(NamedTuple):
 
 def place_of(name: str) -> Place:
     """Return where records go by this name; for a URL, a new directory of our own."""
-    if not urls.is_url(name):
+    if not is_url(name):
         return Place(Path(name))
     return Place(Path(tempfile.mkdtemp(prefix="wanwu-")) / Path(name).name, name)
 
@@ -61,7 +62,7 @@ class Output:
         """
         if name is None and form is None:
             return cls(None)
-        if name is not None and urls.is_url(name):
+        if name is not None and is_url(name):
             urls.check(name)
         place = place_of(name) if name is not None else None
         return cls(target_of(place and place.file, form), place.url if place else "")

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from types import TracebackType
 from typing import Self
 
 from producer.console.tally import Tally
 from producer.jobs.run import JobRunner
+from producer.jobs.tagging import Batches
 from worker.contract.messages import Record
-
-Batches = Generator[list[Record], None, None]
 
 
 class RecordStream(Iterator[Record]):

@@ -15,7 +15,6 @@ from producer.backend.connection import ONLINE_TIMEOUT_S, Connection, open_conne
 from producer.backend.workers import BrokerRefusesError, WorkerInfo, online
 from producer.console.paths import printable
 from producer.console.worker_command import start_worker
-from producer.sources.stores import is_url
 from worker.contract.extras import EXTRAS, incomplete, is_wanted, missing, remedy
 from worker.contract.i18n import gettext as _
 from worker.contract.i18n import gettext_noop as N_
@@ -24,6 +23,7 @@ from worker.contract.redis.connections import BrokerUnreachableError, connect, u
 from worker.contract.redis.server_check import RESULTS, ServerUnfitError, refusal
 from worker.contract.settings import Settings
 from worker.contract.stores.dead_letters import DeadLetters
+from worker.contract.urls import is_url
 
 _CLOCKS_S: Final = 2.0
 _START: Final = N_(

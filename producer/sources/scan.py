@@ -14,6 +14,7 @@ from producer.sources.extensions import is_image
 from producer.sources.tar import OnSkip
 from worker.contract.i18n import gettext as _
 from worker.contract.messages import ImageRef
+from worker.contract.urls import is_url
 
 STANDARD_INPUT: Final = "-"
 _BLOCK_BYTES: Final = 65_536
@@ -42,8 +43,8 @@ def check(names: Iterable[str]) -> None:
     for name in names:
         if name == STANDARD_INPUT or os.path.lexists(name):
             continue
-        if urls.is_url(name):
-            urls.check(name)
+        if is_url(name):
+            urls.check_images(name)
             continue
         if not glob.has_magic(name):
             msg = _("{path} does not exist").format(path=name)
@@ -69,7 +70,7 @@ def scan(
         if name == STANDARD_INPUT:
             yield from map(absolute, read_list(stdin()))
             continue
-        if urls.is_url(name) and not os.path.lexists(name):
+        if is_url(name) and not os.path.lexists(name):
             yield from _at_url(name, on_skip)
             continue
         is_pattern = glob.has_magic(name) and not os.path.lexists(name)
@@ -85,7 +86,7 @@ def scan(
 
 def absolute(name: str) -> str:
     """Return the name of one image as it travels: an absolute path, or a URL."""
-    return name if urls.is_url(name) else os.path.abspath(name)
+    return name if is_url(name) else os.path.abspath(name)
 
 
 def _open(path: str) -> IO[bytes]:

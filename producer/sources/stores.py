@@ -11,22 +11,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Final
-from urllib.parse import urlsplit
 
 from producer.errors import StoreError
-from worker.contract.extras import remedy
 from worker.contract.i18n import gettext as _
 from worker.contract.reasons import reason
+from worker.contract.urls import is_fetchable, is_web, scheme_of, store_remedy
 
-_WEB: Final = frozenset({"http", "https"})
-_EXTRAS: Final = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs"}
 _MAGIC: Final = frozenset("*?[")
-
-
-def is_url(name: str) -> bool:
-    """Whether a name is a URL."""
-    scheme, found, _ = name.partition("://")
-    return bool(found) and scheme.isalnum()
 
 
 def find(url: str) -> Iterator[str]:
@@ -36,7 +27,7 @@ def find(url: str) -> Iterator[str]:
         StoreError: what the store needs is not installed.
         OSError: it cannot be listed.
     """
-    if urlsplit(url).scheme in _WEB:
+    if is_web(url):
         yield url
         return
     store, path = _store(url)
@@ -118,12 +109,23 @@ def check(url: str) -> None:
     Raises:
         StoreError: what it needs is not installed.
     """
-    if urlsplit(url).scheme not in _WEB:
+    if not is_web(url):
         _store(url)
 
 
+def check_images(url: str) -> None:
+    """Make sure that images at a URL can be listed here and fetched by workers.
+
+    Raises:
+        StoreError: workers do not fetch by this scheme, or what it needs is not installed here.
+    """
+    if not is_fetchable(url):
+        msg = _("workers do not fetch images from {scheme}:// URLs").format(scheme=scheme_of(url))
+        raise StoreError(msg)
+    check(url)
+
+
 def _store(url: str) -> tuple[Any, str]:
-    scheme = urlsplit(url).scheme
     try:
         if not importlib.util.find_spec("fsspec"):
             raise ImportError  # noqa: TRY301 - the same as without the store's own library
@@ -131,9 +133,10 @@ def _store(url: str) -> tuple[Any, str]:
 
         found: tuple[Any, str] = fsspec.url_to_fs(url, use_listings_cache=False)
     except (ImportError, ValueError) as e:
-        extra = _EXTRAS.get(scheme)
-        why = remedy(extra) if extra else reason(str(e)) if str(e) else _("fsspec is needed")
-        msg = _("{scheme}:// URLs cannot be used here: {reason}").format(scheme=scheme, reason=why)
+        why = store_remedy(url) or (reason(str(e)) if str(e) else _("fsspec is needed"))
+        msg = _("{scheme}:// URLs cannot be used here: {reason}").format(
+            scheme=scheme_of(url), reason=why
+        )
         raise StoreError(msg) from e
     # What their libraries log, tracebacks with it, is raised as well, and shown by us.
     logging.getLogger(type(found[0]).__module__.partition(".")[0]).addHandler(logging.NullHandler())

@@ -38,7 +38,7 @@ pytestmark = pytest.mark.integration
 
 # So long a dead worker's chunks wait; users have a minute.
 LEASE_S = "2"
-FAULTY = (str(ROOT / "tests" / "faulty_worker.py"),)
+FAULTY = (str(ROOT / "tests" / "support" / "faulty_worker.py"),)
 
 
 @pytest.fixture
@@ -289,7 +289,7 @@ def test_what_was_given_up_is_shown_and_sent_again(
 ) -> None:
     (photo,) = fill(tmp_path / "photos", 1)
     blob = blob_key("old", 0, 0)
-    client.set(blob, photo.read_bytes(), ex=60)
+    client.set(blob, photo.read_bytes(), ex=3600)
     images = (ImageRef(str(photo)), ImageRef("/gone.jpg", blob=blob))
     dead = DeadLetters(client)
     dead.add_chunk(Chunk(job="old", seq=0, images=images, sent_at_s=1.0), "poison", "it kills")

@@ -202,7 +202,9 @@ def test_a_job_left_alone_prints_its_id_and_its_results_are_fetched_later(
     assert late.exit_code == 0, late.stderr
     found = [json.loads(line) for line in late.stdout.splitlines()]
     assert [Path(r["path"]).name for r in found] == ["a.jpg", "猫.jpg"]
-    assert call("results", job, "--out", "r.jsonl", "--broker", server.url).exit_code == 0
+    saved = call("results", job, "--out", "r.jsonl", "--broker", server.url)
+    assert saved.exit_code == 0
+    assert saved.stderr == "wrote 2 records to r.jsonl\n"
     assert Path("r.jsonl").read_text(encoding="utf-8") == late.stdout
 
     told = call("status", job, "--broker", server.url)
@@ -378,7 +380,7 @@ def test_what_redis_has_lost_is_not_said_to_be_tagged_still(
 ) -> None:
     output = ConsoleOutput(target_of(tmp_path / "tags.jsonl", None))
     error: Exception = JobLostError("lost") if is_lost else UnavailableError("away")
-    interruption = Interruption(output, Writing(), keeps=True)
+    interruption = Interruption(Writing(output), keeps=True)
     interruption.job = UnderWay("j", 0)
     with pytest.raises(type(error)), interruption:
         raise error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import re
 import subprocess
 import sys
 import threading
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import redis
-from conftest import PATIENCE_S, ROOT, STEADY, Crew, until
+from conftest import PATIENCE_S, ROOT, STEADY, Crew, environment, until
 from images import fill
 
 from producer import (
@@ -49,6 +50,14 @@ def queue() -> Iterator[str]:
 def worker(queue: str, crew: Crew) -> None:
     """One of a hundred images a second: what must be met at work, is."""
     crew.start(queue, program=STEADY)
+
+
+@pytest.fixture(scope="module")
+def example_queue(crew: Crew) -> Iterator[str]:
+    """A Redis of its own, with a worker that has the real model."""
+    with EmbeddedRedis() as server:
+        crew.start(server.url)
+        yield server.url
 
 
 @pytest.fixture
@@ -284,3 +293,37 @@ except producer.UnavailableError:
         check=False,
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+PAGES = ("README.md", "README.zh.md", "ops/docs/python-api.md")
+EXAMPLES = [
+    example
+    for page in PAGES
+    for example in re.findall(
+        r"```python\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL
+    )
+]
+
+
+@pytest.mark.parametrize("number", range(len(EXAMPLES)))
+def test_the_examples_of_the_documentation_run(
+    example_queue: str, tmp_path: Path, number: int
+) -> None:
+    example = EXAMPLES[number].replace("redis://localhost:6379/0", example_queue)
+    fill(tmp_path / "photos", 3)
+    done = subprocess.run(
+        [sys.executable, "-c", example],
+        cwd=tmp_path,
+        env=environment(broker_url=example_queue) | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
+    assert "try again later" not in done.stdout
+
+
+def test_the_examples_are_found() -> None:
+    assert len(EXAMPLES) > 5 + len(PAGES)

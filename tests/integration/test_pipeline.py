@@ -266,7 +266,7 @@ def test_images_of_many_chunks_share_batches(
 
 
 class BrokenStore(BlobStore):
-    """A store that fails in the way it is told."""
+    """A store that fails in the way that the test says."""
 
     def __init__(self, error: Exception) -> None:
         self._error = error
@@ -326,13 +326,13 @@ def test_when_the_inference_thread_dies_others_must_try_and_the_worker_hears(
     assert not pipeline.capacity.is_left
 
 
-def test_images_on_trial_are_tried_one_by_one_between_beginning_and_end(
+def test_images_are_attempted_one_by_one_between_beginning_and_end(
     started: Callable[..., Pipeline], files: dict[str, str]
 ) -> None:
     pipeline, notes = started(), list[str]()
 
     @contextmanager
-    def trial(index: int) -> Iterator[None]:
+    def attempt(index: int) -> Iterator[None]:
         if index == 1:
             raise PoisonError
         notes.append(f"begin {index}")
@@ -340,7 +340,7 @@ def test_images_on_trial_are_tried_one_by_one_between_beginning_and_end(
         notes.append(f"end {index}")
 
     paths = [files["红"], files["绿"], "/nowhere.jpg", files["蓝"]]
-    result = pipeline.process(chunk(*paths), SENT_AT_S, trial)
+    result = pipeline.process(chunk(*paths), SENT_AT_S, attempt)
     assert codes(result) == [None, "poison", "not_found", None]
     assert best(result)[0] == "红"
     assert notes == [f"{what} {index}" for index in (0, 2, 3) for what in ("begin", "end")]
@@ -348,13 +348,13 @@ def test_images_on_trial_are_tried_one_by_one_between_beginning_and_end(
     assert_empty(pipeline)
 
 
-def test_an_end_that_says_nothing_of_the_image_leaves_its_trial_open(
+def test_an_end_that_says_nothing_of_the_image_leaves_its_attempt_open(
     started: Callable[..., Pipeline], files: dict[str, str]
 ) -> None:
     pipeline, notes = started(), list[str]()
 
     @contextmanager
-    def trial(index: int) -> Iterator[None]:
+    def attempt(index: int) -> Iterator[None]:
         notes.append(f"begin {index}")
         if index == 1:
             raise redis.ConnectionError
@@ -362,7 +362,7 @@ def test_an_end_that_says_nothing_of_the_image_leaves_its_trial_open(
         notes.append(f"end {index}")
 
     with pytest.raises(redis.ConnectionError):
-        pipeline.process(chunk(files["红"], files["绿"], files["蓝"]), SENT_AT_S, trial)
+        pipeline.process(chunk(files["红"], files["绿"], files["蓝"]), SENT_AT_S, attempt)
     assert notes == ["begin 0", "end 0", "begin 1"]
     assert_empty(pipeline)
 

@@ -18,7 +18,7 @@ def chunk(job: str = "j", seq: int = 3) -> Chunk:
     return Chunk(job=job, seq=seq, images=images, sent_at_s=1.0)
 
 
-def test_deliveries_and_trials_are_counted_by_chunk_and_image(client: redis.Redis) -> None:
+def test_deliveries_and_attempts_are_counted_by_chunk_and_image(client: redis.Redis) -> None:
     deliveries, first, second = Deliveries(client, 60), chunk(), chunk(seq=4)
     assert [deliveries.again(first) for _ in range(2)] == [2, 3]
     assert deliveries.again(second) == 2

@@ -1,4 +1,4 @@
-"""How messages are taken, held and handed on: kombu's transport as we have it, on a real Redis."""
+"""How messages are moved, leased and delivered: our transport on a real Redis."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_a_message_is_in_one_place_from_the_queue_to_its_acknowledgement(
         assert not client.exists("unacked", "unacked_index")
 
 
-def test_a_message_that_was_taken_and_never_noted_goes_back(
+def test_a_message_left_on_the_processing_list_goes_back(
     settings: Settings, client: redis.Redis
 ) -> None:
     send(settings)
@@ -229,7 +229,7 @@ def test_an_urgent_message_is_the_next(settings: Settings, client: redis.Redis) 
     assert [message.headers["id"] for message in messages] == ["j-9", "j-0"]
 
 
-def test_whoever_has_no_room_takes_urgent_messages_alone(
+def test_without_capacity_only_urgent_messages_are_taken(
     settings: Settings, client: redis.Redis
 ) -> None:
     # A name cannot make a message look urgent.
@@ -249,7 +249,24 @@ def test_whoever_has_no_room_takes_urgent_messages_alone(
     assert client.llen(QUEUE) == 3
 
 
-def test_there_is_nobody_urgent_unless_somebody_says_so(
+def test_an_urgent_message_that_comes_back_is_still_urgent(
+    settings: Settings, client: redis.Redis
+) -> None:
+    send(settings, 0)
+    send(settings, 1, priority=URGENT)
+    with consuming(settings) as (connection, messages):
+        assert connection.default_channel.take_urgent()
+        messages.pop().reject(requeue=True)
+    with consuming(settings) as (connection, messages):
+        assert client.llen(QUEUE) == 2
+        # It was put back at the end of the queue; at the head it is recognised.
+        client.lmove(QUEUE, QUEUE, "LEFT", "RIGHT")
+        assert connection.default_channel.take_urgent()
+        assert messages[0].headers["id"] == "j-1"
+        messages[0].ack()
+
+
+def test_urgent_messages_are_possible_only_while_somebody_sends_them(
     settings: Settings, client: redis.Redis
 ) -> None:
     with consuming(settings) as (connection, _):

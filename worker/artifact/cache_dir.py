@@ -1,4 +1,4 @@
-"""Where what was made from models is kept on this machine, also for a user without a home."""
+"""The cache directory for what is made from models, also for a user without a home."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def _is_usable(directory: Path) -> bool:
 
 
 def _private() -> Path:
-    """Return a directory for temporary files that nobody else can have put anything into."""
+    """Return a directory for temporary files that no other user can have written to."""
     try:
         directory = Path(tempfile.gettempdir()) / f"{_NAME}-{os.getuid()}"
         directory.mkdir(mode=0o700, exist_ok=True)

@@ -44,7 +44,7 @@ class Preprocessing(msgspec.Struct, frozen=True, kw_only=True):
 
     `squash` ignores the aspect ratio; `shortest_edge` keeps it and cuts out the centre, after a
     resize to `edge` pixels, by default as few as the cut needs. `mean` and `std`, of values in
-    0..1, are in the graph already and stand here for whoever reads.
+    0..1, are in the graph already and listed here for readers.
     """
 
     height: Positive

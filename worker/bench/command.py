@@ -1,4 +1,4 @@
-"""What `worker bench` asks for -> figures printed and written."""
+"""Options of `worker bench` -> figures printed and written."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def run(request: Request, settings: Settings, echo: Callable[[str], None]) -> No
 
 
 def tune(request: Request, settings: Settings, echo: Callable[[str], None]) -> None:
-    """Measure batch sizes, print them, and remember the one that pays for `worker start`.
+    """Measure batch sizes, print them, and store the best one for `worker start`.
 
     Raises:
         TaggerError: the model or the device cannot be used.

@@ -129,9 +129,9 @@ def chart(figures: Sequence[Figure], title: str, file: Path) -> None:
         colour = _COLOURS[one.subject.partition(" ")[0].rstrip(",")]
         strength = 0.45 + 0.55 * BATCHES.index(one.batch) / (len(BATCHES) - 1)
         axes.barh(place, one.ms_per_image, height * 0.92, color=colour, alpha=strength)
-        words = f" {one.ms_per_image:.1f} ms"
-        words += f"  ({one.versus_eager:.1f}x)" if one.versus_eager else ""
-        axes.text(one.ms_per_image, place, words, va="center", fontsize=8)
+        label = f" {one.ms_per_image:.1f} ms"
+        label += f"  ({one.versus_eager:.1f}x)" if one.versus_eager else ""
+        axes.text(one.ms_per_image, place, label, va="center", fontsize=8)
     axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()
     axes.margins(x=0.18)

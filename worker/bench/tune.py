@@ -1,4 +1,4 @@
-"""Engine -> the smallest batch size that is as good as any: images a second of each, in turns.
+"""Engine -> the smallest batch size that is as good as any: images per second of each, in turns.
 
 Shapes: C colour channels, H x W pixels.
 """
@@ -20,21 +20,21 @@ from worker.errors import DeviceMemoryError
 
 SIZES: Final = (1, 2, 4, 8, 16, 32, 64)
 ROUNDS: Final = 5
-# Nobody notices so much, and a smaller batch waits less and holds less memory.
+# The difference is not noticeable, and a smaller batch waits less and needs less memory.
 AS_GOOD: Final = 0.97
 _LEAST_CALLS: Final = 2
 _DOUBLINGS: Final = 4
 
 
 class Rate(msgspec.Struct, frozen=True, kw_only=True):
-    """What a batch size gives: the median time of a call."""
+    """A batch size with the median time of a call."""
 
     batch: int
     ms: float
 
     @property
     def images_per_s(self) -> float:
-        """Images a second."""
+        """Images per second."""
         return 1000 * self.batch / self.ms
 
 
@@ -47,7 +47,7 @@ def rates(
     echo: Callable[[str], None] = lambda _: None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> list[Rate]:
-    """Measure sizes until they stop paying or do not fit in memory, each for so many seconds."""
+    """Measure sizes until they stop paying or do not fit in memory, each for `seconds`."""
     usable = _scout(engine, shape_CHW, sizes, echo, clock)
     times_ms: dict[int, list[float]] = {size: [] for size in usable}
     for number in range(1, ROUNDS + 1):

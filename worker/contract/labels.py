@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 PLACEHOLDER: Final = "{}"
 MAX_LABEL_CHARS: Final = 200
-# As likely to be it as to be anything else.
+# The label is as likely as anything else.
 CALIBRATED_THRESHOLD: Final = 0.5
 _ALIAS: Final = re.compile(r"(?:^|(?<=\s))\|(?=\s|$)")
 _PARENT: Final = re.compile(r"(?:^|(?<=\s))<(?=\s|$)")
@@ -34,9 +34,9 @@ class LabelPack(msgspec.Struct, frozen=True, omit_defaults=True):
     """A label set with its prompt templates; empty means the model's own.
 
     A template holds `{}` once, where the label goes. Several templates are averaged, and so are a
-    label and its aliases. A parent is told with the tag; it is no label unless it stands there too.
-    If `calibrated`, each label is scored by itself against `background`, words for all else that
-    images may show; without any they are the model's own labels, or general ones.
+    label and its aliases. A tag carries its label's parent, which is a label itself only if listed.
+    If `calibrated`, each label is scored by itself against `background`, names of all else that
+    images may show; by default the model's own labels, or general ones.
     """
 
     labels: tuple[str, ...] = ()
@@ -65,7 +65,7 @@ class LabelPack(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class _Line(NamedTuple):
-    """One label of a file, as it stands there."""
+    """One line of a label file."""
 
     label: str
     aliases: tuple[str, ...]
@@ -80,8 +80,8 @@ def parse_labels(text: str) -> LabelPack:
     """Return the labels of a label file, in order: UTF-8, one a line, `label | alias < parent`.
 
     Any number of aliases, each after a `|`, and a parent after a `<` may follow the label; both
-    signs stand between blanks. A byte order mark, blank lines, `#` comments and repetitions of a
-    line are passed over.
+    signs are surrounded by blanks. A byte order mark, blank lines, `#` comments and repeated lines
+    are ignored.
 
     Raises:
         LabelsError: naming the line that cannot be used, or if there is no label at all.

@@ -23,9 +23,9 @@ RESULT_PREFIX: Final = "celery-task-meta-"
 MAX_CHUNK_IMAGES: Final = 1024
 # Eight times the longest that Linux opens.
 MAX_PATH_CHARS: Final = 32_768
-# The priority of a message that somebody waits for: it is taken before all others.
+# The priority of a message whose sender waits: it is taken before all others.
 URGENT: Final = 9
-# Lives while there is somebody who sends such messages.
+# Exists while some program sends such messages.
 URGENT_KEY: Final = f"{KEY_PREFIX}urgent"
 # Between an archive and the name of an image in it.
 INSIDE: Final = "!/"
@@ -97,7 +97,7 @@ class Failure(msgspec.Struct, frozen=True):
 
 
 class Stamp(msgspec.Struct, frozen=True):
-    """What tells whether a file is still the one that was read: its size and time of last change.
+    """Size and time of last change of a file: whether it is still the one that was read.
 
     The time is in seconds since the epoch, on the clock of the file system.
     """
@@ -107,18 +107,18 @@ class Stamp(msgspec.Struct, frozen=True):
 
 
 class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Where an image lies within a file that holds several, such as a tar archive."""
+    """The place of an image within a file that holds several, such as a tar archive."""
 
     offset: Annotated[int, Meta(ge=0, lt=2**62)]
     size_bytes: Annotated[int, Meta(ge=0, lt=2**62)]
 
 
 class ImageRef(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Where an image lies.
+    """Where to find an image.
 
     `path` is absolute, or a URL. With a `part` it is that of the file that holds the image, `!/`
-    and the image's name in it. In a path bytes that are no UTF-8 are kept as lone surrogates
-    (PEP 383), so that `os.fsencode(path)` is the name on disk. `blob` is the Redis key of its bytes
+    and the image's name in it. Bytes of a path that are not UTF-8 are lone surrogates (PEP 383),
+    so that `os.fsencode(path)` is the name on disk. `blob` is the Redis key of its bytes
     in blob mode; `stamp` is then its file's.
     `error` is set when the producer could not read those bytes: the image travels all the same, so
     that every image submitted ends in exactly one result.

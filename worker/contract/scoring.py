@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     Floats = npt.NDArray[np.float64]
     Matrix = npt.NDArray[np.float32]
 
+# Up to so many labels a row is sorted whole; a full sort of more costs more than all the rest.
+_SORTED_WHOLE: Final = 128
 # Scores that are ordered at a time: they stay in the processor's cache.
 _ORDERED_TOGETHER: Final = 65_536
 
@@ -79,7 +81,7 @@ def softmax(logits_NK: Floats) -> Floats:
 def shares(logits_NK: Floats, logits_NJ: Floats, apart_JK: Matrix) -> Floats:
     """Return for each label its share of the softmax over itself and the background alone.
 
-    Above 0.5 the label says more of the image than all words together that mean something else. So
+    Above 0.5 the label says more of the image than all the background together. So
     a threshold means the same for every label and every set, and several labels may pass it, or
     none. (The odds of NegLabel, Jiang et al. 2024, equation 3, for one label at a time.) The shares
     take the place of the logits.
@@ -118,6 +120,9 @@ def best(scores_NK: Floats, top_k: int) -> Best:
 def _best(scores_NK: Floats, top_k: int) -> Best:
     import numpy as np  # noqa: PLC0415
 
+    if scores_NK.shape[1] <= _SORTED_WHOLE:
+        order_NT = np.argsort(-scores_NK, axis=1, kind="stable")[:, :top_k]
+        return Best(order_NT, np.take_along_axis(scores_NK, order_NT, axis=1))
     candidates_NT = _candidates(scores_NK, top_k)
     found_NT = np.take_along_axis(scores_NK, candidates_NT, axis=1)
     order_NT = np.argsort(-found_NT, axis=1, kind="stable")
@@ -134,7 +139,6 @@ def _candidates(scores_NK: Floats, top_k: int) -> npt.NDArray[np.intp]:
     images, labels = scores_NK.shape
     if top_k == labels:
         return np.tile(np.arange(labels), (images, 1))
-    # A full sort of a large set costs more than all the rest of ranking.
     parted_NK = np.argpartition(scores_NK, -top_k, axis=1)
     best_NT = np.sort(parted_NK[:, -top_k:], axis=1)
     # Of labels that tie with the last one in, partitioning chooses any: here it is the first.

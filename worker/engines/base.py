@@ -45,7 +45,7 @@ class Engine(Protocol):
 
 
 class Synchronous:
-    """What engines have in common that run nothing ahead: whoever launches computes."""
+    """Base of engines that compute a batch when it is launched."""
 
     @property
     def pipelined(self) -> bool:
@@ -120,13 +120,13 @@ def device_memory(device: str) -> dict[str, int]:
 
 
 def device_utilisation(device: str) -> float | None:
-    """Return the share of the last moment in which a GPU computed, 0 to 1; None if nobody knows."""
+    """Return the share of the last moment in which a GPU computed, 0 to 1; None if unknown."""
     if not device.startswith("cuda"):
         return None
     try:
         return torch.cuda.utilization(torch.device(device)) / 100
     except (ImportError, RuntimeError):
-        # NVML, its driver or the permission to ask is missing: a figure less, no reason to fail.
+        # NVML, its driver or the permission is missing: no reason to fail.
         return None
 
 

@@ -43,19 +43,19 @@ def launch(engine: Engine, pixels_CHW: Sequence[npt.NDArray[np.uint8]]) -> Calla
     Raises:
         Exception: whatever the engine raises. What is returned raises as `infer` does.
     """
-    with _memory_told():
+    with _out_of_memory_raised():
         wait = engine.launch(torch.from_numpy(np.stack(pixels_CHW)))
 
     def awaited() -> Embeddings:
-        with _memory_told():
+        with _out_of_memory_raised():
             return _checked(wait(), len(pixels_CHW))
 
     return awaited
 
 
 @contextmanager
-def _memory_told() -> Iterator[None]:
-    """Tell want of memory from everything else, and give back what torch keeps of it."""
+def _out_of_memory_raised() -> Iterator[None]:
+    """Raise a `DeviceMemoryError` when memory is short, and release what torch has cached."""
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError) as e:

@@ -38,7 +38,7 @@ from worker.engines.torchscript import TorchScriptEngine, load_module
 from worker.errors import ExportError
 from worker.export.fast_decode import Agreement, agreement
 from worker.export.recipe import Recipe, recipe_of
-from worker.export.tracing import BATCHES, Trial, pixels, process_isolated, trace
+from worker.export.tracing import BATCHES, TracedTower, pixels, trace, trace_and_measure
 from worker.model.hub import Found, load
 from worker.model.original import keep
 from worker.model.precision import Precision, check, convert, supported, use_int8_engine
@@ -59,7 +59,7 @@ def export_found(
 ) -> Manifest:
     """Write the artifact of a Hugging Face model to `out`; return its manifest.
 
-    `say` hears each step, as a sentence for a person.
+    `echo` is called with each step, as a sentence for a person.
 
     Raises:
         ExportError: the model cannot be exported, or the artifact does not agree with it.
@@ -88,7 +88,7 @@ def export_model(
 ) -> Manifest:
     """Write the artifact of a model in the fastest of the precisions that agree with it.
 
-    An artifact that stands there already is replaced, but only by a whole one.
+    An artifact that exists there already is replaced, but only by a complete one.
 
     Raises:
         ExportError: the towers cannot be traced, or do not agree with the model.
@@ -96,9 +96,9 @@ def export_model(
     model = model.eval().to("cpu", torch.float32)
     device = device or torch.device("cpu")
     with _beside(out) as directory:
-        trial = _export_image(model, recipe, directory, precisions, device, echo)
-        parity: dict[str, Any] = trial.parity()
-        scaled = _compare_decoding(trial, recipe, directory, device)
+        traced_tower = _export_image(model, recipe, directory, precisions, device, echo)
+        parity: dict[str, Any] = traced_tower.parity()
+        scaled = _compare_decoding(traced_tower, recipe, directory, device)
         echo(_("fast decoding: {result}").format(result=scaled))
         if tokenizer is not None:
             echo(_("tracing the text tower"))
@@ -107,7 +107,7 @@ def export_model(
         keep(model, directory)
         if recipe.labels:
             (directory / LABELS).write_text("\n".join(recipe.labels) + "\n", encoding="utf-8")
-        manifest = _manifest(model, recipe, trial, parity | scaled.parity(), directory)
+        manifest = _manifest(model, recipe, traced_tower, parity | scaled.parity(), directory)
         manifest["fast_decode"] = scaled.holds
         text = json.dumps(manifest, ensure_ascii=False, indent=1)
         (directory / MANIFEST).write_text(text + "\n", encoding="utf-8")
@@ -121,7 +121,7 @@ def _export_image(
     precisions: tuple[Precision, ...],
     device: torch.device,
     echo: Echo,
-) -> Trial:
+) -> TracedTower:
     """Trace the image tower in each precision, the nearest to the model first; keep the best."""
     spec = recipe.preprocessing
     kind = ClassifierTower if recipe.kind == "classifier" else ImageTower
@@ -130,22 +130,22 @@ def _export_image(
     with torch.no_grad():
         reference_ND = tower(images_NCHW)
     rewritten = for_inference(copy.deepcopy(tower))
-    best: Trial | None = None
+    best: TracedTower | None = None
     for precision in precisions:
         echo(_("tracing the image tower in {precision}").format(precision=precision))
-        trial = process_isolated(
+        traced_tower = trace_and_measure(
             convert(rewritten, precision, device),
             precision,
             images_NCHW.to(device),
             reference_ND,
             directory / f"{precision}.pt",
         )
-        echo(str(trial))
-        if trial.beats(best):
-            best = trial
+        echo(str(traced_tower))
+        if traced_tower.beats(best):
+            best = traced_tower
     if best is None:
         raise ExportError(
-            N_("the traced image tower does not agree with the model: {trial}"), trial=trial
+            N_("the traced image tower does not agree with the model: {trial}"), trial=traced_tower
         )
     best.file.rename(directory / IMAGE_TOWER)
     for precision in precisions:
@@ -154,13 +154,13 @@ def _export_image(
 
 
 def _compare_decoding(
-    trial: Trial, recipe: Recipe, directory: Path, device: torch.device
+    traced_tower: TracedTower, recipe: Recipe, directory: Path, device: torch.device
 ) -> Agreement:
-    """Ask the exported image tower whether it sees the same after fast decoding."""
-    if trial.precision == "int8":
+    """Compare the exported image tower's embeddings after fast and after exact decoding."""
+    if traced_tower.precision == "int8":
         use_int8_engine()
     module = load_module(directory / IMAGE_TOWER, device)
-    engine = TorchScriptEngine(module, device, trial.precision)
+    engine = TorchScriptEngine(module, device, traced_tower.precision)
     return agreement(partial(infer, engine), recipe.preprocessing)
 
 
@@ -217,7 +217,7 @@ def _check_tokens(
 
 
 def _manifest(
-    model: Any, recipe: Recipe, trial: Trial, parity: dict[str, Any], directory: Path
+    model: Any, recipe: Recipe, traced_tower: TracedTower, parity: dict[str, Any], directory: Path
 ) -> dict[str, Any]:
     files = sorted(path for path in directory.rglob("*") if path.is_file())
     scale = getattr(model, "logit_scale", None)
@@ -231,15 +231,15 @@ def _manifest(
             for path in files
         },
         "preprocessing": msgspec.to_builtins(recipe.preprocessing),
-        "embedding_dim": trial.dim,
+        "embedding_dim": traced_tower.dim,
         "logit_scale": 1.0 if scale is None else float(scale.detach().exp()),
         "max_text_tokens": recipe.max_text_tokens,
         "template": recipe.template,
         "labels": LABELS if recipe.labels else None,
-        "precision": trial.precision,
+        "precision": traced_tower.precision,
         "batch_shapes": list(BATCHES),
         "parity": parity,
-        "speed": trial.speed(),
+        "speed": traced_tower.speed(),
         "torch": torch.__version__,
         "notice": recipe.notice,
     }

@@ -1,4 +1,4 @@
-"""What `--model` says -> Artifact: one that stands, or one exported on first use and kept."""
+"""`--model` -> Artifact: one that exists, or one exported on first use and cached."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Echo = Callable[[str], None]
 
 
 def open_model(settings: Settings, echo: Echo = lambda _: None) -> Artifact:
-    """Return the artifact that the settings mean; `say` hears the steps of an export.
+    """Return the artifact that the settings mean; `echo` is called with the steps of an export.
 
     `model` is an artifact, a directory of a Hugging Face model, an id of the hub, or empty for the
     bundled model. The middle two are exported once for each device and precision asked for.
@@ -53,7 +53,7 @@ def export_to(out: Path | None, settings: Settings, revision: str | None, echo: 
     device = resolve_device(settings.device, settings.precision)
     found = find(settings.model, revision, echo)
     place = out or _place(found.source, settings.precision, device)
-    if out is None and _stands(place):
+    if out is None and _is_whole(place):
         return place
     echo(_("exporting {model} to {place}").format(model=found.source.id, place=place))
     export_found(found, place, precision=settings.precision, device=device, echo=echo)
@@ -61,14 +61,14 @@ def export_to(out: Path | None, settings: Settings, revision: str | None, echo: 
 
 
 def _place(source: Source, precision: str, device: torch.device) -> Path:
-    """Return where an exported model is kept: another version of anything is another place."""
+    """Return the cache directory of an exported model; each version of anything has its own."""
     parts = (source.id, source.revision, precision, device.type, FORMAT, torch.__version__)
     key = hashlib.sha256(repr(parts).encode()).hexdigest()[:_DIGITS]
     return cache_directory() / f"{source.id.replace('/', '--')}-{key}"
 
 
-def _stands(place: Path) -> bool:
-    """Whether a whole artifact is there; a damaged one is made anew."""
+def _is_whole(place: Path) -> bool:
+    """Whether a complete artifact is there; a damaged one is made anew."""
     try:
         open_artifact(place)
     except ArtifactError:

@@ -1,4 +1,4 @@
-"""What a model's processor and tokenizer do -> what the manifest says and the worker repeats."""
+"""A model's processor and tokenizer -> the preprocessing that the worker repeats."""
 
 from __future__ import annotations
 

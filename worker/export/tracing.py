@@ -45,8 +45,8 @@ class Deviation(NamedTuple):
     max_abs: float
 
 
-class Trial(NamedTuple):
-    """A traced image tower: where it lies, how well it agrees, and how fast it is."""
+class TracedTower(NamedTuple):
+    """A traced image tower: its file, how well it agrees with the model, and how fast it is."""
 
     file: Path
     precision: Precision
@@ -56,7 +56,7 @@ class Trial(NamedTuple):
 
     @property
     def agrees(self) -> bool:
-        """Whether it may stand for the model."""
+        """Whether it may replace the model."""
         close = self.precision != "fp32" or self.deviation.max_abs <= MAX_ABS
         return close and self.deviation.min_cosine >= MIN_COSINE[self.precision]
 
@@ -65,23 +65,23 @@ class Trial(NamedTuple):
         """Milliseconds of the largest batch that was timed."""
         return self.ms_by_batch[max(self.ms_by_batch)]
 
-    def beats(self, other: Trial | None) -> bool:
+    def beats(self, other: TracedTower | None) -> bool:
         """Whether it agrees, and is enough faster than the other, which is nearer to the model."""
         return self.agrees and (other is None or self.ms < _WORTH_LESS_PRECISION * other.ms)
 
     def parity(self) -> dict[str, Any]:
-        """Return what the manifest says of agreement."""
+        """Return the manifest's entries about agreement."""
         return {
             "image_min_cosine": self.deviation.min_cosine,
             "image_max_abs": self.deviation.max_abs,
         }
 
     def speed(self) -> dict[str, Any]:
-        """Return what the manifest says of speed: milliseconds a batch, by its size."""
+        """Return the manifest's entries about speed: milliseconds per batch, by its size."""
         return {f"batch_{size}_ms": round(ms, 2) for size, ms in self.ms_by_batch.items()}
 
     def __str__(self) -> str:
-        """Say it for a person."""
+        """Return a line for a person."""
         cosine, _largest = self.deviation
         one = _("{size} in {ms:.0f} ms")
         times = ", ".join(one.format(size=size, ms=ms) for size, ms in self.ms_by_batch.items())
@@ -92,7 +92,7 @@ class Trial(NamedTuple):
 
 
 def pixels(count: int, height: int, width: int) -> Tensor:
-    """Return pictures of a sort, uint8 NCHW: shapes with edges and slopes, grain, one all black."""
+    """Return synthetic pictures, uint8 NCHW: edges, gradients and noise, and one all black."""
     dice = torch.Generator().manual_seed(0)
     coarse = torch.rand(count, 3, 7, 7, generator=dice)
     smooth = F.interpolate(coarse, size=(height, width), mode="bicubic")
@@ -102,9 +102,9 @@ def pixels(count: int, height: int, width: int) -> Tensor:
     return images
 
 
-def process_isolated(
+def trace_and_measure(
     tower: nn.Module, precision: Precision, images_NCHW: Tensor, reference_ND: Tensor, file: Path
-) -> Trial:
+) -> TracedTower:
     """Trace an image tower, compare it with the reference, and time it.
 
     Raises:
@@ -116,7 +116,7 @@ def process_isolated(
     engine = TorchScriptEngine(load_module(file, device), device, precision)
     on_host_NCHW = images_NCHW.to("cpu")
     times = {size: _time_ms(engine, on_host_NCHW[:size]) for size in _SPEED_BATCHES}
-    return Trial(file, precision, deviation, reference_ND.shape[1], times)
+    return TracedTower(file, precision, deviation, reference_ND.shape[1], times)
 
 
 def trace(
@@ -146,7 +146,7 @@ def trace(
 
 
 def _deviation(found: list[Tensor], reference_ND: Tensor) -> Deviation:
-    """Compare what each batch size gave with the first rows of the reference."""
+    """Compare the rows of each batch size with the first rows of the reference."""
     rows = [one.to("cpu", torch.float32) for one in found]
     wanted = torch.cat([reference_ND[: len(one)] for one in rows])
     given = torch.cat(rows)

@@ -110,7 +110,7 @@ def _read_regular(descriptor: int, max_bytes: int) -> Original:
 
 
 def _bytes(descriptor: int, size: int) -> bytes:
-    """Return so many bytes, or all that there are. Mostly by one call: at each, threads change."""
+    """Return `size` bytes, or all that there are. Mostly in one call: each lets threads change."""
     parts = []
     while size and (part := os.read(descriptor, size)):
         parts.append(part)

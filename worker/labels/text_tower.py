@@ -83,7 +83,7 @@ class TextEmbedder:
         return ids_NL, torch.tensor([e.attention_mask for e in encoded], device=self._device)
 
     def _load_tower(self) -> torch.jit.ScriptModule:
-        """Return the text tower. A worker that finds every set on the shelf never needs it."""
+        """Return the text tower. A worker that finds every matrix in the store never needs it."""
         with self._loading:
             if self._tower is None:
                 self._tower = load_module(self._artifact.file(TEXT_TOWER), self._device)

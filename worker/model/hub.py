@@ -49,7 +49,7 @@ _ID_DIGITS: Final = 12
 
 
 class Found(NamedTuple):
-    """Where a model's files lie, and what they are."""
+    """Where a model's files are, and which."""
 
     directory: Path
     source: Source
@@ -67,7 +67,7 @@ class Loaded(NamedTuple):
 def find(name: str, revision: str | None, echo: Callable[[str], None]) -> Found:
     """Return the directory of a model, downloaded if `name` is an id of the hub.
 
-    `say` hears of a download before it begins.
+    `echo` is called before a download begins.
 
     Raises:
         ExportError: there is no such directory or id, or the hub cannot be reached.
@@ -148,7 +148,7 @@ def load_model(directory: Path, name: str) -> Any:
 
 
 def quiet() -> None:
-    """Keep transformers from printing: what matters is raised, or said by the exporter."""
+    """Keep transformers from printing: what matters is raised, or printed by the exporter."""
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
 
@@ -164,7 +164,7 @@ def _download(name: str, revision: str | None) -> Found:
 
 
 def _weights(kind: Any, directory: Path, name: str) -> Any:
-    """Return the model; transformers would make up what its file lacks, at random."""
+    """Return the model; transformers would fill in random weights where its file lacks any."""
     model, info = _attempt(
         lambda: kind.from_pretrained(directory, dtype=torch.float32, output_loading_info=True),
         Message(N_("the weights of {name!r}"), name=name),

@@ -1,4 +1,4 @@
-"""A worker over HTTP: whether it is well, for supervisors, and its figures, for Prometheus."""
+"""A worker over HTTP: its health, for supervisors, and its metrics, for Prometheus."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ class MonitorPortError(TaggerError):
 
 
 class Sources(NamedTuple):
-    """Whom the answers come from.
+    """Where the answers come from.
 
-    `problem` says why no work is done, or None; `fatal_problem` why only a new process would help.
+    `problem` returns why no work is done, or None; `fatal_problem` why only a restart would help.
     """
 
     problem: Callable[[], str | None]
@@ -47,12 +47,12 @@ class Sources(NamedTuple):
 def answering(settings: Settings, sources: Sources) -> Iterator[None]:
     """Answer `GET /healthz`, `/livez` and `/metrics` while the block runs, if a port is set.
 
-    Health is 200 if the worker is well, else 503; the body is JSON with `ok` and `problem`. So is
-    `/livez`, which stays 200 while Redis is away: a new process could not reach it either. Metrics
-    are in Prometheus' text format.
+    Health is 200 if the worker is healthy, else 503; the body is JSON with `ok` and `problem`.
+    `/livez` is the same, but stays 200 while Redis is away: a new process could not reach it
+    either. Metrics are in Prometheus' text format.
 
     Raises:
-        MonitorPortError: somebody else has the port.
+        MonitorPortError: another program has the port.
     """
     if not settings.monitor_port:
         yield
@@ -103,7 +103,7 @@ def _handler(sources: Sources) -> type[BaseHTTPRequestHandler]:
     checks = {HEALTH: sources.problem, ALIVE: sources.fatal_problem}
 
     class Handler(BaseHTTPRequestHandler):
-        # Whoever connects and says nothing does not keep a thread.
+        # A client that connects and sends nothing does not occupy a thread for long.
         timeout = ASK_TIMEOUT_S
 
         def do_GET(self) -> None:
@@ -125,6 +125,6 @@ def _handler(sources: Sources) -> type[BaseHTTPRequestHandler]:
             self.wfile.write(body)
 
         def log_message(self, *_: Any) -> None:
-            """Somebody asks every few seconds."""
+            """Log nothing: there is a request every few seconds."""
 
     return Handler

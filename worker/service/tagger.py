@@ -181,7 +181,7 @@ class Tagger:
         self._deliveries.end(chunk, index)
 
     def dead_letter(self, task_id: str, wire: Mapping[str, Any], error: MessageError) -> None:
-        """Keep a message that is not a chunk for a person to see, and let its job end.
+        """Make a message that is not a chunk a dead letter, and let its job end.
 
         If its id is a chunk's, its images count as failed, as far as they can be counted; they have
         no records. Celery stores the error as the result of `task_id`.
@@ -193,7 +193,7 @@ class Tagger:
             self._jobs.finish_chunk(*place, images=lost, failed=lost, codes={"lost": lost})
 
     def dead_letter_foreign(self, task_id: str, chunk: Chunk, error: ForeignIdError) -> None:
-        """Keep a chunk that came under another's id. Nothing is counted: it is in no job."""
+        """Make a chunk that came under another id a dead letter. It is counted in no job."""
         log.error("message.refused", task=task_id, reason=str(error))
         self._dead_letters.add_foreign(chunk, task_id, str(error))
 

@@ -1,6 +1,6 @@
 """URL -> clients of Redis. Every connection of ours is configured here, and has its time-outs.
 
-A connection may vanish without a word: a firewall, a load balancer or a NAT forgets it, a host is
+A connection may vanish silently: a firewall, a load balancer or a NAT forgets it, a host is
 switched off. Nothing that is sent arrives then, and nothing comes back. So no reply is waited for
 without end, idle connections are tested by the kernel, and by us before they are used again.
 """
@@ -70,7 +70,7 @@ def retrying_client(url: SecretUrl | str) -> redis.Redis:
 
 
 def single_try_client(url: SecretUrl | str) -> redis.Redis:
-    """Return a client that raises at once; whoever uses it tries again in a way of their own."""
+    """Return a client that raises at once, for callers that try again in their own way."""
     return _client(_secret(url), Retry(NoBackoff(), 0), REPLY_TIMEOUT_S)
 
 

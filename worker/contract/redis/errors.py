@@ -16,7 +16,7 @@ from kombu.exceptions import OperationalError
 from worker.contract.i18n import Message
 from worker.contract.reasons import reason
 
-# The first word of an error reply, for those that end without a change on our side.
+# The codes of error replies that go away without a change on our side.
 PASSING_CODES: Final = frozenset(
     {
         "READONLY",  # A replica, for example the old master after a failover.
@@ -34,14 +34,14 @@ PASSING_CODES: Final = frozenset(
         "WRONGPASS",
     }
 )
-# Errors inside a script are told in a sentence of its own: before Redis 7 with the code in the
-# middle of it, and always without one where the user lacks rights.
+# Redis reports errors inside a script in another form: before Redis 7 with the code in the middle,
+# and without a code where the user lacks rights.
 _IN_SCRIPT: Final = re.compile(r"-([A-Z]+) ")
 _DENIED_IN_SCRIPT: Final = re.compile(r"ACL failure in script|user executing the script can't")
-# What stands before errors that have no code of their own.
+# The prefix of errors that have no code of their own.
 _NO_CODE: Final = "ERR"
 _CODE: Final = re.compile(r"[A-Z]+$")
-# redis-py tells the command with what it would have written: results, or bytes of images.
+# redis-py repeats the command, with all that it would have written: results, or bytes of images.
 _IN_PIPELINE: Final = re.compile(r"Command # \d+ \(.*?\) of pipeline caused error: ", re.DOTALL)
 _LONGEST: Final = 300
 

@@ -1,6 +1,6 @@
 """A Redis -> whether a worker can use it: its version, its mode, and what the user may do there.
 
-What a server cannot do would else be found out at work, command by command.
+Otherwise, what a server cannot do would be found out later, command by command.
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ def _shown(command: Command) -> str:
 
 
 def _about(client: redis.Redis, section: str) -> dict[str, Any]:
-    """Return a section of INFO, or nothing where the user may not ask: then commands tell."""
+    """Return a section of INFO, or nothing where the user may not read it."""
     answers: Any = client
     try:
         return dict(answers.info(section))

@@ -30,9 +30,9 @@ _INDEX: Final = f"{KEY_PREFIX}jobs"
 _CODE: Final = "failed:"
 
 # A redelivered chunk finds its bit set: its first result stays, and nothing is counted. The result
-# is published too, as Celery's backend does, for whoever waits by `AsyncResult`.
-# Nor does anybody need to know any more which of its images were on trial.
-# KEYS: job, its bits, result, the chunk's trials. ARGV: seq, images, failed, ttl_s, the result's
+# is published too, as Celery's backend does: applications that wait by `AsyncResult` are notified.
+# What is known of attempts is deleted.
+# KEYS: job, its bits, result, the chunk's attempts. ARGV: seq, images, failed, ttl_s, the result's
 # body or "", and fields of the job with how many to add to each.
 _FINISH_CHUNK: Final = """
 local again = redis.call('GETBIT', KEYS[2], ARGV[1]) == 1
@@ -53,7 +53,7 @@ return 1
 """
 
 
-# A job that is cancelled or finished stays so; and it may finish while somebody looks.
+# A job that is cancelled or finished stays so; it may finish between a look and a change.
 # KEYS: job. ARGV: state. Return whether there is such a job, and whether it moved.
 _MOVE: Final = """
 local found = redis.call('HMGET', KEYS[1], 'state', 'done', 'images')
@@ -107,7 +107,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LostChunk(msgspec.Struct, frozen=True):
-    """A chunk that Celery gave up: it has no results, only the reason."""
+    """A chunk that failed as a whole: it has no results, only the reason."""
 
     seq: int
     reason: str
@@ -174,7 +174,7 @@ class JobStore:
     def set_sent(self, job_id: str, *, images: int, chunks: int) -> None:
         """Note how many images and chunks are sent, with those that are about to be.
 
-        Totals, not increments: where a connection breaks, the same may be said twice.
+        Totals, not increments: where a connection breaks, the same call may be made twice.
         """
         with self._client.pipeline() as pipe:
             pipe.hset(_key(job_id), mapping={"images": images, "chunks": chunks})
@@ -259,7 +259,7 @@ def _outcome(seq: int, body: bytes) -> ChunkResult | LostChunk:
 
 
 def _message(error: Any) -> str:
-    """Return the words of an exception as Celery stores it."""
+    """Return the type and the message of an exception as Celery stores it."""
     if isinstance(error, dict):
         return f"{error.get('exc_type')}: {error.get('exc_message')}"
     return str(error)
