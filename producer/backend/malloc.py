@@ -14,8 +14,7 @@ def limit_malloc_arenas() -> bool:
 
     By default glibc gives each thread one of its own. What one thread makes and another frees, such
     as a message on its way from the feeder to the publisher, then leaves holes that no other thread
-    fills, and over millions of images the process creeps upwards. Other C libraries are left as
-    they are.
+    fills, and over millions of images the process grows. Other C libraries are left as they are.
     """
     try:
         return bool(ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1))

@@ -78,13 +78,15 @@ def grouped(
     """
     before, size_bytes = 0, 0
     group: list[Loaded] = []
+    most = most_images(before)
     for image in images:
         group.append(image)
-        size_bytes += len(image.data or b"")
-        if len(group) >= most_images(before) or size_bytes >= most_bytes:
+        if image.data:
+            size_bytes += len(image.data)
+        if len(group) >= most or size_bytes >= most_bytes:
             yield group
             before += len(group)
-            group, size_bytes = [], 0
+            group, size_bytes, most = [], 0, most_images(before)
     if group:
         yield group
 
@@ -103,9 +105,7 @@ def reference(image: Image) -> ImageRef:
     path = path_of(image)
     if len(path) <= MAX_PATH_CHARS:
         return ImageRef(image) if isinstance(image, str) else image
-    message = f"a path of {len(path):,} characters is longer than any file's"
-    error = Failure(failures.NOT_FOUND, "read", message)
-    return ImageRef(path[:MAX_PATH_CHARS], error=error)
+    return ImageRef(path[:MAX_PATH_CHARS], error=failures.path_too_long(len(path)))
 
 
 def with_bytes(image: Image, max_bytes: int) -> Loaded:

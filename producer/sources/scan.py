@@ -7,14 +7,14 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import IO, Final
 
-from producer.errors import NoSuchPathError, StoreError
+from producer.errors import NoSuchPathError
 from producer.sources import stores as urls
 from producer.sources import tar as shards
 from producer.sources.extensions import is_image
 from producer.sources.tar import OnSkip
 from worker.contract.i18n import gettext as _
 from worker.contract.messages import ImageRef
-from worker.contract.urls import is_fetchable, is_url, scheme_of
+from worker.contract.urls import is_url
 
 STANDARD_INPUT: Final = "-"
 _BLOCK_BYTES: Final = 65_536
@@ -38,16 +38,13 @@ def check(names: Iterable[str]) -> None:
 
     Raises:
         NoSuchPathError: naming the first that leads nowhere.
-        StoreError: a store cannot be listed from here, or workers fetch nothing from it.
+        StoreError: a store cannot be listed from here.
     """
     for name in names:
         if name == STANDARD_INPUT or os.path.lexists(name):
             continue
         if is_url(name):
-            if not is_fetchable(name):
-                msg = _("workers fetch no images from {scheme}:// URLs")
-                raise StoreError(msg.format(scheme=scheme_of(name)))
-            urls.check(name)
+            urls.check_images(name)
             continue
         if not glob.has_magic(name):
             msg = _("{path} does not exist").format(path=name)

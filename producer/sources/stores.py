@@ -15,7 +15,7 @@ from typing import IO, Any, Final
 from producer.errors import StoreError
 from worker.contract.i18n import gettext as _
 from worker.contract.reasons import reason
-from worker.contract.urls import is_web, scheme_of, store_remedy
+from worker.contract.urls import is_fetchable, is_web, scheme_of, store_remedy
 
 _MAGIC: Final = frozenset("*?[")
 
@@ -111,6 +111,18 @@ def check(url: str) -> None:
     """
     if not is_web(url):
         _store(url)
+
+
+def check_images(url: str) -> None:
+    """Make sure that images at a URL can be listed here and fetched by workers.
+
+    Raises:
+        StoreError: workers do not fetch by this scheme, or what it needs is not installed here.
+    """
+    if not is_fetchable(url):
+        msg = _("workers do not fetch images from {scheme}:// URLs").format(scheme=scheme_of(url))
+        raise StoreError(msg)
+    check(url)
 
 
 def _store(url: str) -> tuple[Any, str]:

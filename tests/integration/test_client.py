@@ -295,9 +295,14 @@ except producer.UnavailableError:
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-EXAMPLES = re.findall(
-    r"```python\n(.*?)```", (ROOT / "ops/docs/python-api.md").read_text(encoding="utf-8"), re.DOTALL
-)
+PAGES = ("README.md", "README.zh.md", "ops/docs/python-api.md")
+EXAMPLES = [
+    example
+    for page in PAGES
+    for example in re.findall(
+        r"```python\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL
+    )
+]
 
 
 @pytest.mark.parametrize("number", range(len(EXAMPLES)))
@@ -321,4 +326,4 @@ def test_the_examples_of_the_documentation_run(
 
 
 def test_the_examples_are_found() -> None:
-    assert len(EXAMPLES) > 5
+    assert len(EXAMPLES) > 5 + len(PAGES)

@@ -58,6 +58,16 @@ def too_large(size_bytes: int, max_bytes: int) -> Failure:
     )
 
 
+def path_too_long(characters: int) -> Failure:
+    """Return the failure of a path that is longer than any file's."""
+    return _failure(NOT_FOUND, f"a path of {characters:,} characters is longer than any file's")
+
+
+def unreadable(reason: str) -> Failure:
+    """Return the failure of an image that cannot be read for a reason given as a sentence."""
+    return _failure(UNREADABLE, reason)
+
+
 def of_os_error(error: OSError, machine: Machine) -> Failure:
     """Return the failure of a file that the system refuses to open or to read."""
     if error.errno in _NOT_FOUND_ERRORS:
@@ -65,7 +75,7 @@ def of_os_error(error: OSError, machine: Machine) -> Failure:
     if error.errno in _NOT_A_FILE_ERRORS:
         return not_a_file(0)
     reason = (error.strerror or type(error).__name__).lower()
-    return _failure(UNREADABLE, f"the file cannot be read: {reason}")
+    return unreadable(f"the file cannot be read: {reason}")
 
 
 def of_status(mode: int, size_bytes: int, max_bytes: int) -> Failure | None:
