@@ -51,10 +51,16 @@ def chinese_in(text: str, data: Iterable[str] = ()) -> list[str]:
     return _CHINESE.findall(text)
 
 
-def untranslated_lines(text: str, data: Iterable[str] = ()) -> list[str]:
-    """Return the lines that hold a plain English word, and no Chinese at all."""
-    shown = _without(text, data).splitlines()
-    return [line for line in shown if _PLAIN.search(line) and not _CHINESE.search(line)]
+def untranslated_lines(text: str, data: Iterable[str] = (), terms: Iterable[str] = ()) -> list[str]:
+    """Return the lines that hold a plain English word, and no Chinese at all.
+
+    `terms` are words that are the same in Chinese.
+    """
+    return [
+        line
+        for line in _without(text, data).splitlines()
+        if set(_PLAIN.findall(line)) - set(terms) and not _CHINESE.search(line)
+    ]
 
 
 def _without(text: str, data: Iterable[str]) -> str:
