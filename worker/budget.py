@@ -1,4 +1,4 @@
-"""How much may be under way at once, whatever the number of threads."""
+"""A semaphore for amounts: how much may be in use at once, whatever the number of threads."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 
 class WeightedSemaphore:
-    """An amount, such as of pixels, that threads spend and give back. Who asks first goes first."""
+    """An amount, such as of pixels, that threads acquire and release, first come, first served."""
 
     def __init__(self, amount: int) -> None:
         self._amount = amount
@@ -18,13 +18,13 @@ class WeightedSemaphore:
         self._now_serving = 0
 
     @contextmanager
-    def spend(self, amount: int) -> Iterator[None]:
-        """Wait until so much is left; more than there is at all is spent alone."""
+    def acquire(self, amount: int) -> Iterator[None]:
+        """Wait until `amount` is free and hold it; more than there is at all is held alone."""
         wanted = min(amount, self._amount)
         with self._changed:
             ticket = self._next_ticket
             self._next_ticket += 1
-            # In turn: small ones would pass by a large one for ever.
+            # In turn: small amounts would overtake a large one for ever.
             self._changed.wait_for(lambda: ticket == self._now_serving and self._left >= wanted)
             self._now_serving += 1
             self._left -= wanted

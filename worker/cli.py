@@ -10,9 +10,13 @@ from typing import Any, NoReturn
 import click
 import msgspec
 
-from worker.contract.commands import TranslatedGroup
+from worker.contract.commands import TranslatedGroup, version_option
 from worker.contract.extras import missing, remedy
+from worker.contract.i18n import ENGLISH, in_language
+from worker.contract.i18n import gettext as _
 from worker.contract.labels import LabelsError
+from worker.contract.options import Option
+from worker.contract.reasons import reason
 from worker.contract.settings import Settings, SettingsError
 
 ENGINES = ("torchscript", "eager", "compile", "onnx")
@@ -21,25 +25,25 @@ PLACE = click.Path(dir_okay=False, path_type=Path)
 
 
 def _places(
-    context: click.Context, option: click.Parameter, words: tuple[str, ...]
+    context: click.Context, option: click.Parameter, places: tuple[str, ...]
 ) -> dict[str, Any]:
     """Tell directories, which must be there, from URLs."""
     kind = click.Path(exists=True, file_okay=False, resolve_path=True)
-    roots = tuple(kind.convert(word, option, context) for word in words if "://" not in word)
-    urls = tuple(word for word in words if "://" in word)
+    roots = tuple(kind.convert(word, option, context) for word in places if "://" not in word)
+    urls = tuple(word for word in places if "://" in word)
     return {"image_roots": roots or None, "image_urls": urls or None}
 
 
 def _number(_context: click.Context, _option: click.Parameter, value: float) -> float:
     """Refuse nan, which no range refuses."""
     if math.isnan(value):
-        msg = "this is no number to compare with"
+        msg = _("this is no number to compare with")
         raise click.BadParameter(msg)
     return value
 
 
 @click.group(cls=TranslatedGroup, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="wanwu-tagger")
+@version_option
 def main() -> None:
     """Run a model and tag the images that producers submit."""
     from worker.artifact.cache_dir import provide_home  # noqa: PLC0415 - as all of the worker
@@ -47,7 +51,7 @@ def main() -> None:
     provide_home()
 
 
-@main.command(epilog="Example: worker start --images /data/images --device cuda")
+@main.command(epilog="Example: worker start --allow /data/images --device cuda")
 @click.option(
     "--model",
     metavar="ARTIFACT|DIR|ID",
@@ -77,8 +81,10 @@ def main() -> None:
     help="Largest micro-batch. [default: what `worker bench --tune` found, else 4]",
 )
 @click.option(
-    "--images",
+    "--allow",
     "places",
+    cls=Option,
+    old=["--images"],
     multiple=True,
     metavar="DIR|URL",
     callback=_places,
@@ -102,9 +108,12 @@ def start(broker: str | None, places: dict[str, Any], **options: Any) -> None:
     from worker.service.app import serve  # noqa: PLC0415
 
     try:
-        sys.exit(serve(settings))
+        # Its log, and whatever else it writes, is for programs too.
+        with in_language(ENGLISH):
+            code = serve(settings)
     except TaggerError as e:
         _fail(str(e))
+    sys.exit(code)
 
 
 @main.command(
@@ -136,14 +145,14 @@ def export(model: str, out: Path | None, revision: str | None, **options: Any) -
     """
     _check_libraries()
     if out and out.exists() and not (out / "manifest.json").exists() and any(out.iterdir()):
-        msg = f"{out} holds something else than an artifact, which would be replaced"
-        raise click.UsageError(msg)
+        msg = _("{out} holds something else than an artifact, which would be replaced")
+        raise click.UsageError(msg.format(out=out))
     from worker.errors import TaggerError  # noqa: PLC0415
     from worker.export.on_first_use import export_to  # noqa: PLC0415
 
     try:
         settings = Settings.from_env(model=model, **options)
-        click.echo(export_to(out, settings, revision, lambda words: click.echo(words, err=True)))
+        click.echo(export_to(out, settings, revision, lambda line: click.echo(line, err=True)))
     except SettingsError as e:
         raise click.UsageError(str(e)) from e
     except TaggerError as e:
@@ -212,14 +221,14 @@ def bench(**options: Any) -> None:
     """
     _check_libraries()
     if options["chart_file"] and missing("bench"):
-        _fail(f"a chart needs matplotlib: {remedy('bench')}")
+        _fail(_("a chart needs matplotlib: {install}").format(install=remedy("bench")))
     from worker.bench.command import Request, run, tune  # noqa: PLC0415
     from worker.errors import TaggerError  # noqa: PLC0415
 
     measure = tune if options.pop("tune") else run
     request = Request(*(options.pop(name) for name in Request._fields))
     try:
-        measure(request, Settings.from_env(**options), lambda words: click.echo(words, err=True))
+        measure(request, Settings.from_env(**options), lambda line: click.echo(line, err=True))
     except SettingsError as e:
         raise click.UsageError(str(e)) from e
     except TaggerError as e:
@@ -241,8 +250,10 @@ def texts(model: str | None) -> None:
     try:
         settings = Settings.from_env(model=model)
         encode_texts(settings, sys.stdin.buffer, sys.stdout.buffer)
-    except (SettingsError, LabelsError, msgspec.MsgspecError) as e:
+    except (SettingsError, LabelsError) as e:
         raise click.UsageError(str(e)) from e
+    except msgspec.MsgspecError as e:
+        raise click.UsageError(str(reason(str(e)))) from e
     except TaggerError as e:
         _fail(str(e))
 
@@ -259,16 +270,17 @@ def health() -> None:
         raise click.UsageError(str(e)) from e
     if problem:
         _fail(problem)
-    click.echo("well")
+    click.echo(_("healthy"))
 
 
 def _check_libraries() -> None:
     if missing("worker"):
-        _fail(f"this command needs the worker's libraries: {remedy('worker')}")
+        message = _("this command needs the worker's libraries: {install}")
+        _fail(message.format(install=remedy("worker")))
 
 
 def _fail(message: str) -> NoReturn:
-    click.echo(f"error: {message}", err=True)
+    click.echo(_("error: {message}").format(message=message), err=True)
     sys.exit(1)
 
 

@@ -1,4 +1,4 @@
-"""What can go wrong, as a tree. Class attributes answer what callers ask: code, stage, retryable.
+"""What can go wrong, as a tree. Class attributes say what goes into a result: code, stage.
 
 ::
 
@@ -39,26 +39,30 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from worker.contract import failures
+from worker.contract.i18n import TranslatedError
 from worker.contract.messages import Failure, Stage
 
 
-class TaggerError(Exception):
+class TaggerError(TranslatedError):
     """Anything that this program raises on purpose. `str()` is one sentence for a person."""
 
 
 class ImageError(TaggerError):
-    """One image cannot be tagged. `retryable`: another try, or another worker, may succeed.
+    """One image cannot be tagged.
 
-    The sentence does not name the path: the result that it goes into does.
+    The sentence does not name the path: the result that it goes into does. It is data, so English.
     """
 
     code: ClassVar[str]
     stage: ClassVar[Stage]
-    retryable: ClassVar[bool] = False
     sentence: ClassVar[str]
 
     def __init__(self, message: str | None = None) -> None:
         super().__init__(message or self.sentence)
+
+    def __str__(self) -> str:
+        return Exception.__str__(self)
 
     def failure(self) -> Failure:
         """Return what goes into the image's result."""
@@ -68,26 +72,25 @@ class ImageError(TaggerError):
 class NotFoundError(ImageError):
     """Nothing lies at the path."""
 
-    code = "not_found"
+    code = failures.NOT_FOUND
     stage = "read"
-    sentence = "there is no such file on the worker's machine"
+    sentence = failures.not_found("worker").message
 
 
 class UnreadableError(ImageError):
     """The file is there but cannot be read."""
 
-    code = "unreadable"
+    code = failures.UNREADABLE
     stage = "read"
-    retryable = True
     sentence = "the file cannot be read"
 
 
 class NotAFileError(ImageError):
     """The path leads to a directory, a FIFO, a device or a socket."""
 
-    code = "not_a_file"
+    code = failures.NOT_A_FILE
     stage = "read"
-    sentence = "this is not a regular file"
+    sentence = failures.not_a_file(0).message
 
 
 class OutsideRootsError(ImageError):
@@ -96,28 +99,26 @@ class OutsideRootsError(ImageError):
     code = "outside_roots"
     stage = "read"
     sentence = (
-        "the file lies outside the directories that this worker may read (worker start --images)"
+        "the file lies outside the directories that this worker may read (worker start --allow)"
     )
 
 
 class EmptyFileError(ImageError):
     """There are no bytes."""
 
-    code = "empty_file"
+    code = failures.EMPTY_FILE
     stage = "read"
-    sentence = "the file is empty"
+    sentence = failures.empty_file().message
 
 
 class TooLargeError(ImageError):
     """More bytes than `max_bytes`."""
 
-    code = "too_large"
+    code = failures.TOO_LARGE
     stage = "read"
 
     def __init__(self, size_bytes: int, max_bytes: int) -> None:
-        super().__init__(
-            f"{size_bytes:,} bytes are more than the limit of {max_bytes:,} (WANWU_MAX_FILE_BYTES)"
-        )
+        super().__init__(failures.too_large(size_bytes, max_bytes).message)
 
 
 class BlobMissingError(ImageError):
@@ -185,7 +186,6 @@ class InferenceError(ImageError):
 
     code = "inference_failed"
     stage = "infer"
-    retryable = True
     sentence = "the model failed on this image"
 
 

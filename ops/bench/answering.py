@@ -25,7 +25,7 @@ TIMING: Final = Timing(
 
 
 class Answerer:
-    """Stands where a worker has its tagger."""
+    """Takes the place of a worker's tagger."""
 
     def tag(self, chunk: Chunk, _received_at_s: float) -> ChunkResult:
         """Return the same tags for every image."""
@@ -37,12 +37,12 @@ class Answerer:
             job=chunk.job, seq=chunk.seq, worker=NAME, device="cpu", model=NAME, images=images
         )
 
-    def settle(self, chunk: Chunk) -> None:
+    def release_blobs(self, chunk: Chunk, result: ChunkResult) -> None:
         """Nothing is held for a chunk."""
 
 
 def main() -> int:
-    """Answer until told to stop."""
+    """Answer until a signal ends it."""
     app = make_app(Settings.from_env(), stores_results=True)
     answerer: Any = Answerer()
     register(app, answerer)

@@ -1,4 +1,4 @@
-"""Images -> records, by the producer's own parts: what `producer submit` does without its words."""
+"""Images -> records, by the producer's own job runner, as `producer submit` has them."""
 
 from __future__ import annotations
 
@@ -6,11 +6,9 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from producer.backend.connection import Connection
-from producer.jobs.collector import Collector
-from producer.jobs.feeder import Feeder, JobOptions
-from producer.jobs.publisher import Stores
-from producer.jobs.run import MAX_IMAGES
-from producer.jobs.window import Window
+from producer.jobs.options import JobOptions, request_of
+from producer.jobs.redis_transport import RedisTransport
+from producer.jobs.run import JobRunner
 from worker.contract.labels import LabelPack
 from worker.contract.messages import Record
 
@@ -26,21 +24,8 @@ def tag(
     take: Callable[[list[Record]], object],
 ) -> None:
     """Send all paths as one job, and hand its records to `take` as they come."""
-    job = connection.jobs.create().id
-    options = JobOptions(
-        job=job,
-        labels=connection.labels.put(pack),
-        top_k=5,
-        threshold=0.0,
-        chunk_images=chunk_images,
-        as_blobs=False,
-        max_bytes=connection.settings.max_file_bytes,
-    )
-    window = Window(MAX_IMAGES, 2**30)
-    stores = Stores(connection.app, connection.jobs, connection.blobs)
-    feeder = Feeder(paths, options, stores, window, lambda: len(paths))
-    feeder.start()
-    for records in Collector(connection.jobs, job, window, feeder.check).records():
+    request = request_of(tuple(paths), pack, JobOptions(chunk_size=chunk_images))
+    for records in JobRunner(RedisTransport(connection), request).records(paths):
         take(records)
 
 

@@ -52,12 +52,12 @@ def main() -> None:
         print(json.dumps(_write(asked.write, asked.images, asked.dim, asked.model)))
         return
     with tempfile.TemporaryDirectory() as place:
-        told = list(_measure(Path(place), asked))
-    cells = [[row[0], f"{row[1]:.1f}", *(f"{figure:,.0f}" for figure in row[2:])] for row in told]
+        rows = list(_measure(Path(place), asked))
+    cells = [[row[0], f"{row[1]:.1f}", *(f"{figure:,.0f}" for figure in row[2:])] for row in rows]
     print(markdown(["", "s", "images/s", "peak MB", "file MB"], cells))
     if asked.json:
         keys = ("what", "s", "images_per_s", "peak_mb", "file_mb")
-        asked.json.write_text(json.dumps([dict(zip(keys, row, strict=True)) for row in told]))
+        asked.json.write_text(json.dumps([dict(zip(keys, row, strict=True)) for row in rows]))
 
 
 def _measure(place: Path, asked: Any) -> Iterator[tuple[str, float, float, float, float]]:
@@ -68,9 +68,9 @@ def _measure(place: Path, asked: Any) -> Iterator[tuple[str, float, float, float
     for ending in (".jsonl", ".csv", ".parquet"):
         file = place / f"tags{ending}"
         done = subprocess.run([*script, "--write", str(file)], check=True, stdout=subprocess.PIPE)  # noqa: S603 - ours
-        told = json.loads(done.stdout)
+        figures = json.loads(done.stdout)
         size = file.stat().st_size / _MB
-        yield f"write {ending}", told["s"], asked.images / told["s"], told["peak_mb"], size
+        yield f"write {ending}", figures["s"], asked.images / figures["s"], figures["peak_mb"], size
     labels = place / "labels.txt"
     labels.write_text("".join(f"标签{n}\n" for n in range(asked.labels)), encoding="utf-8")
     model = ["--model", asked.model] if asked.model else []
@@ -103,7 +103,7 @@ def _timed(place: Path, words: list[str]) -> tuple[float, float]:
 def _model(place: str) -> Encoded:
     """Return what a model says of itself. It is asked in another process: this loads no torch."""
     with Encoding(LabelPack(("x",)), place or None) as encoding:
-        return encoding.result().told
+        return encoding.result().encoded
 
 
 def _write(file: Path, images: int, dim: int, model: str) -> dict[str, float]:

@@ -21,7 +21,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Final
 
-from producer.jobs.run import MAX_IMAGES
+from producer.jobs.redis_transport import MAX_IMAGES
 from worker.contract.local.redis_server import EmbeddedRedis
 from worker.contract.redis.connections import connect
 

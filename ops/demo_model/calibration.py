@@ -23,8 +23,8 @@ from evaluate import SEED, Model, scenes
 
 from worker.artifact.manifest import default_artifact, open_artifact
 from worker.contract.labels import LabelPack
+from worker.contract.scoring import shares, softmax
 from worker.labels.encoder import LabelEncoder, LabelSet
-from worker.pipeline.rank import shares, softmax
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "bench"))
 from tables import markdown

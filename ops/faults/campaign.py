@@ -294,7 +294,7 @@ class Campaign:
 
 def _leftovers(client: redis.Redis) -> list[str]:
     keys: list[Any] = [QUEUE, PROCESSING, "unacked", "unacked_index"]
-    for kind in ("blob", "trials"):
+    for kind in ("blob", "attempts"):
         keys += client.keys(f"{KEY_PREFIX}{kind}:*")
     left = [str(key) for key in keys if client.exists(key)]
     return left + ["dead letters"] * bool(DeadLetters(client).count())

@@ -1,1 +1,1 @@
-"""The HTTP door: images and jobs for those who have no Redis at hand."""
+"""The HTTP API: images and jobs for those who have no Redis at hand."""

@@ -1,4 +1,4 @@
-"""HTTP requests -> questions and jobs -> answers: the routes, and what holds for all of them."""
+"""HTTP requests -> predictions and jobs -> replies: the routes, and what holds for all."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Annotated, Final
 from fastapi import Depends, FastAPI, Response, Security
 from fastapi.security import APIKeyHeader
 
-from producer.api.errors import RESPONSES, RefusedError, limit_bodies, tell_problems
+from producer.api.errors import RESPONSES, RefusedError, handle_errors, limit_bodies
 from producer.api.job_routes import bulk
 from producer.api.predict import predictions
 from producer.api.schemas import Health
@@ -43,7 +43,7 @@ def make_app(connection: Connection, api_key: str = "") -> FastAPI:
         lifespan=living,
         responses=RESPONSES,
     )
-    tell_problems(app)
+    handle_errors(app)
     limit_bodies(app, connection.settings.max_file_bytes)
     for routes in (predictions(connection, urgent_queue), bulk(connection)):
         app.include_router(routes, dependencies=[Depends(known)])
@@ -56,7 +56,7 @@ def make_app(connection: Connection, api_key: str = "") -> FastAPI:
         except BrokerUnreachableError:
             response.status_code = 503
             return Health(status="no queue")
-        told = [{"name": one.name, "model": one.model, "device": one.device} for one in workers]
-        return Health(status="ok" if told else "no worker", workers=told)
+        found = [{"name": one.name, "model": one.model, "device": one.device} for one in workers]
+        return Health(status="ok" if found else "no worker", workers=found)
 
     return app

@@ -14,9 +14,9 @@ from starlette.exceptions import HTTPException
 
 from producer.api.jobs import ClosedError, FullError
 from producer.api.schemas import Problem
-from producer.sources.stores import is_url
 from worker.contract.labels import LabelsError
 from worker.contract.stores.jobs import NoSuchJobError
+from worker.contract.urls import is_url
 
 # Around the bytes of an image in a form.
 _FORM_BYTES: Final = 65_536
@@ -45,10 +45,10 @@ class RefusedError(Exception):
         self.code = code
 
 
-def tell_problems(app: FastAPI) -> None:
+def handle_errors(app: FastAPI) -> None:
     """Let every error end in the same shape."""
-    for kind, (status, code, words) in _KINDS.items():
-        app.add_exception_handler(kind, _handler(status, code, words))
+    for kind, (status, code, message) in _KINDS.items():
+        app.add_exception_handler(kind, _handler(status, code, message))
 
     async def refused(_: Request, error: Exception) -> Response:
         if not isinstance(error, RefusedError):
@@ -82,8 +82,8 @@ def limit_bodies(app: FastAPI, max_bytes: int) -> None:
         if "chunked" in request.headers.get("transfer-encoding", ""):
             return _answer(411, "no_length", "say how long the body is (Content-Length)")
         if size.isdecimal() and int(size) > max_bytes + _FORM_BYTES:
-            words = f"{int(size):,} bytes are more than the limit of {max_bytes:,}"
-            return _answer(413, "too_large", f"{words} (WANWU_MAX_FILE_BYTES)")
+            message = f"{int(size):,} bytes are more than the limit of {max_bytes:,}"
+            return _answer(413, "too_large", f"{message} (WANWU_MAX_FILE_BYTES)")
         return await go_on(request)
 
 
@@ -99,12 +99,12 @@ def check_place(place: str, *, url: bool = False) -> None:
 
 
 def _handler(
-    status: int, code: str, words: str
+    status: int, code: str, message: str
 ) -> Callable[[Request, Exception], Awaitable[Response]]:
-    async def told(_: Request, error: Exception) -> Response:
-        return _answer(status, code, words or str(error))
+    async def handle(_: Request, error: Exception) -> Response:
+        return _answer(status, code, message or str(error))
 
-    return told
+    return handle
 
 
 def _answer(status: int, code: str, message: str) -> Response:

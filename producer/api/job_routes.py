@@ -11,11 +11,12 @@ from fastapi.responses import StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
 from producer.api.errors import UNPROCESSABLE, RefusedError, check_place
-from producer.api.jobs import ApiJobs, JobOptions
+from producer.api.jobs import ApiJobs
 from producer.api.predict import labels_of, name_of
 from producer.api.schemas import JobState, NewJob
 from producer.backend.connection import Connection
-from producer.console.tables import state_of
+from producer.jobs.chunks import Loaded
+from producer.jobs.options import JobOptions
 from worker.contract.codec import decode
 from worker.contract.messages import ImageRef
 from worker.contract.stores.jobs import Job
@@ -37,7 +38,11 @@ def bulk(connection: Connection) -> APIRouter:
             check_place(place)
         labels = await labels_of(connection, asked)
         options = JobOptions(
-            labels, asked.top_k, asked.least(), asked.embeddings, asked.thumbnail_px
+            labels=labels,
+            top_k=asked.top_k,
+            threshold=asked.least(),
+            embeddings=asked.embeddings,
+            thumbnail_px=asked.thumbnail_px,
         )
         begin = partial(jobs.create, more=asked.open, labels=len(asked.labels))
         return _state(await run_in_threadpool(begin, options, asked.images))
@@ -54,7 +59,7 @@ def bulk(connection: Connection) -> APIRouter:
         refs = _named(names) if names else [ImageRef(name_of(one)) for one in images]
         if len(refs) != len(images):
             raise RefusedError(UNPROCESSABLE, "bad_request", "names: as many as images")
-        files = [(ref, await one.read()) for ref, one in zip(refs, images, strict=True)]
+        files = [Loaded(ref, await one.read()) for ref, one in zip(refs, images, strict=True)]
         return _state(await run_in_threadpool(jobs.add, job, files))
 
     @routes.post("/{job}/close")
@@ -101,7 +106,7 @@ def _named(names: str) -> list[ImageRef]:
 def _state(job: Job) -> JobState:
     return JobState(
         id=job.id,
-        state=state_of(job),
+        state=job.status,
         images=job.images,
         done=job.done,
         failed=job.failed,

@@ -1,4 +1,4 @@
-"""Jobs of the door: images in, as references or bytes; records out, as they come."""
+"""Jobs of the HTTP API: images in, as references or bytes; records out, as they come."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ import msgspec
 from producer.backend.connection import Connection
 from producer.console.paths import about
 from producer.formats.jsonl import line_of
-from producer.jobs.publisher import OutgoingChunk, Publisher, Stores
-from worker.contract.messages import KEY_PREFIX, Chunk, ImageRef
-from worker.contract.stores.blobs import blob_key
+from producer.jobs.chunks import Loaded, grouped, make_chunk
+from producer.jobs.options import JobOptions
+from producer.jobs.publisher import MAX_BYTES, Publisher, Stores
+from worker.contract.messages import KEY_PREFIX, ImageRef
 from worker.contract.stores.jobs import Job, LostChunk
 
 UPLOAD_IMAGES: Final = 8
@@ -26,28 +27,18 @@ _LOCK_S: Final = 60.0
 
 
 class FullError(RuntimeError):
-    """Workers must make room before more bytes are taken."""
+    """So many images wait that no more bytes are taken."""
 
 
 class ClosedError(RuntimeError):
     """The job takes no more images."""
 
 
-class JobOptions(msgspec.Struct, frozen=True):
-    """How the images of a job are tagged; kept beside it for images that come later."""
-
-    labels: str | None
-    top_k: int
-    threshold: float
-    embeddings: bool = False
-    thumbnail_px: int = 0
-
-
 class ApiJobs:
-    """Jobs at a desk. Several doors may serve the same one: what must be in order is locked."""
+    """Jobs at a Redis. Several servers may use the same one: what must be in order is locked."""
 
     def __init__(self, connection: Connection) -> None:
-        self._desk = connection
+        self._connection = connection
 
     def create(
         self, options: JobOptions, images: Sequence[str], *, more: bool, labels: int = 0
@@ -56,17 +47,17 @@ class ApiJobs:
 
         So many `labels` were given for it.
         """
-        connection = self._desk
+        connection = self._connection
         job = connection.jobs.create(about(images) if images else "uploads", labels)
         connection.client.set(
             _options(job.id), msgspec.json.encode(options), ex=connection.settings.result_ttl_s
         )
-        self._send(job.id, options, [(ImageRef(path), None) for path in images], REFERENCES)
+        self._send(job.id, options, [Loaded(ImageRef(path)) for path in images], REFERENCES)
         if not more:
             connection.jobs.set_state(job.id, "submitted")
         return connection.jobs.get(job.id)
 
-    def add(self, job_id: str, images: Sequence[tuple[ImageRef, bytes]]) -> Job:
+    def add(self, job_id: str, images: Sequence[Loaded]) -> Job:
         """Send images by their bytes.
 
         Raises:
@@ -74,7 +65,7 @@ class ApiJobs:
             ClosedError: it is closed, or cancelled.
             FullError: too many of it wait already.
         """
-        connection = self._desk
+        connection = self._connection
         with connection.client.lock(f"{_options(job_id)}:lock", timeout=_LOCK_S):
             job = connection.jobs.get(job_id)
             kept = connection.client.get(_options(job_id))
@@ -88,15 +79,15 @@ class ApiJobs:
 
     def close(self, job_id: str) -> Job:
         """Take no more images."""
-        if self._desk.jobs.get(job_id).state == "submitting":
-            self._desk.jobs.set_state(job_id, "submitted")
-        return self._desk.jobs.get(job_id)
+        if self._connection.jobs.get(job_id).state == "submitting":
+            self._connection.jobs.set_state(job_id, "submitted")
+        return self._connection.jobs.get(job_id)
 
     def lines(self, job_id: str, *, follow: bool) -> Iterator[str]:
         """Yield records as lines of JSON: those that are there or, to `follow`, until the end."""
         sent: set[int] = set()
         while True:
-            job = self._desk.jobs.get(job_id)
+            job = self._connection.jobs.get(job_id)
             yield from self._new(job, sent)
             if job.finished or not follow:
                 return
@@ -106,7 +97,7 @@ class ApiJobs:
         left = [seq for seq in range(job.chunks) if seq not in sent]
         asked = iter(left)
         while some := list(islice(asked, REFERENCES)):
-            for outcome in self._desk.jobs.collect(job.id, some):
+            for outcome in self._connection.jobs.collect(job.id, some):
                 sent.add(outcome.seq)
                 if not isinstance(outcome, LostChunk):
                     yield from (f"{line_of(record)}\n" for record in outcome.records())
@@ -115,11 +106,11 @@ class ApiJobs:
         self,
         job_id: str,
         options: JobOptions,
-        images: Sequence[tuple[ImageRef, bytes | None]],
+        images: Sequence[Loaded],
         size: int,
         before: Job | None = None,
     ) -> None:
-        connection, first = self._desk, before.chunks if before else 0
+        connection, first = self._connection, before.chunks if before else 0
         publisher = Publisher(
             Stores(connection.app, connection.jobs, connection.blobs),
             lambda _: None,
@@ -127,36 +118,11 @@ class ApiJobs:
         )
         publisher.start()
         try:
-            for seq, start in enumerate(range(0, len(images), size), first):
-                publisher.put(_outgoing(job_id, seq, options, images[start : start + size]))
+            for seq, some in enumerate(grouped(images, lambda _: size, MAX_BYTES), first):
+                publisher.put(make_chunk(job_id, seq, some, options))
         finally:
             publisher.close()
 
 
-def _outgoing(
-    job: str, seq: int, options: JobOptions, images: Sequence[tuple[ImageRef, bytes | None]]
-) -> OutgoingChunk:
-    refs, blobs = [], {}
-    for index, (ref, data) in enumerate(images):
-        if data is None:
-            refs.append(ref)
-            continue
-        key = blob_key(job, seq, index)
-        blobs[key] = data
-        refs.append(msgspec.structs.replace(ref, blob=key))
-    chunk = Chunk(
-        job=job,
-        seq=seq,
-        images=tuple(refs),
-        labels=options.labels,
-        top_k=options.top_k,
-        threshold=options.threshold,
-        embeddings=options.embeddings,
-        thumbnail_px=options.thumbnail_px,
-        sent_at_s=time.time(),
-    )
-    return OutgoingChunk(chunk, blobs)
-
-
 def _options(job_id: str) -> str:
-    return f"{KEY_PREFIX}door:{job_id}"
+    return f"{KEY_PREFIX}options:{job_id}"

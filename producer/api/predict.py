@@ -12,6 +12,7 @@ from producer.api.errors import UNPROCESSABLE, RefusedError, check_place
 from producer.api.schemas import Manner, Prediction, Result
 from producer.api.urgent_queue import BusyError, PredictRequest, UrgentQueue
 from producer.backend.connection import Connection
+from producer.jobs.options import JobOptions
 from worker.contract.labels import LabelPack
 from worker.contract.messages import ChunkResult
 from worker.contract.stores.jobs import LostChunk
@@ -46,8 +47,8 @@ def predictions(connection: Connection, urgent_queue: UrgentQueue) -> APIRouter:
     ) -> Prediction:
         """Tag one image: an uploaded file, or a URL below those that workers may fetch from."""
         if (image is None) == (url is None):
-            words = "give image or url, one of them"
-            raise RefusedError(UNPROCESSABLE, "bad_request", words)
+            message = "give image or url, one of them"
+            raise RefusedError(UNPROCESSABLE, "bad_request", message)
         try:
             manner = Manner(
                 labels=label,
@@ -57,18 +58,20 @@ def predictions(connection: Connection, urgent_queue: UrgentQueue) -> APIRouter:
                 calibrated=calibrated,
             )
         except ValidationError as e:
-            words = f"{e.errors()[0]['loc'][0]}: {e.errors()[0]['msg']}"
-            raise RefusedError(UNPROCESSABLE, "bad_request", words) from e
+            message = f"{e.errors()[0]['loc'][0]}: {e.errors()[0]['msg']}"
+            raise RefusedError(UNPROCESSABLE, "bad_request", message) from e
         if url is not None:
             check_place(url, url=True)
-        question = PredictRequest(
+        request = PredictRequest(
             name=url or name_of(image),
             data=await image.read() if image else None,
-            labels=await labels_of(connection, manner),
-            top_k=top_k,
-            threshold=manner.least(),
+            options=JobOptions(
+                labels=await labels_of(connection, manner),
+                top_k=top_k,
+                threshold=manner.least(),
+            ),
         )
-        return _prediction(await _answer(urgent_queue, question))
+        return _prediction(await _answer(urgent_queue, request))
 
     return routes
 
@@ -88,9 +91,9 @@ def name_of(file: UploadFile | None) -> str:
     return ((file and file.filename) or "image")[:NAME_CHARS]
 
 
-async def _answer(urgent_queue: UrgentQueue, question: PredictRequest) -> ChunkResult:
+async def _answer(urgent_queue: UrgentQueue, request: PredictRequest) -> ChunkResult:
     try:
-        answer = await urgent_queue.ask(question, ANSWER_S)
+        answer = await urgent_queue.ask(request, ANSWER_S)
     except BusyError as e:
         raise RefusedError(429, "busy", "too many wait for an answer; try again") from e
     except TimeoutError as e:

@@ -1,4 +1,4 @@
-"""What goes through the door as JSON."""
+"""Requests and replies of the HTTP API, as JSON."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Manner(BaseModel):
     labels: list[Label] = Field(default=[], max_length=20_000, description="else the model's own")
     templates: list[Template] = Field(default=[], max_length=16, description="with {} for a label")
     aliases: dict[Label, list[Label]] = Field(default={}, description="averaged with their label")
-    parents: dict[Label, Label] = Field(default={}, description="told with the tag")
+    parents: dict[Label, Label] = Field(default={}, description="given with the tag")
     background: list[Label] = Field(default=[], max_length=20_000, description="see calibrated")
     top_k: int = Field(default=5, ge=1, le=1000, description="tags an image, at most")
     threshold: float | None = Field(default=None, ge=0, le=1, description="lowest score of a tag")

@@ -1,4 +1,4 @@
-"""The door's app, served by uvicorn until it is told to stop."""
+"""The HTTP API, served by uvicorn until it is stopped."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from producer.backend.ports import listen
 def serve(connection: Connection, address: str, port: int, on_ready: Callable[[], None]) -> None:
     """Answer until interrupted; then requests under way are finished, for some seconds.
 
-    `on_ready` hears when requests are answered.
+    `on_ready` is called when requests are answered.
 
     Raises:
         PortError: the port cannot be used.
     """
     # It raises the signal that ended it once more, when all is done.
-    with listen(address, port) as door, suppress(KeyboardInterrupt):
+    with listen(address, port) as listening, suppress(KeyboardInterrupt):
         config = uvicorn.Config(
             make_app(connection, connection.settings.api_key.reveal()),
             log_level="warning",
             timeout_graceful_shutdown=10,
             server_header=False,
         )
-        _Server(config, on_ready).run([door])
+        _Server(config, on_ready).run([listening])
 
 
 class _Server(uvicorn.Server):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import math
 import secrets
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Final
 
 import msgspec
@@ -15,19 +17,20 @@ import redis
 from kombu.exceptions import OperationalError
 
 from producer.backend.connection import Connection
+from producer.jobs.chunks import Loaded, make_chunk
+from producer.jobs.options import JobOptions
 from worker.contract.messages import (
     QUEUE,
     TASK,
     URGENT,
     URGENT_KEY,
-    Chunk,
     ChunkResult,
     ImageRef,
 )
-from worker.contract.stores.blobs import blob_key
+from worker.contract.redis.retry import RetryPolicy
 from worker.contract.stores.jobs import LostChunk
 
-# Longer than workers take to hear of it.
+# Longer than workers take to see it.
 _KEY_TTL_S: Final = 15
 _KEY_PAUSE_S: Final = 5.0
 _POLL_S: Final = 0.002
@@ -45,24 +48,23 @@ class PredictRequest(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     data: bytes | None
-    labels: str | None
-    top_k: int
-    threshold: float
+    options: JobOptions
 
 
 class UrgentQueue:
-    """Sends questions and hands out answers. Started and stopped with the door."""
+    """Sends requests and hands out replies. Started and stopped with the server."""
 
     def __init__(self, connection: Connection) -> None:
-        self._desk = connection
-        # All questions of this door are chunks of one job, which nobody lists.
+        self._connection = connection
+        # All requests to this server are chunks of one job, which nobody lists.
         self._job: Final = f"now-{secrets.token_hex(6)}"
         self._numbers = itertools.count()
         self._waiting: dict[int, asyncio.Future[ChunkResult | LostChunk]] = {}
         self._loop: asyncio.AbstractEventLoop
         self._stopping = threading.Event()
         self._asked = threading.Event()
-        self._thread = threading.Thread(target=self._live, name="answers", daemon=True)
+        self._announce_at_s = 0.0
+        self._thread = threading.Thread(target=self._run, name="answers", daemon=True)
 
     def start(self) -> None:
         """Begin, within the event loop that asks."""
@@ -75,7 +77,7 @@ class UrgentQueue:
         self._asked.set()
         self._thread.join()
 
-    async def ask(self, question: PredictRequest, timeout_s: float) -> ChunkResult | LostChunk:
+    async def ask(self, request: PredictRequest, timeout_s: float) -> ChunkResult | LostChunk:
         """Return the result of a chunk of one image.
 
         Raises:
@@ -88,27 +90,18 @@ class UrgentQueue:
         seq = next(self._numbers)
         future = self._waiting[seq] = self._loop.create_future()
         try:
-            await asyncio.to_thread(self._send, seq, question)
+            await asyncio.to_thread(self._send, seq, request)
             self._asked.set()
             return await asyncio.wait_for(future, timeout_s)
         finally:
             del self._waiting[seq]
 
-    def _send(self, seq: int, question: PredictRequest) -> None:
-        connection = self._desk
-        key = blob_key(self._job, seq, 0) if question.data is not None else None
-        if question.data is not None and key is not None:
-            connection.blobs.put({key: question.data})
-        chunk = Chunk(
-            job=self._job,
-            seq=seq,
-            images=(ImageRef(question.name, blob=key),),
-            labels=question.labels,
-            top_k=question.top_k,
-            threshold=question.threshold,
-            urgent=True,
-            sent_at_s=time.time(),
-        )
+    def _send(self, seq: int, request: PredictRequest) -> None:
+        connection, options = self._connection, request.options
+        image = Loaded(ImageRef(request.name), request.data)
+        chunk, blobs = make_chunk(self._job, seq, [image], options, urgent=True)
+        if blobs:
+            connection.blobs.put(blobs)
         try:
             connection.app.send_task(
                 TASK,
@@ -123,17 +116,21 @@ class UrgentQueue:
         except OperationalError as e:
             raise redis.ConnectionError(str(e)) from e
 
-    def _live(self) -> None:
-        news_at_s = 0.0
-        while not self._stopping.is_set():
-            try:
-                if time.monotonic() >= news_at_s:
-                    self._desk.client.set(URGENT_KEY, "1", ex=_KEY_TTL_S)
-                    news_at_s = time.monotonic() + _KEY_PAUSE_S
-                self._look()
-            except redis.RedisError:
-                # Whoever waits has a time after which they are told.
-                time.sleep(_AWAY_S)
+    def _run(self) -> None:
+        # Whoever waits has a time-out: the policy itself needs none but that of stopping.
+        policy = RetryPolicy(math.inf, pause_s=_AWAY_S, is_passing=self._goes_on)
+        with suppress(redis.RedisError):
+            while not self._stopping.is_set():
+                policy.call(self._step)
+
+    def _goes_on(self, _error: Exception) -> bool:
+        return not self._stopping.is_set()
+
+    def _step(self) -> None:
+        if time.monotonic() >= self._announce_at_s:
+            self._connection.client.set(URGENT_KEY, "1", ex=_KEY_TTL_S)
+            self._announce_at_s = time.monotonic() + _KEY_PAUSE_S
+        self._look()
 
     def _look(self) -> None:
         seqs = list(self._waiting)
@@ -141,9 +138,9 @@ class UrgentQueue:
             self._asked.wait(_IDLE_S)
             self._asked.clear()
             return
-        found = self._desk.jobs.collect(self._job, seqs)
+        found = self._connection.jobs.collect(self._job, seqs)
         if found:
-            self._desk.jobs.drop_results(self._job, [one.seq for one in found])
+            self._connection.jobs.drop_results(self._job, [one.seq for one in found])
             self._loop.call_soon_threadsafe(self._answer, found)
         time.sleep(_POLL_S)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from typing import Any, Final
 
 import msgspec
@@ -12,6 +12,7 @@ from celery import Celery
 
 from producer.backend.local_worker import LocalWorker, check_libraries
 from producer.backend.workers import WorkerInfo, online
+from producer.errors import JobLostError
 from worker.contract.i18n import gettext as _
 from worker.contract.labels import LabelStore
 from worker.contract.local.redis_server import EmbeddedRedis
@@ -35,34 +36,39 @@ ONLINE_TIMEOUT_S: Final = 2.5
 LAST_WORD_TIMEOUT_S: Final = 2.0
 
 
-class JobLostError(RuntimeError):
-    """Redis does not know a job that is under way."""
-
-
 class Connection:
-    """Where a command works: at a Redis, with whoever is online there."""
+    """A Redis with its stores, and the workers that are online there."""
 
     def __init__(
         self, settings: Settings, app: Celery, local: LocalWorker | None, *, retries: bool = True
     ) -> None:
-        """Take where to work. Who answers others asks but once: without `retries`."""
+        """Take where to work. Without `retries`, what asks Redis fails as soon as Redis does."""
         client_of = retrying_client if retries else single_try_client
         self.settings = settings
         self.app = app
         self._local = local
         self.client: Any = client_of(settings.broker_url)
         client = self.client
-        self.jobs = JobStore(client, settings.result_ttl_s, results=client_of(settings.results))
+        self._results: Any = client_of(settings.results)
+        self.jobs = JobStore(client, settings.result_ttl_s, results=self._results)
         self.blobs = BlobStore(client, settings.result_ttl_s)
         self.labels = LabelStore(client)
         self.dead = DeadLetters(client)
 
-    @property
-    def worker(self) -> WorkerInfo | None:
-        """The first worker that answers, if one does in time."""
+    def close(self) -> None:
+        """Close the connections to Redis."""
+        self.app.close()
+        for client in (self.client, self._results):
+            client.close()
+
+    def first_worker(self, *, asks_twice: bool = False) -> WorkerInfo | None:
+        """Return the first worker that answers in time; asked twice, also one that was starting."""
         if self._local:
             return self._local.info
-        return next(iter(online(self.app, ONLINE_TIMEOUT_S, limit=1)), None)
+        for _attempt in range(2 if asks_twice else 1):
+            if found := online(self.app, ONLINE_TIMEOUT_S, limit=1):
+                return found[0]
+        return None
 
     def workers(self) -> list[WorkerInfo]:
         """Return all workers that answer in time."""
@@ -82,13 +88,13 @@ class Connection:
         try:
             if refused := self._refusal():
                 return refused
-            if self.worker is None:
+            if self.first_worker() is None:
                 return _("no worker is online; the work is kept in the queue")
             self.jobs.get(job)
         except BrokerUnreachableError as e:
             return str(e)
         except redis.RedisError as e:
-            return unreachable(self.settings.broker_url, e)
+            return str(unreachable(self.settings.broker_url, e))
         except NoSuchJobError as e:
             msg = _(
                 "Redis has lost job {job} (did it restart without its data?): submit again"
@@ -132,7 +138,7 @@ def check_redis(settings: Settings) -> None:
             with connect(url) as client:
                 check_server(client, url, commands)
         except redis.RedisError as e:
-            raise BrokerUnreachableError(unreachable(url, e)) from e
+            raise unreachable(url, e) from e
 
 
 @contextmanager
@@ -141,13 +147,13 @@ def open_connection(
     *,
     embedded: bool = False,
     model: str | None = None,
-    echo: Callable[[str], None] = lambda _: None,
+    echo: Callable[[str], object] = lambda _: None,
     retries: bool = True,
 ) -> Iterator[Connection]:
-    """Yield a desk at the broker of the settings, or a private one that vanishes with the block.
+    """Yield a connection to the broker of the settings, or to one of this block alone.
 
-    `say` hears what takes long before it can begin. Without `retries`, what asks Redis fails as
-    soon as Redis does: for programs that answer others, who have time-outs of their own.
+    `echo` is called with what takes long before it can begin. Without `retries`, what asks Redis
+    fails as soon as Redis does: for programs that answer others, who have time-outs of their own.
 
     Raises:
         BrokerUnreachableError: Redis does not answer.
@@ -156,7 +162,9 @@ def open_connection(
     """
     if not embedded:
         check_redis(settings)
-        yield Connection(settings, make_app(settings, stores_results=False), None, retries=retries)
+        app = make_app(settings, stores_results=False)
+        with closing(Connection(settings, app, None, retries=retries)) as connection:
+            yield connection
         return
     check_libraries()
     echo(_("starting a private Redis"))
@@ -165,5 +173,8 @@ def open_connection(
             settings, broker_url=SecretUrl(server.url), result_url=SecretUrl()
         )
         app = make_app(private, stores_results=False)
-        with LocalWorker(app, model, echo) as local:
-            yield Connection(private, app, local)
+        with (
+            LocalWorker(app, model, echo) as local,
+            closing(Connection(private, app, local)) as connection,
+        ):
+            yield connection

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import tempfile
 import time
 from collections.abc import Callable
 from types import TracebackType
-from typing import IO, Final, Self
+from typing import Final, Self
 
 from celery import Celery
 
-from producer.backend.subprocesses import ERROR, WORKER, environment
+from producer.backend.subprocesses import WORKER, environment, is_error, without_prefix
 from producer.backend.workers import WorkerInfo, online
 from worker.contract.extras import missing, remedy
 from worker.contract.i18n import gettext as _
 from worker.contract.local.redis_server import EmbeddedError
-from worker.contract.local.subprocesses import start_child, stop_child
+from worker.contract.local.subprocesses import ManagedProcess
 from worker.contract.settings import expanded
 
 START_TIMEOUT_S: Final = 120.0
@@ -47,18 +45,17 @@ def check_libraries() -> None:
 class LocalWorker:
     """Inside the `with` block a worker is online at the broker; afterwards it is gone.
 
-    A model that is no artifact yet is exported first; `say` hears how that goes.
+    A model that is no artifact yet is exported first; `echo` is called with how that goes.
 
     Raises:
-        EmbeddedError: on entering, with the worker's own words, if it does not come up.
+        EmbeddedError: on entering, with the worker's own reason, if it does not come up.
     """
 
-    def __init__(self, app: Celery, model: str | None, echo: Callable[[str], None]) -> None:
+    def __init__(self, app: Celery, model: str | None, echo: Callable[[str], object]) -> None:
         self._app = app
         self._model = model
         self._echo = echo
-        self._child: subprocess.Popen[bytes] | None = None
-        self._log: IO[bytes] | None = None
+        self._worker: ManagedProcess | None = None
         self.info: WorkerInfo
 
     def __enter__(self) -> Self:
@@ -82,69 +79,43 @@ class LocalWorker:
         if self._model and not (expanded(self._model) / _MANIFEST).exists():
             self._model = self._export(self._model)
         self._echo(_("starting a worker, which loads its model"))
-        # Without a name on disk: it goes when both processes have.
-        self._log = tempfile.TemporaryFile(prefix="wanwu-worker-")  # noqa: SIM115 - closed in stop
-        self._child = start_child(
-            [*WORKER, "start"],
-            env=self._environment(),
-            stdin=subprocess.DEVNULL,
-            stdout=self._log,
-            stderr=subprocess.STDOUT,
+        self._worker = ManagedProcess(
+            [*WORKER, "start"], grace_s=STOP_GRACE_S, env=self._environment()
         )
-        self._await(self._child)
-
-    def _await(self, child: subprocess.Popen[bytes]) -> None:
-        began_s = said_s = time.monotonic()
-        while (now_s := time.monotonic()) - began_s < START_TIMEOUT_S:
-            if child.poll() is not None:
-                raise EmbeddedError(self._last_words())
-            if answers := online(self._app, _ASK_S, limit=1):
-                self.info = answers[0]
-                return
-            if now_s - said_s >= SAY_EVERY_S:
-                said_s = now_s
-                self._echo(
-                    _("the worker is still loading its model, after {seconds:.0f} s").format(
-                        seconds=now_s - began_s
-                    )
-                )
-        msg = _("the worker did not start within {seconds:.0f} s: {output}").format(
-            seconds=START_TIMEOUT_S, output=self._last_words()
-        )
-        raise EmbeddedError(msg)
+        self._worker.start()
+        if self._worker.wait_until(_Answer(self._app, self._echo, self._learn), START_TIMEOUT_S):
+            return
+        if not self._worker.is_running:
+            raise EmbeddedError(self._reason())
+        msg = _("the worker did not start within {seconds:.0f} s: {output}")
+        raise EmbeddedError(msg.format(seconds=START_TIMEOUT_S, output=self._reason()))
 
     def check(self) -> None:
-        """Raise EmbeddedError, with the worker's last words, if it has ended."""
-        if self._child is not None and self._child.poll() is not None:
-            msg = _("the worker has stopped: {output}").format(output=self._last_words())
+        """Raise EmbeddedError, with the worker's own reason, if it has ended."""
+        if self._worker is not None and not self._worker.is_running:
+            msg = _("the worker has stopped: {output}").format(output=self._reason())
             raise EmbeddedError(msg)
 
     def stop(self) -> None:
         """Stop the worker; harmless when done twice."""
-        if self._child is not None:
-            stop_child(self._child, STOP_GRACE_S)
-            self._child = None
-        if self._log is not None:
-            self._log.close()
-            self._log = None
+        if self._worker is not None:
+            self._worker.stop()
+            self._worker = None
+
+    def _learn(self, info: WorkerInfo) -> None:
+        self.info = info
 
     def _export(self, model: str) -> str:
         """Return the artifact that `worker export` makes of a model, or has made before."""
-        self._child = start_child(
-            [*WORKER, "export", "--model", model],
-            env=self._environment(),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
-        told = ""
-        for line in self._child.stderr or ():
-            told = line.decode(errors="replace").strip()
-            if not told.startswith(ERROR):
-                self._echo(told)
-        place, _ = self._child.communicate()
-        if self._child.returncode:
-            raise EmbeddedError(told.removeprefix(ERROR))
+        argv = [*WORKER, "export", "--model", model]
+        env = self._environment()
+        with ManagedProcess(argv, grace_s=STOP_GRACE_S, env=env, separate_output=True) as export:
+            for line in export.follow():
+                if not is_error(line):
+                    self._echo(line.strip())
+            place = export.output()
+            if export.returncode:
+                raise EmbeddedError(without_prefix(export.last_line()))
         return place.decode().strip()
 
     def _environment(self) -> dict[str, str]:
@@ -158,11 +129,33 @@ class LocalWorker:
             settings["WANWU_MODEL"] = str(expanded(self._model).resolve())
         return environment(settings)
 
-    def _last_words(self) -> str:
-        if self._log is None:
+    def _reason(self) -> str:
+        if self._worker is None:
             return ""
-        self._log.seek(0)
-        lines = self._log.read().decode(errors="replace").strip().splitlines()
-        return (
-            lines[-1].removeprefix(ERROR) if lines else _("the worker stopped and printed nothing")
-        )
+        return without_prefix(self._worker.last_line(_("the worker stopped and printed nothing")))
+
+
+class _Answer:
+    """Whether a worker answers at the broker; says now and then that none does yet."""
+
+    def __init__(
+        self,
+        app: Celery,
+        echo: Callable[[str], object],
+        on_answer: Callable[[WorkerInfo], object],
+    ) -> None:
+        self._app = app
+        self._echo = echo
+        self._on_answer = on_answer
+        self._began_s = self._said_s = time.monotonic()
+
+    def __call__(self) -> bool:
+        if answers := online(self._app, _ASK_S, limit=1):
+            self._on_answer(answers[0])
+            return True
+        now_s = time.monotonic()
+        if now_s - self._said_s >= SAY_EVERY_S:
+            self._said_s = now_s
+            message = _("the worker is still loading its model, after {seconds:.0f} s")
+            self._echo(message.format(seconds=now_s - self._began_s))
+        return False

@@ -8,6 +8,7 @@ import socket
 from typing import Final
 
 from worker.contract.i18n import gettext as _
+from worker.contract.reasons import reason as foreign
 
 # As many may wait to be taken in as uvicorn lets.
 _BACKLOG: Final = 2048
@@ -21,7 +22,7 @@ def listen(address: str, port: int) -> socket.socket:
     """Return a socket that listens: whoever connects from now on is answered, if somebody does.
 
     Raises:
-        PortError: naming the port, in words for the user.
+        PortError: naming the port, in a sentence for a person.
     """
     try:
         family, *_, place = socket.getaddrinfo(
@@ -33,7 +34,7 @@ def listen(address: str, port: int) -> socket.socket:
 
 
 def reason(address: str, port: int, error: Exception) -> str:
-    """Return why there is no listening, in words for the user."""
+    """Return why there is no listening, in a sentence for a person."""
     number = getattr(error, "errno", None)
     if number == errno.EADDRINUSE:
         return _(
@@ -41,13 +42,13 @@ def reason(address: str, port: int, error: Exception) -> str:
         ).format(port=port, address=address)
     if number in {errno.EACCES, errno.EPERM}:
         return _("port {port} needs root rights: choose a --port above 1023").format(port=port)
-    words = str(error)
+    text = str(error)
     if isinstance(error, OSError) and error.errno is not None:
         # The standard library puts the address into it once more.
         lookup = isinstance(error, socket.gaierror)
-        words = str(error.strerror) if lookup else os.strerror(error.errno)
+        text = str(error.strerror) if lookup else os.strerror(error.errno)
     return _("cannot listen on {address}, port {port}: {reason}").format(
-        address=address, port=port, reason=words
+        address=address, port=port, reason=foreign(text)
     )
 
 

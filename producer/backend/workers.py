@@ -11,27 +11,13 @@ from worker.contract.i18n import gettext as _
 from worker.contract.redis.connections import BrokerUnreachableError, unreachable
 from worker.contract.redis.errors import passes, reason_of
 from worker.contract.secret import SecretUrl
+from worker.contract.worker_info import STATS_KEY, WorkerInfo
+
+__all__ = ["BrokerRefusesError", "WorkerInfo", "online"]
 
 
 class BrokerRefusesError(BrokerUnreachableError):
     """Redis answers, but refuses for a while what is asked of it: its memory is full, and so on."""
-
-
-class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """What a worker tells of itself. `notice` is a sentence its model's users should read."""
-
-    name: str = ""
-    model: str = ""
-    device: str = ""
-    precision: str = ""
-    has_labels: bool = False
-    notice: str | None = None
-    images: int = 0
-    failed: int = 0
-    images_per_s: float | None = None
-    version: str = ""
-    image_roots: tuple[str, ...] = ()
-    image_urls: tuple[str, ...] = ()
 
 
 def online(app: Celery, timeout_s: float, *, limit: int | None = None) -> list[WorkerInfo]:
@@ -48,12 +34,12 @@ def online(app: Celery, timeout_s: float, *, limit: int | None = None) -> list[W
         if any(isinstance(each, redis.ResponseError) and passes(each) for each in (e, e.__cause__)):
             msg = _("Redis at {url} refuses work: {reason}").format(url=url, reason=reason_of(e))
             raise BrokerRefusesError(msg) from e
-        raise BrokerUnreachableError(unreachable(url, e)) from e
-    return [_info(name, told) for name, told in sorted(stats.items())]
+        raise unreachable(url, e) from e
+    return [_info(name, reply) for name, reply in sorted(stats.items())]
 
 
-def _info(name: str, told: object) -> WorkerInfo:
-    about = told.get("tagger") if isinstance(told, dict) else None
+def _info(name: str, reply: object) -> WorkerInfo:
+    about = reply.get(STATS_KEY) if isinstance(reply, dict) else None
     try:
         # Fields that this version does not know are passed over.
         info = msgspec.convert(about, WorkerInfo)

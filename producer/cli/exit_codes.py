@@ -11,93 +11,51 @@ from functools import wraps
 from typing import TYPE_CHECKING, Final, NoReturn, ParamSpec
 
 import click
-import redis
-from kombu.exceptions import OperationalError
 
-from producer.backend.connection import JobLostError
-from producer.cli.output import ExistingRecordsError
-from producer.embeddings.text_encoder import EncodingError
-from producer.formats import RecordsError, UnknownFormatError
-from producer.formats.output_lock import InUseError
-from producer.jobs.http_client import ServerError
-from producer.jobs.results import NoResultsError
-from producer.jobs.run import LabelsNeededError, NoImagesError, NoWorkerError
-from producer.sources.stores import StoreError
-from worker.contract.extras import ExtraError, incomplete
+from producer.errors import ProducerError, UsageError, in_tree
 from worker.contract.i18n import gettext as _
-from worker.contract.labels import LabelsError
-from worker.contract.local.redis_server import EmbeddedError
-from worker.contract.redis.errors import reason_of
-from worker.contract.redis.server_check import ServerUnfitError
-from worker.contract.settings import SettingsError
-from worker.contract.stores.jobs import NoSuchJobError
+from worker.contract.reasons import reason
 
 if TYPE_CHECKING:
     from sys import UnraisableHookArgs
 
 OK: Final = 0
-COULD_NOT_RUN: Final = 1
+COULD_NOT_RUN: Final = ProducerError.exit_code
+WRONG_USAGE: Final = UsageError.exit_code
 SOME_FAILED: Final = 3
 INTERRUPTED: Final = 130
 
 P = ParamSpec("P")
 
-_COULD_NOT_RUN: Final = (
-    ServerError,
-    EmbeddedError,
-    EncodingError,
-    ExtraError,
-    InUseError,
-    NoResultsError,
-    NoWorkerError,
-    NoSuchJobError,
-    JobLostError,
-    ServerUnfitError,
-)
-_WRONG_USAGE: Final = (
-    SettingsError,
-    LabelsError,
-    LabelsNeededError,
-    NoImagesError,
-    RecordsError,
-    ExistingRecordsError,
-    StoreError,
-    UnknownFormatError,
-)
-
 
 def exits_with_code(command: Callable[P, int]) -> Callable[P, None]:
-    """Run a verb and end the process with its exit code; what stops it is told in one line."""
+    """Run a verb and end the process with its exit code; what ends it early is one line."""
 
     @wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
             with _stoppable():
                 sys.exit(command(*args, **kwargs))
-        except _WRONG_USAGE as e:
-            raise click.UsageError(str(e)) from e
-        except ModuleNotFoundError as e:
-            _fail(", ".join(incomplete(e)))
-        except (redis.RedisError, OperationalError) as e:
-            _fail(_("lost the connection to Redis: {reason}").format(reason=reason_of(e)))
         except (click.ClickException, BrokenPipeError):
             raise  # click's own business
-        except OSError as e:
-            full = e.errno in {errno.ENOSPC, errno.EDQUOT}
-            _fail(_disk_full() if full else str(e))
-        except _COULD_NOT_RUN as e:
-            _fail(str(e))
         except KeyboardInterrupt:
             # One that came inside exec(), as in a dataclass being made, is remembered even when
             # caught: `python -m` would end by the signal. The next exec() forgets it.
             exec("")  # noqa: S102
             sys.exit(INTERRUPTED)
+        except Exception as e:
+            known = in_tree(e)
+            if known is not None and known.exit_code == WRONG_USAGE:
+                raise click.UsageError(str(known)) from e
+            if known is None and not isinstance(e, OSError):
+                raise
+            _fail(_reason(known or e))
 
     return run
 
 
 def echo(message: str) -> None:
-    """Tell the user something, apart from the data, in their language."""
+    """Say something to a person, apart from the data, in their language."""
     click.echo(message, err=True)
 
 
@@ -137,8 +95,10 @@ def _interrupt(_number: int, _frame: object) -> NoReturn:
     raise KeyboardInterrupt
 
 
-def _disk_full() -> str:
-    return _("the disk is full: make room, then run it again (submit continues with --resume)")
+def _reason(error: Exception) -> str:
+    if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        return _("the disk is full: make room, then run it again (submit continues with --resume)")
+    return str(error) if isinstance(error, ProducerError) else str(reason(str(error)))
 
 
 def _fail(message: str) -> NoReturn:

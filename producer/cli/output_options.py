@@ -1,85 +1,64 @@
-"""--out, --format and --overwrite -> where records go, or wrong usage. Verbs that write share them.
-
-A place that holds something is refused unless it may be overwritten; one command writes it at a
-time.
-"""
+"""--out, --format and --overwrite -> where records go, or wrong usage."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any, Final, ParamSpec
+from typing import Final
 
 import click
 
-from producer.cli.output import Output, Place, place_of
-from producer.formats import ENDINGS, FORMATS, UnknownFormatError, check_writable, target_of
-from producer.formats.output_lock import Echo
+from producer.cli.options import OUTPUT
+from producer.cli.verbs import Command, option
+from producer.errors import StoreError
+from producer.formats import ENDINGS, FORMATS, check_writable
+from producer.formats.output import Place, place_of
 from producer.sources import stores as urls
-from producer.sources.stores import StoreError
 from worker.contract.i18n import gettext as _
 from worker.contract.i18n import gettext_noop as N_
+from worker.contract.options import Rule
+from worker.contract.reasons import os_reason
 
-P = ParamSpec("P")
+OVERWRITE_RULE: Final = Rule(
+    "overwrite", N_("--overwrite replaces a file: give its --out"), needs=("out",)
+)
 
-NOT_A_FILE: Final = N_("--overwrite replaces a file: give its --out")
 
-
-def output_options(command: Callable[P, Any]) -> Callable[P, Any]:
+def output_options(command: Command) -> Command:
     """Add --out and --format, which all verbs that write records share."""
-    words = f"File or URL for the records ({', '.join(ENDINGS)}). [default: standard output]"
-    with_out = click.option("--out", metavar="FILE", callback=_usable, help=words)(command)
-    return click.option(
+    with_form = option(
         "--format",
         "form",
         type=click.Choice(list(FORMATS)),
+        section=OUTPUT,
         help="Format of the records. csv-excel has a byte order mark; xmp writes "
         "photo.jpg.xmp beside photo.jpg, xmp-stem writes photo.xmp. [default: "
         "by the ending of --out]",
-    )(with_out)
+    )(command)
+    return option(
+        "--out",
+        metavar="FILE",
+        callback=_usable,
+        section=OUTPUT,
+        help=f"File or URL for the records ({', '.join(ENDINGS)}). [default: standard output]",
+    )(with_form)
 
 
-def overwrite_option(command: Callable[P, Any]) -> Callable[P, Any]:
+def overwrite_option(command: Command) -> Command:
     """Add --overwrite, which all verbs share that write a file from its beginning."""
-    words = "Replace the file of --out, whatever it holds; it stays until the first record arrives."
-    return click.option("--overwrite", is_flag=True, help=words)(command)
+    return option(
+        "--overwrite",
+        is_flag=True,
+        section=OUTPUT,
+        help="Replace the file of --out, whatever it holds; it stays until the first record "
+        "arrives.",
+    )(command)
 
 
-@contextmanager
-def reserved(output: Output, out: Place | None, echo: Echo, *, overwrite: bool) -> Iterator[None]:
-    """Keep other commands from the output, which holds nothing yet unless it may be overwritten.
-
-    Raises:
-        click.UsageError: there is no file to overwrite.
-        InUseError: another command writes it.
-        ExistingRecordsError: it holds something.
-    """
-    if overwrite and out is None:
-        raise click.UsageError(_(NOT_A_FILE))
-    with output.held(echo):
-        if not overwrite:
-            output.refuse_to_replace(_("choose another --out"))
-        yield
-
-
-def output_of(out: Place | None, form: str | None) -> Output:
-    """Return where records and words go.
-
-    Raises:
-        click.UsageError: file and format do not belong together, or a package is missing.
-    """
-    try:
-        return Output(target_of(out and out.file, form), out.url if out else "")
-    except UnknownFormatError as e:
-        raise click.UsageError(str(e)) from e
-
-
-def _usable(context: click.Context, option: click.Parameter, word: str | None) -> Place | None:
-    if word is None:
+def _usable(context: click.Context, parameter: click.Parameter, name: str | None) -> Place | None:
+    if name is None:
         return None
-    place = place_of(word)
+    place = place_of(name)
     if not place.url:
-        click.Path(dir_okay=False, writable=True).convert(word, option, context)
+        click.Path(dir_okay=False, writable=True).convert(name, parameter, context)
     try:
         if place.url:
             urls.check(place.url)
@@ -87,6 +66,6 @@ def _usable(context: click.Context, option: click.Parameter, word: str | None) -
     except StoreError as e:
         raise click.BadParameter(str(e)) from e
     except OSError as e:
-        msg = _("{file} cannot be written: {reason}").format(file=word, reason=e.strerror)
+        msg = _("{file} cannot be written: {reason}").format(file=name, reason=os_reason(e))
         raise click.BadParameter(msg) from e
     return place

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from types import TracebackType
 from typing import Final, Self
 
@@ -19,47 +19,10 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from producer.console.tally import Tally
 from worker.contract.i18n import gettext as _
-from worker.contract.i18n import ngettext
-from worker.contract.messages import Record
 
 LINE_EVERY_S: Final = 5.0
-
-
-class Tally:
-    """What has come back, and how fast."""
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._began_s = clock()
-        self.done = 0
-        self.failed = 0
-
-    def add(self, records: Iterable[Record]) -> None:
-        """Count records."""
-        for record in records:
-            self.done += 1
-            self.failed += record.status == "failed"
-
-    @property
-    def elapsed_s(self) -> float:
-        """Seconds since the first moment."""
-        return self._clock() - self._began_s
-
-    @property
-    def rate(self) -> float:
-        """Images a second."""
-        return self.done / max(self.elapsed_s, 1e-9)
-
-    def __str__(self) -> str:
-        message = ngettext(
-            "{done:,} image in {seconds:.1f} s, {rate:,.1f} img/s",
-            "{done:,} images in {seconds:.1f} s, {rate:,.1f} img/s",
-            self.done,
-        ).format(done=self.done, seconds=self.elapsed_s, rate=self.rate)
-        if self.failed:
-            message += _(", {failed:,} failed").format(failed=self.failed)
-        return message
 
 
 class Lines:
@@ -82,7 +45,7 @@ class Lines:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Leave the last word to the summary."""
+        """Leave the rest to the summary."""
 
     def update(self, total: int | None) -> None:
         """Say how far we are, if the last line is old enough."""

@@ -13,9 +13,9 @@ from typing import Final
 from producer.backend.workers import WorkerInfo
 from producer.console.paths import printable
 from producer.sources.scan import STANDARD_INPUT
-from producer.sources.stores import is_url
 from worker.contract.i18n import gettext as _
 from worker.contract.settings import Settings, SettingsError
+from worker.contract.urls import is_url
 
 _ANYWHERE: Final = "DIR"
 _MAGIC: Final = frozenset("*?[")
@@ -25,7 +25,7 @@ _MOST_DIRECTORIES: Final = 3
 def start_worker(settings: Settings, paths: Sequence[str], *, as_blobs: bool = False) -> str:
     """Return the command, as it is typed, that starts a worker here for these paths.
 
-    It names no password: others see the words of a command.
+    It names no password: arguments are visible in `ps`.
     """
     command = "worker start" if as_blobs else f"worker start {_images(paths)}"
     shown = str(settings.broker_url)
@@ -46,11 +46,11 @@ def can_embed() -> bool:
 
 def unread(workers: Sequence[WorkerInfo], paths: Sequence[str]) -> list[str]:
     """Return those of the paths below which no worker may read, as far as that is known here."""
-    told = [one for one in workers if one.version]
-    if len(told) < len(workers):
+    known = [one for one in workers if one.version]
+    if len(known) < len(workers):
         return []  # One of another version or program: nobody knows.
-    places = [word for word in paths if word != STANDARD_INPUT]
-    return [place for place in places if not any(may_read(one, place) for one in told)]
+    places = [name for name in paths if name != STANDARD_INPUT]
+    return [place for place in places if not any(may_read(one, place) for one in known)]
 
 
 def may_read(worker: WorkerInfo, place: str) -> bool:
@@ -64,18 +64,18 @@ def may_read(worker: WorkerInfo, place: str) -> bool:
 
 def _images(paths: Sequence[str]) -> str:
     """Return the options that name the directories, or beginnings of URLs, of the paths."""
-    local = {_directory(word) for word in paths if word != STANDARD_INPUT and not is_url(word)}
-    urls = {_beginning(word) for word in paths if is_url(word)}
+    local = {_directory(name) for name in paths if name != STANDARD_INPUT and not is_url(name)}
+    urls = {_beginning(name) for name in paths if is_url(name)}
     if len(local) > _MOST_DIRECTORIES:
         local = {os.path.commonpath(local)} - {os.sep}
     places = sorted(local)[:_MOST_DIRECTORIES] + sorted(urls)[:_MOST_DIRECTORIES]
-    words = [shlex.quote(printable(place)) for place in places] or [_ANYWHERE]
-    return " ".join(f"--images {word}" for word in words)
+    names = [shlex.quote(printable(place)) for place in places] or [_ANYWHERE]
+    return " ".join(f"--allow {name}" for name in names)
 
 
-def _directory(word: str) -> str:
+def _directory(name: str) -> str:
     """Return the directory that holds all that a path or pattern means."""
-    path = Path(os.path.abspath(word))  # noqa: PTH100 - links stay as the user knows them
+    path = Path(os.path.abspath(name))  # noqa: PTH100 - links stay as the user knows them
     if path.is_dir():
         return str(path)
     if path.exists():

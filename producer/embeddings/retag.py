@@ -5,7 +5,7 @@ Shapes: N images, T tags an image.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -13,16 +13,55 @@ import numpy as np
 import numpy.typing as npt
 
 from producer.embeddings.ranking import Ranker, as_matrix, check_model, retagged
-from producer.formats import Sink, records_of
+from producer.embeddings.text_encoder import Encoding
+from producer.errors import RecordsError
+from producer.formats import Sink, form_of, records_of
 from producer.formats.journal import replace
-from producer.formats.jsonl import RecordsError
+from producer.formats.output import Output
 from producer.formats.parquet import rewrite, vectors_of
 from worker.contract.i18n import gettext as _
+from worker.contract.labels import LabelPack
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 _SCORE_DIGITS: Final = 6
+
+
+def retag_into(
+    output: Output,
+    file: Path,
+    pack: LabelPack,
+    *,
+    model: str | None,
+    top_k: int,
+    threshold: float,
+    echo: Callable[[str], object],
+) -> int:
+    """Write the records of `file` with tags by other labels to an output; return how many.
+
+    `echo` is called with which labels these are, once they are embedded.
+
+    Raises:
+        RecordsError: these are no records, or one has no embedding.
+        EncodingError: the labels cannot be embedded, or an embedding is of another model.
+    """
+    with Encoding(pack, model) as encoding:
+        ranker = Ranker(encoding.result(), top_k=top_k)
+    echo(
+        _("tagging with {labels:,} labels and model {model}").format(
+            labels=len(ranker.encoded.labels), model=ranker.encoded.model
+        )
+    )
+    pack_hash = pack.hash if pack != LabelPack() else None
+    target = output.target
+    if target and target.file and target.format == form_of(file) == "parquet":
+        count = retag_table(file, target.file, ranker, labels=pack_hash, threshold=threshold)
+    else:
+        with output.sink() as sink:
+            count = retag(file, sink, ranker, labels=pack_hash, threshold=threshold)
+    output.deliver()
+    return count
 
 
 def retag(file: Path, sink: Sink, ranker: Ranker, *, labels: str | None, threshold: float) -> int:
@@ -55,12 +94,14 @@ class _Change:
     def __init__(self, ranker: Ranker, labels: str | None, threshold: float) -> None:
         import pyarrow as pa  # noqa: PLC0415
 
-        told = ranker.told
+        encoded = ranker.encoded
         self._ranker = ranker
         self._labels = labels
         self._threshold = threshold
-        self._names = pa.array(told.labels, pa.string())
-        self._parents = pa.array([told.parents.get(name) for name in told.labels], pa.string())
+        self._names = pa.array(encoded.labels, pa.string())
+        self._parents = pa.array(
+            [encoded.parents.get(name) for name in encoded.labels], pa.string()
+        )
 
     def __call__(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         import pyarrow.compute as pc  # noqa: PLC0415
@@ -71,7 +112,7 @@ class _Change:
             msg = _("an image has no embedding: submit with --embeddings")
             raise RecordsError(msg)
         for model in some.column("model").unique().to_pylist():
-            check_model(model, self._ranker.told)
+            check_model(model, self._ranker.encoded)
         tags = self._tags(vectors_of(some), np.asarray(tagged, bool))
         return _with(_with(batch, "tags", tags), "labels", self._of_labels(batch, tagged))
 
@@ -83,7 +124,7 @@ class _Change:
         return pc.if_else(tagged, pa.scalar(self._labels, pa.string()), old)
 
     def _blocks(self, vectors: memoryview) -> Iterator[npt.NDArray[np.float16]]:
-        matrix_ND = as_matrix(vectors, self._ranker.told)
+        matrix_ND = as_matrix(vectors, self._ranker.encoded)
         rows = self._ranker.rows
         return (matrix_ND[n : n + rows] for n in range(0, max(1, len(matrix_ND)), rows))
 

@@ -14,11 +14,14 @@ import numpy as np
 import numpy.typing as npt
 
 from producer.embeddings.ranking import Hit, as_matrix, check_model, matrix_of, nearest
+from producer.embeddings.text_encoder import Asked, Encoding
 from producer.formats import form_of, records_of
 from producer.formats.parquet import embedded_rows
+from worker.contract.labels import LabelPack
 
 if TYPE_CHECKING:
-    from producer.embeddings.text_encoder import Asked, Encoding
+    from celery import Celery
+
     from worker.contract.text_embeddings import Encoded
 
 _ROWS: Final = 8192
@@ -31,6 +34,23 @@ T = TypeVar("T")
 Block = tuple[Sequence[str], npt.NDArray[np.float16]]
 
 
+def search_text(
+    file: Path, text: str, top: int, model: str | None, app: Celery | None
+) -> list[Hit]:
+    """Return the `top` images of a file that are nearest to a text, the nearest first.
+
+    A worker that is online embeds it; without an `app` or one, or with a `model`, a process of its
+    own does.
+
+    Raises:
+        RecordsError: there are no embeddings in the file.
+        EncodingError: the text cannot be embedded, or the embeddings are of another model.
+    """
+    pack = LabelPack((text,), ("{}",))
+    with Encoding(pack, model) if model or app is None else Asked(pack, model, app) as encoding:
+        return search(file, encoding, top)
+
+
 def search(file: Path, encoding: Encoding | Asked, top: int) -> list[Hit]:
     """Return the `top` images, the nearest first.
 
@@ -40,18 +60,18 @@ def search(file: Path, encoding: Encoding | Asked, top: int) -> list[Hit]:
     """
     if form_of(file) != "parquet":
         embedded = encoding.result()
-        return nearest(_lines(file, embedded.told), embedded, top)
+        return nearest(_lines(file, embedded.encoded), embedded, top)
     # The file is read while the child loads its libraries.
     with _read_ahead(embedded_rows(file)) as rows:
         embedded = encoding.result()
-        return nearest(_columns(rows, embedded.told), embedded, top)
+        return nearest(_columns(rows, embedded.encoded), embedded, top)
 
 
-def _columns(rows: Iterable[tuple[Any, str, memoryview]], told: Encoded) -> Iterator[Block]:
+def _columns(rows: Iterable[tuple[Any, str, memoryview]], encoded: Encoded) -> Iterator[Block]:
     for paths, model, vectors in rows:
         if len(paths):
-            check_model(model, told)
-            yield paths, as_matrix(vectors, told)
+            check_model(model, encoded)
+            yield paths, as_matrix(vectors, encoded)
 
 
 @contextmanager
@@ -91,7 +111,7 @@ def _read_ahead(rows: Iterator[T]) -> Iterator[Iterator[T]]:
         thread.join()
 
 
-def _lines(file: Path, told: Encoded) -> Iterator[Block]:
+def _lines(file: Path, encoded: Encoded) -> Iterator[Block]:
     records = (one for one in records_of(file) if one.error is None)
     while block := list(islice(records, _ROWS)):
-        yield [one.path for one in block], matrix_of(block, told)
+        yield [one.path for one in block], matrix_of(block, encoded)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import subprocess
 import tempfile
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
@@ -14,11 +13,12 @@ import redis
 from celery import Celery
 from kombu.exceptions import OperationalError
 
-from producer.backend.subprocesses import ERROR, WORKER, environment
+from producer.backend.subprocesses import WORKER, environment, without_prefix
+from producer.errors import EncodingError
 from worker.contract.extras import missing, remedy
 from worker.contract.i18n import gettext as _
 from worker.contract.labels import LabelPack
-from worker.contract.local.subprocesses import start_child, stop_child
+from worker.contract.local.subprocesses import ManagedProcess
 from worker.contract.redis.connections import connect
 from worker.contract.text_embeddings import ENCODE, Encoded
 
@@ -26,14 +26,10 @@ _STOP_GRACE_S: Final = 5.0
 _ANSWER_S: Final = 1.0
 
 
-class EncodingError(RuntimeError):
-    """The labels cannot be embedded here."""
-
-
 class Embedded(NamedTuple):
     """What the model says of a label pack; `matrix` are KD, JD and JK, float32, row by row."""
 
-    told: Encoded
+    encoded: Encoded
     matrix: bytes
 
 
@@ -43,8 +39,8 @@ class Encoding:
     def __init__(self, pack: LabelPack, model: str | None) -> None:
         """Take a pack, and an artifact's place; without one, it is that of WANWU_MODEL."""
         self._pack = pack
-        self._words = ["texts", *(["--model", model] if model else [])]
-        self._child: subprocess.Popen[bytes]
+        self._argv = [*WORKER, "texts", *(["--model", model] if model else [])]
+        self._child: ManagedProcess
 
     def __enter__(self) -> Self:
         if missing("worker"):
@@ -56,13 +52,14 @@ class Encoding:
         with tempfile.TemporaryFile() as pack:
             pack.write(msgspec.json.encode(self._pack))
             pack.seek(0)
-            self._child = start_child(
-                [*WORKER, *self._words],
+            self._child = ManagedProcess(
+                self._argv,
+                grace_s=_STOP_GRACE_S,
                 env=environment({}),
                 stdin=pack,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
+                separate_output=True,
             )
+            self._child.start()
         return self
 
     def __exit__(
@@ -71,20 +68,19 @@ class Encoding:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        stop_child(self._child, _STOP_GRACE_S)
+        self._child.stop()
 
     def result(self) -> Embedded:
         """Return what the child says, as soon as it does.
 
         Raises:
-            EncodingError: with the child's own words.
+            EncodingError: with the child's own reason.
         """
-        out, words = self._child.communicate()
+        output = self._child.output()
         if self._child.returncode:
-            lines = words.decode(errors="replace").strip().splitlines()
-            last = lines[-1] if lines else _("it ended and printed nothing")
-            raise EncodingError(last.removeprefix("Error: ").removeprefix(ERROR))
-        head, matrix = out.split(b"\n", maxsplit=1)
+            reason = self._child.last_line(_("it ended and printed nothing"))
+            raise EncodingError(without_prefix(reason))
+        head, matrix = output.split(b"\n", maxsplit=1)
         return Embedded(msgspec.json.decode(head, type=Encoded), matrix)
 
 
@@ -128,8 +124,8 @@ class Asked:
             connect(self._app.conf.broker_url, timeout_s=_ANSWER_S).close()
             answers = inspect._request(ENCODE, pack=msgspec.to_builtins(self._pack)) or {}  # noqa: SLF001 - Celery's way to own commands
             (answer,) = answers.values()
-            told = msgspec.convert(answer["told"], Encoded)
-            return Embedded(told, base64.b64decode(answer["matrix"]))
+            encoded = msgspec.convert(answer["encoded"], Encoded)
+            return Embedded(encoded, base64.b64decode(answer["matrix"]))
         except (OperationalError, redis.RedisError, OSError, LookupError, ValueError, TypeError):
             # Away, of another version, or without an answer: it can be done without.
             return None

@@ -10,7 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple, Protocol
 
-from producer.formats.csv import CsvSink, read_csv, records_in_rows, whole_rows
+from producer.errors import UnknownFormatError
+from producer.formats.csv import HEADER, MARK, CsvSink, read_csv, records_in_rows, whole_rows
 from producer.formats.deferred import DeferredSink
 from producer.formats.existing import (
     ExistingRecords,
@@ -21,7 +22,7 @@ from producer.formats.existing import (
 )
 from producer.formats.html import read_html, write_html
 from producer.formats.journal import Journal, Read, Write, journal_of
-from producer.formats.jsonl import JsonlSink, RecordsError, read_jsonl, records_in, whole_lines
+from producer.formats.jsonl import LINE_START, JsonlSink, read_jsonl, records_in, whole_lines
 from producer.formats.parquet import count_rows, read_parquet, write_parquet
 from producer.formats.stream import StreamSink
 from producer.formats.xmp import XmpSink
@@ -34,12 +35,10 @@ __all__ = [
     "FORMATS",
     "LINES",
     "OpenSink",
-    "RecordsError",
     "Sink",
     "Standing",
     "Stream",
     "Target",
-    "UnknownFormatError",
     "check_writable",
     "existing_of",
     "form_of",
@@ -65,10 +64,6 @@ class Sink(Protocol):
 OpenSink = AbstractContextManager[Sink]
 
 
-class UnknownFormatError(ValueError):
-    """No sink writes files of this ending, or not in this way."""
-
-
 Lines = Iterable[bytes]
 
 
@@ -76,11 +71,13 @@ class Stream(NamedTuple):
     """A format that grows record by record; `whole` leaves half of one at its end away.
 
     The first `heads` of what is whole are no records. `records` reads lines of the file of a name.
+    Every file that is written so begins with `start`.
     """
 
     sink: Callable[..., StreamSink]
     whole: Callable[[Lines], Iterator[bytes]]
     records: Callable[[Lines, Path], Iterator[Record]]
+    start: bytes
     heads: int = 0
 
 
@@ -101,9 +98,9 @@ class Format(NamedTuple):
     thumbnail_px: int = 0
 
 
-LINES: Final = Stream(JsonlSink, whole_lines, records_in)
-_ROWS: Final = Stream(CsvSink, whole_rows, records_in_rows, 1)
-_EXCEL: Final = _ROWS._replace(sink=partial(CsvSink, marked=True))
+LINES: Final = Stream(JsonlSink, whole_lines, records_in, LINE_START)
+_ROWS: Final = Stream(CsvSink, whole_rows, records_in_rows, HEADER, 1)
+_EXCEL: Final = _ROWS._replace(sink=partial(CsvSink, marked=True), start=MARK + HEADER)
 FORMATS: Final[dict[str, Format]] = {
     "jsonl": Format((".jsonl", ".ndjson"), LINES, read=read_jsonl, embeddings=True),
     "csv": Format((".csv",), _ROWS, read=read_csv),
@@ -144,7 +141,7 @@ def target_of(file: Path | None, name: str | None) -> Target:
     """Return where records go, by a format's name or by the file's ending.
 
     Raises:
-        UnknownFormatError: in words for the user.
+        UnknownFormatError: they do not belong together.
         ExtraError: what the format needs is not installed.
     """
     name = name or (form_of(file) if file else "jsonl")

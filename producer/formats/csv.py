@@ -10,7 +10,7 @@ from typing import IO, Any, Final
 
 import msgspec
 
-from producer.formats.jsonl import RecordsError
+from producer.errors import RecordsError
 from producer.formats.stream import StreamSink
 from worker.contract.i18n import gettext as _
 from worker.contract.messages import Record, Timing
@@ -23,6 +23,7 @@ COLUMNS: Final = (
 )
 # Excel takes a file without it for one in the code page of the machine.
 MARK: Final = "\ufeff".encode()
+HEADER: Final = ",".join(COLUMNS).encode()
 _BETWEEN: Final = "|"
 _ESCAPED: Final = str.maketrans({"\\": "\\\\", _BETWEEN: f"\\{_BETWEEN}"})
 
@@ -78,7 +79,7 @@ def records_in_rows(lines: Iterable[bytes], file: Path) -> Iterator[Record]:
             return
         if tuple(header) != COLUMNS:
             msg = _("its columns are not those of records")
-            raise ValueError(msg)  # noqa: TRY301 - told with the line, like all others
+            raise ValueError(msg)  # noqa: TRY301 - raised with the line, like all others
         for row in rows:
             yield _record(dict(zip(COLUMNS, row, strict=True)))
     except (ValueError, csv.Error, msgspec.ValidationError) as e:
@@ -140,19 +141,19 @@ def _record(row: dict[str, str]) -> Record:
     return msgspec.convert(wire, Record, strict=False)
 
 
-def _joined(words: Sequence[str]) -> str:
-    return _BETWEEN.join(word.translate(_ESCAPED) for word in words)
+def _joined(names: Sequence[str]) -> str:
+    return _BETWEEN.join(name.translate(_ESCAPED) for name in names)
 
 
 def _split(text: str) -> list[str]:
-    words, escaped = [""], False
+    parts, escaped = [""], False
     for sign in text:
         if sign == _BETWEEN and not escaped:
-            words.append("")
+            parts.append("")
         elif sign == "\\" and not escaped:
             escaped = True
             continue
         else:
-            words[-1] += sign
+            parts[-1] += sign
         escaped = False
-    return words
+    return parts

@@ -1,4 +1,4 @@
-"""A file that is to be written -> what stands in it already, told quickly whatever its size."""
+"""A file that is to be written -> what stands in it already, found quickly whatever its size."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from producer.formats.jsonl import RecordsError
+from producer.errors import RecordsError
 from worker.contract.i18n import gettext as _
 from worker.contract.messages import Record
 

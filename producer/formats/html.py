@@ -10,7 +10,9 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Final
 
-from producer.formats.jsonl import RecordsError, line_of, records_in
+from producer.errors import RecordsError
+from producer.formats.jsonl import line_of, records_in
+from worker.contract.i18n import gettext as _
 from worker.contract.messages import Record
 
 _PAGE: Final = "page.html"
@@ -44,6 +46,6 @@ def read_html(file: Path) -> Iterator[Record]:
     """
     with file.open("rb") as lines:
         if _BEGIN not in lines:
-            msg = f"{file}: this page holds no records"
+            msg = _("{file}: this page holds no records").format(file=file)
             raise RecordsError(msg)
         yield from records_in(iter(lines.readline, _END), file)

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import msgspec
 
+from producer.errors import RecordsError
 from producer.formats.stream import StreamSink
 from worker.contract.codec import decode
 from worker.contract.i18n import gettext as _
@@ -16,16 +17,14 @@ from worker.contract.messages import Record
 
 _SCORE_DIGITS: Final = 6
 _MS_DIGITS: Final = 3
+# How each line begins.
+LINE_START: Final = b'{"path": "'
 # Long, and seldom asked for: a line holds them only then.
 _OPTIONAL: Final = ("embedding", "thumbnail")
 
 
-class RecordsError(ValueError):
-    """A file holds something else than records."""
-
-
 class JsonlSink(StreamSink):
-    """Writes records to a stream, which it closes at the end unless told otherwise."""
+    """Writes records to a stream, which it closes at the end unless it is somebody else's."""
 
     def write(self, record: Record) -> None:
         """Write one line."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from producer.formats.jsonl import RecordsError
+from producer.errors import RecordsError
 from worker.contract.i18n import gettext as _
 from worker.contract.messages import Record
 
@@ -33,11 +33,12 @@ def refuse_a_blob(file: Path) -> None:
             raise _foreign(file)
 
 
-def mend_end(file: Path, stream: Stream, *, is_ours: bool) -> list[Record]:
+def mend_end(file: Path, stream: Stream, *, is_ours: bool, was_begun: bool = False) -> list[Record]:
     """Make the file end with a whole record; what stands before was read as records already.
 
-    Where nothing stood before, half a record is cut off only if the file is known as ours. Return
-    the record that only lacked the end of its line, if there is one.
+    Where nothing stood before, half a record is cut off only if the file is known as ours: by
+    `is_ours` or, if a job of ours `was_begun` in it, by its beginning. Return the record that only
+    lacked the end of its line, if there is one.
 
     Raises:
         RecordsError: its end may be somebody else's.
@@ -57,6 +58,7 @@ def mend_end(file: Path, stream: Stream, *, is_ours: bool) -> list[Record]:
         if found is not None:
             lines.write(_NEWLINE)
             return found
+        is_ours = is_ours or (was_begun and _begins_alike(end, stream.start))
         if not (size_bytes or is_ours) or _ROW_END in end:
             raise _foreign(file)
         lines.truncate(size_bytes)
@@ -72,6 +74,10 @@ def _records_in(lines: list[bytes], file: Path, stream: Stream) -> list[Record] 
         return list(stream.records(lines, file))
     except RecordsError:
         return None
+
+
+def _begins_alike(end: bytes, start: bytes) -> bool:
+    return end.startswith(start) or start.startswith(end)
 
 
 def _foreign(file: Path) -> RecordsError:

@@ -9,48 +9,55 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import hashlib
 import os
 import stat
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+from producer.errors import InUseError
 from worker.contract.i18n import gettext as _
+from worker.contract.reasons import os_reason
 
 SUFFIX: Final = ".job"
 _LOCKS: Final = Path("/proc/locks")
+# Follows the job in a note: what stood in the file before the job is to go.
+_REPLACES: Final = "replaces"
 # File systems without locks, and directories in which nobody may leave a note.
 _NO_LOCKS: Final = frozenset({errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL})
 _NO_NOTES: Final = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 
-Echo = Callable[[str], None]
-
-
-class InUseError(RuntimeError):
-    """Another command writes the file."""
+Echo = Callable[[str], object]
 
 
 class OutputLock:
     """What lies beside an output file while a command writes it, or until its job is taken over."""
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: Path, name: str = "") -> None:
+        """Take the file, and what it is called in sentences if not by its path."""
         self._file: Final = file
+        self._name: Final = name or str(file)
         real = Path(os.path.realpath(file))
         self.path: Final = real.with_name(f"{real.name}{SUFFIX}")
 
     @property
     def job(self) -> str:
         """The job that writes the file, or wrote it and did not end; empty if there is none."""
-        try:
-            return self.path.read_text(encoding="ascii").strip()
-        except FileNotFoundError:
-            return ""
+        return self._note().partition(" ")[0]
 
-    def begin(self, job: str) -> None:
+    @property
+    def replaces(self) -> bool:
+        """Whether that job was to replace what stood in the file before."""
+        return self._note().partition(" ")[2] == _REPLACES
+
+    def begin(self, job: str, *, replaces: bool = False) -> None:
         """Note that the file is this job's from now on; where no note may lie, nobody knows."""
+        note = f"{job} {_REPLACES}" if replaces else job
         try:
-            self.path.write_text(f"{job}\n", encoding="ascii")
+            self.path.write_text(f"{note}\n", encoding="ascii")
         except OSError as e:
             if e.errno not in _NO_NOTES:
                 raise
@@ -62,60 +69,54 @@ class OutputLock:
 
     @contextmanager
     def held(self, echo: Echo) -> Iterator[None]:
-        """Keep other commands from the file; `say` hears if that cannot be done here.
+        """Keep other commands from the file; `echo` is called if that cannot be done here.
 
         Raises:
             InUseError: another command holds it, named if it is seen from here.
         """
         lock = self._lock(echo)
-        itself = None
+        file_lock = None
         try:
-            itself = self._lock_itself()
+            file_lock = self._lock_file()
             yield
         finally:
-            if itself is not None:
-                os.close(itself)
+            if file_lock is not None:
+                os.close(file_lock)
             if lock is not None:
                 if not os.fstat(lock).st_size:
                     self.path.unlink(missing_ok=True)
                 os.close(lock)
 
+    def _note(self) -> str:
+        try:
+            return self.path.read_text(encoding="ascii").strip()
+        except FileNotFoundError:
+            return ""
+
     def _lock(self, echo: Echo) -> int | None:
         while True:
             try:
-                lock = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
+                lock = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
             except OSError as e:
                 if e.errno not in _NO_NOTES:
                     raise
-                echo(
-                    _("note: nothing keeps other commands from writing {file}: {reason}").format(
-                        file=self._file, reason=e.strerror
-                    )
-                )
+                self._warn(echo, e)
                 return None
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as e:
-                holder = _holder(lock)
-                os.close(lock)
-                raise InUseError(self._in_use(holder)) from e
+                self._flock(lock)
             except OSError as e:
                 if e.errno not in _NO_LOCKS:
                     os.close(lock)
                     raise
-                echo(
-                    _("note: nothing keeps other commands from writing {file}: {reason}").format(
-                        file=self._file, reason=e.strerror
-                    )
-                )
+                self._warn(echo, e)
                 return lock
             if self._is(lock):
                 return lock
             # Its holder has just removed it.
             os.close(lock)
 
-    def _lock_itself(self) -> int | None:
-        """Lock the file too, if it is there; what cannot be locked was told of the note."""
+    def _lock_file(self) -> int | None:
+        """Lock the file too, if it is there; the note's lock has said what cannot be locked."""
         try:
             if not stat.S_ISREG(self._file.stat().st_mode):
                 return None
@@ -123,15 +124,32 @@ class OutputLock:
         except OSError:
             return None
         try:
+            self._flock(lock)
+        except OSError:
+            os.close(lock)
+            return None
+        return lock
+
+    def _flock(self, lock: int) -> None:
+        """Lock an open file, or close it and say who has it.
+
+        Raises:
+            InUseError: another command has.
+            OSError: it cannot be locked here.
+        """
+        try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as e:
             holder = _holder(lock)
             os.close(lock)
             raise InUseError(self._in_use(holder)) from e
-        except OSError:
-            os.close(lock)
-            return None
-        return lock
+
+    def _warn(self, echo: Echo, error: OSError) -> None:
+        echo(
+            _("note: nothing keeps other commands from writing {file}: {reason}").format(
+                file=self._name, reason=os_reason(error)
+            )
+        )
 
     def _is(self, lock: int) -> bool:
         try:
@@ -143,10 +161,16 @@ class OutputLock:
         if holder:
             return _(
                 "{file} is being written by another command (process {pid}): choose another --out"
-            ).format(file=self._file, pid=holder)
+            ).format(file=self._name, pid=holder)
         return _("{file} is being written by another command: choose another --out").format(
-            file=self._file
+            file=self._name
         )
+
+
+def lock_of_url(url: str) -> OutputLock:
+    """Return the lock of an output that lies elsewhere, for all commands of this user here."""
+    digest = hashlib.blake2b(url.encode(), digest_size=8).hexdigest()
+    return OutputLock(Path(tempfile.gettempdir()) / f"wanwu-{os.getuid()}-{digest}", url)
 
 
 def _holder(lock: int) -> int | None:
@@ -159,6 +183,8 @@ def _holder(lock: int) -> int | None:
     for line in lines:
         # 1: FLOCK ADVISORY WRITE 1234 08:01:131 0 EOF; one that waits has an arrow in it.
         match line.split():
-            case [_, _, _, "WRITE", process, place, *_] if place.rpartition(":")[2] == inode:
+            case [_kind, _way, _mode, "WRITE", process, place, *_rest] if (
+                place.rpartition(":")[2] == inode
+            ):
                 return int(process) if int(process) > 0 else None
     return None

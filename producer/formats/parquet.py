@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from producer.console.paths import utf8
-from producer.formats.jsonl import RecordsError
+from producer.errors import RecordsError
 from worker.contract.i18n import gettext as _
 from worker.contract.messages import Record, Timing
 
@@ -83,7 +83,7 @@ def rewrite(file: Path, new: Path, change: Callable[[pa.RecordBatch], pa.RecordB
 def embedded_rows(file: Path) -> Iterator[tuple[pa.StringArray, str, memoryview]]:
     """Yield paths, model and embeddings, float16 row by row, of those images that have one.
 
-    All images of a group are of one model, or it is told as "".
+    All images of a group are of one model, or it counts as "".
 
     Raises:
         RecordsError: it is no Parquet of records, or it was written without embeddings.
@@ -146,16 +146,16 @@ def _schema(dim: int) -> pa.Schema:
     import pyarrow as pa  # noqa: PLC0415
 
     text, number = pa.string(), pa.float64()
-    word = pa.dictionary(pa.int32(), text)
+    category = pa.dictionary(pa.int32(), text)
     tag = pa.struct({"label": text, "score": number, "parent": text})
     fields = {
         "path": text,
-        "status": word,
+        "status": category,
         "tags": pa.list_(tag),
         "error": pa.struct({"code": text, "stage": text, "message": text}),
         "timing": pa.struct(dict.fromkeys(Timing.__struct_fields__, number)),
         "batch_size": pa.int32(),
-        **dict.fromkeys(("worker", "device", "model", "labels"), word),
+        **dict.fromkeys(("worker", "device", "model", "labels"), category),
         "file": pa.struct({"size_bytes": pa.int64(), "modified_s": number}),
     }
     if dim:

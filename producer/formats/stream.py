@@ -1,4 +1,4 @@
-"""What sinks that write to a stream share: they flush it, and close it unless told otherwise."""
+"""What sinks that write to a stream share: they flush it, and close it if it is theirs."""
 
 from __future__ import annotations
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import PurePath
+
 from rich.console import Console
 
-from producer.console.tables import human_line
+from producer.console.failures import sentence
+from producer.console.paths import printable
+from worker.contract.i18n import gettext as _
 from worker.contract.messages import Record
 
 
@@ -20,3 +24,12 @@ class TerminalSink:
 
     def flush(self) -> None:
         """Have nothing to do: lines are shown at once."""
+
+
+def human_line(record: Record) -> str:
+    """Return a record as a person reads it on a terminal."""
+    name = printable(PurePath(record.path).name)
+    if record.error is not None:
+        message = sentence(record.error.code, record.error.message)
+        return _("{file}  failed: {message}").format(file=name, message=message)
+    return f"{name}  " + ", ".join(f"{tag.label} {tag.score:.2f}" for tag in record.tags)

@@ -7,11 +7,12 @@ from types import TracebackType
 from typing import Final, Self
 
 from producer.console.paths import printable
-from producer.console.tables import LISTED_FAILURES
 from producer.formats.xmp_sidecar import Sidecar, SidecarError, sidecar_of
 from worker.contract.i18n import gettext as _
 from worker.contract.messages import Record
+from worker.contract.reasons import os_reason
 
+LISTED_PROBLEMS: Final = 20
 # These concern all that is still to come.
 _FATAL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
@@ -57,13 +58,13 @@ class XmpSink:
                 raise
             self._note(
                 _("{file} cannot be written: {reason}").format(
-                    file=printable(str(file)), reason=e.strerror
+                    file=printable(str(file)), reason=os_reason(e)
                 )
             )
 
     def _note(self, problem: str) -> None:
         self.unwritten += 1
-        if len(self.problems) < LISTED_FAILURES:
+        if len(self.problems) < LISTED_PROBLEMS:
             self.problems.append(problem)
 
     def flush(self) -> None:

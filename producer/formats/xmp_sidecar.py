@@ -139,7 +139,7 @@ class Sidecar:
         for place in PLACES:
             theirs = set(self.keywords(place.name))
             wanted = dict.fromkeys(_keyword(tag, place.between) for tag in record.tags)
-            if added := [word for word in wanted if word not in theirs]:
+            if added := [keyword for keyword in wanted if keyword not in theirs]:
                 self._add(place.name, place.kind, added)
                 self._add(place.noted, "rdf:Bag", added)
         self._note(record)
@@ -203,24 +203,24 @@ class Sidecar:
     def _text(self, name: str) -> str:
         return next((each.text or "" for each in self._properties(name)), "")
 
-    def _add(self, name: str, kind: str, words: Sequence[str]) -> None:
+    def _add(self, name: str, kind: str, keywords: Sequence[str]) -> None:
         found = next(self._lists(name), None)
         if found is None:
             if self._stands(name):
                 msg = _("{name} in it is not a list").format(name=name)
                 raise SidecarError(msg)
             found = _child(_child(self._own(), name), kind)
-        for word in words:
-            _child(found, "rdf:li").text = word
+        for keyword in keywords:
+            _child(found, "rdf:li").text = keyword
 
     def _stands(self, name: str) -> bool:
         """Whether a property is there, in one of its two forms."""
         as_attribute = any(each.get(_name(name)) is not None for each in self._rdf)
         return as_attribute or next(self._properties(name), None) is not None
 
-    def _remove(self, name: str, words: set[str]) -> None:
+    def _remove(self, name: str, keywords: set[str]) -> None:
         for each in list(self._lists(name)):
-            ours = [item for item in each if (item.text or "") in words]
+            ours = [item for item in each if (item.text or "") in keywords]
             for item in ours:
                 each.remove(item)
             if ours and not len(each):

@@ -12,6 +12,7 @@ from producer.formats.xmp_sidecar import ENDING, Sidecar, SidecarError, sidecar_
 from producer.sources.scan import walk
 from producer.sources.tar import OnSkip
 from worker.contract.i18n import gettext as _
+from worker.contract.reasons import os_reason
 
 
 class Untagged(msgspec.Struct):
@@ -24,7 +25,7 @@ class Untagged(msgspec.Struct):
 
 def untag(files: Iterable[Path]) -> Untagged:
     """Take our keywords and notes out of sidecars; those that are none of ours stay untouched."""
-    told = Untagged()
+    found = Untagged()
     for file in files:
         try:
             sidecar = Sidecar.read(file)
@@ -32,21 +33,21 @@ def untag(files: Iterable[Path]) -> Untagged:
                 continue
             if sidecar.is_blank:
                 file.unlink()
-                told.removed += 1
+                found.removed += 1
             else:
                 sidecar.write(file)
-            told.cleaned += 1
+            found.cleaned += 1
         except SidecarError as e:
-            told.problems.append(
+            found.problems.append(
                 _("{file} is unchanged: {reason}").format(file=printable(str(file)), reason=e)
             )
         except OSError as e:
-            told.problems.append(
+            found.problems.append(
                 _("{file} cannot be written: {reason}").format(
-                    file=printable(str(file)), reason=e.strerror
+                    file=printable(str(file)), reason=os_reason(e)
                 )
             )
-    return told
+    return found
 
 
 def find_sidecars(paths: Iterable[str], on_skip: OnSkip) -> Iterator[Path]:

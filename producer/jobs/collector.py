@@ -7,9 +7,9 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final, NamedTuple, TypeVar
 
-from producer.backend.retry import retry
 from producer.jobs.window import Window
 from worker.contract.messages import ChunkResult, Failure, ImageRef, Record
+from worker.contract.redis.retry import RetryPolicy
 from worker.contract.stores.jobs import JobStore, LostChunk
 
 # Results of so many images are fetched and held at a time: some megabytes.
@@ -49,7 +49,7 @@ class Collector:
         retry_timeout_s: float = STALL_S,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
-        self._retry_timeout_s = retry_timeout_s
+        self._retry = RetryPolicy(retry_timeout_s, now=clock.now)
         self._jobs = jobs
         self._job = job
         self._window = window
@@ -98,14 +98,8 @@ class Collector:
             took_s = now() - began_s
             self._clock.sleep(min(max(pause_s, PAUSE_RATIO * took_s), LONGEST_PAUSE_S))
 
-    def _ask(self, question: Callable[[str, Sequence[int]], T], seqs: Sequence[int]) -> T:
-        return retry(
-            lambda: question(self._job, seqs),
-            self._retry_timeout_s,
-            lambda _: self._on_stall(),
-            now=self._clock.now,
-            sleep=self._clock.sleep,
-        )
+    def _ask(self, ask: Callable[[str, Sequence[int]], T], seqs: Sequence[int]) -> T:
+        return self._retry.call(lambda: ask(self._job, seqs), lambda _: self._on_stall())
 
     def _finished(self, seqs: Sequence[int]) -> list[ChunkResult | LostChunk]:
         found = list(self._ask(self._jobs.collect, seqs))

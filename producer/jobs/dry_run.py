@@ -8,8 +8,8 @@ from typing import Final
 import msgspec
 
 from producer.backend.workers import WorkerInfo
+from producer.console.durations import age
 from producer.console.paths import printable
-from producer.console.tables import age
 from producer.sources.scan import Image, path_of
 from worker.contract.i18n import gettext as _
 from worker.contract.i18n import ngettext

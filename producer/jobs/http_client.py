@@ -1,102 +1,65 @@
-"""One `submit` by way of an HTTP door: bytes up, records down, no Redis at hand."""
+"""Requests to a `producer serve`: its HTTP API as methods."""
 
 from __future__ import annotations
 
-import json
 import threading
-import time
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Final
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, suppress
+from typing import Any, Final, Self
 
+import httpx2 as httpx
 import msgspec
-import urllib3
-from rich.console import Console
 
-from producer.console.progress import Tally, progress
-from producer.console.tables import Summary
-from producer.formats import Sink
-from producer.jobs.feeder import read_image, reference
-from producer.jobs.resume import TagSource
-from producer.jobs.run import NoWorkerError, Request
-from producer.sources.scan import Image
+from producer.console.failures import sentence
+from producer.errors import NoSuchJobError, ServerError
+from producer.jobs.chunks import Loaded
+from producer.jobs.options import JobRequest
 from worker.contract.codec import decode, encode
 from worker.contract.i18n import gettext as _
-from worker.contract.messages import Failure, ImageRef, Record
+from worker.contract.messages import Record
+from worker.contract.reasons import reason
+from worker.contract.redis.retry import RetryPolicy
 
-UPLOAD_IMAGES: Final = 8
-UPLOAD_BYTES: Final = 16 * 1024 * 1024
-_TIMEOUT: Final = urllib3.Timeout(connect=5.0, read=600.0)
+# Reading may take long: a server that waits for results sends nothing meanwhile.
+_TIMEOUT: Final = httpx.Timeout(600.0, connect=5.0)
+_CANCEL_TIMEOUT: Final = httpx.Timeout(5.0)
 _FULL: Final = 429
+_NOT_FOUND: Final = 404
 _FULL_PAUSE_S: Final = 0.3
-_TRIES: Final = 5
-_PAUSE_S: Final = 1.0
+# How often a stream of records is opened again before the job fails.
+_RETRIES: Final = 4
+_ERRORS: Final = (httpx.HTTPError, httpx.InvalidURL)
+_STREAM_ERRORS: Final = (*_ERRORS, ServerError)
 
 
-class ServerError(RuntimeError):
-    """The door does not answer, or refuses."""
+class HttpClient:
+    """A server and its API key. Closed by its `with` block; may be used by several threads."""
 
+    def __init__(self, url: str, api_key: str) -> None:
+        self.url: Final = url.rstrip("/")
+        self._client = httpx.Client(
+            headers={"X-API-Key": api_key} if api_key else {},
+            timeout=_TIMEOUT,
+            # The address is that of a neighbour: no proxy of the environment knows it.
+            trust_env=False,
+        )
 
-class HttpJobRunner:
-    """A job behind a door: uploads in one thread, writes in another."""
+    def close(self) -> None:
+        """Close the connections."""
+        self._client.close()
 
-    def __init__(self, request: Request, door: str, key: str, console: Console) -> None:
-        self._request = request
-        self._base = door.rstrip("/")
-        self._http = urllib3.PoolManager(headers={"X-API-Key": key}, retries=False)
-        self._console = console
-        self._error: BaseException | None = None
-        self._unread: list[Record] = []
-        self._sent_all = False
-        self.images = 0
-        self.tally = Tally()
-        self.job = ""
-
-    def check_worker(self) -> TagSource:
-        """Look who will do the work.
+    def models(self) -> list[str]:
+        """Return the models of the workers that are online behind the server.
 
         Raises:
             ServerError: nobody answers.
-            NoWorkerError: no worker is online.
         """
-        workers = self._ask("GET", "/health")["workers"]
-        if not workers:
-            msg = _("no worker is online behind {url}").format(url=self._base)
-            raise NoWorkerError(msg)
-        return TagSource(workers[0]["model"], self._request.labels)
+        return [worker["model"] for worker in self._ask("GET", "/health")["workers"]]
 
-    def tag(
-        self, images: Iterable[Image], max_bytes: int, sink: Sink, echo: Callable[[str], None]
-    ) -> None:
-        """Send every image and write each record as it comes.
-
-        Raises:
-            ServerError: the door is gone, or refuses.
-        """
-        self.job = self._ask("POST", "/jobs", json=self._options())["id"]
-        summary, self.tally = Summary(), Tally()
-        uploads = threading.Thread(target=self._live, args=(images, max_bytes), daemon=True)
-        uploads.start()
-        with progress(self._console, self.tally) as shown:
-            for record in self._records():
-                sink.write(record)
-                sink.flush()
-                self.tally.add([record])
-                summary.add([record])
-                shown.update(self.images if self._sent_all else None)
-        uploads.join()
-        if self._error is not None:
-            raise self._error
-        summary.show(self._console)
-        echo(str(self.tally))
-
-    def cancel(self) -> None:
-        """Let the door forget what has not been tagged."""
-        if self.job:
-            self._ask("DELETE", f"/jobs/{self.job}")
-
-    def _options(self) -> dict[str, Any]:
-        pack = self._request.pack
-        return {
+    def create(self, request: JobRequest) -> str:
+        """Begin a job that is open for uploads, and return its id."""
+        pack, options = request.pack, request.options
+        body = {
             "open": True,
             "labels": pack.labels,
             "templates": pack.templates,
@@ -104,105 +67,142 @@ class HttpJobRunner:
             "parents": pack.parents,
             "calibrated": pack.calibrated,
             "background": pack.background,
-            "top_k": self._request.top_k,
-            "threshold": self._request.threshold,
-            "embeddings": self._request.embeddings,
-            "thumbnail_px": self._request.thumbnail_px,
+            "top_k": options.top_k,
+            "threshold": options.threshold,
+            "embeddings": options.embeddings,
+            "thumbnail_px": options.thumbnail_px,
         }
+        return str(self._ask("POST", "/jobs", json=body)["id"])
 
-    def _live(self, images: Iterable[Image], max_bytes: int) -> None:
-        try:
-            for some in self._loads(images, max_bytes):
-                self._upload(some)
-            self._sent_all = True
-        except BaseException as e:  # noqa: BLE001 - raised where the records are written
-            self._error = e
-        try:
-            self._ask("POST", f"/jobs/{self.job}/close")
-        except ServerError as e:
-            self._error = self._error or e
+    def upload(self, job: str, images: Sequence[Loaded], stopping: threading.Event) -> bool:
+        """Send images to an open job, as soon as the server takes them; False if it is to stop.
 
-    def _loads(
-        self, images: Iterable[Image], max_bytes: int
-    ) -> Iterator[list[tuple[ImageRef, bytes]]]:
-        """Yield images with their bytes, some at a time; those that cannot be read fail here."""
-        some: list[tuple[ImageRef, bytes]] = []
-        for image in images:
-            ref = reference(image)
-            found = ref.error or read_image(ref, max_bytes)
-            self.images += 1
-            if isinstance(found, Failure):
-                self._unread.append(Record.untouched(ref.path, found))
-                continue
-            data, stamp = found
-            some.append((ImageRef(ref.path, stamp=stamp), data))
-            if len(some) >= UPLOAD_IMAGES or sum(len(d) for _, d in some) >= UPLOAD_BYTES:
-                yield some
-                some = []
-        if some:
-            yield some
+        Raises:
+            ServerError: the server is gone, or refuses.
+        """
+        names = encode([{"path": one.ref.path, "stamp": one.ref.stamp} for one in images])
+        files = [("images", (str(n), one.data)) for n, one in enumerate(images)]
+        while not stopping.is_set():
+            path = f"/jobs/{job}/images"
+            answer = self._send("POST", path, data={"names": names.decode()}, files=files)
+            if answer.status_code != _FULL:
+                _checked(answer)
+                return True
+            stopping.wait(_FULL_PAUSE_S)
+        return False
 
-    def _upload(self, some: list[tuple[ImageRef, bytes]]) -> None:
-        names = encode([{"path": ref.path, "stamp": ref.stamp} for ref, _ in some]).decode()
-        fields: list[tuple[str, Any]] = [("names", names)]
-        fields += [("images", (str(n), data)) for n, (_, data) in enumerate(some)]
-        while not self._ask("POST", f"/jobs/{self.job}/images", fields=fields, may_be_full=True):
-            time.sleep(_FULL_PAUSE_S)
+    def close_job(self, job: str) -> None:
+        """Say that a job gets no more images."""
+        self._ask("POST", f"/jobs/{job}/close")
 
-    def _records(self) -> Iterator[Record]:
-        """Yield the records as they come; after a broken connection those that are missing."""
+    def job(self, job: str) -> dict[str, Any]:
+        """Return what the server says of a job."""
+        found: dict[str, Any] = self._ask("GET", f"/jobs/{job}")
+        return found
+
+    def cancel(self, job: str) -> None:
+        """Cancel a job; somebody wants to leave, so a server that is gone is left alone."""
+        with suppress(*_ERRORS):
+            self._client.request("DELETE", f"{self.url}/jobs/{job}", timeout=_CANCEL_TIMEOUT)
+
+    def records(self, job: str, *, follow: bool = True) -> Iterator[list[Record]]:
+        """Yield the records as they come; after a broken connection, those that are missing.
+
+        Raises:
+            ServerError: the server is gone, or refuses.
+        """
+        retry = RetryPolicy(retries=_RETRIES, errors=_STREAM_ERRORS, is_passing=_is_away)
         seen: set[str] = set()
-        for number in range(_TRIES):
-            try:
-                for line in self._lines():
-                    record = msgspec.convert(decode(line), Record)
-                    yield from self._failures()
-                    if record.path not in seen:
-                        seen.add(record.path)
-                        yield record
-                break
-            except (urllib3.exceptions.HTTPError, ServerError):
-                if number == _TRIES - 1:
-                    raise
-                time.sleep(_PAUSE_S * (number + 1))
-        yield from self._failures()
+        with _RecordStream(self._client, f"{self.url}/jobs/{job}/results", follow=follow) as lines:
+            while True:
+                try:
+                    block = retry.call(lines.read)
+                except _ERRORS as e:
+                    raise self._unreachable(e) from e
+                if block is None:
+                    return
+                found = [msgspec.convert(decode(line), Record) for line in block]
+                records = [record for record in found if record.path not in seen]
+                seen.update(record.path for record in records)
+                yield records
 
-    def _failures(self) -> Iterator[Record]:
-        while self._unread:
-            yield self._unread.pop()
+    def _ask(self, method: str, path: str, **more: Any) -> Any:
+        return msgspec.json.decode(_checked(self._send(method, path, **more)).content)
 
-    def _lines(self) -> Iterator[bytes]:
-        address = f"{self._base}/jobs/{self.job}/results?follow=true"
-        answer = self._http.request("GET", address, timeout=_TIMEOUT, preload_content=False)
+    def _send(self, method: str, path: str, **more: Any) -> httpx.Response:
         try:
-            if answer.status != 200:  # noqa: PLR2004
-                raise ServerError(_words(answer.status, answer.data))
-            rest = b""
-            for block in answer.stream(65_536):
-                *lines, rest = (rest + block).split(b"\n")
-                yield from lines
-        finally:
-            answer.release_conn()
+            return self._client.request(method, f"{self.url}{path}", **more)
+        except _ERRORS as e:
+            raise self._unreachable(e) from e
 
-    def _ask(self, method: str, path: str, *, may_be_full: bool = False, **more: Any) -> Any:
-        """Return what the door answers; nothing if it is full and may be."""
+    def _unreachable(self, error: Exception) -> ServerError:
+        why = reason(str(error) or type(error).__name__)
+        return ServerError(_("no answer from {url}: {reason}").format(url=self.url, reason=why))
+
+
+class _RecordStream:
+    """Lines of a response, opened when it is first read and again after it broke."""
+
+    def __init__(self, client: httpx.Client, url: str, *, follow: bool) -> None:
+        self._client = client
+        self._url = url
+        self._follow = follow
+        self._stack = ExitStack()
+        self._blocks: Iterator[bytes] | None = None
+        self._rest = b""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._stack.close()
+
+    def read(self) -> list[bytes] | None:
+        """Return the whole lines that have come since, maybe none; None at the end."""
         try:
-            answer = self._http.request(method, f"{self._base}{path}", timeout=_TIMEOUT, **more)
-        except urllib3.exceptions.HTTPError as e:
-            msg = _("no answer from {url}: {reason}").format(url=self._base, reason=e)
-            raise ServerError(msg) from e
-        if may_be_full and answer.status == _FULL:
+            self._blocks = self._blocks or self._open()
+            block = next(self._blocks, None)
+        except (httpx.HTTPError, ServerError):
+            self._stack.close()
+            self._blocks = None
+            raise
+        if block is None:
             return None
-        if answer.status >= 400:  # noqa: PLR2004
-            raise ServerError(_words(answer.status, answer.data))
-        return json.loads(answer.data)
+        # Not by httpx' own lines: those end at any line separator of Unicode, also within a name.
+        *lines, self._rest = (self._rest + block).split(b"\n")
+        return lines
+
+    def _open(self) -> Iterator[bytes]:
+        self._rest = b""
+        params = {"follow": "true"} if self._follow else {}
+        response = self._client.stream("GET", self._url, params=params)
+        answer = self._stack.enter_context(response)
+        if answer.is_error:
+            answer.read()
+        return _checked(answer).iter_bytes()
 
 
-def _words(status: int, body: bytes) -> str:
+def _is_away(error: Exception) -> bool:
+    return not isinstance(error, (httpx.UnsupportedProtocol, httpx.InvalidURL))
+
+
+def _checked(answer: httpx.Response) -> httpx.Response:
+    """Return an answer that is not an error.
+
+    Raises:
+        NoSuchJobError: the server does not know the job.
+        ServerError: it refuses for another reason.
+    """
+    if not answer.is_error:
+        return answer
     try:
-        told = json.loads(body)
-        return _("the server refused: {code}: {message}").format(
-            code=told["code"], message=told["message"]
-        )
-    except (ValueError, LookupError, TypeError):
-        return _("the server answered {status}").format(status=status)
+        problem = msgspec.json.decode(answer.content)
+        code, message = problem["code"], problem["message"]
+    except (msgspec.MsgspecError, LookupError, TypeError):
+        raise ServerError(
+            _("the server answered {status}").format(status=answer.status_code)
+        ) from None
+    if answer.status_code == _NOT_FOUND:
+        raise NoSuchJobError(sentence(code, message))
+    refused = _("the server refused: {code}: {message}")
+    raise ServerError(refused.format(code=code, message=sentence(code, message)))

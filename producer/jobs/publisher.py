@@ -15,11 +15,11 @@ from typing import Final, NamedTuple
 
 import msgspec
 from celery import Celery
-from kombu.exceptions import BatchPublishError, OperationalError
+from kombu.exceptions import BatchPublishError
 
-from producer.backend.retry import retry
+from producer.jobs.chunks import OutgoingChunk
 from worker.contract.messages import QUEUE, TASK, Chunk
-from worker.contract.redis.connections import PassingErrorRetry
+from worker.contract.redis.retry import RetryPolicy
 from worker.contract.stores.blobs import BlobStore
 from worker.contract.stores.jobs import JobStore
 
@@ -36,20 +36,8 @@ class Stores(NamedTuple):
     blobs: BlobStore
 
 
-class OutgoingChunk(NamedTuple):
-    """A chunk with the bytes of its blobs, by key."""
-
-    chunk: Chunk
-    blobs: dict[str, bytes]
-
-    @property
-    def size_bytes(self) -> int:
-        """The size of its blobs."""
-        return sum(map(len, self.blobs.values()))
-
-
 class Publisher:
-    """Holds a few parcels of one job and sends them in order; `put` waits while it is full."""
+    """Holds a few chunks of one job and sends them in order; `put` waits while it is full."""
 
     def __init__(
         self,
@@ -59,10 +47,10 @@ class Publisher:
         retry_timeout_s: float = 0.0,
         sent: tuple[int, int] = (0, 0),
     ) -> None:
-        """Take where to send to; `on_sent` hears how many images have gone.
+        """Take where to send to; `on_sent` is called with how many images have gone.
 
-        So long a Redis is waited for that is away. Of a job that goes on so many images and chunks
-        have been `sent` before.
+        A Redis that is away is asked again for `retry_timeout_s`. Of a job that goes on so many
+        images and chunks have been `sent` before.
         """
         self._stores = stores
         self._retry_timeout_s = retry_timeout_s
@@ -73,14 +61,14 @@ class Publisher:
         self._closing = False
         self._error: BaseException | None = None
         self._changed = threading.Condition()
-        self._thread = threading.Thread(target=self._live, name="outbox", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="publisher", daemon=True)
 
     def start(self) -> None:
         """Begin to send."""
         self._thread.start()
 
     def put(self, outgoing: OutgoingChunk) -> None:
-        """Hand over a parcel, when there is room for it.
+        """Hand over a chunk, as soon as it fits.
 
         Raises:
             BaseException: what went wrong while sending earlier ones; this one is not sent.
@@ -112,40 +100,39 @@ class Publisher:
         fits = len(self._waiting) < MAX_CHUNKS
         return fits and self._bytes + outgoing.size_bytes <= MAX_BYTES
 
-    def _live(self) -> None:
+    def _run(self) -> None:
         try:
-            while parcels := self._take():
-                sent = partial(self._send, parcels)
-                self._on_sent(retry(sent, self._retry_timeout_s))
-        except BaseException as e:  # noqa: BLE001 - raised in the thread that fills the outbox
+            while waiting := self._take():
+                send = partial(self._send, waiting)
+                self._on_sent(RetryPolicy(self._retry_timeout_s).call(send))
+        except BaseException as e:  # noqa: BLE001 - raised in the thread that hands chunks over
             with self._changed:
                 self._error = e
                 self._changed.notify_all()
 
     def _take(self) -> list[OutgoingChunk]:
-        """Wait for parcels and take all; none means that no more will come."""
+        """Wait for chunks and take all; none means that no more will come."""
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or self._closing)
-            parcels = list(self._waiting)
+            waiting = list(self._waiting)
             self._waiting.clear()
             self._bytes = 0
             self._changed.notify_all()
-            return parcels
+            return waiting
 
-    def _send(self, parcels: Sequence[OutgoingChunk]) -> int:
+    def _send(self, outgoing: Sequence[OutgoingChunk]) -> int:
         """Send them and return how many images they hold; the same may be sent twice."""
-        blobs = {key: data for outgoing in parcels for key, data in outgoing.blobs.items()}
+        blobs = {key: data for one in outgoing for key, data in one.blobs.items()}
         if blobs:
             self._stores.blobs.put(blobs)
-        job, images = parcels[0].chunk.job, sum(len(outgoing.chunk.images) for outgoing in parcels)
+        job, images = outgoing[0].chunk.job, sum(len(one.chunk.images) for one in outgoing)
         # Counted first: a worker that is quicker than this line must not count beyond the total.
-        totals = {"images": self._images + images, "chunks": self._chunks + len(parcels)}
+        totals = {"images": self._images + images, "chunks": self._chunks + len(outgoing)}
         self._stores.jobs.set_sent(job, **totals)
-        chunks = [outgoing.chunk for outgoing in parcels]
+        chunks = [one.chunk for one in outgoing]
         # Where it is not known whether some of them have arrived, all are sent again: a chunk that
         # comes twice has the same task id and is counted once.
-        policy = PassingErrorRetry(OperationalError)
-        policy.call_with_retry(lambda: self._publish(chunks), lambda _: None)
+        RetryPolicy().call(partial(self._publish, chunks))
         self._images, self._chunks = totals["images"], totals["chunks"]
         return images
 

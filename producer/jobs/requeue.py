@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from producer.console.paths import about
-from producer.jobs.publisher import OutgoingChunk, Publisher, Stores
+from producer.jobs.chunks import Loaded, OutgoingChunk, make_chunk
+from producer.jobs.options import JobOptions
+from producer.jobs.publisher import Publisher, Stores
 from worker.contract.messages import Chunk
 from worker.contract.stores.blobs import blob_key
 
@@ -34,7 +35,7 @@ def requeue(connection: Connection, letters: Sequence[DeadLetter]) -> tuple[str,
     publisher = Publisher(Stores(connection.app, connection.jobs, connection.blobs), count)
     publisher.start()
     for seq, chunk in enumerate(chunks):
-        publisher.put(OutgoingChunk(_anew(connection, chunk, job, seq), {}))
+        publisher.put(_resent(connection, chunk, job, seq))
     publisher.close()
     connection.jobs.set_state(job, "submitted")
     connection.dead.remove(letter for letter in letters if letter.chunk is not None)
@@ -42,7 +43,7 @@ def requeue(connection: Connection, letters: Sequence[DeadLetter]) -> tuple[str,
     return job, sent
 
 
-def _anew(connection: Connection, chunk: Chunk, job: str, seq: int) -> Chunk:
+def _resent(connection: Connection, chunk: Chunk, job: str, seq: int) -> OutgoingChunk:
     """Return the chunk as one of the new job, with blobs of its own."""
     images = []
     for index, image in enumerate(chunk.images):
@@ -50,7 +51,12 @@ def _anew(connection: Connection, chunk: Chunk, job: str, seq: int) -> Chunk:
         if image.blob is not None:
             fresh = blob_key(job, seq, index)
             connection.blobs.copy(image.blob, fresh)
-        images.append(msgspec.structs.replace(image, blob=fresh))
-    return msgspec.structs.replace(
-        chunk, job=job, seq=seq, images=tuple(images), sent_at_s=time.time()
+        images.append(Loaded(msgspec.structs.replace(image, blob=fresh)))
+    options = JobOptions(
+        labels=chunk.labels,
+        top_k=chunk.top_k,
+        threshold=chunk.threshold,
+        embeddings=chunk.embeddings,
+        thumbnail_px=chunk.thumbnail_px,
     )
+    return make_chunk(job, seq, images, options, urgent=chunk.urgent)

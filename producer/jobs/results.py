@@ -5,18 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
-from producer.backend.retry import retry
 from producer.formats import Sink
 from producer.jobs.collector import STALL_S, STILL_S, SYSTEM_CLOCK, WINDOW_IMAGES, Clock
 from worker.contract.i18n import gettext as _
-from worker.contract.messages import ChunkResult
+from worker.contract.messages import ChunkResult, Record
+from worker.contract.redis.retry import RetryPolicy
 from worker.contract.stores.jobs import Job, JobStore, LostChunk
 
 POLL_S: Final = 0.2
-
-
-class NoResultsError(LookupError):
-    """There is nothing to write."""
 
 
 class Fetched(NamedTuple):
@@ -55,23 +51,18 @@ def wait(
     retry_timeout_s: float = STALL_S,
     clock: Clock = SYSTEM_CLOCK,
 ) -> None:
-    """Return when the job is finished; `on_stall` hears of it when nothing comes for long.
+    """Return when the job is finished; `on_stall` is called when nothing comes for long.
 
-    A Redis that is away, or refuses, is waited for `patience_s`.
+    A Redis that is away, or refuses, is asked again for `retry_timeout_s`.
 
     Raises:
         NoSuchJobError: there is no such job, or no more.
         redis.RedisError: Redis stays away.
     """
+    policy = RetryPolicy(retry_timeout_s, now=clock.now)
 
     def look() -> Job:
-        return retry(
-            lambda: jobs.get(job_id),
-            retry_timeout_s,
-            lambda _: on_stall(),
-            now=clock.now,
-            sleep=clock.sleep,
-        )
+        return policy.call(lambda: jobs.get(job_id), lambda _: on_stall())
 
     done, stall_at_s = -1, 0.0
     while not (job := look()).finished:
@@ -83,28 +74,47 @@ def wait(
         clock.sleep(POLL_S)
 
 
+class StoredResults:
+    """The records of a job that are in Redis, and what there was to be seen on the way."""
+
+    def __init__(self, jobs: JobStore, job_id: str) -> None:
+        self._jobs = jobs
+        self._job = jobs.get(job_id)
+        self._images = self._failed = self._gone = 0
+        self._lost: list[LostChunk] = []
+
+    def records(self) -> Iterator[list[Record]]:
+        """Yield the records of all chunks that have results, some at a time."""
+        job = self._job
+        step = max(1, WINDOW_IMAGES * job.chunks // max(1, job.images))
+        for start in range(0, job.chunks, step):
+            seqs = range(start, min(start + step, job.chunks))
+            found = self._jobs.collect(job.id, seqs)
+            for outcome in found:
+                if isinstance(outcome, ChunkResult):
+                    self._images += len(outcome.images)
+                    self._failed += outcome.failed
+                    yield outcome.records()
+                else:
+                    self._lost.append(outcome)
+            done = self._jobs.finished_chunks(job.id, seqs)
+            self._gone += len(done - {outcome.seq for outcome in found})
+
+    def summary(self) -> Fetched:
+        """Return what was there, as far as it has been gone through."""
+        failed = self._failed + len(self._lost)
+        return Fetched(self._job, self._images, failed, tuple(self._lost), self._gone)
+
+
 def fetch(jobs: JobStore, job_id: str, sink: Sink) -> Fetched:
     """Write the records of all chunks that have results.
 
     Raises:
         NoSuchJobError: there is no such job.
     """
-    job = jobs.get(job_id)
-    images = failed = gone = 0
-    lost: list[LostChunk] = []
-    step = max(1, WINDOW_IMAGES * job.chunks // max(1, job.images))
-    for start in range(0, job.chunks, step):
-        seqs = range(start, min(start + step, job.chunks))
-        found = jobs.collect(job_id, seqs)
-        for outcome in found:
-            if isinstance(outcome, ChunkResult):
-                for record in outcome.records():
-                    sink.write(record)
-                images += len(outcome.images)
-                failed += outcome.failed
-            else:
-                lost.append(outcome)
+    stored = StoredResults(jobs, job_id)
+    for records in stored.records():
+        for record in records:
+            sink.write(record)
         sink.flush()
-        done = jobs.finished_chunks(job_id, seqs)
-        gone += len(done - {outcome.seq for outcome in found})
-    return Fetched(job, images, failed + len(lost), tuple(lost), gone)
+    return stored.summary()

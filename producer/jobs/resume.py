@@ -1,107 +1,26 @@
-"""An output file as the ledger of what is done: where a job broke off, the next goes on."""
+"""Where records go -> the state of what is done there: of a file, of sidecars, or none."""
 
 from __future__ import annotations
 
-import hashlib
-import os
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
-from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
-from producer.formats import LINES, Stream, Target, is_stream, open_sink, records_of
-from producer.formats.journal import journal_of, replace
-from producer.formats.jsonl_tail import mend_end, refuse_a_blob
-from producer.formats.output_lock import OutputLock
+from producer.formats import Target, is_stream
 from producer.formats.xmp_sidecar import Notes, Sidecar, SidecarError, sidecar_of
-from producer.jobs.results import fetch
+from producer.jobs.options import TagSource
+from producer.jobs.resume_file import FileResumeState, stamp_of
+from producer.jobs.resume_state import NoResumeState, ResumeState
 from producer.sources.scan import Image, path_of
-from worker.contract.messages import Record, Stamp
-from worker.contract.stores.jobs import JobStore, NoSuchJobError
 
-if TYPE_CHECKING:
-    from producer.formats import Sink
-
-_CANCELLED: Final = "cancelled"
-_DIGEST_BYTES: Final = 8
+__all__ = ["ResumeState", "resume_state_of"]
 
 
-class TagSource(NamedTuple):
-    """What makes tags: the model, and the hash of the labels (None: the model's own)."""
-
-    model: str
-    labels: str | None
-
-
-class ResumeState(Protocol):
-    """What is done already, and how to go on from there."""
-
-    @property
-    def images(self) -> int:
-        """How many images are known to be done."""
-
-    @property
-    def failed_before(self) -> int:
-        """How many images that were passed over have failed, and were not tried again."""
-
-    def read(self) -> None:
-        """Learn it."""
-
-    def pending(self, images: Iterable[Image], maker: TagSource) -> Iterator[Image]:
-        """Yield the images that are not done yet."""
-
-    def note(self, record: Record) -> None:
-        """Note a record that was written."""
-
-    def begin(self, job: str) -> None:
-        """Note which job goes on."""
-
-    def end(self) -> None:
-        """Note that the job has ended, and nothing is left of it."""
-
-    def take_over(self, jobs: JobStore, sink: Sink, maker: TagSource) -> int:
-        """Take over from the job that broke off; return how many records that gave."""
-
-
-def resume_state_of(target: Target, *, retries_failed: bool = False) -> ResumeState:
-    """Return the ledger of what records are written to."""
+def resume_state_of(target: Target | None, *, retries_failed: bool = False) -> ResumeState:
+    """Return the state of resumption of what records are written to."""
+    if target is None:
+        return NoResumeState()
     if target.file is not None and not is_stream(target.file):
         return FileResumeState(target, target.file, retries_failed=retries_failed)
     return SidecarResumeState(target) if target.in_sidecars else NoResumeState()
-
-
-class NoResumeState:
-    """Of what is written to standard output nobody knows what is done."""
-
-    @property
-    def images(self) -> int:
-        """Know of none."""
-        return 0
-
-    @property
-    def failed_before(self) -> int:
-        """Know of none."""
-        return 0
-
-    def read(self) -> None:
-        """Have nothing to learn."""
-
-    def pending(self, images: Iterable[Image], _maker: TagSource) -> Iterator[Image]:
-        """Yield all."""
-        return iter(images)
-
-    def note(self, record: Record) -> None:
-        """Have nothing to note."""
-
-    def begin(self, job: str) -> None:
-        """Have nowhere to note it."""
-
-    def end(self) -> None:
-        """Have nothing to note."""
-
-    def take_over(self, _jobs: JobStore, _sink: Sink, _maker: TagSource) -> int:
-        """Know of no other job."""
-        return 0
 
 
 class SidecarResumeState(NoResumeState):
@@ -110,12 +29,12 @@ class SidecarResumeState(NoResumeState):
     def __init__(self, target: Target) -> None:
         self._by_stem = target.format == "xmp-stem"
 
-    def pending(self, images: Iterable[Image], maker: TagSource) -> Iterator[Image]:
+    def pending(self, images: Iterable[Image], source: TagSource) -> Iterator[Image]:
         """Yield the images whose notes are missing, or of another file, model or label set."""
         for image in images:
             path = path_of(image)
-            stamp = _stamp(path)
-            if stamp is None or self._notes(path) != (maker.model, maker.labels or "", stamp):
+            stamp = stamp_of(path)
+            if stamp is None or self._notes(path) != (source.model, source.labels or "", stamp):
                 yield image
 
     def _notes(self, path: str) -> Notes | None:
@@ -123,189 +42,3 @@ class SidecarResumeState(NoResumeState):
             return Sidecar.read(sidecar_of(path, by_stem=self._by_stem)).notes
         except (OSError, SidecarError):
             return None
-
-
-class FileResumeState(NoResumeState):
-    """The images that have a record in a file, and the job that wrote it last.
-
-    An image is done if its record is of the file as it is now (path, size, time of last change) and
-    of the same model and labels; one that failed is done too, unless failures are tried again, but
-    not one whose job was cancelled.
-    Records without those particulars, and images that cannot be looked at from here, count by path.
-    Beside the file lies another with `.job` added to its name, which names that job until it ends.
-    A million images take some 200 MB.
-    """
-
-    def __init__(self, target: Target, file: Path, *, retries_failed: bool = False) -> None:
-        self.file: Final = file
-        self._target = target
-        self._retries_failed = retries_failed
-        self._lock_file = OutputLock(file)
-        self._paths: set[bytes] = set()
-        self._done: set[bytes] = set()
-        self._failed: dict[bytes, Stamp | None] = {}
-        self._cancelled: set[bytes] = set()
-        self._failed_before: set[bytes] = set()
-        self._again: set[bytes] = set()
-
-    @property
-    def images(self) -> int:
-        """How many images have a record that says more than that its job was cancelled."""
-        return len(self._paths) - len(self._cancelled)
-
-    @property
-    def failed_before(self) -> int:
-        """How many images that were passed over have failed, and were not tried again."""
-        return len(self._failed_before)
-
-    def read(self) -> None:
-        """Learn what the file holds; half a line, where the writer was killed, is cut off.
-
-        Raises:
-            RecordsError: it holds something else than records.
-        """
-        stream, journal = self._target.form.stream, journal_of(self.file)
-        if stream and self.file.exists():
-            self._learn_lines(self.file, stream)
-        elif self.file.exists():
-            self._learn(self._records())
-        if not stream and journal.exists():
-            self._learn_lines(journal, LINES)
-
-    def pending(self, images: Iterable[Image], maker: TagSource) -> Iterator[Image]:
-        """Yield the images that are not done yet."""
-        for image in images:
-            path = path_of(image)
-            name = _digest(path)
-            if name in self._paths:
-                if self._is_done(name, path, maker):
-                    if name in self._failed:
-                        self._failed_before.add(name)
-                    continue
-                self._again.add(name)
-            yield image
-
-    def note(self, record: Record) -> None:
-        """Learn of a record that was written."""
-        self._learn([record])
-
-    def begin(self, job: str) -> None:
-        """Note that the file is this job's from now on."""
-        self._lock_file.begin(job)
-
-    def end(self) -> None:
-        """Note that the job has ended; of images that were tagged again, drop the old records."""
-        if self._again:
-            replace(self.file, self._write_latest)
-            self._again.clear()
-        self._lock_file.end()
-
-    def take_over(self, jobs: JobStore, sink: Sink, maker: TagSource) -> int:
-        """Take over from the job that broke off: its results are written, its queue is dropped.
-
-        Return how many records that gave. Those of other labels or another model are left.
-        """
-        job = self._lock_file.job
-        if not job:
-            return 0
-        heir = _TakeOverSink(self, sink, maker)
-        with suppress(NoSuchJobError):
-            jobs.set_state(job, _CANCELLED)
-            fetch(jobs, job, heir)
-        sink.flush()
-        return heir.taken
-
-    def takes(self, record: Record, maker: TagSource) -> bool:
-        """Whether a record is of use and not there yet; it is there from now on."""
-        if record.labels != maker.labels or record.model not in {"", maker.model}:
-            return False
-        if record.error is not None:
-            known = record.error.code == _CANCELLED or _digest(record.path) in self._paths
-        else:
-            known = _key(record.path, record.file, maker) in self._done
-        if not known:
-            self._learn([record])
-        return not known
-
-    def _is_done(self, name: bytes, path: str, maker: TagSource) -> bool:
-        if name in self._cancelled:
-            return False
-        stamp = _stamp(path)
-        if name in self._failed:
-            return not self._retries_failed and self._failed[name] in {None, stamp}
-        return stamp is None or name in self._done or _key(path, stamp, maker) in self._done
-
-    def _learn(self, records: Iterable[Record]) -> None:
-        for record in records:
-            name = _digest(record.path)
-            if name in self._paths:
-                # From a run that ended before it could drop the older one.
-                self._again.add(name)
-            self._paths.add(name)
-            if record.error is not None and record.error.code == _CANCELLED:
-                # Nobody has looked at it.
-                self._cancelled.add(name)
-                continue
-            self._cancelled.discard(name)
-            if record.error is not None:
-                self._failed[name] = record.file
-                continue
-            self._failed.pop(name, None)
-            maker = TagSource(record.model, record.labels)
-            # Without a stamp, as an earlier version wrote it, it counts by its path.
-            self._done.add(_key(record.path, record.file, maker) if record.file else name)
-
-    def _learn_lines(self, file: Path, stream: Stream) -> None:
-        """Learn what the file holds, and only then touch its end."""
-        refuse_a_blob(file)
-        with file.open("rb") as lines:
-            self._learn(stream.records(lines, file))
-        self._learn(mend_end(file, stream, is_ours=bool(self._paths)))
-
-    def _records(self) -> Iterator[Record]:
-        return records_of(self.file, self._target.format)
-
-    def _write_latest(self, new: Path) -> None:
-        last: dict[bytes, int] = {}
-        for number, record in enumerate(self._records()):
-            if (name := _digest(record.path)) in self._again:
-                last[name] = number
-        with open_sink(self._target._replace(file=new)) as sink:
-            for number, record in enumerate(self._records()):
-                if last.get(_digest(record.path), number) == number:
-                    sink.write(record)
-
-
-class _TakeOverSink:
-    """A sink that passes on what is not in the ledger yet."""
-
-    def __init__(self, resume_state: FileResumeState, sink: Sink, maker: TagSource) -> None:
-        self._resume_state = resume_state
-        self._sink = sink
-        self._maker = maker
-        self.taken = 0
-
-    def write(self, record: Record) -> None:
-        if self._resume_state.takes(record, self._maker):
-            self._sink.write(record)
-            self.taken += 1
-
-    def flush(self) -> None:
-        self._sink.flush()
-
-
-def _stamp(path: str) -> Stamp | None:
-    try:
-        status = os.stat(path)
-    except (OSError, ValueError):
-        return None
-    return Stamp(status.st_size, status.st_mtime)
-
-
-def _key(path: str, stamp: Stamp | None, maker: TagSource) -> bytes:
-    return _digest(repr((path, stamp, *maker)))
-
-
-def _digest(name: str) -> bytes:
-    body = name.encode("utf-8", "surrogatepass")
-    return hashlib.blake2b(body, digest_size=_DIGEST_BYTES).digest()

@@ -38,13 +38,13 @@ class Window:
         self._changed = threading.Condition()
 
     def add(self, seq: int, sent: Sent) -> None:
-        """Wait for room, then count the chunk as under way.
+        """Wait until it fits, then count the chunk as under way.
 
         Raises:
             WindowClosedError: the window was closed meanwhile.
         """
         with self._changed:
-            self._changed.wait_for(lambda: self._closed or self._has_room(sent))
+            self._changed.wait_for(lambda: self._closed or self._fits(sent))
             if self._closed:
                 raise WindowClosedError
             self._sent[seq] = sent
@@ -61,15 +61,10 @@ class Window:
             return sent
 
     def close(self) -> None:
-        """Send whoever waits for room away."""
+        """Let whoever waits in `add` go, with WindowClosedError."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
-
-    def seqs(self) -> list[int]:
-        """Return the chunks under way, the oldest first."""
-        with self._changed:
-            return list(self._sent)
 
     def parts(self, max_images: int) -> list[list[int]]:
         """Return the chunks under way, the oldest first, in parts of at most so many images.
@@ -97,7 +92,7 @@ class Window:
         """How many images are under way."""
         return self._images
 
-    def _has_room(self, sent: Sent) -> bool:
+    def _fits(self, sent: Sent) -> bool:
         if not self._sent:
             return True
         fits = self._images + len(sent.images) <= self._max_images

@@ -15,7 +15,6 @@ from producer.backend.connection import ONLINE_TIMEOUT_S, Connection, open_conne
 from producer.backend.workers import BrokerRefusesError, WorkerInfo, online
 from producer.console.paths import printable
 from producer.console.worker_command import start_worker
-from producer.sources.stores import is_url
 from worker.contract.extras import EXTRAS, incomplete, is_wanted, missing, remedy
 from worker.contract.i18n import gettext as _
 from worker.contract.i18n import gettext_noop as N_
@@ -24,6 +23,7 @@ from worker.contract.redis.connections import BrokerUnreachableError, connect, u
 from worker.contract.redis.server_check import RESULTS, ServerUnfitError, refusal
 from worker.contract.settings import Settings
 from worker.contract.stores.dead_letters import DeadLetters
+from worker.contract.urls import is_url
 
 _CLOCKS_S: Final = 2.0
 _START: Final = N_(
@@ -62,8 +62,8 @@ def examine(settings: Settings, paths: Sequence[str]) -> Iterator[Finding]:
             try:
                 workers = online(connection.app, ONLINE_TIMEOUT_S)
             except BrokerRefusesError:
-                words = _("workers cannot be asked while Redis refuses work")
-                yield Finding("note", words)
+                message = _("workers cannot be asked while Redis refuses work")
+                yield Finding("note", message)
                 # Who may fetch from a URL, nobody knows then.
                 paths = [path for path in paths if not is_url(path)]
             else:
@@ -76,7 +76,7 @@ def examine(settings: Settings, paths: Sequence[str]) -> Iterator[Finding]:
     except ServerUnfitError as e:
         yield Finding("fail", str(e), _(_OTHER))
     except redis.RedisError as e:
-        yield Finding("fail", unreachable(settings.broker_url, e), _(_START))
+        yield Finding("fail", str(unreachable(settings.broker_url, e)), _(_START))
     except ModuleNotFoundError as e:
         yield Finding("fail", *incomplete(e))
 
@@ -146,10 +146,10 @@ def _results(settings: Settings) -> Iterator[Finding]:
         )
 
 
-def _asked(question: Callable[..., Any], *words: Any) -> Any:
-    """Return the answer, or None where Redis refuses to give one: that is told elsewhere."""
+def _asked(ask: Callable[..., Any], *arguments: Any) -> Any:
+    """Return the answer, or None where Redis refuses to give one: that is said elsewhere."""
     try:
-        return question(*words)
+        return ask(*arguments)
     except redis.ResponseError:
         return None
 
@@ -174,25 +174,25 @@ def _clock(client: redis.Redis) -> Iterator[Finding]:
     seconds, microseconds = answer
     apart_s = seconds + microseconds / 1e6 - time.time()
     if abs(apart_s) > _CLOCKS_S:
-        words = _("the clocks of this machine and of Redis differ by {seconds:+.1f} s").format(
+        message = _("the clocks of this machine and of Redis differ by {seconds:+.1f} s").format(
             seconds=apart_s
         )
         yield Finding(
-            "note", words, _("times in the queue will be wrong: synchronise the clocks (NTP)")
+            "note", message, _("times in the queue will be wrong: synchronise the clocks (NTP)")
         )
 
 
 def _memory(client: Any, about: dict[str, Any]) -> Iterator[Finding]:
     policy = about.get("maxmemory_policy", "noeviction")
     if about.get("maxmemory") and policy != "noeviction":
-        words = _("Redis drops keys when its memory is full ({policy})").format(policy=policy)
+        message = _("Redis drops keys when its memory is full ({policy})").format(policy=policy)
         yield Finding(
-            "fail", words, _("work would be lost: CONFIG SET maxmemory-policy noeviction")
+            "fail", message, _("work would be lost: CONFIG SET maxmemory-policy noeviction")
         )
     kept = _asked(client.config_get, "appendonly")
     if kept is not None and kept.get("appendonly") != "yes":
-        words = _("Redis keeps nothing on disk (appendonly no)")
-        yield Finding("note", words, _("a restart loses the queue: CONFIG SET appendonly yes"))
+        message = _("Redis keeps nothing on disk (appendonly no)")
+        yield Finding("note", message, _("a restart loses the queue: CONFIG SET appendonly yes"))
 
 
 def _workers(
@@ -205,23 +205,23 @@ def _workers(
         return
     ours = version("wanwu-tagger")
     for one in workers:
-        told = _("{name}: {model} on {device}, {precision}").format(
+        message = _("{name}: {model} on {device}, {precision}").format(
             name=one.name, model=one.model, device=one.device, precision=one.precision
         )
         if one.version and one.version != ours:
             yield Finding(
                 "note",
-                _("{worker}, version {version}").format(worker=told, version=one.version),
+                _("{worker}, version {version}").format(worker=message, version=one.version),
                 _("this is {version}: upgrade one").format(version=ours),
             )
         else:
-            yield Finding("ok", told)
+            yield Finding("ok", message)
     models = {one.model for one in workers}
     if len(models) > 1:
-        words = _("workers hold different models: {models}").format(
+        message = _("workers hold different models: {models}").format(
             models=", ".join(sorted(models))
         )
-        yield Finding("note", words, _("an image gets the tags of whichever worker takes it"))
+        yield Finding("note", message, _("an image gets the tags of whichever worker takes it"))
     if notice := workers[0].notice:
         yield Finding("note", notice)
     if not all(one.has_labels for one in workers):
@@ -237,7 +237,7 @@ def _path(path: str, workers: Sequence[WorkerInfo]) -> Finding:
         places = {place for one in workers for place in one.image_urls}
         if any(place == "*" or path.startswith(place) for place in places):
             return Finding("ok", _("{url}: workers may fetch from there").format(url=shown))
-        todo = f"worker start --images {scheme}://..."
+        todo = f"worker start --allow {scheme}://..."
         return Finding("fail", _("{url}: no worker may fetch from there").format(url=shown), todo)
     real = os.path.realpath(path)
     if not Path(real).exists():
@@ -245,16 +245,16 @@ def _path(path: str, workers: Sequence[WorkerInfo]) -> Finding:
             "fail", _("{path}: there is no such file or directory here").format(path=shown)
         )
     if not workers:
-        words = _(
+        message = _(
             "{path}: it is there; only workers that are online can say whether they may read it"
         ).format(path=shown)
-        return Finding("ok", words)
+        return Finding("ok", message)
     blind = [one.name for one in workers if not _sees(one, real)]
     if blind:
-        words = _("{path}: {workers} may not read there").format(
+        message = _("{path}: {workers} may not read there").format(
             path=shown, workers=", ".join(blind)
         )
-        return Finding("fail", words, _("worker start --images DIR, or submit with --blobs"))
+        return Finding("fail", message, _("worker start --allow DIR, or submit with --blobs"))
     return Finding(
         "ok", _("{path}: the workers may read there, if they see the same files").format(path=shown)
     )

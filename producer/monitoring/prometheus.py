@@ -24,12 +24,12 @@ class Exporter(Collector):
     """Looks into Redis whenever Prometheus asks."""
 
     def __init__(self, connection: Connection) -> None:
-        self._desk = connection
+        self._connection = connection
 
     def collect(self) -> Iterable[Metric]:
         """Yield the figures; if Redis is away, that alone."""
         try:
-            found = look(self._desk.client, self._desk.jobs, self._desk.dead)
+            found = look(self._connection.client, self._connection.jobs, self._connection.dead)
         except (redis.RedisError, OSError):
             yield _up(value=False)
             return
@@ -58,7 +58,7 @@ class Exporter(Collector):
 
 
 def serve(connection: Connection, address: str, port: int, on_ready: Callable[[], None]) -> None:
-    """Answer `GET /metrics` until somebody interrupts; `on_ready` hears when it does.
+    """Answer `GET /metrics` until somebody interrupts; `on_ready` is called when it does.
 
     Raises:
         PortError: the port cannot be used.

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 import msgspec
 
-from producer.console.tables import state_of
 from worker.contract.codec import decode
 from worker.contract.messages import QUEUE
 from worker.contract.queue.leases import PROCESSING
@@ -51,7 +50,7 @@ def look(client: redis.Redis, jobs: JobStore, dead: DeadLetters) -> QueueStats:
     return QueueStats(
         images=sum(job.outstanding for job in known),
         done={job.id: job.done for job in known},
-        states=Counter(map(state_of, known)),
+        states=Counter(job.status for job in known),
         waiting=lists.llen(QUEUE),
         in_workers=lists.hlen(_UNACKED) + lists.llen(PROCESSING),
         oldest_s=_age_s(lists.lindex(QUEUE, -1)),

@@ -14,7 +14,6 @@ from rich.live import Live
 from rich.text import Text
 
 from producer.backend.workers import WorkerInfo, online
-from producer.console.tables import state_of
 from producer.monitoring import status_tables as tables
 from worker.contract.i18n import gettext as _
 from worker.contract.redis.connections import BrokerUnreachableError, connect, unreachable
@@ -45,7 +44,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
         jobs = [
             msgspec.to_builtins(job)
             | {
-                "state": state_of(job),
+                "state": job.status,
                 "outstanding": job.outstanding,
                 "images_per_s": self.job_rates.get(job.id),
             }
@@ -74,7 +73,7 @@ class StatusSampler:
     """Looks again and again; what has changed since gives the rates."""
 
     def __init__(self, connection: Connection, job: str | None) -> None:
-        self._desk = connection
+        self._connection = connection
         self._job = job
         self._before: tuple[float, dict[str, int]] | None = None
 
@@ -91,7 +90,7 @@ class StatusSampler:
         return state
 
     def watch(self, console: Console, echo: Callable[[str], None]) -> None:
-        """Show the state until somebody interrupts; `say` hears why there is none for a while.
+        """Show the state until somebody interrupts; `echo` is called with why there is none.
 
         Raises:
             NoSuchJobError: the job that was asked about is not there.
@@ -119,8 +118,8 @@ class StatusSampler:
     def _look_or_reason(self) -> State | str:
         """Return the state, or why it cannot be seen at the moment."""
         try:
-            # The desk's own client would try for half a minute, in silence.
-            with connect(self._desk.settings.broker_url):
+            # The connection's own client would try for half a minute, in silence.
+            with connect(self._connection.settings.broker_url):
                 return self._look()
         except BrokerUnreachableError as e:
             return _("waiting: {reason}").format(reason=e)
@@ -128,11 +127,11 @@ class StatusSampler:
             if not passes(e):
                 raise
             return _("waiting: {reason}").format(
-                reason=unreachable(self._desk.settings.broker_url, e)
+                reason=unreachable(self._connection.settings.broker_url, e)
             )
 
     def _look(self) -> State:
-        connection = self._desk
+        connection = self._connection
         jobs = [connection.jobs.get(self._job)] if self._job else connection.jobs.list()
         workers = [] if self._job else online(connection.app, ASK_TIMEOUT_S)
         done = {job.id: job.done for job in jobs}

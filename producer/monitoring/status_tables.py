@@ -13,8 +13,9 @@ from rich.table import Table
 from rich.text import Text
 
 from producer.backend.workers import WorkerInfo
+from producer.console.durations import age
+from producer.console.failures import sentence
 from producer.console.paths import printable
-from producer.console.tables import age, state_of
 from worker.contract.i18n import gettext as _
 from worker.contract.i18n import gettext_noop as N_
 from worker.contract.stores.dead_letters import DeadLetter
@@ -26,6 +27,14 @@ RAW_CHARS: Final = 60
 WIDE: Final = 120
 # What is cut off keeps so much, if other columns can go.
 _LEAST: Final = 16
+# What `Job.status` may be.
+_STATES: Final = (
+    N_("submitting"),
+    N_("submitted"),
+    N_("interrupted"),
+    N_("cancelled"),
+    N_("finished"),
+)
 # What is cut off at its beginning.
 _TAILS: Final = frozenset({"of", "what"})
 
@@ -39,7 +48,7 @@ def jobs_table(jobs: Sequence[Job], rates: Mapping[str, float], width: int = WID
     wide = width >= WIDE
     columns = {
         N_("job"): [job.id for job in jobs],
-        N_("state"): [_(state_of(job)) for job in jobs],
+        N_("state"): [_(job.status) for job in jobs],
         N_("images"): [f"{job.images:,}" for job in jobs],
         N_("done"): [_share(job, wide=wide) for job in jobs],
         N_("failed"): [f"{job.failed:,}" for job in jobs],
@@ -77,7 +86,7 @@ def dead_table(letters: Sequence[DeadLetter], width: int = WIDE) -> Table:
         N_("dead letter"): [printable(one.id) for one in shown],
         N_("code"): [printable(one.code) for one in shown],
         N_("what"): [printable(_subject(one)) for one in shown],
-        N_("why"): [printable(one.reason) for one in shown],
+        N_("why"): [printable(sentence(one.code, one.reason)) for one in shown],
         N_("age"): [age(time.time() - one.at_s) for one in shown],
     }
     table = _table(columns, _Form((), ("what", "why"), ("age",)), width)
@@ -127,7 +136,7 @@ def _cell(name: str, text: str) -> Text | _Tail:
 
 
 class _Tail:
-    """Text of which the end is shown where there is no room: paths differ in that."""
+    """Text of which the end is shown where not all fits: paths differ in that."""
 
     def __init__(self, text: str) -> None:
         self._text = text
@@ -165,7 +174,7 @@ def job_details(job: Job, rate: float | None = None) -> Table:
     if job.about:
         table.add_row(_("of"), Text(job.about))
         table.add_row(_("labels"), f"{job.labels:,}" if job.labels else _("the model's own"))
-    table.add_row(_("state"), _(state_of(job)))
+    table.add_row(_("state"), _(job.status))
     table.add_row(
         _("images"),
         _("{images:,} in {chunks:,} chunks").format(images=job.images, chunks=job.chunks),

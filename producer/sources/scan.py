@@ -7,12 +7,14 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import IO, Final
 
+from producer.errors import NoSuchPathError
 from producer.sources import stores as urls
 from producer.sources import tar as shards
 from producer.sources.extensions import is_image
 from producer.sources.tar import OnSkip
 from worker.contract.i18n import gettext as _
 from worker.contract.messages import ImageRef
+from worker.contract.urls import is_url
 
 STANDARD_INPUT: Final = "-"
 _BLOCK_BYTES: Final = 65_536
@@ -31,52 +33,48 @@ def standard_input() -> IO[bytes]:
     return open(0, "rb", buffering=0, closefd=False)
 
 
-class NoSuchPathError(ValueError):
-    """A path on the command line leads nowhere, and no pattern of that form matches."""
-
-
-def check(words: Iterable[str]) -> None:
-    """Look once at each word, before any work begins.
+def check(names: Iterable[str]) -> None:
+    """Look once at each name, before any work begins.
 
     Raises:
-        NoSuchPathError: naming the first word that leads nowhere.
+        NoSuchPathError: naming the first that leads nowhere.
         StoreError: a store cannot be listed from here.
     """
-    for word in words:
-        if word == STANDARD_INPUT or os.path.lexists(word):
+    for name in names:
+        if name == STANDARD_INPUT or os.path.lexists(name):
             continue
-        if urls.is_url(word):
-            urls.check(word)
+        if is_url(name):
+            urls.check_images(name)
             continue
-        if not glob.has_magic(word):
-            msg = _("{path} does not exist").format(path=word)
+        if not glob.has_magic(name):
+            msg = _("{path} does not exist").format(path=name)
             raise NoSuchPathError(msg)
-        if next(glob.iglob(word, recursive=True), None) is None:
-            msg = _("nothing matches {pattern}").format(pattern=word)
+        if next(glob.iglob(name, recursive=True), None) is None:
+            msg = _("nothing matches {pattern}").format(pattern=name)
             raise NoSuchPathError(msg)
 
 
 def scan(
-    words: Iterable[str], on_skip: OnSkip, stdin: Callable[[], IO[bytes]] = standard_input
+    names: Iterable[str], on_skip: OnSkip, stdin: Callable[[], IO[bytes]] = standard_input
 ) -> Iterator[Image]:
-    """Yield the images that the words mean, as absolute paths, links not resolved, or as URLs.
+    """Yield the images that the names stand for, as absolute paths, links not resolved, or as URLs.
 
     Archives that are named, or match a pattern, are shards: their images come as references. URLs
     are listed where the store can. Directories are walked, each real one once, so links in circles
     do no harm; hidden entries and files without an image's ending are passed over there. `on_skip`
-    hears of what cannot be listed. Names that are no UTF-8 come as lone surrogates (PEP 383). Names
-    in a list on standard input are taken as they are: each is an image.
+    is called with what cannot be listed. Names that are no UTF-8 come as lone surrogates (PEP 383).
+    Names in a list on standard input are taken as they are: each is an image.
     """
     visited: set[tuple[int, int]] = set()
-    for word in dict.fromkeys(words):
-        if word == STANDARD_INPUT:
-            yield from map(_absolute, read_list(stdin()))
+    for name in dict.fromkeys(names):
+        if name == STANDARD_INPUT:
+            yield from map(absolute, read_list(stdin()))
             continue
-        if urls.is_url(word) and not os.path.lexists(word):
-            yield from _at_url(word, on_skip)
+        if is_url(name) and not os.path.lexists(name):
+            yield from _at_url(name, on_skip)
             continue
-        is_pattern = glob.has_magic(word) and not os.path.lexists(word)
-        found = glob.iglob(word, recursive=True) if is_pattern else [word]
+        is_pattern = glob.has_magic(name) and not os.path.lexists(name)
+        found = glob.iglob(name, recursive=True) if is_pattern else [name]
         for path in map(os.path.abspath, found):
             if os.path.isdir(path):
                 yield from walk(path, visited, on_skip)
@@ -86,28 +84,29 @@ def scan(
                 yield path
 
 
-def _absolute(name: str) -> str:
-    return name if urls.is_url(name) else os.path.abspath(name)
+def absolute(name: str) -> str:
+    """Return the name of one image as it travels: an absolute path, or a URL."""
+    return name if is_url(name) else os.path.abspath(name)
 
 
 def _open(path: str) -> IO[bytes]:
     return open(path, "rb")
 
 
-def _at_url(word: str, on_skip: OnSkip) -> Iterator[Image]:
+def _at_url(name: str, on_skip: OnSkip) -> Iterator[Image]:
     try:
-        for url in urls.find(word):
+        for url in urls.find(name):
             if shards.is_shard(url):
                 yield from shards.members(url, urls.open_url, on_skip)
-            elif url == word or is_image(url):
+            elif url == name or is_image(url):
                 yield url
     except Exception as e:  # noqa: BLE001 - each store has errors of its own, and many
-        on_skip(word, OSError(0, " ".join(str(e).split()) or type(e).__name__))
+        on_skip(name, OSError(0, " ".join(str(e).split()) or type(e).__name__))
 
 
-def count_images(words: Iterable[str]) -> int:
+def count_images(names: Iterable[str]) -> int:
     """Return how many images `scan` would yield."""
-    return sum(1 for _ in scan(words, lambda *_: None))
+    return sum(1 for _ in scan(names, lambda *_: None))
 
 
 def read_list(stream: IO[bytes]) -> Iterator[str]:

@@ -11,24 +11,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Final
-from urllib.parse import urlsplit
 
-from worker.contract.extras import remedy
+from producer.errors import StoreError
 from worker.contract.i18n import gettext as _
+from worker.contract.reasons import reason
+from worker.contract.urls import is_fetchable, is_web, scheme_of, store_remedy
 
-_WEB: Final = frozenset({"http", "https"})
-_EXTRAS: Final = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs"}
 _MAGIC: Final = frozenset("*?[")
-
-
-class StoreError(ValueError):
-    """A store cannot be spoken to from here, or refuses."""
-
-
-def is_url(word: str) -> bool:
-    """Whether a word is an address."""
-    scheme, found, _ = word.partition("://")
-    return bool(found) and scheme.isalnum()
 
 
 def find(url: str) -> Iterator[str]:
@@ -38,7 +27,7 @@ def find(url: str) -> Iterator[str]:
         StoreError: what the store needs is not installed.
         OSError: it cannot be listed.
     """
-    if urlsplit(url).scheme in _WEB:
+    if is_web(url):
         yield url
         return
     store, path = _store(url)
@@ -73,7 +62,7 @@ def upload(file: Path, url: str) -> None:
         StoreError: what the store needs is not installed, or it does not take the file.
     """
     store, path = _store(url)
-    with _told(url):
+    with _as_store_error(url):
         store.put_file(str(file), path)
 
 
@@ -84,7 +73,7 @@ def download(url: str, file: Path) -> bool:
         StoreError: what the store needs is not installed, or it does not answer.
     """
     store, path = _store(url)
-    with _told(url):
+    with _as_store_error(url):
         if not store.exists(path):
             return False
         store.get_file(path, str(file))
@@ -98,7 +87,7 @@ def size(url: str) -> int:
         StoreError: what the store needs is not installed, or it does not answer.
     """
     store, path = _store(url)
-    with _told(url):
+    with _as_store_error(url):
         if not store.exists(path):
             return 0
         found = store.info(path).get("size")
@@ -106,11 +95,11 @@ def size(url: str) -> int:
 
 
 @contextmanager
-def _told(url: str) -> Iterator[None]:
+def _as_store_error(url: str) -> Iterator[None]:
     try:
         yield
     except Exception as e:  # Each store has errors of its own, and many.
-        msg = f"{url}: {' '.join(str(e).split()) or type(e).__name__}"
+        msg = f"{url}: {reason(' '.join(str(e).split()) or type(e).__name__)}"
         raise StoreError(msg) from e
 
 
@@ -120,25 +109,35 @@ def check(url: str) -> None:
     Raises:
         StoreError: what it needs is not installed.
     """
-    if urlsplit(url).scheme not in _WEB:
+    if not is_web(url):
         _store(url)
 
 
+def check_images(url: str) -> None:
+    """Make sure that images at a URL can be listed here and fetched by workers.
+
+    Raises:
+        StoreError: workers do not fetch by this scheme, or what it needs is not installed here.
+    """
+    if not is_fetchable(url):
+        msg = _("workers do not fetch images from {scheme}:// URLs").format(scheme=scheme_of(url))
+        raise StoreError(msg)
+    check(url)
+
+
 def _store(url: str) -> tuple[Any, str]:
-    scheme = urlsplit(url).scheme
     try:
         if not importlib.util.find_spec("fsspec"):
-            raise ImportError  # noqa: TRY301 - told as that of the store's own library
+            raise ImportError  # noqa: TRY301 - the same as without the store's own library
         import fsspec  # noqa: PLC0415 - only who names a URL needs it
 
         found: tuple[Any, str] = fsspec.url_to_fs(url, use_listings_cache=False)
     except (ImportError, ValueError) as e:
-        extra = _EXTRAS.get(scheme)
-        words = remedy(extra) if extra else str(e) or _("fsspec is needed")
+        why = store_remedy(url) or (reason(str(e)) if str(e) else _("fsspec is needed"))
         msg = _("{scheme}:// URLs cannot be used here: {reason}").format(
-            scheme=scheme, reason=words
+            scheme=scheme_of(url), reason=why
         )
         raise StoreError(msg) from e
-    # What their libraries log, tracebacks with it, is raised as well, and told by us.
+    # What their libraries log, tracebacks with it, is raised as well, and shown by us.
     logging.getLogger(type(found[0]).__module__.partition(".")[0]).addHandler(logging.NullHandler())
     return found

@@ -26,7 +26,7 @@ def is_shard(name: str) -> bool:
 def members(
     path: str, open_file: Callable[[str], IO[bytes]], on_skip: OnSkip
 ) -> Iterator[ImageRef]:
-    """Yield the images of an archive, in its order; `on_skip` hears of one that cannot be read."""
+    """Yield the images of an archive, in its order, or call `on_skip` if it cannot be read."""
     try:
         with closing(open_file(path)) as stream:
             yield from _members(path, stream)

@@ -20,7 +20,7 @@ import pytest
 from conftest import PATIENCE_S, ROOT, environment, run
 from images import fill
 
-from producer.jobs.feeder import SMALLEST_CHUNK
+from producer.jobs.chunks import SMALLEST_CHUNK
 
 pytestmark = pytest.mark.integration
 

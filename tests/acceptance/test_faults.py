@@ -38,7 +38,7 @@ pytestmark = pytest.mark.integration
 
 # So long a dead worker's chunks wait; users have a minute.
 LEASE_S = "2"
-FAULTY = (str(ROOT / "tests" / "faulty_worker.py"),)
+FAULTY = (str(ROOT / "tests" / "support" / "faulty_worker.py"),)
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def supervise(start: Callable[[], Worker], done: Callable[[], bool]) -> int:
 
 def leftovers(client: redis.Redis) -> list[Any]:
     """Whatever lies in Redis that belongs to work under way."""
-    kinds = ("blob:*", "trials:*")
+    kinds = ("blob:*", "attempts:*")
     found: list[Any] = [key for kind in kinds for key in client.keys(f"{KEY_PREFIX}{kind}")]
     return found + [
         key for key in (QUEUE, PROCESSING, "unacked", "unacked_index") if client.exists(key)
@@ -289,7 +289,7 @@ def test_what_was_given_up_is_shown_and_sent_again(
 ) -> None:
     (photo,) = fill(tmp_path / "photos", 1)
     blob = blob_key("old", 0, 0)
-    client.set(blob, photo.read_bytes(), ex=60)
+    client.set(blob, photo.read_bytes(), ex=3600)
     images = (ImageRef(str(photo)), ImageRef("/gone.jpg", blob=blob))
     dead = DeadLetters(client)
     dead.add_chunk(Chunk(job="old", seq=0, images=images, sent_at_s=1.0), "poison", "it kills")
@@ -350,7 +350,7 @@ def test_a_submit_that_is_killed_goes_on_where_it_broke_off(
     wanted = {str(path) for path in fill(tmp_path / "photos", 600)}
     crew.start(server.url, program=STEADY)
     out = tmp_path / "out.jsonl"
-    words = ("submit", str(tmp_path / "photos"), "--out", str(out), "--chunk", "8")
+    words = ("submit", str(tmp_path / "photos"), "--out", str(out), "--chunk-size", "8")
     for turn in range(3):
         resume = ["--resume"] if turn else []
         producer = subprocess.Popen(

@@ -110,7 +110,7 @@ def test_every_hostile_file_ends_in_one_record_and_the_worker_stays(
     assert "Traceback" not in worker.text
     assert member.peak_mb() - at_rest_mb < BYTES_A_PIXEL * MAX_PIXELS / MB
     assert not client.exists(QUEUE, "unacked")
-    assert not client.keys(f"{KEY_PREFIX}trials:*")
+    assert not client.keys(f"{KEY_PREFIX}attempts:*")
     assert worker.stop() == 0
 
 
@@ -153,7 +153,7 @@ def test_no_path_in_a_message_leads_outside(
         f"{root}-sibling/x.jpg": "not_found",
         "good.jpg": "not_found",
     }
-    worker = crew.start(server.url, "--images", str(root), image_roots="")
+    worker = crew.start(server.url, "--allow", str(root), image_roots="")
     app = make_app(Settings(broker_url=SecretUrl(server.url)), stores_results=False)
     jobs = JobStore(client, 60)
     job = jobs.create().id

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from conftest import PATIENCE_S, ROOT, Crew, environment, run
 from images import encoded, fill, picture
 from server import free_port
 
+from producer import Client, NoSuchJobError, ServerError, UsageError
 from worker.contract.local.redis_server import EmbeddedRedis
 from worker.contract.local.subprocesses import start_child, stop_child
 
@@ -201,7 +203,7 @@ def test_a_laptop_submits_through_the_door(door: Door, worker: None, tmp_path: P
     (tmp_path / "图" / "empty.jpg").touch()
     labels, out = tmp_path / "labels.txt", tmp_path / "tags.jsonl"
     labels.write_text("猫 | 小猫 < 动物\n狗\n", encoding="utf-8")
-    words = ["producer", "submit", str(tmp_path / "图"), "--http", door.base]
+    words = ["producer", "submit", str(tmp_path / "图"), "--server", door.base]
     words += ["--labels", str(labels), "--top-k", "2", "--embeddings", "--out", str(out)]
     done = run(*words, broker_url="redis://127.0.0.1:1/0", api_key=KEY)
     assert done.returncode == 3, done.stderr
@@ -224,6 +226,33 @@ def test_a_laptop_submits_through_the_door(door: Door, worker: None, tmp_path: P
     away = run(*words[:4], "http://127.0.0.1:1")
     assert away.returncode == 1
     assert "no answer from" in away.stderr
+
+
+def test_the_python_api_does_the_same_over_http(door: Door, worker: None, tmp_path: Path) -> None:
+    photos = [str(path) for path in fill(tmp_path / "图", 40)]
+    (tmp_path / "图" / "empty.jpg").touch()
+    with Client(door.base, api_key=KEY) as client:
+        stream = client.tag(tmp_path / "图", ["猫", "狗"], top_k=1)
+        records = list(stream)
+        assert sorted(record.path for record in records if record.status == "ok") == sorted(photos)
+        assert [r.error and r.error.code for r in records if r.status == "failed"] == ["empty_file"]
+        assert (stream.done, stream.failed, stream.total) == (41, 1, 41)
+        job = client.submit(photos, ["猫"])
+        assert len(list(client.results(job, wait=True))) == 40
+        assert client.job(job).status == client.cancel(job).status == "finished"
+        with client.tag(photos, ["猫"]) as early:
+            next(early)
+        assert client.job(early.job).status in {"cancelled", "finished"}
+        with pytest.raises(NoSuchJobError, match="there is no job"):
+            client.job("no-job")
+        with pytest.raises(UsageError, match="needs a Redis"):
+            client.status()
+    with (
+        Client(door.base, api_key="another") as stranger,
+        pytest.raises(ServerError, match="unauthorized"),
+    ):
+        stranger.submit(photos, ["猫"])
+    assert "uploads" not in {thread.name for thread in threading.enumerate()}
 
 
 def test_a_port_that_all_can_reach_needs_a_key() -> None:

@@ -1,4 +1,4 @@
-"""What a worker takes in and tells, seen from a real one."""
+"""Which chunks a worker takes in, and which events it sends, seen from a real one."""
 
 from __future__ import annotations
 
@@ -45,15 +45,15 @@ def test_events_come_in_groups_and_none_is_missing(
     assert [found.count(f"task-{kind}") for kind in ("received", "started", "succeeded")] == [8] * 3
 
 
-def test_a_worker_leaves_to_others_what_it_has_no_room_for(
+def test_a_worker_leaves_to_others_what_it_has_no_capacity_for(
     server: EmbeddedRedis, client: redis.Redis, crew: Crew, tmp_path: Path
 ) -> None:
     fill(tmp_path / "images", 1200, (800, 600))
     workers = [crew.start(server.url, ready=False) for _ in range(2)]
     for worker in workers:
         worker.wait_for("worker.ready")
-    words = ["--chunk", "100", "--out", str(tmp_path / "out.jsonl")]
-    done = run("producer", "submit", str(tmp_path / "images"), *words, broker_url=server.url)
+    options = ["--chunk-size", "100", "--out", str(tmp_path / "out.jsonl")]
+    done = run("producer", "submit", str(tmp_path / "images"), *options, broker_url=server.url)
     assert done.returncode == 0, done.stderr
     # Twelve chunks, and ten threads a worker: one that took a chunk for each would leave but two.
     lines = (tmp_path / "out.jsonl").read_text(encoding="utf-8")

@@ -11,24 +11,24 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import redis
 from click.testing import CliRunner, Result
 from conftest import PATIENCE_S, ROOT, environment, run
 
-from producer.backend.connection import ONLINE_TIMEOUT_S, JobLostError
+from producer.backend.connection import ONLINE_TIMEOUT_S
 from producer.cli import main
-from producer.cli.exit_codes import echo
-from producer.cli.output import Output
-from producer.cli.submit import explains_interruption
+from producer.cli.interruption import Interruption
+from producer.cli.output import ConsoleOutput
+from producer.errors import JobLostError, UnavailableError
 from producer.formats import target_of
-from producer.jobs.run import JobRunner, Request
-from worker.contract.labels import LabelPack
+from producer.jobs.tagging import Writing
 from worker.contract.local.redis_server import EmbeddedRedis
 from worker.contract.messages import QUEUE, Chunk, ChunkResult, ImageResult, Tag
 from worker.contract.queue.app import make_app
-from worker.contract.redis.connections import CONNECT_TIMEOUT_S, BrokerUnreachableError
+from worker.contract.redis.connections import CONNECT_TIMEOUT_S
 from worker.contract.secret import SecretUrl
 from worker.contract.settings import Settings
 from worker.contract.stores.jobs import JobStore
@@ -122,7 +122,7 @@ def test_the_help_of_each_verb_shows_an_example(verb: str) -> None:
         (["a.jpg", "--threshold", "nan"], "--threshold"),
         (["a.jpg", "--threshold", "5"], "--threshold"),
         (["a.jpg", "--threshold", "-0.1"], "--threshold"),
-        (["a.jpg", "--chunk", "5000"], "--chunk"),
+        (["a.jpg", "--chunk-size", "5000"], "--chunk-size"),
         (["a.jpg", "--broker", "amqp://x"], "redis://"),
         (["empty"], "no image found in empty"),
     ],
@@ -176,7 +176,7 @@ def test_without_a_worker_nothing_is_sent_and_an_old_file_stays_as_it_was(
     assert done.exit_code == 1
     (line,) = done.stderr.splitlines()
     assert "no worker is online" in line
-    assert f"worker start --images {Path.cwd()}" in line
+    assert f"worker start --allow {Path.cwd()}" in line
     assert "--embedded" in line
     assert client.llen(QUEUE) == 0
     assert Path("tags.jsonl").read_text() == "precious"
@@ -202,7 +202,9 @@ def test_a_job_left_alone_prints_its_id_and_its_results_are_fetched_later(
     assert late.exit_code == 0, late.stderr
     found = [json.loads(line) for line in late.stdout.splitlines()]
     assert [Path(r["path"]).name for r in found] == ["a.jpg", "猫.jpg"]
-    assert call("results", job, "--out", "r.jsonl", "--broker", server.url).exit_code == 0
+    saved = call("results", job, "--out", "r.jsonl", "--broker", server.url)
+    assert saved.exit_code == 0
+    assert saved.stderr == "wrote 2 records to r.jsonl\n"
     assert Path("r.jsonl").read_text(encoding="utf-8") == late.stdout
 
     told = call("status", job, "--broker", server.url)
@@ -270,7 +272,7 @@ def test_an_interrupted_submission_is_marked_and_says_how_to_go_on(
     number: signal.Signals,
 ) -> None:
     with subprocess.Popen(
-        [sys.executable, "-m", "producer.cli", "submit", "-", "--no-wait", "--chunk", "1"],
+        [sys.executable, "-m", "producer.cli", "submit", "-", "--no-wait", "--chunk-size", "1"],
         cwd=ROOT,
         env=environment(broker_url=server.url),
         stdin=subprocess.PIPE,
@@ -367,19 +369,20 @@ def test_closed_streams_are_no_fault_of_ours(
     assert shell("status")[0] == 0
 
 
+class UnderWay(NamedTuple):
+    job: str
+    done: int
+
+
 @pytest.mark.parametrize("is_lost", [True, False])
 def test_what_redis_has_lost_is_not_said_to_be_tagged_still(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, is_lost: bool
 ) -> None:
-    words = {"paths": ("a.jpg",), "embedded": False, "overwrite": False, "chunk": None}
-    request = Request(
-        paths=("a.jpg",), pack=LabelPack(), top_k=5, threshold=0, as_blobs=False, chunk_images=None
-    )
-    output = Output(target_of(tmp_path / "tags.jsonl", None))
-    session = JobRunner(request, output.console, echo)
-    session.job = "j"
-    error: Exception = JobLostError("lost") if is_lost else BrokerUnreachableError("away")
-    with pytest.raises(type(error)), explains_interruption(session, output, words):
+    output = ConsoleOutput(target_of(tmp_path / "tags.jsonl", None))
+    error: Exception = JobLostError("lost") if is_lost else UnavailableError("away")
+    interruption = Interruption(Writing(output), keeps=True)
+    interruption.job = UnderWay("j", 0)
+    with pytest.raises(type(error)), interruption:
         raise error
     said = capsys.readouterr().err
     assert ("will still be tagged" in said, "cancel" in said) == (not is_lost, not is_lost)

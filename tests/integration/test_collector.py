@@ -234,7 +234,7 @@ def test_draining_makes_room_and_leaves_the_results(job: Job) -> None:
 
     job.time.on_nap = work
     job.collector.drain()
-    assert job.window.seqs() == [1]
+    assert job.window.parts(1) == [[1]]
     assert job.kept() == [0, 2]
 
 

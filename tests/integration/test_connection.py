@@ -8,8 +8,9 @@ import pytest
 import redis
 from server import Server
 
-from producer.backend.connection import JobLostError, open_connection
+from producer.backend.connection import open_connection
 from producer.backend.workers import online
+from producer.errors import JobLostError
 from worker.contract.redis.connections import BrokerUnreachableError
 from worker.contract.secret import SecretUrl
 from worker.contract.settings import Settings
@@ -29,7 +30,7 @@ def test_when_nothing_comes_the_reason_is_told_and_none_is_the_end(
         server.stop()
         assert connection.stall_reason(job).startswith("cannot reach Redis at ")
         # Between the question to the workers and the one about the job.
-        monkeypatch.setattr(type(connection), "worker", "somebody")
+        monkeypatch.setattr(type(connection), "first_worker", lambda _: "somebody")
 
         def gone(_: str) -> None:
             raise redis.ConnectionError(CLOSED)
@@ -63,6 +64,6 @@ def test_a_job_that_redis_has_lost_will_never_come(tmp_path: Path) -> None:
         connection.client.flushall()
         # Nobody is online here, so nobody could answer either.
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(type(connection), "worker", "somebody")
+            patch.setattr(type(connection), "first_worker", lambda _: "somebody")
             with pytest.raises(JobLostError, match="has lost job"):
                 connection.stall_reason(job)

@@ -36,7 +36,7 @@ def test_without_a_worker_it_says_how_to_start_one(
     (worst,) = bad(*found)
     assert worst.startswith("no worker is online at redis://")
     # The URL was not taken from the environment, and holds a password.
-    todo = "export WANWU_BROKER_URL=... (the same URL), then worker start --images DIR"
+    todo = "export WANWU_BROKER_URL=... (the same URL), then worker start --allow DIR"
     assert worst.endswith(f"-> {todo}")
     assert any("there are 1 dead letters" in one.what for one in found)
 
@@ -78,7 +78,7 @@ def test_it_knows_what_workers_may_read(
     seen, unseen = tmp_path / "seen", tmp_path / "unseen"
     seen.mkdir()
     unseen.mkdir()
-    crew.start(server.url, "--images", str(seen), "--images", "s3://photos/2026/")
+    crew.start(server.url, "--allow", str(seen), "--images", "s3://photos/2026/")
     places = [str(seen), str(unseen), str(tmp_path / "none"), "s3://photos/2026/", "s3://other/"]
     found = list(examine(Settings(broker_url=SecretUrl(server.url)), places))
     by_place = {one.what.split(": ")[0]: one.state for one in found[-5:]}

@@ -126,5 +126,5 @@ def test_images_that_come_again_are_not_inferred_again(
     )
     batches = {int(size): n for size, n in stats["tagger"]["batch_sizes"].items()}
     assert sum(size * n for size, n in batches.items()) <= 13
-    assert stats["tagger"]["recalled"] >= 26
+    assert stats["tagger"]["cache_hits"] >= 26
     worker.stop()

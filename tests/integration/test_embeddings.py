@@ -15,11 +15,13 @@ from conftest import ROOT, Crew, run
 from records import MODEL, embedding, failed, record
 
 from producer.embeddings.ranking import Ranker, matrix_of, nearest, retagged
-from producer.embeddings.text_encoder import Embedded, EncodingError
-from producer.formats import RecordsError, open_sink, target_of
+from producer.embeddings.text_encoder import Embedded
+from producer.errors import EncodingError, RecordsError
+from producer.formats import open_sink, target_of
 from worker.contract.local.redis_server import EmbeddedRedis
+from worker.contract.scoring import Background
 from worker.contract.text_embeddings import Encoded
-from worker.labels.encoder import Background, LabelSet
+from worker.labels.encoder import LabelSet
 from worker.pipeline.rank import rank
 
 EXAMPLES = ROOT / "ops" / "examples"
@@ -32,10 +34,10 @@ def embedded(labels: int) -> Embedded:
     rows_KD /= np.linalg.norm(rows_KD, axis=1, keepdims=True)
     names = tuple(f"label {k}" for k in range(labels))
     parents = {"label 3": "parent"}
-    told = Encoded(
+    encoded = Encoded(
         model=MODEL, kind="zero-shot", dim=D, logit_scale=20.0, labels=names, parents=parents
     )
-    return Embedded(told, rows_KD.tobytes())
+    return Embedded(encoded, rows_KD.tobytes())
 
 
 def images(count: int) -> npt.NDArray[np.float16]:
@@ -49,14 +51,14 @@ def images(count: int) -> npt.NDArray[np.float16]:
 def test_scores_and_order_are_those_of_a_worker(labels: int, top_k: int, background: int) -> None:
     with_labels, images_ND = embedded(labels), images(50)
     matrix_KD = np.frombuffer(with_labels.matrix, np.float32).reshape(labels, D)
-    label_set = LabelSet(with_labels.told.labels, matrix_KD, with_labels.told.parents)
+    label_set = LabelSet(with_labels.encoded.labels, matrix_KD, with_labels.encoded.parents)
     if background:
         rows_JD = np.frombuffer(embedded(background).matrix, np.float32).reshape(background, D)
         apart_JK = np.random.default_rng(2).integers(0, 2, (background, labels)).astype(np.float32)
         label_set = label_set._replace(background=Background(rows_JD, apart_JK))
-        told = msgspec.structs.replace(with_labels.told, background=background)
+        encoded = msgspec.structs.replace(with_labels.encoded, background=background)
         body = with_labels.matrix + rows_JD.tobytes() + apart_JK.tobytes()
-        with_labels = Embedded(told, body)
+        with_labels = Embedded(encoded, body)
     wanted = rank(images_ND.astype(np.float32), label_set, 20.0, top_k=top_k, threshold=0.02)
     ranker = Ranker(with_labels, top_k=top_k)
     records = iter([record(embedding=embedding(*row)) for row in images_ND.tolist()])
@@ -70,7 +72,7 @@ def test_scores_and_order_are_those_of_a_worker(labels: int, top_k: int, backgro
 
 def test_equal_scores_stand_in_the_order_of_the_labels() -> None:
     same = embedded(1)
-    ranker = Ranker(Embedded(embedded(40).told, same.matrix * 40), top_k=40)
+    ranker = Ranker(Embedded(embedded(40).encoded, same.matrix * 40), top_k=40)
     assert ranker.rank(images(3)).order_NT.tolist() == [list(range(40))] * 3
 
 
@@ -84,11 +86,11 @@ def test_failures_stay_as_they_are_whatever_is_beside_them() -> None:
 
 
 def test_embeddings_of_another_model_or_none_are_refused() -> None:
-    told = embedded(2).told
+    encoded = embedded(2).encoded
     with pytest.raises(EncodingError, match="of model other@1"):
-        matrix_of([record(model="other@1", embedding=embedding(1))], told)
+        matrix_of([record(model="other@1", embedding=embedding(1))], encoded)
     with pytest.raises(RecordsError, match="--embeddings"):
-        matrix_of([record()], told)
+        matrix_of([record()], encoded)
 
 
 def test_the_nearest_of_all_blocks_come_first() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,11 @@ import redis
 from celery import Celery
 from conftest import PATIENCE_S
 
-from producer.jobs import feeder as submit
-from producer.jobs.feeder import Feeder, JobOptions, read_image
+from producer.jobs import feeder as feeding
+from producer.jobs.feeder import Feeder
+from producer.jobs.options import JobOptions
 from producer.jobs.publisher import Stores
+from producer.jobs.read_image import read_image
 from producer.jobs.window import Sent, Window, WindowClosedError
 from worker.contract.local.redis_server import EmbeddedRedis
 from worker.contract.messages import QUEUE, Chunk, Failure, ImageRef
@@ -59,20 +61,21 @@ def inbox(app: Celery, client: redis.Redis) -> Iterator[Callable[[], list[Chunk]
         yield take
 
 
-def options(stores: Stores, **fields: Any) -> JobOptions:
-    values = {
-        "labels": None,
-        "top_k": 5,
-        "threshold": 0.0,
-        "chunk_images": None,
-        "as_blobs": False,
-        "max_bytes": 1000,
-    }
-    return JobOptions(job=stores.jobs.create().id, **(values | fields))
+@pytest.fixture
+def job(stores: Stores) -> str:
+    return stores.jobs.create().id
 
 
-def send(paths: list[str], what: JobOptions, stores: Stores, total: int | None = None) -> None:
-    feeder = Feeder(paths, what, stores, Window(10_000, 10**9), lambda: total)
+def feeder_of(
+    job: str, images: Iterable[str], stores: Stores, window: Window, **options: Any
+) -> Feeder:
+    total = options.pop("total", None)
+    what = JobOptions(**options)
+    return Feeder(job, images, what, stores, window, total=lambda: total, max_file_bytes=1000)
+
+
+def send(job: str, paths: list[str], stores: Stores, **options: Any) -> None:
+    feeder = feeder_of(job, paths, stores, Window(10_000, 10**9), **options)
     feeder.start()
     feeder._thread.join(PATIENCE_S)
     assert not feeder.check()
@@ -84,18 +87,17 @@ def sent(count: int, size_bytes: int = 0) -> Sent:
 
 
 def test_paths_travel_in_chunks_in_their_order(
-    stores: Stores, inbox: Callable[[], list[Chunk]]
+    stores: Stores, job: str, inbox: Callable[[], list[Chunk]]
 ) -> None:
     paths = [f"/图/{number}.jpg" for number in range(20)] + [os.fsdecode(b"/\xff.jpg")]
-    what = options(stores, labels="0123456789abcdef", top_k=3, threshold=0.25)
-    send(paths, what, stores)
+    send(job, paths, stores, labels="0123456789abcdef", top_k=3, threshold=0.25)
     chunks = inbox()
     assert [chunk.seq for chunk in chunks] == [0, 1, 2]
     assert [len(chunk.images) for chunk in chunks] == [8, 8, 5]
     assert [image.path for chunk in chunks for image in chunk.images] == paths
     assert {(c.labels, c.top_k, c.threshold) for c in chunks} == {("0123456789abcdef", 3, 0.25)}
-    job = stores.jobs.get(what.job)
-    assert (job.images, job.chunks, job.state) == (21, 3, "submitted")
+    found = stores.jobs.get(job)
+    assert (found.images, found.chunks, found.state) == (21, 3, "submitted")
 
 
 @pytest.mark.parametrize(
@@ -112,61 +114,63 @@ def test_paths_travel_in_chunks_in_their_order(
 )
 def test_chunks_grow_with_the_job_unless_their_size_was_given(
     stores: Stores,
+    job: str,
     inbox: Callable[[], list[Chunk]],
     given: int | None,
     total: int | None,
     wanted: list[int],
 ) -> None:
     paths = [f"/{number}.jpg" for number in range(9000)]
-    send(paths, options(stores, chunk_images=given), stores, total)
+    send(job, paths, stores, chunk_size=given, total=total)
     chunks = inbox()
     assert [len(chunk.images) for chunk in chunks] == wanted
     assert [image.path for chunk in chunks for image in chunk.images] == paths
 
 
 def test_blobs_travel_in_small_chunks(
-    stores: Stores, inbox: Callable[[], list[Chunk]], tmp_path: Path
+    stores: Stores, job: str, inbox: Callable[[], list[Chunk]], tmp_path: Path
 ) -> None:
     (tmp_path / "one.jpg").write_bytes(b"x")
-    send([str(tmp_path / "one.jpg")] * 20, options(stores, as_blobs=True), stores)
+    send(job, [str(tmp_path / "one.jpg")] * 20, stores, as_blobs=True)
     assert [len(chunk.images) for chunk in inbox()] == [8, 8, 4]
 
 
-def test_a_message_needs_no_subscription_of_its_own(stores: Stores, client: redis.Redis) -> None:
-    send(["/a.jpg"] * 50, options(stores, chunk_images=1), stores)
+def test_a_message_needs_no_subscription_of_its_own(
+    stores: Stores, job: str, client: redis.Redis
+) -> None:
+    send(job, ["/a.jpg"] * 50, stores, chunk_size=1)
     assert client.pubsub_channels("celery-task-meta-*") == []
     assert client.llen(QUEUE) == 50
 
 
 def test_blobs_lie_beside_the_queue_and_failures_travel(
-    stores: Stores, inbox: Callable[[], list[Chunk]], tmp_path: Path
+    stores: Stores, job: str, inbox: Callable[[], list[Chunk]], tmp_path: Path
 ) -> None:
     good, empty, large, gone = (tmp_path / name for name in ("good", "empty", "large", "gone"))
     good.write_bytes(b"x" * 1000)
     empty.touch()
     large.write_bytes(b"x" * 1001)
     paths = [str(path) for path in (empty, good, large, gone)]
-    what = options(stores, as_blobs=True)
-    send(paths, what, stores)
+    send(job, paths, stores, as_blobs=True)
     (chunk,) = inbox()
     assert [image.path for image in chunk.images] == paths
     codes = [image.error and image.error.code for image in chunk.images]
     assert codes == ["empty_file", None, "too_large", "not_found"]
-    assert [image.blob for image in chunk.images] == [None, blob_key(what.job, 0, 1), None, None]
-    assert stores.blobs.get(blob_key(what.job, 0, 1)) == good.read_bytes()
+    assert [image.blob for image in chunk.images] == [None, blob_key(job, 0, 1), None, None]
+    assert stores.blobs.get(blob_key(job, 0, 1)) == good.read_bytes()
 
 
 def test_large_blobs_make_small_chunks(
     stores: Stores,
+    job: str,
     inbox: Callable[[], list[Chunk]],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(submit, "CHUNK_BYTES", 1500)
+    monkeypatch.setattr(feeding, "MAX_BYTES", 1500)
     file = tmp_path / "a.jpg"
     file.write_bytes(b"x" * 1000)
-    what = options(stores, as_blobs=True)
-    send([str(file)] * 5, what, stores)
+    send(job, [str(file)] * 5, stores, as_blobs=True)
     chunks = inbox()
     assert [len(chunk.images) for chunk in chunks] == [2, 2, 1]
     assert all(stores.blobs.get(image.blob or "") for chunk in chunks for image in chunk.images)
@@ -192,7 +196,7 @@ def test_only_regular_files_are_opened(tmp_path: Path) -> None:
 
 
 def test_the_feeder_waits_when_enough_is_under_way(
-    stores: Stores, client: redis.Redis, wait_until: Wait
+    stores: Stores, job: str, client: redis.Redis, wait_until: Wait
 ) -> None:
     window = Window(16, 10**9)
     taken = 0
@@ -203,8 +207,7 @@ def test_the_feeder_waits_when_enough_is_under_way(
             taken += 1
             yield f"/{taken}.jpg"
 
-    what = options(stores)
-    feeder = Feeder(endless(), what, stores, window)
+    feeder = feeder_of(job, endless(), stores, window)
     feeder.start()
     wait_until(lambda: client.llen(QUEUE) == 2 and taken == 24)
     window.remove(0)
@@ -213,17 +216,17 @@ def test_the_feeder_waits_when_enough_is_under_way(
     feeder.stop()
     assert not feeder.check()
     assert not feeder.sent_all
-    assert stores.jobs.get(what.job).chunks == client.llen(QUEUE) == 3
+    assert stores.jobs.get(job).chunks == client.llen(QUEUE) == 3
 
 
 def test_what_goes_wrong_while_sending_is_raised_where_results_are_collected(
-    stores: Stores, wait_until: Wait
+    stores: Stores, job: str, wait_until: Wait
 ) -> None:
     def failing() -> Iterator[str]:
         yield "/a.jpg"
         raise OSError(5, "Input/output error")
 
-    feeder = Feeder(failing(), options(stores), stores, Window(16, 10**9))
+    feeder = feeder_of(job, failing(), stores, Window(16, 10**9))
     feeder.start()
     wait_until(lambda: not feeder._thread.is_alive())
     with pytest.raises(OSError, match="Input/output error"):
@@ -233,9 +236,9 @@ def test_what_goes_wrong_while_sending_is_raised_where_results_are_collected(
 def test_a_window_bounds_images_and_bytes() -> None:
     window = Window(10, 100)
     window.add(0, sent(8, 10))
-    assert not window._has_room(sent(3))
-    assert window._has_room(sent(2, 90))
-    assert not window._has_room(sent(1, 91))
+    assert not window._fits(sent(3))
+    assert window._fits(sent(2, 90))
+    assert not window._fits(sent(1, 91))
     assert window.remove(0) == sent(8, 10)
     assert window.images == 0
 
@@ -244,7 +247,7 @@ def test_a_chunk_larger_than_the_window_goes_alone() -> None:
     window = Window(10, 100)
     window.add(0, sent(50, 1000))
     assert window.images == 50
-    assert not window._has_room(sent(1))
+    assert not window._fits(sent(1))
 
 
 def test_who_waits_for_room_is_sent_away_when_the_window_closes(wait_until: Wait) -> None:
@@ -262,4 +265,4 @@ def test_who_waits_for_room_is_sent_away_when_the_window_closes(wait_until: Wait
     window.close()
     thread.join(PATIENCE_S)
     assert raised.is_set()
-    assert window.seqs() == [0]
+    assert window.parts(1) == [[0]]

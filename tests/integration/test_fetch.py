@@ -16,9 +16,10 @@ from conftest import ROOT, Crew, run
 from images import fill
 from web import object_store, web
 
+from producer.errors import StoreError
 from producer.sources import stores as urls
 from producer.sources.extensions import is_image
-from producer.sources.scan import path_of, scan
+from producer.sources.scan import check, path_of, scan
 from worker.contract.local.redis_server import EmbeddedRedis
 from worker.contract.messages import ImageRef, Part
 from worker.errors import (
@@ -86,7 +87,7 @@ def test_what_a_web_server_gives_comes_with_its_stamp(site: tuple[Path, str, lis
 
 
 @pytest.mark.parametrize(
-    ("path", "error", "words"),
+    ("path", "error", "reason"),
     [
         ("/none.jpg", NotFoundError, "404"),
         ("/code/410", NotFoundError, "410"),
@@ -100,9 +101,9 @@ def test_what_a_web_server_gives_comes_with_its_stamp(site: tuple[Path, str, lis
     ],
 )
 def test_what_a_web_server_does_not_give_has_its_reason(
-    site: tuple[Path, str, list[str]], path: str, error: type[ImageError], words: str
+    site: tuple[Path, str, list[str]], path: str, error: type[ImageError], reason: str
 ) -> None:
-    with pytest.raises(error, match=words):
+    with pytest.raises(error, match=reason):
         fetch(f"{site[1]}{path}", [site[1]], 1000)
 
 
@@ -122,8 +123,16 @@ def test_a_store_without_its_library_says_what_to_install() -> None:
     # Those that have an extra are all installed here: test_installs tries them without.
     with pytest.raises(UnreadableError, match="adlfs"):
         fetch("abfs://bucket/a.jpg", ["*"], MOST)
-    with pytest.raises(urls.StoreError, match="adlfs"):
+    with pytest.raises(StoreError, match="adlfs"):
         urls.check("abfs://bucket/")
+
+
+@pytest.mark.parametrize("url", ["file:///etc/passwd", "memory://a.jpg", "hf://datasets/a/b.jpg"])
+def test_producer_and_worker_agree_on_what_is_not_fetched(url: str) -> None:
+    with pytest.raises(StoreError, match="workers fetch no images from"):
+        check([url])
+    with pytest.raises(OutsideRootsError, match="may fetch from"):
+        fetch(url, ["*"], MOST)
 
 
 def pack(directory: Path, shard: Path) -> Path:
@@ -155,7 +164,7 @@ def test_what_is_no_archive_is_passed_over_with_a_word(tmp_path: Path, body: byt
     shard, told = tmp_path / "x.tar", list[str]()
     shard.write_bytes(body)
     assert list(scan([str(shard)], lambda _, error: told.append(str(error)))) == []
-    assert "no tar archive" in told[0]
+    assert "not a tar archive" in told[0]
 
 
 def tags_of(out: Path) -> dict[str, Any]:
@@ -195,8 +204,8 @@ def test_files_urls_and_shards_get_the_same_tags(
         listed.write_text("".join(f"{address}/{name}\n" for name in names), encoding="utf-8")
         worker = crew.start(
             server.url,
-            *("--images", "s3://photos/", "--images", address),
-            *("--images", str(EXAMPLES), "--images", str(tmp_path)),
+            *("--allow", "s3://photos/", "--images", address),
+            *("--allow", str(EXAMPLES), "--images", str(tmp_path)),
         )
         found = {}
         for name, words in {

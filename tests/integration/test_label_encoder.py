@@ -117,8 +117,8 @@ def test_the_words_may_be_ones_own(encoder: LabelEncoder) -> None:
 
 
 def test_parents_and_children_do_not_weigh_against_each_other(encoder: LabelEncoder) -> None:
-    words = ("动物", "猫", "石头")
-    pack = LabelPack(("猫", "动物"), parents={"猫": "动物"}, calibrated=True, background=words)
+    texts = ("动物", "猫", "石头")
+    pack = LabelPack(("猫", "动物"), parents={"猫": "动物"}, calibrated=True, background=texts)
     found = encoder.encode(pack).background
     assert found is not None
     assert found.apart_JK[0].tolist() == [0, 0]
@@ -164,7 +164,7 @@ def test_a_tokenizer_that_cannot_be_read_is_named(tmp_path: Path) -> None:
 
 
 class Counting:
-    """An encoder that counts, and waits to be let go if told so."""
+    """An encoder that counts, and waits to be released if asked to."""
 
     def __init__(self) -> None:
         self.packs: list[LabelPack] = []

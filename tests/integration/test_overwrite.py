@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,9 +19,11 @@ from conftest import PATIENCE_S, ROOT, STEADY, Crew, environment, run, until
 from images import fill
 from records import record
 
+from producer.errors import InUseError
 from producer.formats import existing_of, open_sink, records_of, target_of
 from producer.formats.journal import replace
-from producer.formats.output_lock import InUseError, OutputLock
+from producer.formats.output import Output
+from producer.formats.output_lock import OutputLock
 from worker.contract.local.redis_server import EmbeddedRedis
 from worker.contract.stores.jobs import JobStore
 
@@ -28,6 +31,7 @@ ENDINGS = (".jsonl", ".csv", ".parquet", ".html")
 HOLD = """
 import sys
 from pathlib import Path
+from producer.formats.output import Output
 from producer.formats.output_lock import OutputLock
 with OutputLock(Path(sys.argv[1])).held(print):
     print("held", flush=True)
@@ -245,6 +249,17 @@ def test_a_file_that_is_put_in_its_place_is_locked_as_the_one_before(tmp_path: P
         with pytest.raises(InUseError, match=f"process {os.getpid()}"), OutputLock(out).held(quiet):
             pass
     with OutputLock(out).held(quiet):
+        pass
+
+
+def test_an_output_that_lies_elsewhere_is_locked_for_this_machine(tmp_path: Path) -> None:
+    url = f"memory://{tmp_path}/tags.jsonl"
+    with Output.at(url, None).held(quiet):
+        with pytest.raises(InUseError, match=re.escape(url)), Output.at(url, None).held(quiet):
+            pass
+        with Output.at(f"{url}.csv", None).held(quiet):
+            pass
+    with Output.at(url, None).held(quiet):
         pass
 
 

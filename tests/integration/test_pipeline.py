@@ -215,7 +215,7 @@ def test_a_model_without_labels_says_that_some_are_needed(
 ) -> None:
     pipeline = started(open_artifact(build(tmp_path / "bare", labels=None)))
     assert codes(pipeline.process(chunk(files["红"]), SENT_AT_S)) == ["labels_missing"]
-    assert pipeline.info()["has_labels"] is False
+    assert pipeline.info().has_labels is False
 
 
 def test_the_threshold_of_the_chunk_holds(pipeline: Pipeline, files: dict[str, str]) -> None:
@@ -262,11 +262,11 @@ def test_images_of_many_chunks_share_batches(
     assert [best(result) for result in results] == [[label] for label in labels]
     assert {result.images[0].batch_size for result in results} == {4}
     assert best(first.result(PATIENCE_S)) == ["红"]
-    assert pipeline.info()["batch_sizes"] == {"1": 1, "4": 2}
+    assert pipeline.info().batch_sizes == {"1": 1, "4": 2}
 
 
 class BrokenStore(BlobStore):
-    """A store that fails in the way it is told."""
+    """A store that fails in the way that the test says."""
 
     def __init__(self, error: Exception) -> None:
         self._error = error
@@ -326,13 +326,13 @@ def test_when_the_inference_thread_dies_others_must_try_and_the_worker_hears(
     assert not pipeline.capacity.is_left
 
 
-def test_images_on_trial_are_tried_one_by_one_between_beginning_and_end(
+def test_images_are_attempted_one_by_one_between_beginning_and_end(
     started: Callable[..., Pipeline], files: dict[str, str]
 ) -> None:
     pipeline, notes = started(), list[str]()
 
     @contextmanager
-    def trial(index: int) -> Iterator[None]:
+    def attempt(index: int) -> Iterator[None]:
         if index == 1:
             raise PoisonError
         notes.append(f"begin {index}")
@@ -340,7 +340,7 @@ def test_images_on_trial_are_tried_one_by_one_between_beginning_and_end(
         notes.append(f"end {index}")
 
     paths = [files["红"], files["绿"], "/nowhere.jpg", files["蓝"]]
-    result = pipeline.process(chunk(*paths), SENT_AT_S, trial)
+    result = pipeline.process(chunk(*paths), SENT_AT_S, attempt)
     assert codes(result) == [None, "poison", "not_found", None]
     assert best(result)[0] == "红"
     assert notes == [f"{what} {index}" for index in (0, 2, 3) for what in ("begin", "end")]
@@ -348,13 +348,13 @@ def test_images_on_trial_are_tried_one_by_one_between_beginning_and_end(
     assert_empty(pipeline)
 
 
-def test_an_end_that_says_nothing_of_the_image_leaves_its_trial_open(
+def test_an_end_that_says_nothing_of_the_image_leaves_its_attempt_open(
     started: Callable[..., Pipeline], files: dict[str, str]
 ) -> None:
     pipeline, notes = started(), list[str]()
 
     @contextmanager
-    def trial(index: int) -> Iterator[None]:
+    def attempt(index: int) -> Iterator[None]:
         notes.append(f"begin {index}")
         if index == 1:
             raise redis.ConnectionError
@@ -362,7 +362,7 @@ def test_an_end_that_says_nothing_of_the_image_leaves_its_trial_open(
         notes.append(f"end {index}")
 
     with pytest.raises(redis.ConnectionError):
-        pipeline.process(chunk(files["红"], files["绿"], files["蓝"]), SENT_AT_S, trial)
+        pipeline.process(chunk(files["红"], files["绿"], files["蓝"]), SENT_AT_S, attempt)
     assert notes == ["begin 0", "end 0", "begin 1"]
     assert_empty(pipeline)
 
@@ -488,7 +488,8 @@ def test_what_the_worker_page_shows_is_plain_json(
     pipeline: Pipeline, tiny: Artifact, files: dict[str, str]
 ) -> None:
     pipeline.process(chunk(files["红"], "/none"), SENT_AT_S)
-    shown = json.loads(json.dumps(pipeline.info()))
+    shown = json.loads(json.dumps(msgspec.to_builtins(pipeline.info())))
+    assert shown.pop("name")
     assert shown.pop("images_per_s") > 0
     stages = shown.pop("stages_ms")
     assert set(stages) == set(STAGES)
@@ -502,7 +503,7 @@ def test_what_the_worker_page_shows_is_plain_json(
         "precision": "fp32",
         "engine": "torchscript",
         "fallbacks": 0,
-        "recalled": 0,
+        "cache_hits": 0,
         "out_of_memory": 0,
         "max_batch": 4,
         "has_labels": True,

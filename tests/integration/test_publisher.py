@@ -11,7 +11,8 @@ from celery import Celery
 from conftest import PATIENCE_S
 
 from producer.jobs import publisher
-from producer.jobs.publisher import OutgoingChunk, Publisher, Stores
+from producer.jobs.chunks import OutgoingChunk
+from producer.jobs.publisher import Publisher, Stores
 from worker.contract.local.redis_server import EmbeddedRedis
 from worker.contract.messages import QUEUE, Chunk, ImageRef
 from worker.contract.queue.app import make_app
@@ -55,14 +56,14 @@ def seqs(app: Celery, client: redis.Redis) -> list[int]:
     return found
 
 
-def test_a_lone_parcel_goes_at_once(
+def test_a_lone_chunk_goes_at_once(
     stores: Stores, job: str, client: redis.Redis, wait_until: Wait
 ) -> None:
-    box = Publisher(stores, lambda _: None)
-    box.start()
-    box.put(outgoing(job, 0))
+    sending = Publisher(stores, lambda _: None)
+    sending.start()
+    sending.put(outgoing(job, 0))
     wait_until(lambda: client.llen(QUEUE) == 1)
-    box.close()
+    sending.close()
     assert (stores.jobs.get(job).images, stores.jobs.get(job).chunks) == (2, 1)
 
 
@@ -70,12 +71,12 @@ def test_what_gathers_travels_in_one_round_trip_and_in_order(
     stores: Stores, job: str, client: redis.Redis
 ) -> None:
     gone: list[int] = []
-    box = Publisher(stores, gone.append)
+    sending = Publisher(stores, gone.append)
     for seq in range(50):
-        box.put(outgoing(job, seq, {f"wanwu:blob:{seq}": b"x"}))
+        sending.put(outgoing(job, seq, {f"wanwu:blob:{seq}": b"x"}))
     before = client.info("stats")["total_reads_processed"]
-    box.start()
-    box.close()
+    sending.start()
+    sending.close()
     assert gone == [100]
     assert client.info("stats")["total_reads_processed"] - before < 20
     assert seqs(stores.app, client) == list(range(50))
@@ -83,37 +84,37 @@ def test_what_gathers_travels_in_one_round_trip_and_in_order(
     assert len(client.keys("wanwu:blob:*")) == 50
 
 
-def test_a_full_outbox_lets_nobody_in_until_it_sends(
+def test_a_full_publisher_lets_nobody_in_until_it_sends(
     stores: Stores, job: str, wait_until: Wait
 ) -> None:
-    box = Publisher(stores, lambda _: None)
+    sending = Publisher(stores, lambda _: None)
     for seq in range(publisher.MAX_CHUNKS):
-        box.put(outgoing(job, seq))
-    thread = threading.Thread(target=box.put, args=[outgoing(job, publisher.MAX_CHUNKS)])
+        sending.put(outgoing(job, seq))
+    thread = threading.Thread(target=sending.put, args=[outgoing(job, publisher.MAX_CHUNKS)])
     thread.start()
     thread.join(0.1)
     assert thread.is_alive()
-    box.start()
+    sending.start()
     thread.join(PATIENCE_S)
     assert not thread.is_alive()
-    box.close()
+    sending.close()
     assert stores.jobs.get(job).chunks == publisher.MAX_CHUNKS + 1
 
 
-def test_bytes_fill_an_outbox_but_a_large_parcel_goes_alone(
+def test_bytes_fill_a_publisher_but_a_large_chunk_goes_alone(
     stores: Stores, job: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(publisher, "MAX_BYTES", 10)
-    box = Publisher(stores, lambda _: None)
-    box.put(outgoing(job, 0, {"a": b"x" * 20}))
-    assert not box._has_room(outgoing(job, 1, {"b": b"x"}))
+    sending = Publisher(stores, lambda _: None)
+    sending.put(outgoing(job, 0, {"a": b"x" * 20}))
+    assert not sending._has_room(outgoing(job, 1, {"b": b"x"}))
 
 
 def test_connections_that_break_lose_no_chunk(
     stores: Stores, job: str, client: redis.Redis
 ) -> None:
     # As `submit` has it: a client does not try again when what its pool gives breaks twice at once.
-    box = Publisher(stores, lambda _: None, retry_timeout_s=60)
+    sending = Publisher(stores, lambda _: None, retry_timeout_s=60)
     done = threading.Event()
 
     def cut() -> None:
@@ -122,11 +123,11 @@ def test_connections_that_break_lose_no_chunk(
 
     cutter = threading.Thread(target=cut)
     cutter.start()
-    box.start()
+    sending.start()
     try:
         for seq in range(500):
-            box.put(outgoing(job, seq))
-        box.close()
+            sending.put(outgoing(job, seq))
+        sending.close()
     finally:
         done.set()
         cutter.join()
@@ -134,15 +135,15 @@ def test_connections_that_break_lose_no_chunk(
     assert set(seqs(stores.app, client)) == set(range(500))
 
 
-def test_a_redis_that_refuses_is_told_where_the_outbox_is_filled(
+def test_a_redis_that_refuses_is_raised_where_chunks_are_handed_over(
     stores: Stores, job: str, client: redis.Redis, wait_until: Wait
 ) -> None:
     client.set(QUEUE, "no list")
-    box = Publisher(stores, lambda _: None)
-    box.start()
-    box.put(outgoing(job, 0))
-    wait_until(lambda: box._error is not None)
+    sending = Publisher(stores, lambda _: None)
+    sending.start()
+    sending.put(outgoing(job, 0))
+    wait_until(lambda: sending._error is not None)
     with pytest.raises(redis.ResponseError, match="WRONGTYPE"):
-        box.put(outgoing(job, 1))
+        sending.put(outgoing(job, 1))
     with pytest.raises(redis.ResponseError, match="WRONGTYPE"):
-        box.close()
+        sending.close()

@@ -18,7 +18,7 @@ def chunk(job: str = "j", seq: int = 3) -> Chunk:
     return Chunk(job=job, seq=seq, images=images, sent_at_s=1.0)
 
 
-def test_deliveries_and_trials_are_counted_by_chunk_and_image(client: redis.Redis) -> None:
+def test_deliveries_and_attempts_are_counted_by_chunk_and_image(client: redis.Redis) -> None:
     deliveries, first, second = Deliveries(client, 60), chunk(), chunk(seq=4)
     assert [deliveries.again(first) for _ in range(2)] == [2, 3]
     assert deliveries.again(second) == 2
@@ -33,7 +33,7 @@ def test_what_is_known_of_a_chunk_vanishes_with_it_or_in_time(client: redis.Redi
     jobs, deliveries = JobStore(client, 60), Deliveries(client, 60)
     job = jobs.create().id
     deliveries.begin(chunk(job), 0)
-    (key,) = client.keys(f"{KEY_PREFIX}trials:*")
+    (key,) = client.keys(f"{KEY_PREFIX}attempts:*")
     assert 0 < client.ttl(key) <= 60
     # Whoever stores the results, be it a worker that has not heard of the other delivery.
     jobs.finish_chunk(job, 3, images=2, failed=0)

@@ -1,4 +1,4 @@
-"""worker.contract.local.redis_server and worker.contract.local.subprocesses"""
+"""worker.contract.local.redis_server"""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import redis
 from conftest import PATIENCE_S, ROOT, until
 
 from worker.contract.local.redis_server import EmbeddedRedis, server_program
-from worker.contract.local.subprocesses import start_child, stop_child
+from worker.contract.local.subprocesses import start_child
 from worker.contract.redis.connections import BrokerUnreachableError, connect
 
 # Ctrl-C as in a terminal: whoever runs in the background inherits that it is ignored.
@@ -24,16 +24,8 @@ HOLD = """
     signal.signal(signal.SIGINT, signal.default_int_handler)
     from worker.contract.local.redis_server import EmbeddedRedis
     with EmbeddedRedis() as server:
-        print(server._child.pid, server._directory, flush=True)
+        print(server._process.pid, server._directory, flush=True)
         time.sleep(600)
-"""
-
-
-STUBBORN = """
-import signal, time
-signal.signal(signal.SIGTERM, signal.SIG_IGN)
-print("on", flush=True)
-time.sleep(600)
 """
 
 
@@ -68,22 +60,22 @@ def test_two_do_not_disturb_each_other() -> None:
 
 def test_nothing_stays_behind() -> None:
     with EmbeddedRedis() as server:
-        child, directory = server._child, server._directory
-        assert child is not None
+        process, directory = server._process, server._directory
+        assert process is not None
         assert directory is not None
         assert directory.is_dir()
-    assert child.poll() is not None
+    assert not process.is_running
     assert not directory.exists()
     server.stop()
 
 
 def test_the_password_is_in_no_file_and_in_no_command_line() -> None:
     with EmbeddedRedis() as server:
-        child, directory = server._child, server._directory
-        assert child is not None
+        process, directory = server._process, server._directory
+        assert process is not None
         assert directory is not None
         password = connect(server.url).connection_pool.connection_kwargs["password"]
-        shown = Path(f"/proc/{child.pid}/cmdline").read_bytes()
+        shown = Path(f"/proc/{process.pid}/cmdline").read_bytes()
         files = b"".join(file.read_bytes() for file in directory.iterdir())
         assert password.encode() not in shown + files
 
@@ -108,14 +100,6 @@ def is_running(pid: int) -> bool:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
-
-
-def test_a_child_that_will_not_end_is_killed() -> None:
-    child = start_child([sys.executable, "-c", STUBBORN], stdout=subprocess.PIPE)
-    assert child.stdout is not None
-    with child.stdout:
-        child.stdout.readline()
-    assert stop_child(child, grace_s=0.1) == -signal.SIGKILL
 
 
 def test_the_server_of_the_wheel_comes_first() -> None:

@@ -105,8 +105,8 @@ def test_a_result_waits_for_a_redis_that_is_away(
     assert not storing.is_alive()
     with connect(fickle.url) as client:
         assert JobStore(client, 60).collect(job, [0]) == [sent]
-    told = [record.getMessage() for record in caplog.records if "results." in record.getMessage()]
-    assert [words.split(":")[0] for words in told] == ["results.waiting", "results.stored"]
+    lines = [record.getMessage() for record in caplog.records if "results." in record.getMessage()]
+    assert [line.split(":")[0] for line in lines] == ["results.waiting", "results.stored"]
 
 
 def test_a_worker_that_is_to_stop_leaves_the_chunk_to_others(

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import redis
 from records import LABELS, MODEL, failed, record
 
-from producer.formats import RecordsError, open_sink, records_of, target_of
-from producer.jobs.resume import ResumeState, TagSource, resume_state_of
+from producer.errors import RecordsError
+from producer.formats import open_sink, records_of, target_of
+from producer.jobs.options import TagSource
+from producer.jobs.resume import ResumeState, resume_state_of
 from producer.sources.scan import path_of
 from worker.contract.messages import ChunkResult, Failure, ImageResult, Record, Stamp
 from worker.contract.stores.jobs import JobStore
 
-MAKER = TagSource(MODEL, LABELS)
+SOURCE = TagSource(MODEL, LABELS)
 FORMS = [".jsonl", ".csv", ".parquet", ".html"]
 
 
@@ -48,8 +51,8 @@ def resume_state(file: Path, *, retries_failed: bool = False) -> ResumeState:
     return found
 
 
-def pending(of: ResumeState, photos: list[Path], maker: TagSource = MAKER) -> list[int]:
-    left = of.pending(map(str, photos), maker)
+def pending(of: ResumeState, photos: list[Path], source: TagSource = SOURCE) -> list[int]:
+    left = of.pending(map(str, photos), source)
     return [photos.index(Path(path_of(image))) for image in left]
 
 
@@ -203,32 +206,33 @@ def test_it_takes_over_what_the_job_before_it_got(
     job = jobs.create().id
     images = [ImageResult(path=str(path), stamp=stamp(path)) for path in photos[:2]]
     dropped = ImageResult(path=str(photos[2]), error=Failure("cancelled", "job", "dropped"))
-    for seq, (result, labels) in enumerate([(images, LABELS), ([dropped], LABELS), (images, None)]):
-        told = ChunkResult(
+    for seq, (found, labels) in enumerate([(images, LABELS), ([dropped], LABELS), (images, None)]):
+        result = ChunkResult(
             job=job,
             seq=seq,
             worker="w",
             device="cpu",
             model=MODEL,
             labels=labels,
-            images=tuple(result),
+            images=tuple(found),
         )
         client.set(
             f"celery-task-meta-{job}-{seq}",
-            json.dumps({"status": "SUCCESS", "result": told.to_wire()}),
+            json.dumps({"status": "SUCCESS", "result": result.to_wire()}),
         )
     jobs.set_sent(job, images=5, chunks=3)
     again = resume_state(file)
     again.begin(job)
-    with open_sink(target_of(file, None), appends=True) as sink:
-        assert again.take_over(jobs, sink, MAKER) == 1
+    (taken,) = again.take_over(jobs, SOURCE)
+    write(file, *taken, appends=True)
+    assert [one.path for one in taken] == [str(photos[1])]
     assert pending(again, photos) == [2, 3]
     assert jobs.is_cancelled(job)
     again.end()
     assert not file.with_name("tags.jsonl.job").read_text()
 
 
-def test_sidecars_are_a_ledger_of_their_own(tmp_path: Path, photos: list[Path]) -> None:
+def test_sidecars_are_a_state_of_their_own(tmp_path: Path, photos: list[Path]) -> None:
     target = target_of(None, "xmp")
     with open_sink(target) as sink:
         for path in photos[:3]:
@@ -256,3 +260,44 @@ def test_images_of_a_cancelled_job_are_not_done(tmp_path: Path, photos: list[Pat
     one = resume_state(file)
     assert 0 in pending(one, photos)
     assert (one.images, one.failed_before) == (0, 0)
+
+
+@pytest.mark.parametrize("size", [1, 5, 30])
+@pytest.mark.parametrize("ending", [".jsonl", ".csv"])
+def test_half_of_a_first_record_counts_as_nothing(
+    tmp_path: Path, photos: list[Path], ending: str, size: int
+) -> None:
+    file = tmp_path / f"tags{ending}"
+    write(file, done(photos[0]))
+    file.write_bytes(file.read_bytes()[:size])
+    resume_state_of(target_of(file, None)).begin("some-job")
+    assert pending(resume_state(file), photos) == [0, 1, 2, 3]
+    assert not file.read_bytes()
+
+
+def test_half_a_line_of_somebody_else_stays(tmp_path: Path) -> None:
+    file = tmp_path / "tags.jsonl"
+    file.write_text('{"path": "x", "mine')
+    with pytest.raises(RecordsError):
+        resume_state(file)
+    resume_state_of(target_of(file, None)).begin("some-job")
+    file.write_text("my notes")
+    with pytest.raises(RecordsError):
+        resume_state(file)
+    assert file.read_text() == "my notes"
+
+
+@pytest.mark.parametrize("ending", [".parquet", ".html"])
+def test_what_was_to_be_overwritten_does_not_come_back(
+    tmp_path: Path, photos: list[Path], ending: str
+) -> None:
+    file = tmp_path / f"tags{ending}"
+    write(file, *map(done, photos[:3]))
+    resume_state_of(target_of(file, None)).begin("some-job", replaces=True)
+    assert pending(resume_state(file), photos) == [3]  # no record has come: the old ones stand
+    with suppress(OSError), open_sink(target_of(file, None)) as sink:
+        sink.write(done(photos[0]))
+        raise OSError
+    assert pending(resume_state(file), photos) == [1, 2, 3]
+    write(file, *map(done, photos[1:]), appends=True)
+    assert sorted(one.path for one in records_of(file)) == sorted(map(str, photos))

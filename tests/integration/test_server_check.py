@@ -25,10 +25,10 @@ HIGHEST_PORT = 55_000
 
 
 @contextmanager
-def server_with(directory: Path, *words: str) -> Iterator[str]:
+def server_with(directory: Path, *options: str) -> Iterator[str]:
     """A server with options of its own; yields its URL."""
     port = next(port for port in iter(free_port, None) if port < HIGHEST_PORT)
-    argv = [server_program(), "--port", str(port), "--bind", "127.0.0.1", "--save", "", *words]
+    argv = [server_program(), "--port", str(port), "--bind", "127.0.0.1", "--save", "", *options]
     child = start_child(argv, cwd=directory, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         until(lambda: _listens(port))
@@ -48,7 +48,7 @@ def test_a_server_that_is_fit_is_left_as_it_was(server: EmbeddedRedis, client: r
 
 
 @pytest.mark.parametrize(
-    ("commands", "keys", "channels", "told"),
+    ("commands", "keys", "channels", "reason"),
     [
         (["+@all", "-blmove"], ["*"], ["*"], "BLMOVE tag"),
         (["+@all"], ["tag*", "wanwu:*"], ["*"], "key"),
@@ -63,13 +63,16 @@ def test_a_right_that_is_missing_is_named(
     commands: list[str],
     keys: list[str],
     channels: list[str],
-    told: str,
+    reason: str,
 ) -> None:
     rights = {"commands": commands, "keys": keys, "channels": channels}
     client.acl_setuser("w", reset=True, enabled=True, passwords=["+pw"], **rights)  # type: ignore[arg-type]
     try:
         url = f"redis://w:pw@{server.url.partition('@')[2]}"
-        with connect(url) as one, pytest.raises(ServerUnfitError, match=f"lacks rights: .*{told}"):
+        with (
+            connect(url) as one,
+            pytest.raises(ServerUnfitError, match=f"lacks rights: .*{reason}"),
+        ):
             check_server(one, "here", WORKER)
     finally:
         client.acl_deluser("w")
@@ -81,11 +84,11 @@ def test_a_worker_says_in_one_sentence_what_its_redis_cannot_do(tmp_path: Path) 
         ("--cluster-enabled", "yes"): "cluster mode",
         ("--requirepass", "geheim"): "is the password right?",
     }
-    for words, told in cases.items():
-        with server_with(tmp_path, *words) as url:
+    for options, reason in cases.items():
+        with server_with(tmp_path, *options) as url:
             done = run("worker", "start", broker_url=url)
         assert done.returncode == 1, done.stderr
-        assert told in done.stderr
+        assert reason in done.stderr
         assert "Traceback" not in done.stderr
         assert "worker.ready" not in done.stderr
         assert len(done.stderr.splitlines()) == 1, done.stderr
@@ -93,8 +96,8 @@ def test_a_worker_says_in_one_sentence_what_its_redis_cannot_do(tmp_path: Path) 
 
 def test_producers_say_so_too(tmp_path: Path) -> None:
     with server_with(tmp_path, "--cluster-enabled", "yes") as url:
-        for words in (("status",), ("submit", "ops/examples"), ("doctor",)):
-            done = run("producer", *words, broker_url=url)
+        for argv in (("status",), ("submit", "ops/examples"), ("doctor",)):
+            done = run("producer", *argv, broker_url=url)
             assert done.returncode == 1
             assert "cluster mode" in done.stdout + done.stderr
             assert "Traceback" not in done.stderr
@@ -133,11 +136,11 @@ def test_each_command_ends_at_a_server_that_says_nothing() -> None:
             *(("cancel", "none"), ("requeue", "--all"), ("exporter", "--port", str(free_port()))),
         )
 
-        def ended(words: tuple[str, ...]) -> subprocess.CompletedProcess[str]:
-            return run("producer", *words, broker_url=url)
+        def ended(argv: tuple[str, ...]) -> subprocess.CompletedProcess[str]:
+            return run("producer", *argv, broker_url=url)
 
         with ThreadPoolExecutor(len(verbs)) as at_once:
             all_done = list(at_once.map(ended, verbs))
-        for words, done in zip(verbs, all_done, strict=True):
-            assert done.returncode == 1, (words, done.stderr)
+        for argv, done in zip(verbs, all_done, strict=True):
+            assert done.returncode == 1, (argv, done.stderr)
             assert "cannot reach Redis at redis://:***@" in done.stdout + done.stderr

@@ -1,4 +1,4 @@
-"""How messages are taken, held and handed on: kombu's transport as we have it, on a real Redis."""
+"""How messages are moved, leased and delivered: our transport on a real Redis."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from kombu import Consumer, Queue
 from worker.contract.local.redis_server import EmbeddedRedis
 from worker.contract.messages import QUEUE, TASK, URGENT, URGENT_KEY, Chunk, ImageRef
 from worker.contract.queue.app import make_app
-from worker.contract.queue.envelope import EnvelopeError, opened
+from worker.contract.queue.envelope import EnvelopeError, open_envelope
 from worker.contract.queue.leases import PROCESSING, Leases
 from worker.contract.secret import SecretUrl
 from worker.contract.settings import Settings
@@ -73,7 +73,7 @@ def test_a_message_is_in_one_place_from_the_queue_to_its_acknowledgement(
         assert not client.exists("unacked", "unacked_index")
 
 
-def test_a_message_that_was_taken_and_never_noted_goes_back(
+def test_a_message_left_on_the_processing_list_goes_back(
     settings: Settings, client: redis.Redis
 ) -> None:
     send(settings)
@@ -175,7 +175,7 @@ def real_message(settings: Settings, client: redis.Redis) -> dict[str, Any]:
 
 def test_a_producer_s_message_is_opened_as_it_is(settings: Settings, client: redis.Redis) -> None:
     message = real_message(settings, client)
-    assert opened(json.dumps(message).encode()) == message
+    assert open_envelope(json.dumps(message).encode()) == message
 
 
 @pytest.mark.parametrize(
@@ -210,13 +210,13 @@ def test_a_message_that_differs_from_a_producer_s_is_refused(
         inner = inner[name]
     inner[last] = value
     with pytest.raises(EnvelopeError):
-        opened(json.dumps(message).encode())
+        open_envelope(json.dumps(message).encode())
 
 
 @given(st.binary() | JSON.map(lambda value: json.dumps(value).encode()))
 def test_whatever_lies_in_the_queue_is_a_message_or_refused(raw: bytes) -> None:
     with pytest.raises(EnvelopeError):
-        opened(raw)
+        open_envelope(raw)
 
 
 def test_an_urgent_message_is_the_next(settings: Settings, client: redis.Redis) -> None:
@@ -229,7 +229,7 @@ def test_an_urgent_message_is_the_next(settings: Settings, client: redis.Redis) 
     assert [message.headers["id"] for message in messages] == ["j-9", "j-0"]
 
 
-def test_whoever_has_no_room_takes_urgent_messages_alone(
+def test_without_capacity_only_urgent_messages_are_taken(
     settings: Settings, client: redis.Redis
 ) -> None:
     # A name cannot make a message look urgent.
@@ -249,7 +249,24 @@ def test_whoever_has_no_room_takes_urgent_messages_alone(
     assert client.llen(QUEUE) == 3
 
 
-def test_there_is_nobody_urgent_unless_somebody_says_so(
+def test_an_urgent_message_that_comes_back_is_still_urgent(
+    settings: Settings, client: redis.Redis
+) -> None:
+    send(settings, 0)
+    send(settings, 1, priority=URGENT)
+    with consuming(settings) as (connection, messages):
+        assert connection.default_channel.take_urgent()
+        messages.pop().reject(requeue=True)
+    with consuming(settings) as (connection, messages):
+        assert client.llen(QUEUE) == 2
+        # It was put back at the end of the queue; at the head it is recognised.
+        client.lmove(QUEUE, QUEUE, "LEFT", "RIGHT")
+        assert connection.default_channel.take_urgent()
+        assert messages[0].headers["id"] == "j-1"
+        messages[0].ack()
+
+
+def test_urgent_messages_are_possible_only_while_somebody_sends_them(
     settings: Settings, client: redis.Redis
 ) -> None:
     with consuming(settings) as (connection, _):

@@ -73,7 +73,7 @@ def test_a_directory_is_watched_and_nothing_is_tagged_twice(
     (inbox / "before.jpg").write_bytes(encoded(picture(0)))
 
     def start() -> subprocess.Popen[bytes]:
-        words = ["watch", str(inbox), "--out", str(out), "--settle", "1.0", "--label", "猫"]
+        words = ["watch", str(inbox), "--out", str(out), "--settle-seconds", "1.0", "--label", "猫"]
         with (tmp_path / "log").open("ab") as log:
             return subprocess.Popen(
                 [sys.executable, "-m", "producer.cli", *words],
@@ -116,10 +116,10 @@ def test_a_directory_is_watched_and_nothing_is_tagged_twice(
 
 @pytest.mark.parametrize("seconds", ["nan", "inf", "-1"])
 def test_a_time_that_is_none_is_wrong_usage(tmp_path: Path, seconds: str) -> None:
-    words = ("watch", str(tmp_path), "--format", "xmp", "--settle", seconds)
+    words = ("watch", str(tmp_path), "--format", "xmp", "--settle-seconds", seconds)
     done = run("producer", *words)
     assert done.returncode == 2
-    assert "--settle" in done.stderr
+    assert "--settle-seconds" in done.stderr
 
 
 def test_a_page_cannot_grow_as_images_arrive(tmp_path: Path) -> None:

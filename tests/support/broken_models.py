@@ -31,7 +31,7 @@ def raising(artifact: Artifact, place: Path) -> Artifact:
     """A copy of an artifact whose TorchScript fails at run time."""
     shutil.copytree(artifact.path, place)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch.jit is deprecated; see DESIGN, decision 9.
+        warnings.simplefilter("ignore")  # torch.jit is deprecated.
         script: Any = torch.jit.script(Raising(artifact.manifest.embedding_dim))
     script.save(str(place / "image.pt"))
     return changed(artifact, place)

@@ -1,4 +1,4 @@
-"""The worker, with faults: what kills it and what ends its inference thread comes when told to.
+"""The worker, with faults: what kills it, and what ends its inference thread, on demand.
 
     python tests/support/faulty_worker.py start ...
 
@@ -32,15 +32,15 @@ _fault = Path(os.environ.get("FAULT_FILE") or os.devnull + "/none")
 _fitting = int(os.environ.get("FITTING_BATCH") or 1000)
 
 
-def deadly_decode(data: bytes, *words: Any, **options: Any) -> Any:
+def deadly_decode(data: bytes, *arguments: Any, **options: Any) -> Any:
     """Decode, or die."""
     if POISON in data:
         os._exit(EXIT_CODE)
-    return decode(data, *words, **options)
+    return decode(data, *arguments, **options)
 
 
 class Faulty:
-    """An engine that does as told."""
+    """An engine that fails on demand."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine

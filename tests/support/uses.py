@@ -64,7 +64,7 @@ def for_http(fresh: Fresh, live: Live) -> None:
     door = fresh.start("producer", "serve", "--port", port)
     assert '"workers"' in answer(door, f"http://127.0.0.1:{port}/health")
     url = f"http://127.0.0.1:{port}"
-    fresh.run("producer", "submit", str(live.images), "--http", url, "--out", "far.jsonl")
+    fresh.run("producer", "submit", str(live.images), "--server", url, "--out", "far.jsonl")
     assert statuses(fresh, "far.jsonl") == ["ok", "ok"]
 
 
@@ -85,7 +85,9 @@ def for_xmp(fresh: Fresh, live: Live) -> None:
 
 def for_watch(fresh: Fresh, live: Live) -> None:
     shutil.copytree(live.images, fresh.directory / "inbox")
-    watching = fresh.start("producer", "watch", "inbox", "--out", "seen.jsonl", "--settle", "0.1")
+    watching = fresh.start(
+        "producer", "watch", "inbox", "--out", "seen.jsonl", "--settle-seconds", "0.1"
+    )
     watching.wait_for("watching")
     assert statuses(fresh, "seen.jsonl") == ["ok", "ok"]
 
@@ -123,7 +125,7 @@ def for_chart(fresh: Fresh, _live: Live) -> None:
 def for_worker(fresh: Fresh, live: Live) -> None:
     with EmbeddedRedis() as server:
         there = {"WANWU_BROKER_URL": server.url}
-        running = fresh.start("worker", "start", "--images", str(live.images), **there)
+        running = fresh.start("worker", "start", "--allow", str(live.images), **there)
         running.wait_for("worker.ready")
         fresh.start("producer", "submit", str(live.images), "--out", "own.jsonl", **there).end()
         running.stop()

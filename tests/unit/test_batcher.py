@@ -25,7 +25,8 @@ from worker.pipeline.batch_policy import (
     Item,
     Pixels,
 )
-from worker.pipeline.batcher import Batcher, Wait
+from worker.pipeline.batch_runner import Wait
+from worker.pipeline.batcher import Batcher
 
 
 @dataclass
@@ -44,10 +45,10 @@ def item(ready_at_s: float = 0.0) -> Item:
     return Item(pixels(0), ready_at_s, Future())
 
 
-def backlog_with(
+def policy_with(
     ready: int, expected: int, *, gap_s: float = 1.0, max_batch: int = 4
 ) -> tuple[BatchPolicy, float]:
-    """Return a backlog in which images came `gap_s` apart, and the time of the last."""
+    """Return a policy in which images came `gap_s` apart, and the time of the last."""
     policy = BatchPolicy(max_batch)
     policy.expect(ready + expected, 0.0)
     for number in range(ready):
@@ -56,7 +57,7 @@ def backlog_with(
 
 
 class Script:
-    """An engine that embeds an image as its first pixel, does as told, and keeps the batches."""
+    """An engine that embeds an image as its first pixel, calls `before`, and keeps the batches."""
 
     def __init__(self) -> None:
         self.batches: list[list[int]] = []
@@ -117,12 +118,12 @@ def test_nothing_ready_is_nothing_to_take() -> None:
 
 
 def test_a_full_batch_leaves_at_once() -> None:
-    policy, now_s = backlog_with(ready=4, expected=20)
+    policy, now_s = policy_with(ready=4, expected=20)
     assert policy.patience_s(now_s) == 0
 
 
 def test_an_urgent_image_goes_first_and_alone() -> None:
-    policy, now_s = backlog_with(ready=3, expected=20)
+    policy, now_s = policy_with(ready=3, expected=20)
     item = Item(pixels(9), now_s, Future())
     assert policy.put(item, urgent=True)
     assert policy.ready == 4
@@ -142,27 +143,27 @@ def test_urgent_images_share_a_batch() -> None:
 
 
 def test_a_lone_image_on_an_idle_worker_goes_at_once() -> None:
-    policy, now_s = backlog_with(ready=1, expected=0)
+    policy, now_s = policy_with(ready=1, expected=0)
     assert policy.patience_s(now_s) == 0
 
 
 def test_a_batch_that_cannot_fill_any_more_goes_at_once() -> None:
-    policy, now_s = backlog_with(ready=2, expected=1)
+    policy, now_s = policy_with(ready=2, expected=1)
     assert policy.patience_s(now_s) == 0
 
 
 def test_a_thread_that_lost_its_core_is_waited_for_however_fast_the_others_are() -> None:
-    policy, now_s = backlog_with(ready=2, expected=2, gap_s=0.0001)
+    policy, now_s = policy_with(ready=2, expected=2, gap_s=0.0001)
     assert policy.patience_s(now_s) == pytest.approx(2 * LEAST_PATIENCE_S)
 
 
 def test_images_that_can_fill_the_batch_are_waited_for() -> None:
-    policy, now_s = backlog_with(ready=2, expected=2, gap_s=0.5)
+    policy, now_s = policy_with(ready=2, expected=2, gap_s=0.5)
     assert policy.patience_s(now_s) == pytest.approx(PATIENCE_GAPS * 2 * 0.5)
 
 
 def test_patience_ends_at_its_deadline_whatever_trickles_in() -> None:
-    policy, now_s = backlog_with(ready=1, expected=9, gap_s=1.0)
+    policy, now_s = policy_with(ready=1, expected=9, gap_s=1.0)
     whole_s = PATIENCE_GAPS * 3
     assert policy.patience_s(now_s) == pytest.approx(whole_s)
     policy.put(item(now_s + 10.0))
@@ -171,14 +172,14 @@ def test_patience_ends_at_its_deadline_whatever_trickles_in() -> None:
 
 
 def test_a_failed_decode_ends_waiting_that_has_become_vain() -> None:
-    policy, now_s = backlog_with(ready=3, expected=1)
+    policy, now_s = policy_with(ready=3, expected=1)
     assert policy.patience_s(now_s) != 0
     policy.forget()
     assert policy.patience_s(now_s) == 0
 
 
 def test_each_batch_has_patience_of_its_own() -> None:
-    policy, now_s = backlog_with(ready=1, expected=20, gap_s=1.0)
+    policy, now_s = policy_with(ready=1, expected=20, gap_s=1.0)
     first_s = policy.patience_s(now_s)
     assert len(policy.take()) == 1
     policy.put(item(now_s + 1.0))
@@ -186,7 +187,7 @@ def test_each_batch_has_patience_of_its_own() -> None:
 
 
 def test_one_huge_image_does_not_make_the_worker_patient_for_long() -> None:
-    policy, now_s = backlog_with(ready=4, expected=20, gap_s=0.1)
+    policy, now_s = policy_with(ready=4, expected=20, gap_s=0.1)
     policy.take()
     policy.put(item(now_s + 60.0))
     patience_s = policy.patience_s(now_s + 60.0)
@@ -195,7 +196,7 @@ def test_one_huge_image_does_not_make_the_worker_patient_for_long() -> None:
 
 
 def test_idle_time_is_no_gap() -> None:
-    policy, now_s = backlog_with(ready=4, expected=0, gap_s=0.1)
+    policy, now_s = policy_with(ready=4, expected=0, gap_s=0.1)
     policy.take()
     policy.expect(4, now_s + 3600)
     policy.put(item(now_s + 3600.1))
@@ -203,7 +204,7 @@ def test_idle_time_is_no_gap() -> None:
 
 
 def test_the_oldest_leave_first_and_never_more_than_a_batch() -> None:
-    policy, _ = backlog_with(ready=6, expected=0)
+    policy, _ = policy_with(ready=6, expected=0)
     assert [one.ready_at_s for one in policy.take()] == [1, 2, 3, 4]
     assert [one.ready_at_s for one in policy.take()] == [5, 6]
 
@@ -432,7 +433,7 @@ def test_the_histogram_counts_batches_by_size() -> None:
 
 
 class Device:
-    """Launches at once and ends a batch when told to; `fail` makes those fail that hold a value."""
+    """Launches at once and ends a batch when released; those fail that hold a value in `fail`."""
 
     def __init__(self) -> None:
         self.launched: list[list[int]] = []

@@ -16,7 +16,7 @@ def test_no_more_is_spent_than_there_is() -> None:
 
     def spend(amount: int) -> None:
         nonlocal spent, most
-        with semaphore.spend(amount):
+        with semaphore.acquire(amount):
             with lock:
                 spent += min(amount, 10)
                 most = max(most, spent)
@@ -32,11 +32,11 @@ def test_no_more_is_spent_than_there_is() -> None:
 
 def test_a_large_one_is_not_passed_by(wait_until: Callable[..., None]) -> None:
     semaphore, order = WeightedSemaphore(4), list[str]()
-    first = semaphore.spend(3)
+    first = semaphore.acquire(3)
     first.__enter__()
 
     def spend(name: str, amount: int) -> None:
-        with semaphore.spend(amount):
+        with semaphore.acquire(amount):
             order.append(name)
 
     with ThreadPoolExecutor(2) as pool:

@@ -358,15 +358,15 @@ def test_a_long_jpeg_is_scaled_down_while_it_is_decoded(
     assert seen[0] == size
 
 
-def test_pixels_in_memory_are_paid_for_from_the_budget() -> None:
-    data, spent = encoded(picture(3, (60, 40))), list[int]()
+def test_pixels_in_memory_are_acquired_from_the_semaphore() -> None:
+    data, amounts = encoded(picture(3, (60, 40))), list[int]()
 
     class Spy(WeightedSemaphore):
         @contextmanager
-        def spend(self, amount: int) -> Iterator[None]:
-            spent.append(amount)
-            with super().spend(amount):
+        def acquire(self, amount: int) -> Iterator[None]:
+            amounts.append(amount)
+            with super().acquire(amount):
                 yield
 
     decode(data, SQUASH, max_pixels=LIMIT, semaphore=Spy(LIMIT))
-    assert spent == [2400]
+    assert amounts == [2400]

@@ -58,8 +58,3 @@ def test_what_the_producer_reported_is_passed_on_as_it_came() -> None:
 def test_limits_are_named_with_the_size_that_broke_them() -> None:
     assert "20 x 30" in str(errors.TooManyPixelsError((20, 30), 500))
     assert "1,000" in str(errors.TooLargeError(1000, 999))
-
-
-def test_a_failing_disk_may_be_tried_again_and_a_text_file_may_not() -> None:
-    assert errors.UnreadableError.retryable
-    assert not errors.NotAnImageError.retryable

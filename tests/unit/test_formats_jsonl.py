@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from records import record
 
-from producer.formats import UnknownFormatError, check_writable, open_sink, target_of
+from producer.errors import UnknownFormatError
+from producer.formats import check_writable, open_sink, target_of
 from producer.formats.jsonl import JsonlSink
 from worker.contract.messages import Failure, Record
 

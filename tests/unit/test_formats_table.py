@@ -14,7 +14,8 @@ import pytest
 from conftest import produced
 from records import embedding, failed, record, several
 
-from producer.formats import RecordsError, open_sink, records_of, target_of
+from producer.errors import RecordsError
+from producer.formats import open_sink, records_of, target_of
 from producer.formats.csv import COLUMNS
 from producer.formats.jsonl import line_of
 from producer.formats.parquet import ROW_GROUP

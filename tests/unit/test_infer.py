@@ -14,7 +14,7 @@ from worker.errors import ArtifactError, DeviceMemoryError, InferenceError
 
 
 class Engine(Synchronous):
-    """Does what it is told and keeps the shapes that it saw."""
+    """Does what the test says and keeps the shapes that it saw."""
 
     name = "scripted"
     device = "cpu"

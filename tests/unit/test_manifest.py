@@ -74,7 +74,7 @@ def test_fields_unknown_to_this_program_are_passed_over(model: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("field", "value", "words"),
+    ("field", "value", "sentence"),
     [
         ("logit_scale", 0, "logit_scale must be a positive number"),
         ("logit_scale", -4.6, "logit_scale must be a positive number"),
@@ -87,10 +87,10 @@ def test_fields_unknown_to_this_program_are_passed_over(model: Path) -> None:
     ],
 )
 def test_a_manifest_that_cannot_be_right_names_the_field(
-    field: str, value: Any, words: str, model: Path
+    field: str, value: Any, sentence: str, model: Path
 ) -> None:
     change(model, **{field: value})
-    with pytest.raises(ArtifactError, match=words):
+    with pytest.raises(ArtifactError, match=sentence):
         open_artifact(model)
 
 
@@ -104,7 +104,7 @@ def test_a_file_that_was_altered_is_refused(name: str, model: Path) -> None:
 
 def test_a_file_that_is_missing_is_named(model: Path) -> None:
     (model / "text.pt").unlink()
-    with pytest.raises(ArtifactError, match=r"text\.pt of the model cannot be read: no such file"):
+    with pytest.raises(ArtifactError, match=r"text\.pt of the model cannot be read: No such file"):
         open_artifact(model)
 
 

@@ -1,4 +1,4 @@
-"""producer.console.progress and producer.console.tables"""
+"""producer.console.progress and what producer.console shows of records and jobs"""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ import io
 
 from rich.console import Console
 
+from producer.console.durations import age
 from producer.console.paths import printable
-from producer.console.progress import Bar, Lines, Tally, progress
-from producer.console.tables import Summary, age, human_line, state_of
+from producer.console.progress import Bar, Lines, progress
+from producer.console.summary import Summary
+from producer.console.tally import Tally
+from producer.formats.terminal import human_line
 from worker.contract.messages import Failure, Record, Tag, Timing
 from worker.contract.stores.jobs import Job
 
@@ -171,9 +174,9 @@ def test_names_that_no_terminal_can_show_are_escaped() -> None:
 
 def test_a_job_stands_where_its_state_and_its_counts_say() -> None:
     job = Job(id="j", created_at_s=0, state="submitted", images=2, done=1)
-    assert state_of(job) == "submitted"
-    assert state_of(Job(id="j", created_at_s=0, state="submitted", images=2, done=2)) == "finished"
-    assert state_of(Job(id="j", created_at_s=0, state="cancelled", images=2)) == "cancelled"
+    assert job.status == "submitted"
+    assert Job(id="j", created_at_s=0, state="submitted", images=2, done=2).status == "finished"
+    assert Job(id="j", created_at_s=0, state="cancelled", images=2).status == "cancelled"
 
 
 def test_an_age_has_a_sensible_unit() -> None:

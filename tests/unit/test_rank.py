@@ -9,18 +9,18 @@ import numpy.typing as npt
 import pytest
 
 from worker.contract.messages import Tag
-from worker.labels.encoder import Background, LabelSet
+from worker.contract.scoring import Background, softmax
+from worker.labels.encoder import LabelSet
 from worker.pipeline import rank as stage
-from worker.pipeline.rank import softmax
 
 AXES = LabelSet(("猫", "狗", "鱼"), np.eye(3, dtype=np.float32))
 Embedding = npt.NDArray[np.float32]
 LEANING = np.array([0.6, 0.8, 0.0], np.float32)
 
 
-def rank(embedding_D: Embedding, labels: LabelSet, scale: float, **words: Any) -> tuple[Tag, ...]:
+def rank(embedding_D: Embedding, labels: LabelSet, scale: float, **options: Any) -> tuple[Tag, ...]:
     """Rank one image."""
-    (tags,) = stage.rank(embedding_D[None], labels, scale, **words)
+    (tags,) = stage.rank(embedding_D[None], labels, scale, **options)
     return tags
 
 
@@ -74,10 +74,10 @@ def test_picking_from_a_large_set_equals_sorting_it() -> None:
         assert [tag.label for tag in tags] == by_sorting[:top_k]
 
 
-def against(*words: list[float], apart: list[list[float]] | None = None) -> LabelSet:
-    """Return the axes, calibrated by some words."""
-    rows_JD = np.array(words, np.float32)
-    apart_JK = np.array(apart or np.ones((len(words), 3)), np.float32)
+def against(*rows: list[float], apart: list[list[float]] | None = None) -> LabelSet:
+    """Return the axes, calibrated by a background."""
+    rows_JD = np.array(rows, np.float32)
+    apart_JK = np.array(apart or np.ones((len(rows), 3)), np.float32)
     return AXES._replace(background=Background(rows_JD, apart_JK))
 
 
@@ -105,13 +105,13 @@ def test_it_may_be_none_of_these_or_several() -> None:
 
 
 def test_a_score_does_not_depend_on_the_other_labels_of_the_set() -> None:
-    words = against([0, 0, 1])
+    calibrated = against([0, 0, 1])
     alone = LabelSet(
         ("猫",),
         AXES.matrix_KD[:1],
-        background=Background(words.background[0], np.ones((1, 1), "f4")),  # type: ignore[index]
+        background=Background(calibrated.background[0], np.ones((1, 1), "f4")),  # type: ignore[index]
     )
-    whole = {tag.label: tag.score for tag in rank(LEANING, words, 10.0, top_k=3, threshold=0)}
+    whole = {tag.label: tag.score for tag in rank(LEANING, calibrated, 10.0, top_k=3, threshold=0)}
     (tag,) = rank(LEANING, alone, 10.0, top_k=3, threshold=0)
     assert tag.score == pytest.approx(whole["猫"])
 

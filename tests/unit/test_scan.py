@@ -10,7 +10,8 @@ from typing import IO
 
 import pytest
 
-from producer.sources.scan import NoSuchPathError, check, count_images, path_of, read_list, scan
+from producer.errors import NoSuchPathError
+from producer.sources.scan import check, count_images, path_of, read_list, scan
 
 
 @pytest.fixture(autouse=True)

@@ -7,12 +7,19 @@ import pytest
 from worker.contract.queue.app import make_app
 from worker.contract.secret import mask
 from worker.contract.settings import Settings, SettingsError
+from worker.contract.settings_help import GROUPS
 
 
 def test_defaults_need_no_environment() -> None:
     settings = Settings.from_env({})
     assert settings.largest_batch == 4
     assert settings.results == settings.broker_url
+
+
+def test_every_setting_is_explained_once_in_whole_sentences() -> None:
+    explained = [(name, entry) for group in GROUPS.values() for name, entry in group.items()]
+    assert sorted(name for name, _ in explained) == sorted(Settings.__struct_fields__)
+    assert all(entry.meaning.endswith(".") for _, entry in explained)
 
 
 def test_the_command_line_wins_over_the_environment() -> None:

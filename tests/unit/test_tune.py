@@ -22,7 +22,7 @@ SHAPE_CHW = (3, 4, 4)
 
 
 class Timed(Synchronous):
-    """Takes the time that it is told for a batch, by a clock of its own."""
+    """Takes the given time for a batch, by a clock of its own."""
 
     name = "timed"
     device = "cpu"
@@ -75,10 +75,10 @@ def test_memory_ends_the_sizes(error: type[Exception]) -> None:
             raise error
         return 0.010
 
-    engine, told = Timed(seconds), list[str]()
-    found = rates(engine, SHAPE_CHW, 0.5, echo=told.append, clock=engine.clock)
+    engine, echoed = Timed(seconds), list[str]()
+    found = rates(engine, SHAPE_CHW, 0.5, echo=echoed.append, clock=engine.clock)
     assert [one.batch for one in found] == [1, 2, 4, 8]
-    assert "a batch of 16 does not fit in memory" in told
+    assert "a batch of 16 does not fit in memory" in echoed
 
 
 def test_the_smallest_of_those_as_good_as_the_best_is_proposed() -> None:
@@ -117,8 +117,8 @@ def test_a_damaged_memory_is_no_hindrance(bundled: Artifact, cache: Path, conten
 @pytest.mark.integration
 def test_the_command_measures_proposes_and_remembers(tmp_path: Path, cache: Path) -> None:
     out = tmp_path / "tune.json"
-    words = ["--tune", "--device", "cpu", "--seconds", "0.1", "--json", str(out)]
-    done = run("worker", "bench", *words)
+    argv = ["--tune", "--device", "cpu", "--seconds", "0.1", "--json", str(out)]
+    done = run("worker", "bench", *argv)
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(out.read_text(encoding="utf-8"))
     assert found["proposed"] in [one["batch"] for one in found["batches"]]

@@ -28,14 +28,14 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize(
     ("words", "options"),
     [
-        (["a b"], "--images '{here}/a b'"),
-        (["a b/图.jpg"], "--images '{here}/a b'"),
-        (["a b/*.jpg", "a b"], "--images '{here}/a b'"),
-        (["."], "--images {here}"),
-        (["-"], "--images DIR"),
-        ([], "--images DIR"),
-        (["s3://photos/2026/"], "--images s3://photos/2026/"),
-        (["https://h/p/*.tar", "https://h/p/x.jpg"], "--images https://h/p/"),
+        (["a b"], "--allow '{here}/a b'"),
+        (["a b/图.jpg"], "--allow '{here}/a b'"),
+        (["a b/*.jpg", "a b"], "--allow '{here}/a b'"),
+        (["."], "--allow {here}"),
+        (["-"], "--allow DIR"),
+        ([], "--allow DIR"),
+        (["s3://photos/2026/"], "--allow s3://photos/2026/"),
+        (["https://h/p/*.tar", "https://h/p/x.jpg"], "--allow https://h/p/"),
     ],
 )
 def test_the_directories_that_were_asked_for_are_named(
@@ -53,9 +53,9 @@ def test_a_broker_of_the_command_line_is_named_without_its_password(
 ) -> None:
     url = "redis://127.0.0.1:7/3"
     there = Settings(broker_url=SecretUrl(url))
-    assert start_worker(there, ["-"]) == f"WANWU_BROKER_URL={url} worker start --images DIR"
+    assert start_worker(there, ["-"]) == f"WANWU_BROKER_URL={url} worker start --allow DIR"
     monkeypatch.setenv("WANWU_BROKER_URL", url)
-    assert start_worker(there, ["-"]) == "worker start --images DIR"
+    assert start_worker(there, ["-"]) == "worker start --allow DIR"
     secret = start_worker(Settings(broker_url=SecretUrl("redis://:geheim@127.0.0.1:7/3")), ["-"])
     assert secret.startswith("export WANWU_BROKER_URL=...")
     assert "geheim" not in secret
@@ -77,11 +77,11 @@ def test_a_submit_of_what_no_worker_may_read_says_so_before_it_sends(
     (seen, unseen) = (here / "seen", here / "unseen")
     for directory in (seen, unseen):
         fill(directory, 1)
-    crew.start(server.url, "--images", str(seen))
+    crew.start(server.url, "--allow", str(seen))
     done = run("producer", "submit", str(unseen), broker_url=server.url)
     assert done.returncode == 3
     assert f"note: no online worker may read {unseen}" in done.stderr
-    assert f"worker start --images {unseen} (or submit with --blobs)" in done.stderr
+    assert f"worker start --allow {unseen} (or submit with --blobs)" in done.stderr
     for words in ([str(seen)], [str(unseen), "--blobs"]):
         done = run("producer", "submit", *words, broker_url=server.url)
         assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""Where what was made from models is kept on this machine, also for a user without a home."""
+"""The cache directory for what is made from models, also for a user without a home."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from worker.contract.i18n import gettext_noop as N_
 from worker.errors import NoCacheError
 
 _NAME: Final = "wanwu-tagger"
@@ -65,16 +66,19 @@ def _is_usable(directory: Path) -> bool:
 
 
 def _private() -> Path:
-    """Return a directory for temporary files that nobody else can have put anything into."""
+    """Return a directory for temporary files that no other user can have written to."""
     try:
         directory = Path(tempfile.gettempdir()) / f"{_NAME}-{os.getuid()}"
         directory.mkdir(mode=0o700, exist_ok=True)
         status = directory.lstat()
     except OSError as e:
-        msg = f"there is no directory to keep models in ({e}): set XDG_CACHE_HOME"
-        raise NoCacheError(msg) from e
+        raise NoCacheError(
+            N_("there is no directory to keep models in ({reason}): set XDG_CACHE_HOME"), reason=e
+        ) from e
     is_ours = stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid()
     if not is_ours or status.st_mode & _WRITABLE_BY_OTHERS:
-        msg = f"others may write to {directory}, so no models are kept there: set XDG_CACHE_HOME"
-        raise NoCacheError(msg)
+        raise NoCacheError(
+            N_("others may write to {directory}, so no models are kept there: set XDG_CACHE_HOME"),
+            directory=directory,
+        )
     return directory

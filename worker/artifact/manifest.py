@@ -10,7 +10,9 @@ from typing import Any, Final, Literal
 
 import msgspec
 
+from worker.contract.i18n import gettext_noop as N_
 from worker.contract.labels import PLACEHOLDER
+from worker.contract.reasons import os_reason
 from worker.contract.settings import Positive
 from worker.errors import ArtifactError
 
@@ -42,7 +44,7 @@ class Preprocessing(msgspec.Struct, frozen=True, kw_only=True):
 
     `squash` ignores the aspect ratio; `shortest_edge` keeps it and cuts out the centre, after a
     resize to `edge` pixels, by default as few as the cut needs. `mean` and `std`, of values in
-    0..1, are in the graph already and stand here for whoever reads.
+    0..1, are in the graph already and listed here for readers.
     """
 
     height: Positive
@@ -123,8 +125,7 @@ class Artifact(msgspec.Struct, frozen=True):
             ArtifactError: the manifest does not list it.
         """
         if name not in self.manifest.files:
-            msg = f"model {self.id} has no {name}"
-            raise ArtifactError(msg)
+            raise ArtifactError(N_("model {model} has no {name}"), model=self.id, name=name)
         return self.path / name
 
 
@@ -143,7 +144,7 @@ def open_artifact(path: str | Path = "") -> Artifact:
     try:
         body = (directory / MANIFEST).read_bytes()
     except OSError as e:
-        raise ArtifactError(_no_manifest(directory, e)) from e
+        raise _no_manifest(directory, e) from e
     manifest = _parse(body, directory)
     for name, digest in manifest.files.items():
         _check_file(directory, name, digest)
@@ -155,15 +156,24 @@ def artifact_id(manifest: Manifest, body: bytes) -> str:
     return f"{manifest.name}@{hashlib.sha256(body).hexdigest()[:_ID_DIGITS]}"
 
 
-def _no_manifest(directory: Path, error: OSError) -> str:
+def _no_manifest(directory: Path, error: OSError) -> ArtifactError:
     if not directory.is_dir():
-        return (
-            f"there is no model at {directory}: give --model (or WANWU_MODEL) a directory made by "
-            f"`worker export`"
+        return ArtifactError(
+            N_(
+                "there is no model at {directory}: give --model (or WANWU_MODEL) a directory made "
+                "by `worker export`"
+            ),
+            directory=directory,
         )
     if isinstance(error, FileNotFoundError):
-        return f"{directory} holds no {MANIFEST}: it was not made by `worker export`"
-    return f"{directory / MANIFEST} cannot be read: {error.strerror}"
+        return ArtifactError(
+            N_("{directory} holds no {file}: it was not made by `worker export`"),
+            directory=directory,
+            file=MANIFEST,
+        )
+    return ArtifactError(
+        N_("{file} cannot be read: {reason}"), file=directory / MANIFEST, reason=os_reason(error)
+    )
 
 
 def _parse(body: bytes, directory: Path) -> Manifest:
@@ -176,23 +186,39 @@ def _parse(body: bytes, directory: Path) -> Manifest:
         if found <= FORMAT:
             return msgspec.json.decode(body, type=Manifest)
     except msgspec.MsgspecError as e:
-        msg = f"{directory / MANIFEST} cannot be used: {e}"
-        raise ArtifactError(msg) from e
-    msg = f"the model at {directory} has format {found}; this program knows up to {FORMAT}: upgrade"
-    raise ArtifactError(msg)
+        raise ArtifactError(
+            N_("{file} cannot be used: {reason}"), file=directory / MANIFEST, reason=e
+        ) from e
+    raise ArtifactError(
+        N_(
+            "the model at {directory} has format {found}; this program knows up to {format}: "
+            "upgrade"
+        ),
+        directory=directory,
+        found=found,
+        format=FORMAT,
+    )
 
 
 def _check_file(directory: Path, name: str, digest: str) -> None:
     file = directory / name
     if not file.resolve().is_relative_to(directory.resolve()):
-        msg = f"the manifest in {directory} names {name!r}, which lies outside of it"
-        raise ArtifactError(msg)
+        raise ArtifactError(
+            N_("the manifest in {directory} names {name!r}, which lies outside of it"),
+            directory=directory,
+            name=name,
+        )
     try:
         with file.open("rb") as stream:
             found = hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as e:
-        msg = f"{file} of the model cannot be read: {(e.strerror or str(e)).lower()}"
-        raise ArtifactError(msg) from e
+        raise ArtifactError(
+            N_("{file} of the model cannot be read: {reason}"),
+            file=file,
+            reason=os_reason(e),
+        ) from e
     if found != digest:
-        msg = f"{file} is not the file that the manifest lists (sha256 differs): export it again"
-        raise ArtifactError(msg)
+        raise ArtifactError(
+            N_("{file} is not the file that the manifest lists (sha256 differs): export it again"),
+            file=file,
+        )

@@ -1,1 +1,1 @@
-"""`worker bench`: what a model costs in every engine and precision, beside what users had."""
+"""`worker bench`: the speed of a model in every engine and precision, beside transformers."""

@@ -1,4 +1,4 @@
-"""What `worker bench` asks for -> figures printed and written."""
+"""Options of `worker bench` -> figures printed and written."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from rich.console import Console
 from worker.bench.report import as_json, chart, machine, markdown, rates_table, table
 from worker.bench.run import LABELS, Effort, measure
 from worker.bench.tune import SIZES, propose, rates
+from worker.contract.i18n import gettext as _
 from worker.contract.settings import Settings
 from worker.engines.base import resolve_device
 from worker.engines.choose import open_engine
@@ -68,7 +69,7 @@ def run(request: Request, settings: Settings, echo: Callable[[str], None]) -> No
 
 
 def tune(request: Request, settings: Settings, echo: Callable[[str], None]) -> None:
-    """Measure batch sizes, print them, and remember the one that pays for `worker start`.
+    """Measure batch sizes, print them, and store the best one for `worker start`.
 
     Raises:
         TaggerError: the model or the device cannot be used.
@@ -82,7 +83,8 @@ def tune(request: Request, settings: Settings, echo: Callable[[str], None]) -> N
     console = Console()
     rates_table(found, best, console if console.is_terminal else Console(width=_COLUMNS))
     file = remember(settings, artifact, best.batch)
-    echo(f"remembered in {file}: `worker start` has batches of up to {best.batch} here")
+    line = _("remembered in {file}: `worker start` has batches of up to {batch} here")
+    echo(line.format(file=file, batch=best.batch))
     if request.json_file:
         content = {
             "model": artifact.id,

@@ -17,6 +17,8 @@ from rich.table import Table
 from worker.bench.run import BATCHES, Figure
 from worker.bench.subjects import PLAIN, WITH_TEXT
 from worker.bench.tune import Rate
+from worker.contract.i18n import gettext as _
+from worker.contract.i18n import gettext_noop as N_
 from worker.engines.base import device_name
 
 _COLOURS: Final = {
@@ -27,15 +29,17 @@ _COLOURS: Final = {
     "onnx": "#d1495b",
 }
 _DOTS_PER_INCH: Final = 120
+_COLUMNS: Final = (
+    *(N_("subject"), N_("batch"), "ms", "10-90 %", N_("ms/image"), N_("images/s")),
+    *(N_("vs text"), N_("vs plain"), N_("cosine"), "top-1", "MB", N_("calls")),
+)
 
 
 def table(figures: Sequence[Figure], console: Console) -> None:
     """Print all figures; what could not be measured says why."""
-    grid = Table(title="Milliseconds of a call, median; ratios at the same batch size")
-    for name in ("subject", "batch", "ms", "10-90 %", "ms/image", "images/s"):
-        grid.add_column(name, justify="left" if name == "subject" else "right")
-    for name in ("vs text", "vs plain", "cosine", "top-1", "MB", "calls"):
-        grid.add_column(name, justify="right")
+    grid = Table(title=_("Milliseconds of a call, median; ratios at the same batch size"))
+    for name in _COLUMNS:
+        grid.add_column(_(name), justify="left" if name == "subject" else "right")
     for one in figures:
         if one.problem is not None:
             grid.add_row(one.subject, str(one.batch), one.problem)
@@ -49,19 +53,21 @@ def table(figures: Sequence[Figure], console: Console) -> None:
         )
     console.print(grid)
     console.print(
-        f"vs text: against '{WITH_TEXT}'; vs plain: against '{PLAIN}', both fp32. Cosine and top-1 "
-        f"are against '{PLAIN}', of the worst image and of all."
+        _(
+            "vs text: against '{text}'; vs plain: against '{plain}', both fp32. Cosine and top-1 "
+            "are against '{plain}', of the worst image and of all."
+        ).format(text=WITH_TEXT, plain=PLAIN)
     )
 
 
 def rates_table(rates: Sequence[Rate], best: Rate, console: Console) -> None:
     """Print what each batch size gives, and mark the one that is proposed."""
-    grid = Table(title="Milliseconds of a call, median")
+    grid = Table(title=_("Milliseconds of a call, median"))
     for name in ("batch", "ms", "ms/image", "images/s", ""):
-        grid.add_column(name, justify="right")
+        grid.add_column(_(name), justify="right")
     for one in rates:
         figures = (f"{one.ms:.1f}", f"{one.ms / one.batch:.2f}", f"{one.images_per_s:.1f}")
-        grid.add_row(str(one.batch), *figures, "proposed" if one is best else "")
+        grid.add_row(str(one.batch), *figures, _("proposed") if one is best else "")
     console.print(grid)
 
 
@@ -123,9 +129,9 @@ def chart(figures: Sequence[Figure], title: str, file: Path) -> None:
         colour = _COLOURS[one.subject.partition(" ")[0].rstrip(",")]
         strength = 0.45 + 0.55 * BATCHES.index(one.batch) / (len(BATCHES) - 1)
         axes.barh(place, one.ms_per_image, height * 0.92, color=colour, alpha=strength)
-        words = f" {one.ms_per_image:.1f} ms"
-        words += f"  ({one.versus_eager:.1f}x)" if one.versus_eager else ""
-        axes.text(one.ms_per_image, place, words, va="center", fontsize=8)
+        label = f" {one.ms_per_image:.1f} ms"
+        label += f"  ({one.versus_eager:.1f}x)" if one.versus_eager else ""
+        axes.text(one.ms_per_image, place, label, va="center", fontsize=8)
     axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()
     axes.margins(x=0.18)

@@ -18,8 +18,10 @@ import numpy as np
 import numpy.typing as npt
 
 from worker.artifact.manifest import Artifact
+from worker.bench.subject_process import Refused, SubjectProcess, SubjectSpec
 from worker.bench.subjects import PLAIN, WITH_TEXT, Subject, subjects
-from worker.bench.trial import Order, Refused, Trial
+from worker.contract.i18n import gettext as _
+from worker.contract.i18n import gettext_noop as N_
 from worker.contract.labels import LabelPack
 from worker.contract.settings import Settings
 from worker.engines.base import resolve_device
@@ -80,7 +82,7 @@ def measure(
     engines: tuple[str, ...] = (),
     echo: Echo = lambda _: None,
 ) -> list[Figure]:
-    """Return the figures of every subject, in the order of the table; `say` hears the steps.
+    """Return the figures of every subject, in the table's order; `echo` is called with the steps.
 
     With `engines` of those alone, beside the baselines.
 
@@ -100,32 +102,43 @@ def measure(
         problems = {
             one.name: found for one in wanted if isinstance(found := made[one.precision], str)
         }
-        orders = (
-            Order(one, found, labels, settings, pixels_NCHW, directory)
+        specs = (
+            SubjectSpec(one, found, labels, settings, pixels_NCHW, directory)
             for one in wanted
             if not isinstance(found := made[one.precision], str)
         )
-        trials: dict[str, Trial] = {}
-        rows: dict[str, Rows] = {}
-        for trial in _one_ahead(stack.enter_context(Trial(order)) for order in orders):
-            name = trial.subject.name
-            echo(f"loading {name}")
-            try:
-                rows[name] = trial.rows()
-                trials[name] = trial
-            except Refused as e:
-                problems[name] = str(e)
-        times = _in_turns(trials, effort, echo)
-        memory = {name: trial.memory_mb() for name, trial in trials.items()}
+        processes, rows, refused = _loaded(
+            (stack.enter_context(SubjectProcess(one)) for one in specs), echo
+        )
+        times = _in_turns(processes, effort, echo)
+        memory = {name: process.memory_mb() for name, process in processes.items()}
     agreement = _agreement(rows, artifact, labels)
-    return _figures(wanted, problems, times, memory, agreement)
+    return _figures(wanted, problems | refused, times, memory, agreement)
 
 
-def _one_ahead(trials: Iterator[Trial]) -> Iterator[Trial]:
-    """Start the next trial while one loads: most of it is one thread's work."""
-    waiting = next(trials, None)
+def _loaded(
+    candidates: Iterator[SubjectProcess], echo: Echo
+) -> tuple[dict[str, SubjectProcess], dict[str, Rows], dict[str, str]]:
+    """Return by name the processes that could load, their rows ND, and why others could not."""
+    processes: dict[str, SubjectProcess] = {}
+    rows: dict[str, Rows] = {}
+    refused: dict[str, str] = {}
+    for process in _one_ahead(candidates):
+        name = process.subject.name
+        echo(_("loading {model}").format(model=name))
+        try:
+            rows[name] = process.rows()
+            processes[name] = process
+        except Refused as e:
+            refused[name] = str(e)
+    return processes, rows, refused
+
+
+def _one_ahead(processes: Iterator[SubjectProcess]) -> Iterator[SubjectProcess]:
+    """Start the next process while one loads: most of loading is one thread's work."""
+    waiting = next(processes, None)
     while waiting is not None:
-        following = next(trials, None)
+        following = next(processes, None)
         yield waiting
         waiting = following
 
@@ -140,7 +153,7 @@ def _variants(
     """Return the artifact in each precision, or why there is none."""
     found: dict[Precision, Artifact | str] = {}
     for precision in sorted(precisions):
-        echo(f"tracing {artifact.id} in {precision}")
+        echo(_("tracing {model} in {precision}").format(model=artifact.id, precision=precision))
         device = resolve_device(settings.device, precision)
         try:
             found[precision] = reprecision(artifact, precision, directory / precision, device)
@@ -160,27 +173,27 @@ def _inputs(artifact: Artifact, images: Sequence[Path], echo: Echo) -> npt.NDArr
         try:
             decoded.append(decode(file.read_bytes(), spec, max_pixels=_MAX_PIXELS))
         except ImageError as e:
-            echo(f"{file} is passed over: {e}")
+            echo(_("{file} is passed over: {reason}").format(file=file, reason=_(str(e))))
         if len(decoded) == _IMAGES:
             break
     if not decoded:
-        msg = "there is no image that can be decoded among those given"
-        raise ArtifactError(msg)
+        raise ArtifactError(N_("there is no image that can be decoded among those given"))
     repeats = -(-max(BATCHES) // len(decoded))
     return np.stack(decoded * repeats)
 
 
 def _in_turns(
-    trials: dict[str, Trial], effort: Effort, echo: Echo
+    processes: dict[str, SubjectProcess], effort: Effort, echo: Echo
 ) -> dict[tuple[str, int], list[float]]:
     """Return the times of each subject and batch size, gathered over several rounds."""
     times: dict[tuple[str, int], list[float]] = {}
     runs, seconds = -(-effort.runs // ROUNDS), effort.seconds / ROUNDS
     for number in range(1, ROUNDS + 1):
         for batch in BATCHES:
-            echo(f"round {number} of {ROUNDS}, batch {batch}")
-            for name, trial in trials.items():
-                found = trial.times_ms(batch, runs, seconds)
+            line = _("round {number} of {rounds}, batch {batch}")
+            echo(line.format(number=number, rounds=ROUNDS, batch=batch))
+            for name, process in processes.items():
+                found = process.times_ms(batch, runs, seconds)
                 times.setdefault((name, batch), []).extend(found)
     return times
 

@@ -1,4 +1,4 @@
-"""Engine -> the smallest batch size that is as good as any: images a second of each, in turns.
+"""Engine -> the smallest batch size that is as good as any: images per second of each, in turns.
 
 Shapes: C colour channels, H x W pixels.
 """
@@ -13,27 +13,28 @@ from typing import Final
 import msgspec
 import numpy as np
 
+from worker.contract.i18n import gettext as _
 from worker.engines.base import Engine
 from worker.engines.infer import WARM_RUNS, infer
 from worker.errors import DeviceMemoryError
 
 SIZES: Final = (1, 2, 4, 8, 16, 32, 64)
 ROUNDS: Final = 5
-# Nobody notices so much, and a smaller batch waits less and holds less memory.
+# The difference is not noticeable, and a smaller batch waits less and needs less memory.
 AS_GOOD: Final = 0.97
 _LEAST_CALLS: Final = 2
 _DOUBLINGS: Final = 4
 
 
 class Rate(msgspec.Struct, frozen=True, kw_only=True):
-    """What a batch size gives: the median time of a call."""
+    """A batch size with the median time of a call."""
 
     batch: int
     ms: float
 
     @property
     def images_per_s(self) -> float:
-        """Images a second."""
+        """Images per second."""
         return 1000 * self.batch / self.ms
 
 
@@ -46,11 +47,11 @@ def rates(
     echo: Callable[[str], None] = lambda _: None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> list[Rate]:
-    """Measure sizes until they stop paying or do not fit in memory, each for so many seconds."""
+    """Measure sizes until they stop paying or do not fit in memory, each for `seconds`."""
     usable = _scout(engine, shape_CHW, sizes, echo, clock)
     times_ms: dict[int, list[float]] = {size: [] for size in usable}
     for number in range(1, ROUNDS + 1):
-        echo(f"round {number} of {ROUNDS}")
+        echo(_("round {number} of {rounds}").format(number=number, rounds=ROUNDS))
         for size, taken_ms in times_ms.items():
             ends_s = clock() + seconds / ROUNDS
             calls = 0
@@ -77,14 +78,15 @@ def _scout(
     usable: list[Rate] = []
     for size in sizes:
         try:
-            for _ in range(WARM_RUNS):
+            for _warm_up in range(WARM_RUNS):
                 _call_ms(engine, shape_CHW, size, clock)
-            ms = min(_call_ms(engine, shape_CHW, size, clock) for _ in range(_LEAST_CALLS))
+            ms = min(_call_ms(engine, shape_CHW, size, clock) for _call in range(_LEAST_CALLS))
         except DeviceMemoryError:
-            echo(f"a batch of {size} does not fit in memory")
+            echo(_("a batch of {size} does not fit in memory").format(size=size))
             break
         usable.append(Rate(batch=size, ms=ms))
-        echo(f"a batch of {size}: {usable[-1].images_per_s:.1f} images/s")
+        line = _("a batch of {size}: {rate:.1f} images/s")
+        echo(line.format(size=size, rate=usable[-1].images_per_s))
         if size >= _DOUBLINGS * propose(usable).batch:
             break
     return [one.batch for one in usable]

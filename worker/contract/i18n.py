@@ -9,6 +9,11 @@ Messages are marked where they are made, with named placeholders, and filled aft
 
     msg = _("no image found in {paths}").format(paths=paths)
 
+Errors that a log may hold in English, before a person reads them in their language, carry a
+`Message`, which is translated when it is read::
+
+    raise DeviceError(N_("device {name} is not here"), name=name)
+
 The catalogues lie in `locale/`; `ops/messages.py` brings them up to date.
 """
 
@@ -16,9 +21,10 @@ from __future__ import annotations
 
 import gettext as _gettext
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 DOMAIN: Final = "wanwu"
 LOCALE_DIR: Final = Path(__file__).with_name("locale")
@@ -29,13 +35,60 @@ LANGUAGES: Final = ("zh",)
 _VARIABLES: Final = ("LC_ALL", "LC_MESSAGES", "LANG")
 _PORTABLE: Final = ("c", "posix")
 
-_state: dict[str, _gettext.NullTranslations] = {"current": _gettext.NullTranslations()}
+
+class _State:
+    """The language in use, in all threads."""
+
+    language: str = ENGLISH
+    catalogue: _gettext.NullTranslations = _gettext.NullTranslations()
+
+
+def language_in_use() -> str:
+    """Return the language that `use_language` chose."""
+    return _State.language
+
+
+class Message:
+    """A message and what fills it; `str()` is in the language in use when it is asked for.
+
+    `english` is for what a library said: people who read English see that, others the message,
+    which says the same.
+    """
+
+    def __init__(self, message: str, /, *, english: str | None = None, **fields: Any) -> None:
+        self._message = message
+        self._english = english
+        self._fields = fields
+
+    def __str__(self) -> str:
+        if self._english is not None and language_in_use() == ENGLISH:
+            return self._english
+        text = gettext(self._message)
+        return text.format(**self._fields) if self._fields else text
+
+    def __format__(self, spec: str) -> str:
+        return format(str(self), spec)
+
+
+class TranslatedError(Exception):
+    """An error whose sentence is in the language in use when it is asked for.
+
+    It is a message with its fields, or that of another error. Without fields the message is taken
+    as it is, braces and all.
+    """
+
+    def __init__(self, message: object = "", /, **fields: Any) -> None:
+        super().__init__(message)
+        self._sentence = Message(message, **fields) if isinstance(message, str) else message
+
+    def __str__(self) -> str:
+        return str(self._sentence)
 
 
 def gettext(message: str) -> str:
     """Return the message in the current language; in English if there is no translation."""
     # The message "" is the header of a catalogue.
-    return _state["current"].gettext(message) if message else ""
+    return _State.catalogue.gettext(message) if message else ""
 
 
 def gettext_noop(message: str) -> str:
@@ -45,7 +98,7 @@ def gettext_noop(message: str) -> str:
 
 def ngettext(singular: str, plural: str, number: int) -> str:
     """Return the message for this number of things in the current language."""
-    return _state["current"].ngettext(singular, plural, number)
+    return _State.catalogue.ngettext(singular, plural, number)
 
 
 def use_language(language: str) -> None:
@@ -54,14 +107,26 @@ def use_language(language: str) -> None:
     Args:
         language: One of `LANGUAGES`, or `ENGLISH`.
     """
+    _State.language = language
     if language == ENGLISH:
-        _state["current"] = _gettext.NullTranslations()
+        _State.catalogue = _gettext.NullTranslations()
         _gettext.textdomain("messages")
         return
-    _state["current"] = _gettext.translation(DOMAIN, LOCALE_DIR, [language], fallback=True)
+    _State.catalogue = _gettext.translation(DOMAIN, LOCALE_DIR, [language], fallback=True)
     # click asks the standard library's current domain.
     _gettext.bindtextdomain(DOMAIN, LOCALE_DIR)
     _gettext.textdomain(DOMAIN)
+
+
+@contextmanager
+def in_language(language: str) -> Iterator[None]:
+    """Speak this language within the block, as `use_language` does."""
+    before = _State.language
+    use_language(language)
+    try:
+        yield
+    finally:
+        use_language(before)
 
 
 def user_language(environ: Mapping[str, str] = os.environ) -> str:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 
+from worker.contract.i18n import TranslatedError
+from worker.contract.i18n import gettext_noop as N_
 from worker.contract.messages import KEY_PREFIX, MessageError
 
 if TYPE_CHECKING:
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
 
 PLACEHOLDER: Final = "{}"
 MAX_LABEL_CHARS: Final = 200
-# As likely to be it as to be anything else.
+# The label is as likely as anything else.
 CALIBRATED_THRESHOLD: Final = 0.5
 _ALIAS: Final = re.compile(r"(?:^|(?<=\s))\|(?=\s|$)")
 _PARENT: Final = re.compile(r"(?:^|(?<=\s))<(?=\s|$)")
@@ -24,7 +26,7 @@ _PARENT: Final = re.compile(r"(?:^|(?<=\s))<(?=\s|$)")
 LABELS_TTL_S: Final = 30 * 86_400
 
 
-class LabelsError(ValueError):
+class LabelsError(TranslatedError, ValueError):
     """A label file, a label or a prompt template cannot be used."""
 
 
@@ -32,9 +34,9 @@ class LabelPack(msgspec.Struct, frozen=True, omit_defaults=True):
     """A label set with its prompt templates; empty means the model's own.
 
     A template holds `{}` once, where the label goes. Several templates are averaged, and so are a
-    label and its aliases. A parent is told with the tag; it is no label unless it stands there too.
-    If `calibrated`, each label is scored by itself against `background`, words for all else that
-    images may show; without any they are the model's own labels, or general ones.
+    label and its aliases. A tag carries its label's parent, which is a label itself only if listed.
+    If `calibrated`, each label is scored by itself against `background`, names of all else that
+    images may show; by default the model's own labels, or general ones.
     """
 
     labels: tuple[str, ...] = ()
@@ -47,12 +49,14 @@ class LabelPack(msgspec.Struct, frozen=True, omit_defaults=True):
     def __post_init__(self) -> None:
         """Refuse what would silently tag everything alike."""
         if len(set(self.labels)) != len(self.labels):
-            msg = "a label stands twice in the set"
-            raise LabelsError(msg)
+            raise LabelsError(N_("a label stands twice in the set"))
         for template in self.templates:
             if template.count(PLACEHOLDER) != 1:
-                msg = f"template {template!r} must hold {PLACEHOLDER} exactly once"
-                raise LabelsError(msg)
+                raise LabelsError(
+                    N_("template {template!r} must hold {placeholder} exactly once"),
+                    template=template,
+                    placeholder=PLACEHOLDER,
+                )
 
     @property
     def hash(self) -> str:
@@ -61,7 +65,7 @@ class LabelPack(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class _Line(NamedTuple):
-    """One label of a file, as it stands there."""
+    """One line of a label file."""
 
     label: str
     aliases: tuple[str, ...]
@@ -76,8 +80,8 @@ def parse_labels(text: str) -> LabelPack:
     """Return the labels of a label file, in order: UTF-8, one a line, `label | alias < parent`.
 
     Any number of aliases, each after a `|`, and a parent after a `<` may follow the label; both
-    signs stand between blanks. A byte order mark, blank lines, `#` comments and repetitions of a
-    line are passed over.
+    signs are surrounded by blanks. A byte order mark, blank lines, `#` comments and repeated lines
+    are ignored.
 
     Raises:
         LabelsError: naming the line that cannot be used, or if there is no label at all.
@@ -92,13 +96,16 @@ def parse_labels(text: str) -> LabelPack:
             continue
         for name in entry.texts:
             if name in owners:
-                msg = f"line {number}: {name!r} stands in line {owners[name]} already"
-                raise LabelsError(msg)
+                raise LabelsError(
+                    N_("line {number}: {name!r} stands in line {other} already"),
+                    number=number,
+                    name=name,
+                    other=owners[name],
+                )
             owners[name] = number
         found[entry.label] = entry
     if not found:
-        msg = "no label in it"
-        raise LabelsError(msg)
+        raise LabelsError(N_("no label in it"))
     return LabelPack(
         labels=tuple(found),
         aliases={name: entry.aliases for name, entry in found.items() if entry.aliases},
@@ -111,11 +118,15 @@ def _parse_line(line: str, number: int) -> _Line:
     texts = tuple(dict.fromkeys(name.strip() for name in _ALIAS.split(names)))
     parent = parents[0].strip() if parents else ""
     if len(parents) > 1 or (parents and not parent) or not all(texts):
-        msg = f"line {number}: it is not of the form: label | alias < parent"
-        raise LabelsError(msg)
+        raise LabelsError(
+            N_("line {number}: it is not of the form: label | alias < parent"), number=number
+        )
     if max(map(len, (*texts, parent))) > MAX_LABEL_CHARS:
-        msg = f"line {number}: a label has at most {MAX_LABEL_CHARS} characters"
-        raise LabelsError(msg)
+        raise LabelsError(
+            N_("line {number}: a label has at most {most} characters"),
+            number=number,
+            most=MAX_LABEL_CHARS,
+        )
     return _Line(texts[0], texts[1:], parent)
 
 

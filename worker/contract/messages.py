@@ -23,9 +23,9 @@ RESULT_PREFIX: Final = "celery-task-meta-"
 MAX_CHUNK_IMAGES: Final = 1024
 # Eight times the longest that Linux opens.
 MAX_PATH_CHARS: Final = 32_768
-# The priority of a message that somebody waits for: it is taken before all others.
+# The priority of a message whose sender waits: it is taken before all others.
 URGENT: Final = 9
-# Lives while there is somebody who sends such messages.
+# Exists while some program sends such messages.
 URGENT_KEY: Final = f"{KEY_PREFIX}urgent"
 # Between an archive and the name of an image in it.
 INSIDE: Final = "!/"
@@ -33,20 +33,28 @@ MAX_THUMBNAIL_PX: Final = 1024
 # A job's bits, one a chunk, are then 16 MiB at most.
 MAX_CHUNKS: Final = 2**27
 
-_TOLD_CHARS: Final = 40
-_TOLD_WORDS_CHARS: Final = 160
+# How much of a value, and of a library's sentence, an error message repeats.
+_VALUE_CHARS: Final = 40
+_DETAIL_CHARS: Final = 160
 
 JobId = Annotated[str, Meta(pattern=r"\A[0-9A-Za-z_.-]{1,64}\Z")]
 Seq = Annotated[int, Meta(ge=0, lt=MAX_CHUNKS)]
 PackHash = Annotated[str, Meta(pattern=r"\A[0-9a-f]{16,64}\Z")]
 FilePath = Annotated[str, Meta(min_length=1, max_length=MAX_PATH_CHARS)]
-Words = Annotated[str, Meta(max_length=4096)]
+Sentence = Annotated[str, Meta(max_length=4096)]
 
 Stage = Literal["message", "read", "decode", "infer", "rank", "job"]
 
 
 class MessageError(ValueError):
     """A message does not have the shape or the version that this program speaks."""
+
+
+class ForeignIdError(MessageError):
+    """A message holds a chunk, but its task id is not the chunk's own.
+
+    Results are stored, counted and read by that id: whoever waits for another would wait for ever.
+    """
 
 
 class Wire(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -68,15 +76,15 @@ class Wire(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         """
         version = wire.get("v") if isinstance(wire, dict) else None
         if version != WIRE_VERSION:
-            told = repr(version)[:_TOLD_CHARS]
-            msg = f"{cls.__name__}: version {told} is not {WIRE_VERSION}, the one spoken here"
+            found = repr(version)[:_VALUE_CHARS]
+            msg = f"{cls.__name__}: version {found} is not {WIRE_VERSION}, the one spoken here"
             raise MessageError(msg)
         try:
             return msgspec.convert(wire, cls)
         # An integer beyond all floats is the one thing that is no `ValidationError`.
         except (msgspec.ValidationError, ValueError, OverflowError) as e:
             # It may name a field, and that may be as long as the message.
-            msg = f"{cls.__name__}: {str(e)[:_TOLD_WORDS_CHARS]}"
+            msg = f"{cls.__name__}: {str(e)[:_DETAIL_CHARS]}"
             raise MessageError(msg) from e
 
 
@@ -85,11 +93,11 @@ class Failure(msgspec.Struct, frozen=True):
 
     code: Annotated[str, Meta(max_length=64)]
     stage: Stage
-    message: Words
+    message: Sentence
 
 
 class Stamp(msgspec.Struct, frozen=True):
-    """What tells whether a file is still the one that was read: its size and time of last change.
+    """Size and time of last change of a file: whether it is still the one that was read.
 
     The time is in seconds since the epoch, on the clock of the file system.
     """
@@ -99,18 +107,18 @@ class Stamp(msgspec.Struct, frozen=True):
 
 
 class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Where an image lies within a file that holds several, such as a tar archive."""
+    """The place of an image within a file that holds several, such as a tar archive."""
 
     offset: Annotated[int, Meta(ge=0, lt=2**62)]
     size_bytes: Annotated[int, Meta(ge=0, lt=2**62)]
 
 
 class ImageRef(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Where an image lies.
+    """Where to find an image.
 
     `path` is absolute, or a URL. With a `part` it is that of the file that holds the image, `!/`
-    and the image's name in it. In a path bytes that are no UTF-8 are kept as lone surrogates
-    (PEP 383), so that `os.fsencode(path)` is the name on disk. `blob` is the Redis key of its bytes
+    and the image's name in it. Bytes of a path that are not UTF-8 are lone surrogates (PEP 383),
+    so that `os.fsencode(path)` is the name on disk. `blob` is the Redis key of its bytes
     in blob mode; `stamp` is then its file's.
     `error` is set when the producer could not read those bytes: the image travels all the same, so
     that every image submitted ends in exactly one result.
@@ -172,6 +180,19 @@ class Chunk(Wire, frozen=True, kw_only=True):
     def task_id(self) -> str:
         """The deterministic Celery task id: a chunk that is sent twice overwrites itself."""
         return task_id(self.job, self.seq)
+
+    def check_task_id(self, found: str) -> None:
+        """Make sure that this chunk came under its own id.
+
+        Raises:
+            ForeignIdError: it did not; the sentence names the right one.
+        """
+        if found != self.task_id:
+            msg = (
+                f"task id {found[:_VALUE_CHARS]!r} is not {self.task_id!r}, the id of the chunk "
+                f"inside: send it with task_id={self.task_id!r}"
+            )
+            raise ForeignIdError(msg)
 
 
 def task_id(job: str, seq: int) -> str:

@@ -10,7 +10,7 @@ _SECRET_NAMES: Final = ("pass", "secret", "token")
 
 
 class Secret:
-    """A text that shows itself only to who asks for it by `reveal`."""
+    """A text that is shown only by `reveal`."""
 
     __slots__ = ("_text",)
 
@@ -50,14 +50,14 @@ class SecretUrl(Secret):
 
     @property
     def scheme(self) -> str:
-        """What stands before `://`, or nothing."""
+        """The part before `://`, or nothing."""
         return self._text.partition("://")[0].lower() if "://" in self._text else ""
 
 
 def mask(url: str) -> str:
     """Return `url` with whatever may be a secret hidden, however badly it is written.
 
-    What stands before the last `@` is a user and a password, also where a password that was not
+    The part before the last `@` is a user and a password, also where a password that was not
     escaped holds a `/`, `?` or `#`. A user's name is shown if a password follows it.
     """
     scheme, mark, rest = url.partition("://") if "://" in url else ("", "", url)
@@ -72,5 +72,5 @@ def mask(url: str) -> str:
 
 def _masked(parameter: str) -> str:
     name, equals, _ = parameter.partition("=")
-    is_secret = any(word in name.lower() for word in _SECRET_NAMES)
+    is_secret = any(part in name.lower() for part in _SECRET_NAMES)
     return f"{name}{equals}{STARS}" if is_secret else parameter

@@ -12,6 +12,9 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 import msgspec
 from msgspec import Meta
 
+from worker.contract.i18n import Message, TranslatedError
+from worker.contract.i18n import gettext_noop as N_
+from worker.contract.reasons import reason
 from worker.contract.secret import Secret, SecretUrl
 
 Positive = Annotated[int, Meta(ge=1)]
@@ -21,73 +24,67 @@ DEFAULT_BATCH: Final = 4
 
 S = TypeVar("S", bound="Settings")
 _DATABASE: Final = re.compile(r"/?[0-9]*")
-_ESCAPE: Final = (
+_ESCAPE: Final = N_(
     "this URL cannot be read; in a password, write / as %2F, # as %23, ? as %3F, @ as %40"
 )
-# What divides the items of a list; None is any blank.
+# What separates the items of a list; None is any blank.
 _LISTS: Final[dict[str, str | None]] = {"image_roots": os.pathsep, "image_urls": None}
 
 
-class SettingsError(ValueError):
+class SettingsError(TranslatedError, ValueError):
     """A setting has a value that cannot be used."""
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that can be set. Field `max_batch` is read from `WANWU_MAX_BATCH`, and so on.
 
-    Sizes are in bytes or pixels, times in seconds, as the names say. `image_roots` is separated by
-    the system's path separator (`:`); without any, no path is read. `image_urls` are prefixes of
-    URLs, separated by blanks, below which images may be fetched, or `*`. An empty variable counts
-    as not set. With `auto`, `decode` is fast where the model's manifest says that its embeddings
-    stay what they are.
-    Embeddings of the last `embedding_cache_size` different images are kept in Redis, for each
-    model. A producer waits `redis_retry_timeout_s` for a Redis that is away; a worker waits
-    without end.
-    A worker that has done no image for `stall_timeout_s` though it holds some is not well; it says
-    so at `monitor_port`, if that is not 0.
-    `tls_ca`, `tls_cert` and `tls_key` are files in PEM, for URLs that begin with `rediss://`; a
-    server is always asked for its certificate.
-    `api_key` is what the HTTP door asks for, if it is set.
-    Without `task_events` a worker tells nobody of its tasks, until a Flower asks it to.
-    Without `max_batch` it is what `worker bench --tune` found best for model and device, else 4.
+    What each means, and to whom it matters, stands in `settings_help`. Sizes are in bytes or
+    pixels, times in seconds, as the names say. An empty variable counts as not set. Lists are
+    separated as `_LISTS` says.
     """
 
+    # Redis
     broker_url: SecretUrl = SecretUrl("redis://localhost:6379/0")
     result_url: SecretUrl = SecretUrl()
     tls_ca: str = ""
     tls_cert: str = ""
     tls_key: str = ""
-    api_key: Secret = Secret()
+    result_ttl_s: Positive = 86_400
+    visibility_timeout_s: Positive = 60
+    redis_retry_timeout_s: Positive = 600
+
+    # Model
     model: str = ""
-    image_roots: tuple[str, ...] = ()
-    image_urls: tuple[str, ...] = ()
-    decode: Literal["auto", "exact", "fast"] = "auto"
     device: str = "auto"
     precision: Literal["auto", "fp32", "fp16", "bf16", "int8"] = "auto"
     engine: Literal["torchscript", "eager", "compile", "onnx"] = "torchscript"
     threads: Annotated[int, Meta(ge=0)] = 0
     max_batch: Positive | None = None
+
+    # Worker
+    image_roots: tuple[str, ...] = ()
+    image_urls: tuple[str, ...] = ()
+    decode: Literal["auto", "exact", "fast"] = "auto"
     decode_threads: Annotated[int, Meta(ge=0)] = 0
     prefetch_chunks: Annotated[int, Meta(ge=0)] = 0
     max_pixels: Positive = 200_000_000
     jpeg_max_side: Annotated[int, Meta(ge=0)] = 4000
     max_file_bytes: Positive = 256 * 1024 * 1024
     embedding_cache_size: Annotated[int, Meta(ge=0)] = 0
-    result_ttl_s: Positive = 86_400
-    visibility_timeout_s: Positive = 60
-    redis_retry_timeout_s: Positive = 600
     stall_timeout_s: Positive = 120
     monitor_host: str = "127.0.0.1"
     monitor_port: Annotated[int, Meta(ge=0, le=65535)] = 0
     task_events: bool = True
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
+    # HTTP API
+    api_key: Secret = Secret()
+
     def __post_init__(self) -> None:
         """Refuse brokers that the rest of the program cannot speak to."""
         for url in (self.broker_url, self.result_url):
             if url and (problem := _problem_of(url)):
-                msg = f"{url}: {problem}"
-                raise ValueError(msg)
+                raise SettingsError(N_("{url}: {problem}"), url=url, problem=Message(problem))
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None, **overrides: object) -> Self:
@@ -106,7 +103,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         try:
             settings = msgspec.convert(values, cls, strict=False, dec_hook=_secret)
         except msgspec.ValidationError as e:
-            raise SettingsError(_explain(str(e))) from e
+            raise _explained(e) from e
         return secured(settings)
 
     @property
@@ -131,25 +128,20 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def images_in_flight(self) -> int:
-        """Images with which a worker asks for no other chunk: two batches, and two a decoder."""
+        """Images held with which a worker asks for no other chunk: two batches, two per decoder."""
         return 2 * self.largest_batch + 2 * self.decoders
 
 
-def image_root(path: str | Path) -> str:
-    """Return `path` as it belongs into `image_roots`: absolute, links resolved."""
-    return str(Path(path).resolve())
-
-
-def expanded(word: str) -> Path:
+def expanded(path: str) -> Path:
     """Return a path whose `~` is the home directory; if there is none, it stays as it is."""
-    return Path(os.path.expanduser(word))  # noqa: PTH111 - Path's own raises
+    return Path(os.path.expanduser(path))  # noqa: PTH111 - Path's own raises
 
 
 def _problem_of(url: SecretUrl) -> str:
-    """Return why a URL of Redis cannot be used, or nothing. The sentence holds none of it."""
+    """Return why a URL of Redis cannot be used, or nothing; in English, no part of it repeated."""
     text = url.reveal()
     if not text.startswith(("redis://", "rediss://")):
-        return "only redis:// and rediss:// URLs are understood"
+        return N_("only redis:// and rediss:// URLs are understood")
     try:
         parts = urlsplit(text)
         _ = parts.port, parts.hostname
@@ -158,23 +150,23 @@ def _problem_of(url: SecretUrl) -> str:
     if "@" in f"{parts.path}{parts.query}{parts.fragment}" or parts.fragment:
         return _ESCAPE
     if not _DATABASE.fullmatch(parts.path):
-        return "what follows the host must be the number of a database, such as /0"
+        return N_("what follows the host must be the number of a database, such as /0")
     if not all(
         name.startswith("ssl_") for name, _ in parse_qsl(parts.query, keep_blank_values=True)
     ):
-        return "of parameters, only those of TLS are understood, such as ?ssl_ca_certs=FILE"
+        return N_("of parameters, only those of TLS are understood, such as ?ssl_ca_certs=FILE")
     return ""
 
 
 def _secret(kind: type, text: Any) -> Any:
-    """Let msgspec read what it does not know: texts that must not be seen."""
+    """Let msgspec read secrets, which are a type of ours."""
     if not issubclass(kind, Secret):
         raise NotImplementedError
     return text if isinstance(text, kind) else kind(str(text))
 
 
 def secured(settings: S) -> S:
-    """Return the settings with what TLS needs in the URLs, where all clients look for it.
+    """Return the settings with the TLS files in the URLs, where all clients look for them.
 
     Raises:
         SettingsError: a file is missing, or only one of certificate and key is there.
@@ -182,11 +174,11 @@ def secured(settings: S) -> S:
     files = {"tls_ca": settings.tls_ca, "tls_cert": settings.tls_cert, "tls_key": settings.tls_key}
     for name, file in files.items():
         if file and not Path(file).is_file():
-            msg = f"{PREFIX}{name.upper()}: there is no file {file}"
-            raise SettingsError(msg)
+            raise SettingsError(
+                N_("{setting}: there is no file {file}"), setting=PREFIX + name.upper(), file=file
+            )
     if bool(settings.tls_cert) != bool(settings.tls_key):
-        msg = "WANWU_TLS_CERT and WANWU_TLS_KEY belong together"
-        raise SettingsError(msg)
+        raise SettingsError(N_("WANWU_TLS_CERT and WANWU_TLS_KEY belong together"))
     named = {"ssl_ca_certs": "tls_ca", "ssl_certfile": "tls_cert", "ssl_keyfile": "tls_key"}
     wanted = {"ssl_cert_reqs": "required"} | {
         name: files[setting] for name, setting in named.items() if files[setting]
@@ -199,7 +191,7 @@ def secured(settings: S) -> S:
 
 
 def _with_query(url: SecretUrl, wanted: Mapping[str, str]) -> SecretUrl:
-    """Return a `rediss://` URL with these parameters, but for those that it has; others as is."""
+    """Return a `rediss://` URL with these parameters where it lacks them; another as it is."""
     if url.scheme != "rediss":
         return url
     parts = urlsplit(url.reveal())
@@ -207,7 +199,12 @@ def _with_query(url: SecretUrl, wanted: Mapping[str, str]) -> SecretUrl:
     return SecretUrl(urlunsplit(parts._replace(query=urlencode(query, safe="/"))))
 
 
-def _explain(problem: str) -> str:
-    """Turn msgspec's "... - at `$.max_batch`" into words that name the variable."""
-    text, _, where = problem.partition(" - at `$.")
-    return f"{PREFIX}{where.rstrip('`').upper()}: {text}" if where else text
+def _explained(error: msgspec.ValidationError) -> SettingsError:
+    """Turn msgspec's "... - at `$.max_batch`" into a sentence that names the variable."""
+    if isinstance(error.__cause__, SettingsError):
+        return error.__cause__
+    text, _, where = str(error).partition(" - at `$.")
+    setting = f"{PREFIX}{where.rstrip('`').upper()}"
+    if not where:
+        return SettingsError(reason(text))
+    return SettingsError(N_("{setting}: {problem}"), setting=setting, problem=reason(text))

@@ -1,4 +1,4 @@
-"""What `worker texts` says of the matrix that it writes."""
+"""The description that `worker texts` writes before its matrices."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Final
 
 import msgspec
 
-# The remote control command by which a worker is asked for the embeddings of a few texts.
+# The remote control command that asks a worker for the embeddings of a few texts.
 ENCODE: Final = "encode_texts"
 MOST_TEXTS: Final = 16
 
@@ -15,7 +15,7 @@ class Encoded(msgspec.Struct, frozen=True, kw_only=True):
     """Labels as a model embeds them, K rows of `dim` float32, unit vectors.
 
     Of a `classifier` the rows pick its logits. `model` is the name that records have. If they are
-    calibrated, J = `background` rows of the same kind follow, and a matrix JK: see `Background`.
+    calibrated, J = `background` rows of the same kind follow, and a matrix JK: see `scoring`.
     """
 
     model: str

@@ -13,6 +13,7 @@ from typing import Protocol
 
 import torch
 
+from worker.contract.i18n import gettext_noop as N_
 from worker.errors import DeviceError
 
 Wait = Callable[[], torch.Tensor]
@@ -44,7 +45,7 @@ class Engine(Protocol):
 
 
 class Synchronous:
-    """What engines have in common that run nothing ahead: whoever launches computes."""
+    """Base of engines that compute a batch when it is launched."""
 
     @property
     def pipelined(self) -> bool:
@@ -75,16 +76,17 @@ def resolve_device(wanted: str, precision: str) -> torch.device:
         return _cpu(precision)
     match = re.fullmatch(r"cuda(?::(\d+))?", wanted)
     if match is None:
-        msg = f"device {wanted!r} is none of auto, cpu, cuda and cuda:n"
-        raise DeviceError(msg)
+        raise DeviceError(
+            N_("device {wanted!r} is none of auto, cpu, cuda and cuda:n"), wanted=wanted
+        )
     index, count = int(match[1] or 0), torch.cuda.device_count()
     if index >= count:
-        found = f"{count} CUDA device{'s' if count > 1 else ''}" if count else "no CUDA device"
-        msg = f"device {wanted} was asked for, but torch finds {found} here"
-        raise DeviceError(msg)
+        message = N_("device {wanted} was asked for, but torch finds no CUDA device here")
+        if count:
+            message = N_("device {wanted} was asked for, but CUDA devices here: {count}")
+        raise DeviceError(message, wanted=wanted, count=count)
     if precision == "int8":
-        msg = "an int8 model runs on the CPU alone; export one in fp16 for CUDA"
-        raise DeviceError(msg)
+        raise DeviceError(N_("an int8 model runs on the CPU alone; export one in fp16 for CUDA"))
     return torch.device("cuda", index)
 
 
@@ -118,18 +120,19 @@ def device_memory(device: str) -> dict[str, int]:
 
 
 def device_utilisation(device: str) -> float | None:
-    """Return the share of the last moment in which a GPU computed, 0 to 1; None if nobody knows."""
+    """Return the share of the last moment in which a GPU computed, 0 to 1; None if unknown."""
     if not device.startswith("cuda"):
         return None
     try:
         return torch.cuda.utilization(torch.device(device)) / 100
     except (ImportError, RuntimeError):
-        # NVML, its driver or the permission to ask is missing: a figure less, no reason to fail.
+        # NVML, its driver or the permission is missing: no reason to fail.
         return None
 
 
 def _cpu(precision: str) -> torch.device:
     if precision == "fp16":
-        msg = "an fp16 model runs on CUDA alone; export one in bf16 or int8 for the CPU"
-        raise DeviceError(msg)
+        raise DeviceError(
+            N_("an fp16 model runs on CUDA alone; export one in bf16 or int8 for the CPU")
+        )
     return torch.device("cpu")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import torch
 
+from worker.contract.i18n import gettext_noop as N_
 from worker.engines.base import Synchronous, resolve_device
 from worker.errors import ArtifactError, DeviceError
 
@@ -42,14 +43,17 @@ class CompileEngine(Synchronous):
         precision = artifact.manifest.precision
         target = resolve_device(device, precision)
         if precision == "int8":
-            msg = (
-                f"model {artifact.id} is int8, which torch.compile does not run: export it in "
-                f"fp32 or bf16, or take another engine"
+            raise ArtifactError(
+                N_(
+                    "model {model} is int8, which torch.compile does not run: export it in "
+                    "fp32 or bf16, or take another engine"
+                ),
+                model=artifact.id,
             )
-            raise ArtifactError(msg)
         if target.type == "cpu" and not shutil.which(os.environ.get("CXX", "g++")):
-            msg = "the engine compile needs a C++ compiler (Debian: apt-get install g++)"
-            raise DeviceError(msg)
+            raise DeviceError(
+                N_("the engine compile needs a C++ compiler (Debian: apt-get install g++)")
+            )
         return cls(convert(for_inference(original_tower(artifact)), precision, target), target)
 
     @property

@@ -1,8 +1,8 @@
 """A batch on the CPU -> parts side by side, each on its share of the threads.
 
 Layers of few bits are so short that threads which share one wait for each other for a tenth of the
-time. With an image or two to itself, a thread waits for nobody. What is refused: parts of uneven
-size, whose end would wait for the largest.
+time. With an image or two to itself, a thread never waits. Rejected: parts of uneven size, of which
+the largest would be waited for.
 
 Shapes: N images, C colour channels, H height, W width, D embedding dimensions.
 """
@@ -36,7 +36,7 @@ class Streams:
         """Begin a batch; what is returned gives the rows of all images, in their order.
 
         It raises whatever a part raises, when no part of the batch runs any more. A thread that is
-        done with its part takes up one of the batch that was launched next.
+        done with its part begins with one of the next batch.
         """
         # So every part has the same number of images, and of threads.
         parts = gcd(len(pixels_NCHW), self._threads)
@@ -55,7 +55,7 @@ class Streams:
 
     def _part(self, threads: int, pixels_NCHW: torch.Tensor) -> torch.Tensor:
         # Of two batches under way no more parts run than there are threads for.
-        with self._free.spend(threads):
+        with self._free.acquire(threads):
             # Which torch keeps for each thread that calls it.
             if torch.get_num_threads() != threads:
                 torch.set_num_threads(threads)

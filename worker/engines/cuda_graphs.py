@@ -1,4 +1,4 @@
-"""A module on CUDA: pinned copies, one graph a batch size, two batches under way.
+"""A module on CUDA: pinned copies, one graph per batch size, two batches under way.
 
 At batch 4 a GPU is done with the few hundred kernels of a ViT-B/16 sooner than they are launched
 one by one; a CUDA graph launches all at once. A size is captured when it has run often enough
@@ -22,9 +22,9 @@ from worker.engines.base import Wait
 
 # TorchScript measures a size on its first run and compiles it on the second.
 RUNS_BEFORE_CAPTURE: Final = 2
-# Kernels for more images take longer than their launch, and every graph holds memory.
+# Beyond, kernels take longer than their launch, and every graph holds memory.
 LARGEST_GRAPH: Final = 16
-LANES: Final = 2
+SLOTS: Final = 2
 
 log = structlog.get_logger()
 
@@ -87,7 +87,7 @@ class TransferSlot:
         def wait() -> Tensor:
             done()
             if self._batch != batch:
-                msg = f"batch {batch} was awaited after {LANES} others had been launched"
+                msg = f"batch {batch} was awaited after {SLOTS} others had been launched"
                 raise RuntimeError(msg)
             return kept_ND[:size].clone()
 
@@ -105,21 +105,16 @@ class CudaRunner:
     def __init__(self, module: Callable[[Tensor], Tensor], card: Card) -> None:
         self._module = module
         self._card = card
-        self._slots = [TransferSlot(card) for _ in range(LANES)]
+        self._slots = [TransferSlot(card) for _ in range(SLOTS)]
         self._launched = 0
         self._runs: Counter[int] = Counter()
         self._graphs: dict[int, Graph] = {}
         self._captures = True
 
-    @property
-    def graphs(self) -> tuple[int, ...]:
-        """The batch sizes that are launched as a graph."""
-        return tuple(sorted(self._graphs))
-
     def launch(self, pixels_NCHW: Tensor) -> Wait:
         """Begin a batch; what is returned waits for its embeddings, on the CPU."""
         self._launched += 1
-        slot = self._slots[self._launched % LANES]
+        slot = self._slots[self._launched % SLOTS]
         with torch.inference_mode(), self._card.stream():
             return slot.fetch(self._run(slot.stage(self._launched, pixels_NCHW)))
 

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from worker.contract.i18n import gettext_noop as N_
 from worker.errors import ArtifactError, DeviceMemoryError, InferenceError
 
 if TYPE_CHECKING:
@@ -42,19 +43,19 @@ def launch(engine: Engine, pixels_CHW: Sequence[npt.NDArray[np.uint8]]) -> Calla
     Raises:
         Exception: whatever the engine raises. What is returned raises as `infer` does.
     """
-    with _memory_told():
+    with _out_of_memory_raised():
         wait = engine.launch(torch.from_numpy(np.stack(pixels_CHW)))
 
     def awaited() -> Embeddings:
-        with _memory_told():
+        with _out_of_memory_raised():
             return _checked(wait(), len(pixels_CHW))
 
     return awaited
 
 
 @contextmanager
-def _memory_told() -> Iterator[None]:
-    """Tell want of memory from everything else, and give back what torch keeps of it."""
+def _out_of_memory_raised() -> Iterator[None]:
+    """Raise a `DeviceMemoryError` when memory is short, and release what torch has cached."""
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError) as e:
@@ -90,16 +91,23 @@ def warm(engine: Engine, shape_CHW: tuple[int, int, int], max_batch: int, dim: i
             found = _dimensions(engine, shape_CHW, size)
         except DeviceMemoryError as e:
             if size == 1:
-                msg = f"{engine.device} has too little memory for the model and one image"
-                raise ArtifactError(msg) from e
+                raise ArtifactError(
+                    N_("{device} has too little memory for the model and one image"),
+                    device=engine.device,
+                ) from e
             fitting = size // 2
             sizes = warm_sizes(fitting)
         except (RuntimeError, ValueError, InferenceError) as e:
-            msg = f"the model does not run on {size} blank images on {engine.device}: {e}"
-            raise ArtifactError(msg) from e
+            raise ArtifactError(
+                N_("the model does not run on {size} blank images on {device}: {reason}"),
+                size=size,
+                device=engine.device,
+                reason=e,
+            ) from e
     if found != dim:
-        msg = f"the model gives {found} dimensions, its manifest says {dim}"
-        raise ArtifactError(msg)
+        raise ArtifactError(
+            N_("the model gives {found} dimensions, its manifest says {dim}"), found=found, dim=dim
+        )
     return fitting
 
 

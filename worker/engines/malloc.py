@@ -14,7 +14,7 @@ _KEPT: Final = 512 * 1024 * 1024
 
 
 def disable_malloc_trim() -> bool:
-    """Let malloc keep what is freed, for the process; return whether it obeys.
+    """Let malloc keep what is freed, for the process; return whether it agrees.
 
     By default glibc hands blocks of several MB, such as the states between two layers, back to the
     system and fetches them again, page by page: a ViT-B/16 then spends 15 % of its time in page

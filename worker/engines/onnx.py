@@ -14,6 +14,8 @@ import torch
 
 from worker.artifact.cache_dir import cache_directory
 from worker.contract.extras import missing, remedy
+from worker.contract.i18n import gettext_noop as N_
+from worker.contract.reasons import os_reason
 from worker.engines.base import Synchronous, resolve_device
 from worker.errors import ArtifactError, DeviceError, NoCacheError
 from worker.model.precision import adds_in_32_bits
@@ -50,8 +52,10 @@ class OnnxEngine(Synchronous):
 
         provider = _PROVIDERS[target.type]
         if provider not in onnxruntime.get_available_providers():
-            msg = f"this ONNX Runtime does not run on {target.type}: install onnxruntime-gpu"
-            raise DeviceError(msg)
+            raise DeviceError(
+                N_("this ONNX Runtime does not run on {device}: install onnxruntime-gpu"),
+                device=target.type,
+            )
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         file = onnx_file(artifact)
@@ -97,19 +101,25 @@ def _beside(file: Path) -> tempfile.TemporaryDirectory[str]:
         file.parent.mkdir(parents=True, exist_ok=True)
         return tempfile.TemporaryDirectory(dir=file.parent)
     except OSError as e:
-        msg = f"{file} cannot be written: {e.strerror}"
-        raise NoCacheError(msg) from e
+        raise NoCacheError(
+            N_("{file} cannot be written: {reason}"), file=file, reason=os_reason(e)
+        ) from e
 
 
 def _check(artifact: Artifact, precision: str) -> None:
     if lacking := missing("onnx"):
-        msg = f"the engine onnx needs {', '.join(lacking)}: {remedy('onnx')}"
-        raise DeviceError(msg)
-    if precision not in _PRECISIONS:
-        msg = (
-            f"model {artifact.id} is {precision}; the engine onnx runs {' and '.join(_PRECISIONS)}"
+        raise DeviceError(
+            N_("the engine onnx needs {modules}: {install}"),
+            modules=", ".join(lacking),
+            install=remedy("onnx"),
         )
-        raise ArtifactError(msg)
+    if precision not in _PRECISIONS:
+        raise ArtifactError(
+            N_("model {model} is {precision}; the engine onnx runs {precisions}"),
+            model=artifact.id,
+            precision=precision,
+            precisions=", ".join(_PRECISIONS),
+        )
 
 
 def _export(artifact: Artifact, file: Path) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import torch
 
+from worker.contract.i18n import gettext_noop as N_
 from worker.engines.base import Synchronous, Wait, resolve_device
 from worker.engines.cpu_streams import Streams
 from worker.engines.cuda_graphs import CudaCard, CudaRunner
@@ -98,7 +99,7 @@ def load_module(path: Path, device: torch.device) -> torch.jit.ScriptModule:
     """
     try:
         with warnings.catch_warnings():
-            # torch.jit is deprecated upstream; see DESIGN, decision 9.
+            # torch.jit is deprecated upstream; other engines stand beside this one.
             warnings.filterwarnings("ignore", "`torch.jit", FutureWarning)
             warnings.filterwarnings("ignore", "`torch.jit", DeprecationWarning)
             module: torch.jit.ScriptModule = torch.jit.load(  # type: ignore[no-untyped-call]
@@ -106,8 +107,12 @@ def load_module(path: Path, device: torch.device) -> torch.jit.ScriptModule:
             )
     except (RuntimeError, ValueError, OSError) as e:
         reason = str(e).strip().partition("\n")[0]
-        msg = f"torch {torch.__version__} cannot load {path.name} of the model: {reason}"
-        raise ArtifactError(msg) from e
+        raise ArtifactError(
+            N_("torch {version} cannot load {file} of the model: {reason}"),
+            version=torch.__version__,
+            file=path.name,
+            reason=reason,
+        ) from e
     place_constants(module, device)
     return module.eval()
 

@@ -13,6 +13,8 @@ import structlog
 import torch
 
 from worker.artifact.cache_dir import cache_directory
+from worker.contract.i18n import gettext_noop as N_
+from worker.contract.reasons import os_reason
 from worker.engines.base import device_name, resolve_device
 from worker.errors import NoCacheError
 
@@ -55,8 +57,9 @@ def remember(settings: Settings, artifact: Artifact, size: int) -> Path:
             new.write(text)
         os.replace(new.name, file)  # noqa: PTH105 - a name is at hand
     except OSError as e:
-        msg = f"{file} cannot be written: {e.strerror}"
-        raise NoCacheError(msg) from e
+        raise NoCacheError(
+            N_("{file} cannot be written: {reason}"), file=file, reason=os_reason(e)
+        ) from e
     return file
 
 

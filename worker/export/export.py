@@ -29,12 +29,16 @@ from worker.artifact.manifest import (
     TOKENIZER,
     Manifest,
 )
+from worker.contract.i18n import Message
+from worker.contract.i18n import gettext as _
+from worker.contract.i18n import gettext_noop as N_
+from worker.contract.reasons import os_reason
 from worker.engines.infer import infer
 from worker.engines.torchscript import TorchScriptEngine, load_module
 from worker.errors import ExportError
 from worker.export.fast_decode import Agreement, agreement
 from worker.export.recipe import Recipe, recipe_of
-from worker.export.tracing import BATCHES, Trial, pixels, process_isolated, trace
+from worker.export.tracing import BATCHES, TracedTower, pixels, trace, trace_and_measure
 from worker.model.hub import Found, load
 from worker.model.original import keep
 from worker.model.precision import Precision, check, convert, supported, use_int8_engine
@@ -55,7 +59,7 @@ def export_found(
 ) -> Manifest:
     """Write the artifact of a Hugging Face model to `out`; return its manifest.
 
-    `say` hears each step, as a sentence for a person.
+    `echo` is called with each step, as a sentence for a person.
 
     Raises:
         ExportError: the model cannot be exported, or the artifact does not agree with it.
@@ -63,7 +67,7 @@ def export_found(
     """
     if precision != "auto":
         check(precision, device)
-    echo(f"loading {found.source.id}")
+    echo(_("loading {model}").format(model=found.source.id))
     loaded = load(found)
     recipe = recipe_of(loaded)
     tried = supported(device) if precision == "auto" else (precision,)
@@ -84,7 +88,7 @@ def export_model(
 ) -> Manifest:
     """Write the artifact of a model in the fastest of the precisions that agree with it.
 
-    An artifact that stands there already is replaced, but only by a whole one.
+    An artifact that exists there already is replaced, but only by a complete one.
 
     Raises:
         ExportError: the towers cannot be traced, or do not agree with the model.
@@ -92,18 +96,18 @@ def export_model(
     model = model.eval().to("cpu", torch.float32)
     device = device or torch.device("cpu")
     with _beside(out) as directory:
-        trial = _export_image(model, recipe, directory, precisions, device, echo)
-        parity: dict[str, Any] = trial.parity()
-        scaled = _compare_decoding(trial, recipe, directory, device)
-        echo(f"fast decoding: {scaled}")
+        traced_tower = _export_image(model, recipe, directory, precisions, device, echo)
+        parity: dict[str, Any] = traced_tower.parity()
+        scaled = _compare_decoding(traced_tower, recipe, directory, device)
+        echo(_("fast decoding: {result}").format(result=scaled))
         if tokenizer is not None:
-            echo("tracing the text tower")
+            echo(_("tracing the text tower"))
             parity["text_max_abs"] = _export_text(model, tokenizer, recipe, directory)
-        echo("keeping transformers' own weights, for the other engines")
+        echo(_("keeping transformers' own weights, for the other engines"))
         keep(model, directory)
         if recipe.labels:
             (directory / LABELS).write_text("\n".join(recipe.labels) + "\n", encoding="utf-8")
-        manifest = _manifest(model, recipe, trial, parity | scaled.parity(), directory)
+        manifest = _manifest(model, recipe, traced_tower, parity | scaled.parity(), directory)
         manifest["fast_decode"] = scaled.holds
         text = json.dumps(manifest, ensure_ascii=False, indent=1)
         (directory / MANIFEST).write_text(text + "\n", encoding="utf-8")
@@ -117,7 +121,7 @@ def _export_image(
     precisions: tuple[Precision, ...],
     device: torch.device,
     echo: Echo,
-) -> Trial:
+) -> TracedTower:
     """Trace the image tower in each precision, the nearest to the model first; keep the best."""
     spec = recipe.preprocessing
     kind = ClassifierTower if recipe.kind == "classifier" else ImageTower
@@ -126,22 +130,23 @@ def _export_image(
     with torch.no_grad():
         reference_ND = tower(images_NCHW)
     rewritten = for_inference(copy.deepcopy(tower))
-    best: Trial | None = None
+    best: TracedTower | None = None
     for precision in precisions:
-        echo(f"tracing the image tower in {precision}")
-        trial = process_isolated(
+        echo(_("tracing the image tower in {precision}").format(precision=precision))
+        traced_tower = trace_and_measure(
             convert(rewritten, precision, device),
             precision,
             images_NCHW.to(device),
             reference_ND,
             directory / f"{precision}.pt",
         )
-        echo(str(trial))
-        if trial.beats(best):
-            best = trial
+        echo(str(traced_tower))
+        if traced_tower.beats(best):
+            best = traced_tower
     if best is None:
-        msg = f"the traced image tower does not agree with the model: {trial}"
-        raise ExportError(msg)
+        raise ExportError(
+            N_("the traced image tower does not agree with the model: {trial}"), trial=traced_tower
+        )
     best.file.rename(directory / IMAGE_TOWER)
     for precision in precisions:
         (directory / f"{precision}.pt").unlink(missing_ok=True)
@@ -149,13 +154,13 @@ def _export_image(
 
 
 def _compare_decoding(
-    trial: Trial, recipe: Recipe, directory: Path, device: torch.device
+    traced_tower: TracedTower, recipe: Recipe, directory: Path, device: torch.device
 ) -> Agreement:
-    """Ask the exported image tower whether it sees the same after fast decoding."""
-    if trial.precision == "int8":
+    """Compare the exported image tower's embeddings after fast and after exact decoding."""
+    if traced_tower.precision == "int8":
         use_int8_engine()
     module = load_module(directory / IMAGE_TOWER, device)
-    engine = TorchScriptEngine(module, device, trial.precision)
+    engine = TorchScriptEngine(module, device, traced_tower.precision)
     return agreement(partial(infer, engine), recipe.preprocessing)
 
 
@@ -200,15 +205,19 @@ def _check_tokens(
     rows = {tuple(encoded.ids) for encoded in tokenizer.encode_batch(list(labels or set(texts)))}
     wanted = len(labels or set(texts))
     if len(rows) < wanted:
-        msg = f"{wanted} labels give only {len(rows)} different rows of tokens"
-        raise ExportError(msg)
+        raise ExportError(
+            N_("{wanted} labels give only {rows} different rows of tokens"),
+            wanted=wanted,
+            rows=len(rows),
+        )
     if [encoded.ids for encoded in tokenizer.encode_batch(texts)] != ids_NL.tolist():
-        msg = "the tokenizer's fast form splits texts differently from the tokenizer itself"
-        raise ExportError(msg)
+        raise ExportError(
+            N_("the tokenizer's fast form splits texts differently from the tokenizer itself")
+        )
 
 
 def _manifest(
-    model: Any, recipe: Recipe, trial: Trial, parity: dict[str, Any], directory: Path
+    model: Any, recipe: Recipe, traced_tower: TracedTower, parity: dict[str, Any], directory: Path
 ) -> dict[str, Any]:
     files = sorted(path for path in directory.rglob("*") if path.is_file())
     scale = getattr(model, "logit_scale", None)
@@ -222,15 +231,15 @@ def _manifest(
             for path in files
         },
         "preprocessing": msgspec.to_builtins(recipe.preprocessing),
-        "embedding_dim": trial.dim,
+        "embedding_dim": traced_tower.dim,
         "logit_scale": 1.0 if scale is None else float(scale.detach().exp()),
         "max_text_tokens": recipe.max_text_tokens,
         "template": recipe.template,
         "labels": LABELS if recipe.labels else None,
-        "precision": trial.precision,
+        "precision": traced_tower.precision,
         "batch_shapes": list(BATCHES),
         "parity": parity,
-        "speed": trial.speed(),
+        "speed": traced_tower.speed(),
         "torch": torch.__version__,
         "notice": recipe.notice,
     }
@@ -243,16 +252,17 @@ def _beside(out: Path) -> Iterator[Path]:
         out.parent.mkdir(parents=True, exist_ok=True)
         fresh = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
     except OSError as e:
-        msg = f"{out} cannot be written: {e.strerror}"
-        raise ExportError(msg) from e
+        raise ExportError(
+            N_("{out} cannot be written: {reason}"), out=out, reason=os_reason(e)
+        ) from e
     try:
         yield fresh
         fresh.chmod(0o755)
         shutil.rmtree(out, ignore_errors=True)
         fresh.rename(out)
     except OSError as e:
-        words = "the disk is full" if e.errno == errno.ENOSPC else e.strerror or str(e)
-        msg = f"{out} cannot be written: {words}"
-        raise ExportError(msg) from e
+        full = Message(N_("the disk is full"))
+        reason = full if e.errno == errno.ENOSPC else os_reason(e)
+        raise ExportError(N_("{out} cannot be written: {reason}"), out=out, reason=reason) from e
     finally:
         shutil.rmtree(fresh, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Whether a model sees the same in photographs that were scaled down while they were decoded.
+"""Photographs -> whether fast decoding, by a JPEG's own scaling, changes their embeddings.
 
 Shapes: N images, D embedding dimensions.
 """
@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from worker.artifact.manifest import Preprocessing
+from worker.contract.i18n import gettext as _
 from worker.export.synthetic import photographs
 from worker.images.decode import Pixels, decode
 
@@ -32,16 +33,16 @@ class Agreement(NamedTuple):
 
     @property
     def holds(self) -> bool:
-        """Whether fast decoding may stand for exact decoding."""
+        """Whether fast decoding may replace exact decoding."""
         return self.mean >= MIN_MEAN_COSINE and self.worst >= MIN_COSINE
 
     def __str__(self) -> str:
-        """Say it for a person."""
-        result = "is the default" if self.holds else "too far from exact decoding"
-        return f"cosine {self.worst:.6f}, {result}"
+        """Return a line for a person."""
+        result = _("is the default") if self.holds else _("too far from exact decoding")
+        return _("cosine {cosine:.6f}, {result}").format(cosine=self.worst, result=result)
 
     def parity(self) -> dict[str, Any]:
-        """Return what the manifest says of it."""
+        """Return the manifest's entries about it."""
         return {"fast_decode_mean_cosine": self.mean, "fast_decode_min_cosine": self.worst}
 
 

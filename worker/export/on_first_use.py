@@ -1,4 +1,4 @@
-"""What `--model` says -> Artifact: one that stands, or one exported on first use and kept."""
+"""`--model` -> Artifact: one that exists, or one exported on first use and cached."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import torch
 
 from worker.artifact.cache_dir import cache_directory
 from worker.artifact.manifest import FORMAT, HUB_ID, MANIFEST, Artifact, Source, open_artifact
+from worker.contract.i18n import gettext as _
+from worker.contract.i18n import gettext_noop as N_
 from worker.contract.settings import Settings, expanded
 from worker.engines.base import resolve_device
 from worker.errors import ArtifactError
@@ -22,7 +24,7 @@ Echo = Callable[[str], None]
 
 
 def open_model(settings: Settings, echo: Echo = lambda _: None) -> Artifact:
-    """Return the artifact that the settings mean; `say` hears the steps of an export.
+    """Return the artifact that the settings mean; `echo` is called with the steps of an export.
 
     `model` is an artifact, a directory of a Hugging Face model, an id of the hub, or empty for the
     bundled model. The middle two are exported once for each device and precision asked for.
@@ -51,22 +53,22 @@ def export_to(out: Path | None, settings: Settings, revision: str | None, echo: 
     device = resolve_device(settings.device, settings.precision)
     found = find(settings.model, revision, echo)
     place = out or _place(found.source, settings.precision, device)
-    if out is None and _stands(place):
+    if out is None and _is_whole(place):
         return place
-    echo(f"exporting {found.source.id} to {place}")
+    echo(_("exporting {model} to {place}").format(model=found.source.id, place=place))
     export_found(found, place, precision=settings.precision, device=device, echo=echo)
     return place
 
 
 def _place(source: Source, precision: str, device: torch.device) -> Path:
-    """Return where an exported model is kept: another version of anything is another place."""
+    """Return the cache directory of an exported model; each version of anything has its own."""
     parts = (source.id, source.revision, precision, device.type, FORMAT, torch.__version__)
     key = hashlib.sha256(repr(parts).encode()).hexdigest()[:_DIGITS]
     return cache_directory() / f"{source.id.replace('/', '--')}-{key}"
 
 
-def _stands(place: Path) -> bool:
-    """Whether a whole artifact is there; a damaged one is made anew."""
+def _is_whole(place: Path) -> bool:
+    """Whether a complete artifact is there; a damaged one is made anew."""
     try:
         open_artifact(place)
     except ArtifactError:
@@ -85,6 +87,10 @@ def _is_source(name: str) -> bool:
 def _check_precision(artifact: Artifact, wanted: str) -> Artifact:
     found = artifact.manifest.precision
     if wanted not in {"auto", found}:
-        msg = f"model {artifact.id} was exported in {found}, not {wanted}: export it again"
-        raise ArtifactError(msg)
+        raise ArtifactError(
+            N_("model {model} was exported in {found}, not {wanted}: export it again"),
+            model=artifact.id,
+            found=found,
+            wanted=wanted,
+        )
     return artifact

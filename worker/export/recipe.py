@@ -1,4 +1,4 @@
-"""What a model's processor and tokenizer do -> what the manifest says and the worker repeats."""
+"""A model's processor and tokenizer -> the preprocessing that the worker repeats."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import msgspec
 import numpy as np
 
 from worker.artifact.manifest import Preprocessing, Source
+from worker.contract.i18n import gettext_noop as N_
 from worker.errors import ExportError
 from worker.export.synthetic import picture
 from worker.images.resize import fit
@@ -69,12 +70,14 @@ def preprocessing_of(processor: Any) -> Preprocessing:
         ExportError: it does not resize to one size, or scales values in its own way.
     """
     if not getattr(processor, "do_resize", False):
-        msg = "the model's image processor does not resize, so images differ in size"
-        raise ExportError(msg)
+        raise ExportError(
+            N_("the model's image processor does not resize, so images differ in size")
+        )
     factor = getattr(processor, "rescale_factor", _RESCALE)
     if not getattr(processor, "do_rescale", True) or not np.isclose(factor, _RESCALE):
-        msg = f"the model's image processor scales by {factor:g}, not by 1/255"
-        raise ExportError(msg)
+        raise ExportError(
+            N_("the model's image processor scales by {factor:g}, not by 1/255"), factor=factor
+        )
     shown = bool(getattr(processor, "do_normalize", True))
     return Preprocessing(
         **_geometry(processor),
@@ -97,8 +100,11 @@ def _geometry(processor: Any) -> dict[str, Any]:
             return side | {"resize": "shortest_edge"}
     elif size.shortest_edge and (share := getattr(processor, "crop_pct", None)):
         return _convnext(size.shortest_edge, share)
-    msg = f"the model's image processor resizes in a way that is not known here: {size}, {crop}"
-    raise ExportError(msg)
+    raise ExportError(
+        N_("the model's image processor resizes in a way that is not known here: {size}, {crop}"),
+        size=size,
+        crop=crop,
+    )
 
 
 def _convnext(side: int, share: float) -> dict[str, Any]:
@@ -117,15 +123,22 @@ def _compare(spec: Preprocessing, processor: Any) -> None:
         theirs = np.asarray(processor(images=image, return_tensors="pt")["pixel_values"][0])
         ours = (fit(np.array(image), spec).astype(np.float64) / 255 - mean) / std
         if theirs.shape != ours.shape:
-            msg = f"the model's image processor gives {theirs.shape}, not {ours.shape}"
-            raise ExportError(msg)
+            raise ExportError(
+                N_("the model's image processor gives {theirs}, not {ours}"),
+                theirs=theirs.shape,
+                ours=ours.shape,
+            )
         levels = float((np.abs(theirs - ours) * std).max() * 255)
         if levels > _LEVELS:
-            msg = (
-                f"the model's image processor does more than is known here: an image of "
-                f"{size[0]} x {size[1]} differs by {levels:.0f} grey levels"
+            raise ExportError(
+                N_(
+                    "the model's image processor does more than is known here: an image of "
+                    "{width} x {height} differs by {levels:.0f} grey levels"
+                ),
+                width=size[0],
+                height=size[1],
+                levels=levels,
             )
-            raise ExportError(msg)
 
 
 def _text_tokens(config: Any, tokenizer: Any) -> int:

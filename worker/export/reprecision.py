@@ -10,8 +10,9 @@ import msgspec
 import torch
 
 from worker.artifact.manifest import IMAGE_TOWER, MANIFEST, Artifact, artifact_id
+from worker.contract.i18n import gettext_noop as N_
 from worker.errors import ExportError
-from worker.export.tracing import BATCHES, pixels, process_isolated
+from worker.export.tracing import BATCHES, pixels, trace_and_measure
 from worker.model.original import original_tower
 from worker.model.precision import Precision, check, convert
 from worker.model.rewrite import for_inference
@@ -34,16 +35,20 @@ def reprecision(
     images_NCHW = pixels(max(BATCHES), spec.height, spec.width)
     with torch.no_grad():
         reference_ND = tower(images_NCHW)
-    trial = process_isolated(
+    traced_tower = trace_and_measure(
         convert(for_inference(tower), precision, device),
         precision,
         images_NCHW.to(device),
         reference_ND,
         directory / IMAGE_TOWER,
     )
-    if not trial.agrees:
-        msg = f"in {precision}, {artifact.id} is too far from the model: {trial}"
-        raise ExportError(msg)
+    if not traced_tower.agrees:
+        raise ExportError(
+            N_("in {precision}, {model} is too far from the model: {trial}"),
+            precision=precision,
+            model=artifact.id,
+            trial=traced_tower,
+        )
     for name in artifact.manifest.files.keys() - {IMAGE_TOWER}:
         (directory / name).parent.mkdir(parents=True, exist_ok=True)
         (directory / name).symlink_to((artifact.path / name).resolve())
@@ -52,8 +57,8 @@ def reprecision(
         artifact.manifest,
         precision=precision,
         files=artifact.manifest.files | {IMAGE_TOWER: digest},
-        parity=artifact.manifest.parity | trial.parity(),
-        speed=trial.speed(),
+        parity=artifact.manifest.parity | traced_tower.parity(),
+        speed=traced_tower.speed(),
     )
     body = json.dumps(msgspec.to_builtins(manifest), ensure_ascii=False, indent=1).encode() + b"\n"
     (directory / MANIFEST).write_bytes(body)

@@ -1,4 +1,4 @@
-"""Pictures that stand for photographs where there are none: with edges, slopes and grain."""
+"""Synthetic pictures for where there are no photographs: with edges, gradients and noise."""
 
 from __future__ import annotations
 

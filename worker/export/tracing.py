@@ -16,6 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.jit._trace import TracerWarning
 
+from worker.contract.i18n import gettext as _
+from worker.contract.i18n import gettext_noop as N_
 from worker.engines.torchscript import TorchScriptEngine, load_module
 from worker.errors import ExportError
 from worker.model.precision import Precision
@@ -43,8 +45,8 @@ class Deviation(NamedTuple):
     max_abs: float
 
 
-class Trial(NamedTuple):
-    """A traced image tower: where it lies, how well it agrees, and how fast it is."""
+class TracedTower(NamedTuple):
+    """A traced image tower: its file, how well it agrees with the model, and how fast it is."""
 
     file: Path
     precision: Precision
@@ -54,7 +56,7 @@ class Trial(NamedTuple):
 
     @property
     def agrees(self) -> bool:
-        """Whether it may stand for the model."""
+        """Whether it may replace the model."""
         close = self.precision != "fp32" or self.deviation.max_abs <= MAX_ABS
         return close and self.deviation.min_cosine >= MIN_COSINE[self.precision]
 
@@ -63,31 +65,34 @@ class Trial(NamedTuple):
         """Milliseconds of the largest batch that was timed."""
         return self.ms_by_batch[max(self.ms_by_batch)]
 
-    def beats(self, other: Trial | None) -> bool:
+    def beats(self, other: TracedTower | None) -> bool:
         """Whether it agrees, and is enough faster than the other, which is nearer to the model."""
         return self.agrees and (other is None or self.ms < _WORTH_LESS_PRECISION * other.ms)
 
     def parity(self) -> dict[str, Any]:
-        """Return what the manifest says of agreement."""
+        """Return the manifest's entries about agreement."""
         return {
             "image_min_cosine": self.deviation.min_cosine,
             "image_max_abs": self.deviation.max_abs,
         }
 
     def speed(self) -> dict[str, Any]:
-        """Return what the manifest says of speed: milliseconds a batch, by its size."""
+        """Return the manifest's entries about speed: milliseconds per batch, by its size."""
         return {f"batch_{size}_ms": round(ms, 2) for size, ms in self.ms_by_batch.items()}
 
     def __str__(self) -> str:
-        """Say it for a person."""
+        """Return a line for a person."""
         cosine, _largest = self.deviation
-        times = ", ".join(f"{size} in {ms:.0f} ms" for size, ms in self.ms_by_batch.items())
-        result = "" if self.agrees else " - too far from the model"
-        return f"{self.precision}: cosine {cosine:.6f}, images: {times}{result}"
+        one = _("{size} in {ms:.0f} ms")
+        times = ", ".join(one.format(size=size, ms=ms) for size, ms in self.ms_by_batch.items())
+        result = "" if self.agrees else _(" - too far from the model")
+        return _("{precision}: cosine {cosine:.6f}, images: {times}{result}").format(
+            precision=self.precision, cosine=cosine, times=times, result=result
+        )
 
 
 def pixels(count: int, height: int, width: int) -> Tensor:
-    """Return pictures of a sort, uint8 NCHW: shapes with edges and slopes, grain, one all black."""
+    """Return synthetic pictures, uint8 NCHW: edges, gradients and noise, and one all black."""
     dice = torch.Generator().manual_seed(0)
     coarse = torch.rand(count, 3, 7, 7, generator=dice)
     smooth = F.interpolate(coarse, size=(height, width), mode="bicubic")
@@ -97,9 +102,9 @@ def pixels(count: int, height: int, width: int) -> Tensor:
     return images
 
 
-def process_isolated(
+def trace_and_measure(
     tower: nn.Module, precision: Precision, images_NCHW: Tensor, reference_ND: Tensor, file: Path
-) -> Trial:
+) -> TracedTower:
     """Trace an image tower, compare it with the reference, and time it.
 
     Raises:
@@ -111,7 +116,7 @@ def process_isolated(
     engine = TorchScriptEngine(load_module(file, device), device, precision)
     on_host_NCHW = images_NCHW.to("cpu")
     times = {size: _time_ms(engine, on_host_NCHW[:size]) for size in _SPEED_BATCHES}
-    return Trial(file, precision, deviation, reference_ND.shape[1], times)
+    return TracedTower(file, precision, deviation, reference_ND.shape[1], times)
 
 
 def trace(
@@ -136,18 +141,21 @@ def trace(
             saved = torch.jit.load(str(file), map_location=inputs[0].device)  # type: ignore[no-untyped-call]
             found = [saved(*(rows[:size] for rows in inputs)) for size in BATCHES]
         except (RuntimeError, TypeError, ValueError) as e:
-            raise ExportError(_words(e, file)) from e
+            raise _not_traced(e, file) from e
     return _deviation(found, reference_ND)
 
 
 def _deviation(found: list[Tensor], reference_ND: Tensor) -> Deviation:
-    """Compare what each batch size gave with the first rows of the reference."""
+    """Compare the rows of each batch size with the first rows of the reference."""
     rows = [one.to("cpu", torch.float32) for one in found]
     wanted = torch.cat([reference_ND[: len(one)] for one in rows])
     given = torch.cat(rows)
     if given.shape != wanted.shape:
-        msg = f"the traced model gives {tuple(given.shape)}, not {tuple(wanted.shape)}"
-        raise ExportError(msg)
+        raise ExportError(
+            N_("the traced model gives {given}, not {wanted}"),
+            given=tuple(given.shape),
+            wanted=tuple(wanted.shape),
+        )
     # In float64: near 1, float32 has steps of 6e-8, and sums of squares more.
     cosines = F.cosine_similarity(given.double(), wanted.double(), dim=-1)
     largest = (given - wanted).abs().max()
@@ -157,7 +165,7 @@ def _deviation(found: list[Tensor], reference_ND: Tensor) -> Deviation:
 def _time_ms(engine: TorchScriptEngine, images_NCHW: Tensor) -> float:
     """Return the median time of a call, from pixels to embeddings on the host."""
     times_s: list[float] = []
-    for _ in range(_WARM_UPS):
+    for _warm_up in range(_WARM_UPS):
         engine.embed(images_NCHW)
     while len(times_s) < _RUNS and (sum(times_s) < _ENOUGH_S or len(times_s) < _MIN_RUNS):
         began_s = time.perf_counter()
@@ -166,9 +174,12 @@ def _time_ms(engine: TorchScriptEngine, images_NCHW: Tensor) -> float:
     return median(times_s) * 1000
 
 
-def _words(error: Exception, file: Path) -> str:
+def _not_traced(error: Exception, file: Path) -> ExportError:
     text = str(error)
     if "PytorchStreamWriter" in text or "No space left" in text:
-        return f"{file.name} cannot be written: the disk is full, or the directory is gone"
+        return ExportError(
+            N_("{file} cannot be written: the disk is full, or the directory is gone"),
+            file=file.name,
+        )
     line = next((one.strip() for one in text.splitlines() if one.strip()), repr(error))
-    return f"{file.name} cannot be traced: {line}"
+    return ExportError(N_("{file} cannot be traced: {reason}"), file=file.name, reason=line)

@@ -51,7 +51,7 @@ _DECODER_ERRORS: Final = (
 _CUT_OFF: Final = ("truncated", "not enough image data", "premature end", "no more images")
 _PREFIX_BYTES: Final = 16
 _RIFF_HEADER_BYTES: Final = 8
-_WORDS_CHARS: Final = 120
+_DETAIL_CHARS: Final = 120
 
 
 def set_up(max_pixels: int) -> None:
@@ -63,7 +63,7 @@ def set_up(max_pixels: int) -> None:
     Image.init()
     Image.MAX_IMAGE_PIXELS = max_pixels
     warnings.filterwarnings("ignore", module=r"PIL\.")
-    # Pillow's pixels are read-only, and nobody writes to them.
+    # Pillow's pixels are read-only, and nothing writes to them.
     warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
 
 
@@ -82,8 +82,8 @@ def decode(
     `look` is shown the frame before it is brought to that size: upright, HWC, or HW if it is grey.
 
     A JPEG with a side of more than `jpeg_max_side` pixels, if that is not 0, is scaled down by a
-    half, a quarter or an eighth while it is decoded, in either mode. Pixels are spent from the
-    `budget` while they are in memory.
+    half, a quarter or an eighth while it is decoded, in either mode. While pixels are in memory
+    they are acquired from the `semaphore`.
 
     Exact mode gives what Pillow's `convert("RGB")` and torchvision's antialiased resizing give
     where an image is opaque and upright; fast mode lets a JPEG's own scaling do the coarse part.
@@ -99,7 +99,7 @@ def decode(
                 _scale_down(image, jpeg_max_side)
             if fast:
                 _draft(image, spec)
-            with semaphore.spend(image.width * image.height) if semaphore else nullcontext():
+            with semaphore.acquire(image.width * image.height) if semaphore else nullcontext():
                 image.load()
                 whole = upright(np.asarray(flatten(image)), image)
                 look(whole)
@@ -111,7 +111,7 @@ def decode(
 
 
 def _open(data: bytes) -> Image.Image:
-    """Read the header. Unlike `Image.open`, tell a damaged header from a file that is no image.
+    """Read the header. Unlike `Image.open`, distinguish a damaged header from what is no image.
 
     Its limit on pixels is left out too: that one knows the number of pixels, but not width and
     height, which a person would rather read.
@@ -147,15 +147,15 @@ def _draft(image: Image.Image, spec: Preprocessing) -> None:
 
 
 def _explain(error: Exception, data: bytes, sentence: str = "") -> ImageError:
-    words = str(error).lower()[:_WORDS_CHARS]
+    detail = str(error).lower()[:_DETAIL_CHARS]
     if isinstance(error, MemoryError):
         return BrokenImageError("the image needs more memory than there is")
-    if isinstance(error, EOFError) or any(hint in words for hint in _CUT_OFF) or _is_short(data):
+    if isinstance(error, EOFError) or any(hint in detail for hint in _CUT_OFF) or _is_short(data):
         return TruncatedError()
-    return BrokenImageError(sentence or f"{BrokenImageError.sentence}: {words}")
+    return BrokenImageError(sentence or f"{BrokenImageError.sentence}: {detail}")
 
 
 def _is_short(data: bytes) -> bool:
-    """Whether a RIFF file (WebP) has fewer bytes than it says; its decoder does not tell."""
+    """Whether a RIFF file (WebP) has fewer bytes than it says; its decoder does not check."""
     stated = int.from_bytes(data[4:_RIFF_HEADER_BYTES], "little")
     return data.startswith(b"RIFF") and len(data) < stated + _RIFF_HEADER_BYTES

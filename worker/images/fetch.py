@@ -11,8 +11,8 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from urllib.parse import SplitResult, unquote, urljoin, urlsplit
 
-from worker.contract.extras import remedy
 from worker.contract.messages import Stamp
+from worker.contract.urls import is_fetchable, is_web, scheme_of, store_remedy
 from worker.errors import (
     EmptyFileError,
     NotFoundError,
@@ -25,38 +25,23 @@ if TYPE_CHECKING:
     from worker.contract.messages import Part
 
 ANY: Final = "*"
-WEB: Final = frozenset({"http", "https"})
-# Of fsspec's many, those that lead elsewhere: never to files of this machine, nor into others.
-STORES: Final = frozenset(
-    [
-        *("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oss"),
-        *("sftp", "ssh", "ftp", "smb", "hdfs", "webhdfs"),
-    ]
-)
-_EXTRAS: Final = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs"}
 _CONNECT_S: Final = 10.0
 _READ_S: Final = 60.0
 _MOST_HOPS: Final = 5
 _NOT_FOUND: Final = frozenset({404, 410})
 _TIMES: Final = ("LastModified", "last_modified", "updated", "mtime", "created")
-_WORDS_CHARS: Final = 160
+_DETAIL_CHARS: Final = 160
 
 
 class Fetched(NamedTuple):
-    """What lay at a URL, and its stamp as far as the other side tells it."""
+    """What a URL gave, and its stamp as far as the server knows it."""
 
     data: bytes
     stamp: Stamp | None
 
 
-def is_url(path: str) -> bool:
-    """Whether a path is an address elsewhere."""
-    scheme, found, _ = path.partition("://")
-    return bool(found) and scheme.lower() in WEB | STORES
-
-
 def fetch(url: str, prefixes: Sequence[str], max_bytes: int, part: Part | None = None) -> Fetched:
-    """Return what lies at a URL, or a part of it: 1 to `max_bytes` bytes.
+    """Return the content of a URL, or a part of it: 1 to `max_bytes` bytes.
 
     Raises:
         ImageError: of stage `read`.
@@ -65,7 +50,7 @@ def fetch(url: str, prefixes: Sequence[str], max_bytes: int, part: Part | None =
         raise _outside()
     if part:
         _checked(part.size_bytes, max_bytes)
-    if urlsplit(url).scheme.lower() in WEB:
+    if is_web(url):
         found = _from_web(url, prefixes, max_bytes, part)
     else:
         found = _from_store(url, max_bytes, part)
@@ -81,7 +66,7 @@ def is_allowed(url: str, prefixes: Sequence[str]) -> bool:
     are never allowed.
     """
     wanted = urlsplit(url)
-    if not is_url(url) or "@" in wanted.netloc or "::" in url:
+    if not is_fetchable(url) or "@" in wanted.netloc or "::" in url:
         return False
     if ".." in unquote(wanted.path).replace("\\", "/").split("/"):
         return False
@@ -155,7 +140,6 @@ def _body(answer: Any, max_bytes: int, part: Part | None) -> Fetched:
 def _from_store(url: str, max_bytes: int, part: Part | None) -> Fetched:
     import fsspec  # noqa: PLC0415
 
-    scheme = urlsplit(url).scheme.lower()
     try:
         store, path = fsspec.url_to_fs(url)
         if part:
@@ -167,8 +151,7 @@ def _from_store(url: str, max_bytes: int, part: Part | None) -> Fetched:
         # What a growing file gains meanwhile is left: the limit holds whatever happens to it.
         return Fetched(store.cat_file(path, start=0, end=size_bytes), _stamp(about))
     except ImportError as e:
-        extra = remedy(_EXTRAS[scheme]) if scheme in _EXTRAS else str(e)
-        msg = f"this worker cannot read {scheme}:// yet: {extra}"
+        msg = f"this worker cannot read {scheme_of(url)}:// yet: {store_remedy(url) or e}"
         raise UnreadableError(msg) from e
     except FileNotFoundError as e:
         msg = "the store has no such image"
@@ -197,13 +180,13 @@ def _stamp(about: dict[str, Any]) -> Stamp | None:
 
 def _outside() -> OutsideRootsError:
     return OutsideRootsError(
-        "the address lies outside those that this worker may fetch from (worker start --images URL)"
+        "the address lies outside those that this worker may fetch from (worker start --allow URL)"
     )
 
 
 def _unreadable(error: Exception) -> UnreadableError:
-    words = " ".join(str(error).split())[:_WORDS_CHARS]
-    return UnreadableError(f"the image cannot be fetched: {words or type(error).__name__}")
+    detail = " ".join(str(error).split())[:_DETAIL_CHARS]
+    return UnreadableError(f"the image cannot be fetched: {detail or type(error).__name__}")
 
 
 def _pool() -> Any:

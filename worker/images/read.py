@@ -5,13 +5,14 @@ Never hangs, never reads past the limit.
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from worker.contract import failures
 from worker.contract.messages import Stamp
+from worker.contract.urls import is_url
 from worker.errors import (
     BlobMissingError,
     EmptyFileError,
@@ -23,7 +24,7 @@ from worker.errors import (
     TooLargeError,
     UnreadableError,
 )
-from worker.images.fetch import fetch, is_url
+from worker.images.fetch import fetch
 
 if TYPE_CHECKING:
     from worker.contract.messages import ImageRef, Part
@@ -32,17 +33,13 @@ if TYPE_CHECKING:
 
 # Non-blocking, or opening a FIFO would wait for a writer; no terminal becomes ours.
 _FLAGS: Final = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY
-_KINDS: Final = {
-    stat.S_IFDIR: "a directory",
-    stat.S_IFIFO: "a FIFO",
-    stat.S_IFSOCK: "a socket",
-    stat.S_IFCHR: "a device",
-    stat.S_IFBLK: "a device",
+_ERRORS: Final[dict[str, type[ImageError]]] = {
+    error.code: error for error in (NotFoundError, NotAFileError, UnreadableError)
 }
 
 
 class Original(NamedTuple):
-    """An image as it was kept. A blob has the stamp that its sender knew."""
+    """An image's bytes as they are stored. A blob has the stamp that its sender knew."""
 
     data: bytes
     stamp: Stamp | None
@@ -80,8 +77,8 @@ def _read_blob(key: str, blobs: BlobStore, max_bytes: int) -> bytes:
 
 def _read_file(ref: ImageRef, roots: Sequence[str], max_bytes: int) -> Original:
     try:
-        # Nothing is opened yet, not even a FIFO: this is a handle on what the path leads to, links
-        # and all, at this moment. What is checked is what is read, whatever happens to the path.
+        # Nothing is opened yet, not even a FIFO: this is a handle on what the path leads to at this
+        # moment, links resolved. What is checked is what is read, whatever happens to the path.
         handle = os.open(os.fsencode(ref.place), os.O_PATH | os.O_CLOEXEC)
         try:
             itself = f"/proc/self/fd/{handle}"
@@ -113,7 +110,7 @@ def _read_regular(descriptor: int, max_bytes: int) -> Original:
 
 
 def _bytes(descriptor: int, size: int) -> bytes:
-    """Return so many bytes, or all that there are. Mostly by one call: at each, threads change."""
+    """Return `size` bytes, or all that there are. Mostly in one call: each lets threads change."""
     parts = []
     while size and (part := os.read(descriptor, size)):
         parts.append(part)
@@ -129,8 +126,7 @@ def _read_part(descriptor: int, part: Part, max_bytes: int) -> bytes:
 
 def _refuse_kinds(status: os.stat_result) -> None:
     if not stat.S_ISREG(status.st_mode):
-        kind = _KINDS.get(stat.S_IFMT(status.st_mode))
-        raise NotAFileError(f"this is {kind}, not a regular file" if kind else None)
+        raise NotAFileError(failures.not_a_file(status.st_mode).message)
 
 
 def _check(real: bytes, roots: Sequence[str]) -> None:
@@ -142,10 +138,5 @@ def _check(real: bytes, roots: Sequence[str]) -> None:
 
 
 def _explain(error: OSError) -> ImageError:
-    if error.errno in {errno.ENOENT, errno.ENOTDIR}:
-        return NotFoundError()
-    if error.errno in {errno.ENXIO, errno.ENODEV}:
-        # How the kernel refuses to open a socket, or a device without a driver.
-        return NotAFileError()
-    reason = (error.strerror or type(error).__name__).lower()
-    return UnreadableError(f"the file cannot be read: {reason}")
+    failure = failures.of_os_error(error, "worker")
+    return _ERRORS[failure.code](failure.message)

@@ -1,4 +1,4 @@
-"""Upright pixels of any size -> the model's size. A helper of decode.py.
+"""Upright pixels of any size -> the model's size. For decode.py.
 
 Shapes: C colour channels (red, green, blue), H height, W width.
 """

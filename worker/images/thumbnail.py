@@ -1,4 +1,4 @@
-"""What a result keeps of an image beside its tags: embedding and thumbnail, as text for JSON.
+"""Embedding and thumbnail of an image -> text for JSON, for its result.
 
 Shapes: D embedding dimensions, C colour channels, H height, W width.
 """
@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-# A page of thousands stays some tens of megabytes, and a face can still be told.
+# A page of thousands stays some tens of megabytes, and faces can still be recognised.
 _JPEG_QUALITY: Final = 70
 
 

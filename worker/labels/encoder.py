@@ -17,7 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 from worker.artifact.manifest import Artifact, open_artifact
+from worker.contract.i18n import gettext_noop as N_
 from worker.contract.labels import PLACEHOLDER, LabelPack, LabelsError, parse_labels
+from worker.contract.scoring import Background
 from worker.errors import ArtifactError, LabelsMissingError
 from worker.labels.matrix_store import LabelMatrixStore, NoLabelMatrixStore
 from worker.labels.text_tower import TextEmbedder, unit
@@ -28,16 +30,6 @@ Matrix = npt.NDArray[np.float32]
 _SETS_KEPT: Final = 16
 # Texts so near to each other mean the same, such as a label and its plural.
 _SAME_MEANING: Final = 0.95
-
-
-class Background(NamedTuple):
-    """Words for all else that images may show, and which of them mean something else than a label.
-
-    `apart_JK` is 1 where word j does not mean the same as label k, else 0.
-    """
-
-    matrix_JD: Matrix
-    apart_JK: Matrix
 
 
 class LabelSet(NamedTuple):
@@ -53,7 +45,7 @@ class LabelSet(NamedTuple):
 
 
 class LabelCache:
-    """Label sets by the hash of their pack; the least recently used go first."""
+    """Label sets by the hash of their pack; the least recently used are dropped first."""
 
     def __init__(self, encode: Callable[[LabelPack], LabelSet]) -> None:
         self._encode = encode
@@ -73,14 +65,14 @@ class LabelCache:
             if len(self._sets) > _SETS_KEPT:
                 self._sets.popitem(last=False)
         if found is None:
-            # Outside the lock: those who ask for a set that stands do not wait for this one.
+            # Outside the lock: threads that ask for another set do not wait for this one.
             self._fill(key, future, fetch)
         return future.result()
 
     def _fill(self, key: str, future: Future[LabelSet], fetch: Callable[[], LabelPack]) -> None:
         try:
             future.set_result(self._encode(fetch()))
-        except BaseException as e:  # noqa: BLE001 - whoever waits for the set gets the reason
+        except BaseException as e:  # noqa: BLE001 - threads that wait for the set get the reason
             with self._lock:
                 self._sets.pop(key, None)
             future.set_exception(e)
@@ -118,8 +110,12 @@ class Classes:
         self._labels = own_pack(artifact).labels
         self._dim = artifact.manifest.embedding_dim
         if len(self._labels) != self._dim:
-            msg = f"model {artifact.id} has {self._dim} logits for {len(self._labels)} labels"
-            raise ArtifactError(msg)
+            raise ArtifactError(
+                N_("model {model} has {logits} logits for {labels} labels"),
+                model=artifact.id,
+                logits=self._dim,
+                labels=len(self._labels),
+            )
         self._rows = {label: k for k, label in enumerate(self._labels)}
 
     def encode(self, pack: LabelPack) -> LabelSet:
@@ -142,12 +138,12 @@ class Classes:
 
 
 class LabelEncoder:
-    """Label sets of a zero-shot model: from the shelf, else by its text tower."""
+    """Label sets of a zero-shot model: from the matrix store, else by its text tower."""
 
     def __init__(
         self, artifact: Artifact, device: str, matrix_store: LabelMatrixStore | None = None
     ) -> None:
-        """Take the shelf on which encoded sets are shared with other workers, if there is one.
+        """Take the store in which matrices are shared with other workers, if there is one.
 
         Raises:
             ArtifactError: the tokenizer cannot be loaded.
@@ -163,29 +159,29 @@ class LabelEncoder:
             LabelsMissingError: the pack is empty and the model has no labels of its own.
             InferenceError: the text tower failed.
             ArtifactError: the text tower cannot be loaded.
-            redis.RedisError: the shelf is away.
+            redis.RedisError: the matrix store cannot be reached.
         """
         full = pack if pack.labels else own_pack(self._artifact, pack.templates)
-        matrix_KD = self._kept(f"{self._artifact.id}:{pack.hash}", full)
+        matrix_KD = self._stored(f"{self._artifact.id}:{pack.hash}", full)
         background = None
         if pack.calibrated:
-            words = self._background(pack)
-            matrix_JD = self._kept(f"{self._artifact.id}:{words.hash}", words)
-            background = Background(matrix_JD, _apart(full, matrix_KD, words, matrix_JD))
+            others = self._background(pack)
+            matrix_JD = self._stored(f"{self._artifact.id}:{others.hash}", others)
+            background = Background(matrix_JD, _apart(full, matrix_KD, others, matrix_JD))
         return LabelSet(full.labels, matrix_KD, MappingProxyType(full.parents), background)
 
-    def _kept(self, key: str, pack: LabelPack) -> Matrix:
+    def _stored(self, key: str, pack: LabelPack) -> Matrix:
         templates = pack.templates or (self._artifact.manifest.template,)
         shape = (len(pack.labels), self._artifact.manifest.embedding_dim)
         return self._matrix_store.get(key, shape, lambda: self._matrix(pack, templates))
 
     def _background(self, pack: LabelPack) -> LabelPack:
-        """Return the words that a pack is calibrated by: its own, the model's labels, or ours."""
-        words = pack.background
-        if not words:
+        """Return the background of a pack: its own, the model's labels, or those shipped here."""
+        texts = pack.background
+        if not texts:
             named = self._artifact if self._artifact.manifest.labels else open_artifact()
-            words = own_pack(named).labels
-        return LabelPack(words, pack.templates)
+            texts = own_pack(named).labels
+        return LabelPack(texts, pack.templates)
 
     def _matrix(self, pack: LabelPack, templates: Sequence[str]) -> Matrix:
         """Return unit embeddings KD: each the mean over templates, then over label and aliases."""
@@ -204,17 +200,17 @@ class LabelEncoder:
         return unit(total_KD)
 
 
-def _apart(labels: LabelPack, matrix_KD: Matrix, words: LabelPack, matrix_JD: Matrix) -> Matrix:
+def _apart(labels: LabelPack, matrix_KD: Matrix, others: LabelPack, matrix_JD: Matrix) -> Matrix:
     """Return for each background word whether it means something else than each label.
 
     It does not if it is the label, one of its aliases, its parent or child, or nearly so.
     """
     apart_JK = (matrix_JD @ matrix_KD.T < _SAME_MEANING).astype(np.float32)
-    rows = {word: j for j, word in enumerate(words.labels)}
+    rows = {text: j for j, text in enumerate(others.labels)}
     places = {label: k for k, label in enumerate(labels.labels)}
     for label, k in places.items():
         kin = (label, *labels.aliases.get(label, ()), labels.parents.get(label, label))
-        apart_JK[[rows[word] for word in kin if word in rows], k] = 0
+        apart_JK[[rows[text] for text in kin if text in rows], k] = 0
     for child, parent in labels.parents.items():
         if parent in places and child in rows:
             apart_JK[rows[child], places[parent]] = 0
@@ -234,9 +230,10 @@ def own_pack(artifact: Artifact, templates: tuple[str, ...] = ()) -> LabelPack:
     try:
         text = artifact.file(name).read_text(encoding="utf-8")
         if artifact.manifest.kind == "classifier":
-            # Names that somebody else gave: whatever signs they hold are letters.
+            # Names from elsewhere: signs of our label files mean nothing in them.
             return LabelPack(tuple(text.split("\n")[:-1]))
         return msgspec.structs.replace(parse_labels(text), templates=templates)
     except (LabelsError, OSError, UnicodeError) as e:
-        msg = f"{name} of model {artifact.id}: {e}"
-        raise ArtifactError(msg) from e
+        raise ArtifactError(
+            N_("{name} of model {model}: {reason}"), name=name, model=artifact.id, reason=e
+        ) from e

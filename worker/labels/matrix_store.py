@@ -26,7 +26,7 @@ Matrix = npt.NDArray[np.float32]
 # As long as the label packs that they belong to.
 TTL_S: Final = 30 * 86_400
 # A worker that dies while it encodes holds the others up for this long. Ten thousand labels take a
-# large text tower some minutes on two cores, so whoever encodes renews its lock meanwhile.
+# large text tower some minutes on two cores, so the worker that encodes renews its lock.
 LOCK_S: Final = 10.0
 _RENEWALS: Final = 4
 POLL_S: Final = 0.2
@@ -35,10 +35,10 @@ log = structlog.get_logger()
 
 
 class LabelMatrixStore(Protocol):
-    """Where label matrices are kept between jobs and workers."""
+    """Where label matrices are stored between jobs and workers."""
 
     def get(self, key: str, shape: tuple[int, int], make: Callable[[], Matrix]) -> Matrix:
-        """Return the matrix KD of `key`; made, and kept, if nobody has made it yet."""
+        """Return the matrix KD of `key`; it is made and stored if it does not exist yet."""
 
 
 class NoLabelMatrixStore:
@@ -64,7 +64,7 @@ class RedisLabelMatrixStore:
 
         Raises:
             redis.RedisError: Redis is away.
-            Exception: what `make` raised; whoever waits tries for itself.
+            Exception: what `make` raised; workers that wait then try for themselves.
         """
         name = f"{KEY_PREFIX}matrix:{key}"
         while (found_KD := self._find(name, shape)) is None:

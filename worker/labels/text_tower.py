@@ -15,6 +15,7 @@ import torch
 from tokenizers import Tokenizer
 
 from worker.artifact.manifest import TEXT_TOWER, TOKENIZER
+from worker.contract.i18n import gettext_noop as N_
 from worker.engines.torchscript import load_module
 from worker.errors import ArtifactError, InferenceError
 
@@ -82,7 +83,7 @@ class TextEmbedder:
         return ids_NL, torch.tensor([e.attention_mask for e in encoded], device=self._device)
 
     def _load_tower(self) -> torch.jit.ScriptModule:
-        """Return the text tower. A worker that finds every set on the shelf never needs it."""
+        """Return the text tower. A worker that finds every matrix in the store never needs it."""
         with self._loading:
             if self._tower is None:
                 self._tower = load_module(self._artifact.file(TEXT_TOWER), self._device)
@@ -95,8 +96,12 @@ def _load_tokenizer(artifact: Artifact) -> Tokenizer:
     try:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as e:  # tokenizers raises nothing narrower
-        msg = f"{TOKENIZER} of model {artifact.id} cannot be loaded: {e}"
-        raise ArtifactError(msg) from e
+        raise ArtifactError(
+            N_("{file} of model {model} cannot be loaded: {reason}"),
+            file=TOKENIZER,
+            model=artifact.id,
+            reason=e,
+        ) from e
     length = artifact.manifest.max_text_tokens
     tokenizer.enable_truncation(max_length=length)
     tokenizer.enable_padding(length=length, **_padding(tokenizer))

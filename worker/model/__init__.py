@@ -1,1 +1,1 @@
-"""Model artifacts: what they hold, how they are checked, made and fed with labels."""
+"""The network itself: loaded from transformers, rewritten for inference, in other precisions."""

@@ -17,8 +17,8 @@ FIELD: Final = "convolutional_stem"
 class Stem(nn.Sequential):
     """Images B x 3 x H x W -> patches B x D x H/16 x W/16, by five small convolutions.
 
-    It stands where Chinese-CLIP cuts patches with one large convolution. From scratch, from few
-    drawings and in minutes, the plain cut learns next to nothing: after 160,000 images it named 6 %
+    It replaces the one large convolution by which Chinese-CLIP cuts patches. From scratch, from few
+    drawings and in minutes, the large one learns next to nothing: after 160,000 images it named 6 %
     of the drawings. See Xiao et al., "Early convolutions help transformers see better", 2021.
     """
 

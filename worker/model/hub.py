@@ -32,6 +32,10 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from worker.artifact.manifest import HUB_ID, Source
+from worker.contract.i18n import Message
+from worker.contract.i18n import gettext as _
+from worker.contract.i18n import gettext_noop as N_
+from worker.contract.reasons import reason
 from worker.contract.settings import expanded
 from worker.errors import ExportError
 from worker.model.conv_stem import add_stem, has_stem
@@ -45,7 +49,7 @@ _ID_DIGITS: Final = 12
 
 
 class Found(NamedTuple):
-    """Where a model's files lie, and what they are."""
+    """Where a model's files are, and which."""
 
     directory: Path
     source: Source
@@ -63,7 +67,7 @@ class Loaded(NamedTuple):
 def find(name: str, revision: str | None, echo: Callable[[str], None]) -> Found:
     """Return the directory of a model, downloaded if `name` is an id of the hub.
 
-    `say` hears of a download before it begins.
+    `echo` is called before a download begins.
 
     Raises:
         ExportError: there is no such directory or id, or the hub cannot be reached.
@@ -72,25 +76,32 @@ def find(name: str, revision: str | None, echo: Callable[[str], None]) -> Found:
     if directory.is_dir():
         return Found(directory, Source(id=directory.resolve().name, revision=_digest(directory)))
     if not HUB_ID.fullmatch(name):
-        msg = f"there is no model at {name}"
-        raise ExportError(msg)
-    echo(f"looking for {name} on the hub")
+        raise ExportError(N_("there is no model at {name}"), name=name)
+    echo(_("looking for {name} on the hub").format(name=name))
     try:
         return _download(name, revision)
     except (RepositoryNotFoundError, GatedRepoError, HFValidationError) as e:
-        msg = f"there is no model {name!r}, neither as a directory here nor on the hub for you"
-        raise ExportError(msg) from e
+        raise ExportError(
+            N_("there is no model {name!r}, neither as a directory here nor on the hub for you"),
+            name=name,
+        ) from e
     except RevisionNotFoundError as e:
-        msg = f"model {name!r} has no revision {revision!r}"
-        raise ExportError(msg) from e
+        raise ExportError(
+            N_("model {name!r} has no revision {revision!r}"), name=name, revision=revision
+        ) from e
     except LocalEntryNotFoundError as e:
-        msg = (
-            f"model {name!r} is no directory here, and the hub cannot be reached to download it: "
-            f"check the network, or give the directory of a model that was downloaded elsewhere"
-        )
-        raise ExportError(msg) from e
+        raise ExportError(
+            N_(
+                "model {name!r} is no directory here, and the hub cannot be reached to download "
+                "it: check the network, or give the directory of a model that was downloaded "
+                "elsewhere"
+            ),
+            name=name,
+        ) from e
     except OSError as e:
-        raise ExportError(_os_words(e, f"model {name!r} cannot be downloaded")) from e
+        raise ExportError(
+            N_("model {name!r} cannot be downloaded: {reason}"), name=name, reason=_os_reason(e)
+        ) from e
 
 
 def load(found: Found) -> Loaded:
@@ -102,7 +113,8 @@ def load(found: Found) -> Loaded:
     directory, name = found.directory, found.source.id
     model = load_model(directory, name)
     processor = _attempt(
-        lambda: AutoImageProcessor.from_pretrained(directory), f"the image processor of {name!r}"
+        lambda: AutoImageProcessor.from_pretrained(directory),
+        Message(N_("the image processor of {name!r}"), name=name),
     )
     zero_shot = model.config.model_type in ZERO_SHOT
     tokenizer = _tokenizer(directory, name) if zero_shot else None
@@ -116,21 +128,27 @@ def load_model(directory: Path, name: str) -> Any:
         ExportError: as for `load`.
     """
     quiet()
-    config = _attempt(lambda: AutoConfig.from_pretrained(directory), f"the config of {name!r}")
+    config = _attempt(
+        lambda: AutoConfig.from_pretrained(directory),
+        Message(N_("the config of {name!r}"), name=name),
+    )
     zero_shot = config.model_type in ZERO_SHOT
     if not zero_shot and type(config) not in AutoModelForImageClassification._model_mapping:  # noqa: SLF001
-        msg = (
-            f"model {name!r} is a {config.model_type}: only {', '.join(ZERO_SHOT)} and image "
-            f"classifiers can be exported"
+        raise ExportError(
+            N_("model {name!r} is a {kind}: only {kinds} and image classifiers can be exported"),
+            name=name,
+            kind=config.model_type,
+            kinds=", ".join(ZERO_SHOT),
         )
-        raise ExportError(msg)
     if has_stem(config):
-        return _attempt(lambda: _with_stem(config, directory), f"the weights of {name!r}")
+        return _attempt(
+            lambda: _with_stem(config, directory), Message(N_("the weights of {name!r}"), name=name)
+        )
     return _weights(AutoModel if zero_shot else AutoModelForImageClassification, directory, name)
 
 
 def quiet() -> None:
-    """Keep transformers from printing: what matters is raised, or said by the exporter."""
+    """Keep transformers from printing: what matters is raised, or printed by the exporter."""
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
 
@@ -146,14 +164,18 @@ def _download(name: str, revision: str | None) -> Found:
 
 
 def _weights(kind: Any, directory: Path, name: str) -> Any:
-    """Return the model; transformers would make up what its file lacks, at random."""
+    """Return the model; transformers would fill in random weights where its file lacks any."""
     model, info = _attempt(
         lambda: kind.from_pretrained(directory, dtype=torch.float32, output_loading_info=True),
-        f"the weights of {name!r}",
+        Message(N_("the weights of {name!r}"), name=name),
     )
     if lacking := sorted(info["missing_keys"]) + sorted(map(str, info["mismatched_keys"])):
-        msg = f"the weights of {name!r} lack {len(lacking)} that the model needs: {lacking[0]} ..."
-        raise ExportError(msg)
+        raise ExportError(
+            N_("the weights of {name!r} lack {count} that the model needs: {first} ..."),
+            name=name,
+            count=len(lacking),
+            first=lacking[0],
+        )
     return model.eval()
 
 
@@ -176,18 +198,25 @@ def _digest(directory: Path) -> str:
 
 def _tokenizer(directory: Path, name: str) -> Any:
     if not any(any(directory.glob(pattern)) for pattern in _TOKENIZER_FILES):
-        msg = f"model {name!r} comes without a tokenizer: one of {', '.join(_TOKENIZER_FILES)}"
-        raise ExportError(msg)
+        raise ExportError(
+            N_("model {name!r} comes without a tokenizer: one of {files}"),
+            name=name,
+            files=", ".join(_TOKENIZER_FILES),
+        )
     if (directory / "tokenizer.json").exists():
         return _attempt(
-            lambda: _fast_tokenizer(directory), f"the tokenizer of {name!r} (tokenizer.json)"
+            lambda: _fast_tokenizer(directory),
+            Message(N_("the tokenizer of {name!r} (tokenizer.json)"), name=name),
         )
     tokenizer = _attempt(
-        lambda: AutoTokenizer.from_pretrained(directory), f"the tokenizer of {name!r}"
+        lambda: AutoTokenizer.from_pretrained(directory),
+        Message(N_("the tokenizer of {name!r}"), name=name),
     )
     if not getattr(tokenizer, "is_fast", False):
-        msg = f"the tokenizer of {name!r} has no fast form: save it with a tokenizer.json first"
-        raise ExportError(msg)
+        raise ExportError(
+            N_("the tokenizer of {name!r} has no fast form: save it with a tokenizer.json first"),
+            name=name,
+        )
     return tokenizer
 
 
@@ -202,7 +231,7 @@ def _fast_tokenizer(directory: Path) -> Any:
     return tokenizer
 
 
-def _attempt(step: Callable[[], Any], what: str) -> Any:
+def _attempt(step: Callable[[], Any], what: Message) -> Any:
     """Return what `step` returns; whatever it raises becomes one sentence.
 
     Everything is caught: models, processors and tokenizers run the code of several libraries, some
@@ -211,19 +240,25 @@ def _attempt(step: Callable[[], Any], what: str) -> Any:
     try:
         return step()
     except OSError as e:
-        raise ExportError(_os_words(e, f"{what} cannot be read")) from e
+        raise ExportError(
+            N_("{what} cannot be read: {reason}"), what=what, reason=_os_reason(e)
+        ) from e
     except ImportError as e:
-        msg = f"{what} needs a library that is not installed: {_first_line(e)}"
-        raise ExportError(msg) from e
+        raise ExportError(
+            N_("{what} needs a library that is not installed: {reason}"),
+            what=what,
+            reason=_first_line(e),
+        ) from e
     except Exception as e:
-        msg = f"{what} cannot be used: {_first_line(e)}"
-        raise ExportError(msg) from e
+        raise ExportError(
+            N_("{what} cannot be used: {reason}"), what=what, reason=_first_line(e)
+        ) from e
 
 
-def _os_words(error: OSError, what: str) -> str:
+def _os_reason(error: OSError) -> Message:
     if error.errno == errno.ENOSPC:
-        return f"{what}: the disk is full"
-    return f"{what}: {_first_line(error)}"
+        return Message(N_("the disk is full"))
+    return reason(_first_line(error))
 
 
 def _first_line(error: BaseException) -> str:

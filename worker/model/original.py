@@ -15,6 +15,8 @@ from safetensors import SafetensorError
 from torch import nn
 
 from worker.artifact.manifest import ORIGINAL, Artifact
+from worker.contract.i18n import Message
+from worker.contract.i18n import gettext_noop as N_
 from worker.errors import ArtifactError, ExportError
 from worker.model.hub import load_model, quiet
 from worker.model.towers import ClassifierTower, ImageTower
@@ -35,9 +37,12 @@ def keep(model: Any, directory: Path) -> None:
     try:
         smallest.save_pretrained(directory / ORIGINAL)
     except SafetensorError as e:
-        words = "the disk is full" if "No space left" in str(e) else str(e)
-        msg = f"the weights cannot be written to {directory}: {words}"
-        raise ExportError(msg) from e
+        full = Message(N_("the disk is full"))
+        raise ExportError(
+            N_("the weights cannot be written to {directory}: {reason}"),
+            directory=directory,
+            reason=full if "No space left" in str(e) else e,
+        ) from e
     for file in (directory / ORIGINAL).iterdir():
         # safetensors writes for its owner alone; workers run as other users.
         file.chmod(0o644)
@@ -51,12 +56,15 @@ def original_model(artifact: Artifact) -> Any:
     """
     name = f"{ORIGINAL}/{_CONFIG}"
     if name not in artifact.manifest.files:
-        msg = f"model {artifact.id} holds no {name}, which only TorchScript can do without"
-        raise ArtifactError(msg)
+        raise ArtifactError(
+            N_("model {model} holds no {name}, which only TorchScript can do without"),
+            model=artifact.id,
+            name=name,
+        )
     try:
         return load_model(artifact.path / ORIGINAL, artifact.id)
     except ExportError as e:
-        raise ArtifactError(str(e)) from e
+        raise ArtifactError(e) from e
 
 
 def original_tower(artifact: Artifact) -> Any:

@@ -9,6 +9,7 @@ from typing import Any, Final, Literal
 import torch
 from torch import nn
 
+from worker.contract.i18n import gettext_noop as N_
 from worker.errors import DeviceError
 from worker.model.rewrite import cut_patches_linearly, mix_in
 
@@ -40,11 +41,9 @@ def check(precision: Precision, device: torch.device) -> None:
         DeviceError: naming both.
     """
     if precision == "int8" and device.type != "cpu":
-        msg = "int8 runs on the CPU alone; take fp16 for CUDA"
-        raise DeviceError(msg)
+        raise DeviceError(N_("int8 runs on the CPU alone; take fp16 for CUDA"))
     if precision == "fp16" and device.type != "cuda":
-        msg = "fp16 is for CUDA; on the CPU take bf16 or int8"
-        raise DeviceError(msg)
+        raise DeviceError(N_("fp16 is for CUDA; on the CPU take bf16 or int8"))
 
 
 def convert(tower: Any, precision: Precision, device: torch.device) -> Any:

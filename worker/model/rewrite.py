@@ -19,7 +19,7 @@ _PROJECTIONS: Final = ("q_proj", "k_proj", "v_proj")
 _OUTPUTS: Final = ("out_proj", "o_proj")
 # Model types whose image towers hand on the state of the first token alone.
 _FIRST_TOKEN: Final = ("clip_vision_model", "chinese_clip_vision_model", "vit")
-# Attention, the norm before it, the norm after it: by whose names a layer is known.
+# Attention, the norm before it, the norm after it: names by which a layer is recognised.
 _LAYERS: Final = (
     ("self_attn", "layer_norm1", "layer_norm2"),
     ("attention", "layernorm_before", "layernorm_after"),
@@ -45,7 +45,7 @@ class FusedAttention(nn.Module):
         self.out = output
 
     def forward(self, hidden_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, None]:
-        """Return the mixed states, and None for the weights that nobody asks for."""
+        """Return the mixed states, and None for the weights, which are not used."""
         # The name is that by which transformers calls it.
         states_BLD = hidden_states
         B, L = states_BLD.shape[:2]
@@ -198,7 +198,7 @@ def _stacked(layers: list[nn.Linear]) -> nn.Linear:
 
 
 def _scale(layer: nn.Linear, factor: float, outputs: int) -> None:
-    """Multiply the first so many outputs of a layer, in place: exact for powers of two."""
+    """Multiply the first `outputs` outputs of a layer, in place: exact for powers of two."""
     bias: Tensor | None = layer.bias
     with torch.no_grad():
         layer.weight[:outputs].mul_(factor)
@@ -236,5 +236,5 @@ def _fold_quick_gelu(module: Any) -> None:
         if bias is not None:
             bias.mul_(QUICK_GELU)
         second.weight.div_(QUICK_GELU)
-    # In place: what the first layer gives is read by nobody else.
+    # In place: nothing else reads the output of the first layer.
     module.activation_fn = nn.SiLU(inplace=True)

@@ -1,1 +1,1 @@
-"""What a worker tells of itself: metrics, health over HTTP, logs."""
+"""What a worker reports about itself: metrics, health over HTTP, logs."""

@@ -1,4 +1,4 @@
-"""A worker over HTTP: whether it is well, for supervisors, and its figures, for Prometheus."""
+"""A worker over HTTP: its health, for supervisors, and its metrics, for Prometheus."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ from typing import Any, Final, NamedTuple
 
 import structlog
 
+from worker.contract.i18n import gettext as _
+from worker.contract.i18n import gettext_noop as N_
+from worker.contract.reasons import os_reason, reason
 from worker.contract.settings import Settings
 from worker.errors import TaggerError
 
@@ -30,9 +33,9 @@ class MonitorPortError(TaggerError):
 
 
 class Sources(NamedTuple):
-    """Whom the answers come from.
+    """Where the answers come from.
 
-    `problem` says why no work is done, or None; `fatal_problem` why only a new process would help.
+    `problem` returns why no work is done, or None; `fatal_problem` why only a restart would help.
     """
 
     problem: Callable[[], str | None]
@@ -44,12 +47,12 @@ class Sources(NamedTuple):
 def answering(settings: Settings, sources: Sources) -> Iterator[None]:
     """Answer `GET /healthz`, `/livez` and `/metrics` while the block runs, if a port is set.
 
-    Health is 200 if the worker is well, else 503; the body is JSON with `ok` and `problem`. So is
-    `/livez`, which stays 200 while Redis is away: a new process could not reach it either. Metrics
-    are in Prometheus' text format.
+    Health is 200 if the worker is healthy, else 503; the body is JSON with `ok` and `problem`.
+    `/livez` is the same, but stays 200 while Redis is away: a new process could not reach it
+    either. Metrics are in Prometheus' text format.
 
     Raises:
-        MonitorPortError: somebody else has the port.
+        MonitorPortError: another program has the port.
     """
     if not settings.monitor_port:
         yield
@@ -58,8 +61,12 @@ def answering(settings: Settings, sources: Sources) -> Iterator[None]:
     try:
         server = ThreadingHTTPServer(place, _handler(sources))
     except OSError as e:
-        msg = f"health and metrics cannot be served at {place[0]}:{place[1]}: {e.strerror}"
-        raise MonitorPortError(msg) from e
+        raise MonitorPortError(
+            N_("health and metrics cannot be served at {address}:{port}: {reason}"),
+            address=place[0],
+            port=place[1],
+            reason=os_reason(e),
+        ) from e
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, name="monitor", daemon=True)
     thread.start()
@@ -75,7 +82,7 @@ def answering(settings: Settings, sources: Sources) -> Iterator[None]:
 def ask(settings: Settings) -> str | None:
     """Return what is wrong with the worker of these settings on this host, or None."""
     if not settings.monitor_port:
-        return "WANWU_MONITOR_PORT is not set, so no worker answers"
+        return _("WANWU_MONITOR_PORT is not set, so no worker answers")
     connection = http.client.HTTPConnection(
         "127.0.0.1", settings.monitor_port, timeout=ASK_TIMEOUT_S
     )
@@ -84,17 +91,19 @@ def ask(settings: Settings) -> str | None:
         found = json.loads(connection.getresponse().read())
         problem: str | None = found["problem"]
     except (OSError, http.client.HTTPException, ValueError, LookupError, TypeError) as e:
-        return f"no worker answers at port {settings.monitor_port}: {e}"
+        return _("no worker answers at port {port}: {reason}").format(
+            port=settings.monitor_port, reason=os_reason(e) if isinstance(e, OSError) else e
+        )
     finally:
         connection.close()
-    return problem
+    return str(reason(problem)) if problem else None
 
 
 def _handler(sources: Sources) -> type[BaseHTTPRequestHandler]:
     checks = {HEALTH: sources.problem, ALIVE: sources.fatal_problem}
 
     class Handler(BaseHTTPRequestHandler):
-        # Whoever connects and says nothing does not keep a thread.
+        # A client that connects and sends nothing does not occupy a thread for long.
         timeout = ASK_TIMEOUT_S
 
         def do_GET(self) -> None:
@@ -116,6 +125,6 @@ def _handler(sources: Sources) -> type[BaseHTTPRequestHandler]:
             self.wfile.write(body)
 
         def log_message(self, *_: Any) -> None:
-            """Somebody asks every few seconds."""
+            """Log nothing: there is a request every few seconds."""
 
     return Handler

@@ -18,10 +18,10 @@ _SHARED: tuple[Processor, ...] = (
     structlog.stdlib.add_log_level,
     structlog.processors.TimeStamper(fmt="iso", utc=True),
 )
-# They tell at `info` what our own events tell better.
+# They log at `info` what our own events say better.
 _CHATTY = ("celery.worker.strategy", "celery.app.trace", "kombu")
 _MOST_CAUSES: Final = 5
-# It tells of each lost connection what `worker.service.reconnect` tells with its reason.
+# It logs each lost connection, which `worker.service.reconnect` logs with the reason.
 _RECONNECTING = "celery.worker.consumer.consumer"
 
 
@@ -59,7 +59,7 @@ def configure(level: str) -> None:
 
 
 def _in_one_line(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """Leave the traceback of errors that pass away: where Redis was missed does not matter."""
+    """Leave out the traceback of errors that pass: it does not matter where Redis was missed."""
     exception = event.get("exc_info")
     if exception is True:
         exception = sys.exc_info()

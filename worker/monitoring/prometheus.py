@@ -1,14 +1,14 @@
 """A worker's figures -> Prometheus' text format, gathered when they are asked for.
 
-Names and units are Prometheus' own: base units, `_total` for what only grows. Nothing is counted
-here: what the pipeline counts costs the same whether anybody asks or not.
+Names and units follow Prometheus: base units, `_total` for counters. Nothing is counted here: what
+the pipeline counts costs the same whether anybody asks or not.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate
-from typing import Any, Final
+from typing import Final
 
 from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
 from prometheus_client.core import (
@@ -21,6 +21,7 @@ from prometheus_client.core import (
 from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector
 
+from worker.contract.worker_info import WorkerInfo
 from worker.pipeline.pipeline import Pipeline
 from worker.pipeline.stats import BOUNDS_S
 
@@ -29,9 +30,9 @@ _INFINITY: Final = "+Inf"
 
 
 def metrics_of(pipeline: Pipeline, problem: Callable[[], str | None]) -> Callable[[], bytes]:
-    """Return what gives the figures of a pipeline, and of this process, at the moment.
+    """Return what renders the metrics of a pipeline, and of this process, at the moment.
 
-    `problem` says why the worker is not well, or None.
+    `problem` returns why the worker is not healthy, or None.
     """
     registry = CollectorRegistry()
     registry.register(_Figures(pipeline, problem))
@@ -52,12 +53,15 @@ class _Figures(Collector):
         pipeline = self._pipeline
         problem = self._problem()
         yield GaugeMetricFamily(
-            "wanwu_worker_healthy", "1 if the worker is well, as /healthz says.", value=not problem
+            "wanwu_worker_healthy",
+            "1 if the worker is healthy, as /healthz says.",
+            value=not problem,
         )
         yield from _images(pipeline)
         if pipeline.is_started:
             info = pipeline.info()
             yield from _model(info)
+            yield from _batches(info)
             yield from _device(info)
 
 
@@ -87,32 +91,35 @@ def _images(pipeline: Pipeline) -> Iterable[Metric]:
     yield held
 
 
-def _model(info: Mapping[str, Any]) -> Iterable[Metric]:
+def _model(info: WorkerInfo) -> Iterable[Metric]:
     model = InfoMetricFamily("wanwu_model", "What the worker runs, and where.")
     names = ("model", "device", "precision", "engine")
-    model.add_metric((), {name: str(info[name]) for name in names})
+    model.add_metric((), {name: str(getattr(info, name)) for name in names})
     yield model
     yield CounterMetricFamily(
         "wanwu_engine_fallbacks",
         "Times that eager took over from an engine that failed.",
-        value=info["fallbacks"],
+        value=info.fallbacks,
     )
     yield CounterMetricFamily(
         "wanwu_out_of_memory",
         "Batches that did not fit into the device's memory and were halved.",
-        value=info["out_of_memory"],
+        value=info.out_of_memory,
     )
     yield CounterMetricFamily(
-        "wanwu_recalled_images",
-        "Images that were known by their content and not inferred again.",
-        value=info["recalled"],
+        "wanwu_embedding_cache_hits",
+        "Images whose embedding was in the cache, so that they were not inferred again.",
+        value=info.cache_hits,
     )
     yield GaugeMetricFamily(
         "wanwu_max_batch_images",
         "Images of the largest batch, at present.",
-        value=info["max_batch"],
+        value=info.max_batch,
     )
-    sizes = {int(size): count for size, count in info["batch_sizes"].items()}
+
+
+def _batches(info: WorkerInfo) -> Iterable[Metric]:
+    sizes = {int(size): count for size, count in info.batch_sizes.items()}
     bounds = [str(bound) for bound in _BATCH_BOUNDS]
     below = [
         sum(count for size, count in sizes.items() if size <= bound) for bound in _BATCH_BOUNDS
@@ -123,8 +130,8 @@ def _model(info: Mapping[str, Any]) -> Iterable[Metric]:
     yield batches
 
 
-def _device(info: Mapping[str, Any]) -> Iterable[Metric]:
-    device, memory = info["device"], info["device_memory"]
+def _device(info: WorkerInfo) -> Iterable[Metric]:
+    device, memory = info.device, info.device_memory
     if memory:
         used = GaugeMetricFamily(
             "wanwu_gpu_memory_bytes", "Memory of the GPU, by kind.", labels=("device", "kind")
@@ -132,11 +139,11 @@ def _device(info: Mapping[str, Any]) -> Iterable[Metric]:
         for kind, amount in memory.items():
             used.add_metric((device, kind), amount)
         yield used
-    if info["device_utilisation"] is not None:
+    if info.device_utilisation is not None:
         busy = GaugeMetricFamily(
             "wanwu_gpu_utilization_ratio", "Share of time in which it computed.", labels=("device",)
         )
-        busy.add_metric((device,), info["device_utilisation"])
+        busy.add_metric((device,), info.device_utilisation)
         yield busy
 
 

@@ -1,6 +1,6 @@
-"""What the batcher knows, and when a micro-batch is worth starting. Plain state.
+"""Images that are ready or expected -> when a micro-batch is worth starting. Plain state.
 
-It knows neither threads nor clocks: the batcher holds its lock and tells it the time.
+It knows neither threads nor clocks: the batcher holds its lock and passes the time.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Embeddings = npt.NDArray[np.float32]
 # How many mean gaps between decoded images the thread may idle for each that is missing. With gaps
 # spread at random (exponentially), 98 of 100 single gaps are shorter than four means.
 PATIENCE_GAPS: Final = 4.0
-# But so long at least: a decode thread that had to give its core away is back after a time slice.
+# But at least this long: a decode thread that had to yield its core is back after a time slice.
 LEAST_PATIENCE_S: Final = 0.005
 # Weight of the newest gap in the running mean, and how far beyond that mean one gap may count: one
 # huge image must not make the worker patient for long.
@@ -27,7 +27,7 @@ _GAP_CAP: Final = 4.0
 
 
 class Inferred(NamedTuple):
-    """What inference gave for one image, and how it went; of one known before, in no batch (0)."""
+    """An image's embedding and how it came about; `batch_size` is 0 if it was in the cache."""
 
     embedding_D: Embeddings
     batch_wait_ms: float
@@ -115,7 +115,7 @@ class BatchPolicy:
 
     @property
     def is_full(self) -> bool:
-        """Whether a batch is ready for which nothing more is waited: a whole one, or an urgent."""
+        """Whether a batch need not wait for more images: it is full, or urgent."""
         return bool(self._urgent) or len(self._ready) >= self._max_batch
 
     @property
@@ -125,7 +125,7 @@ class BatchPolicy:
         return missing <= 0 or self._expected < missing
 
     def patience_s(self, now_s: float) -> float | None:
-        """Return for how long to wait before taking: 0 is at once, None until something happens."""
+        """Return how long to wait before taking: 0 is at once, None until something happens."""
         if not self._ready and not self._urgent:
             return None
         if self._urgent or self._is_due:

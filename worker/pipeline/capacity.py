@@ -13,7 +13,7 @@ class Capacity:
     """Counts the images that are not yet inferred. Many threads may use it at once.
 
     A worker asks for another chunk while it holds fewer than `images`. Chunks differ in size, so a
-    limit on their number would either starve the model or keep from other workers what they need.
+    limit on their number would either starve the model or hold back work from other workers.
     """
 
     def __init__(self, images: int, clock: Clock = time.monotonic) -> None:
@@ -32,7 +32,7 @@ class Capacity:
 
     @property
     def is_open(self) -> bool:
-        """Whether any chunk will ever be welcome."""
+        """Whether any chunk will ever be welcome: False once the worker is ending."""
         return self._open
 
     @property

@@ -1,7 +1,7 @@
-"""Bytes of an image -> the embedding that a worker has computed of the same bytes before.
+"""Bytes of an image -> the embedding that a worker has computed from the same bytes before.
 
-In Redis, so all workers of a model share it; bounded, the least recently used go first. What it
-holds is float32, so an image is tagged the same whether it was seen before or not.
+It is in Redis, so all workers of a model share it, and bounded: the least recently used go first.
+It holds float32, so an image is tagged the same whether it was seen before or not.
 
 Shapes: D embedding dimensions.
 """
@@ -55,7 +55,7 @@ log = structlog.get_logger()
 class EmbeddingCache:
     """Embeddings by content, for one model and way of decoding. Threads may ask at once.
 
-    Without it everything works too: while Redis does not answer nothing is known.
+    Nothing depends on it: while Redis does not answer, every image is a miss.
     """
 
     def __init__(self, client: redis.Redis, artifact: Artifact, settings: Settings) -> None:
@@ -70,19 +70,19 @@ class EmbeddingCache:
 
     @property
     def is_on(self) -> bool:
-        """Whether anything is kept at all."""
+        """Whether anything is stored at all."""
         return self._limit > 0
 
     def key_of(self, data: bytes) -> str:
-        """Return by what an image is known."""
+        """Return the key of an image: its content."""
         return self._prefix + hashlib.sha256(data).hexdigest()
 
     def get(self, key: str) -> Embedding | None:
-        """Return the embedding, or None if it is not known."""
+        """Return the embedding, or None for a miss."""
         try:
             found = self._client.eval(_GET, 2, key, self._index)
         except redis.RedisError as e:
-            log.warning("recall.failed", error=str(e))
+            log.warning("cache.failed", error=str(e))
             return None
         if found is None or len(found) != self._size:
             return None
@@ -93,7 +93,7 @@ class EmbeddingCache:
         return embedding_D
 
     def put(self, found: Sequence[tuple[str, Embedding]]) -> None:
-        """Keep embeddings."""
+        """Store embeddings by their keys."""
         if not found:
             return
         keys = [self._index, *(key for key, _ in found)]
@@ -101,4 +101,4 @@ class EmbeddingCache:
         try:
             self._client.eval(_PUT, len(keys), *keys, self._limit, TTL_S, *values)
         except redis.RedisError as e:
-            log.warning("recall.failed", error=str(e))
+            log.warning("cache.failed", error=str(e))

@@ -1,4 +1,4 @@
-"""Images that have landed -> results: ranked, remembered, emitted; on the task's thread."""
+"""Images that are done -> results: ranked, cached, written out; on the task's thread."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ class TaggingStage:
     """Makes results for one model."""
 
     def __init__(self, logit_scale: float, embedding_cache: EmbeddingCache | None) -> None:
-        """Take the model's scale, and where embeddings are remembered."""
+        """Take the model's scale, and the cache of embeddings if there is one."""
         self._logit_scale = logit_scale
         self._embedding_cache = embedding_cache
 
     def complete(
         self, image_tasks: Sequence[ImageTask], chunk: Chunk, label_set: LabelSet
     ) -> list[ImageResult]:
-        """Tag the images that have landed, on the task's thread."""
+        """Return the results of images that are done, in their order."""
         outcomes = [one.result() for one in image_tasks]
-        self._remember(image_tasks, outcomes)
+        self._fill_cache(image_tasks, outcomes)
         inferred = [one for one in outcomes if not isinstance(one, ImageError)]
         tags = iter(self._tag(inferred, chunk, label_set))
         results = []
@@ -57,7 +57,7 @@ class TaggingStage:
             )
         return results
 
-    def _remember(
+    def _fill_cache(
         self, image_tasks: Sequence[ImageTask], outcomes: Sequence[Inferred | ImageError]
     ) -> None:
         if self._embedding_cache is not None:
@@ -79,7 +79,7 @@ class TaggingStage:
             some = inferred[start : start + _RANKED_TOGETHER]
             try:
                 found += self._rank(some, chunk, label_set)
-            except Exception as e:  # noqa: BLE001 - `blame` tells them apart
+            except Exception as e:  # noqa: BLE001 - `to_image_error` tells them apart
                 found += [to_image_error(e).failure()] * len(some)
         return found
 

@@ -1,4 +1,4 @@
-"""The images of a chunk while they are under way, and one wait until the last has arrived."""
+"""The images of a chunk while they are processed, and one wait until the last is done."""
 
 from __future__ import annotations
 
@@ -21,63 +21,63 @@ log = structlog.get_logger()
 
 
 class ImageTask:
-    """One image, its stopwatch, what was seen on the way, and in the end what became of it."""
+    """One image, its stopwatch, what the stages found out about it, and in the end its outcome."""
 
     __slots__ = ("key", "outcome", "ref", "stamp", "thumbnail", "watch")
 
     def __init__(self, ref: ImageRef, watch: Stopwatch) -> None:
         self.ref: Final = ref
         self.watch: Final = watch
-        # By what its content is known, if it is to be remembered.
+        # Its key in the embedding cache, if its embedding is to be put there.
         self.key: str | None = None
         self.stamp: Stamp | None = None
         self.thumbnail: str | None = None
         self.outcome: Outcome
 
     def result(self) -> Inferred | ImageError:
-        """Return the embedding of an image that has landed, or the error that it fails with.
+        """Return the embedding of an image that is done, or the error that it fails with.
 
         Raises:
-            redis.RedisError, WorkerGoneError: see `blame`.
+            redis.RedisError, WorkerGoneError: see `to_image_error`.
         """
         return self.outcome if isinstance(self.outcome, Inferred) else to_image_error(self.outcome)
 
 
 class ChunkLatch:
-    """Counts the images that have arrived. Any thread may land one; one thread waits.
+    """Counts the images that are done. Any thread may complete one; one thread waits for all.
 
     A task's thread that awaited each image's future in turn would wake up for every one of them,
     and take the interpreter from the threads that decode: it needs them all, so it wakes once.
     """
 
     def __init__(
-        self, image_tasks: Sequence[ImageTask], on_landed: Callable[[], None] = lambda: None
+        self, image_tasks: Sequence[ImageTask], on_complete: Callable[[], None] = lambda: None
     ) -> None:
-        """Take the images that are about to leave; `on_landed` is called after each landing."""
-        self._on_landed = on_landed
+        """Take the images to wait for; `on_complete` is called after each."""
+        self._on_complete = on_complete
         self._left = len(image_tasks)
         self._lock = threading.Lock()
-        self._all_landed = threading.Event()
+        self._all_complete = threading.Event()
 
     def complete(self, image_task: ImageTask, outcome: Outcome) -> None:
-        """Note what became of an image; once for each."""
+        """Note the outcome of an image; once for each."""
         image_task.outcome = outcome
         with self._lock:
             self._left -= 1
             is_last = not self._left
-        self._on_landed()
+        self._on_complete()
         if is_last:
-            self._all_landed.set()
+            self._all_complete.set()
 
     def complete_with(self, image_task: ImageTask, future: Future[Inferred]) -> None:
-        """Note what became of an image once its future knows."""
+        """Note the outcome of an image when its future has it."""
         future.add_done_callback(
             lambda done: self.complete(image_task, done.exception() or done.result())
         )
 
     def wait(self) -> None:
-        """Wait until every image has landed."""
-        self._all_landed.wait()
+        """Wait until every image is done."""
+        self._all_complete.wait()
 
 
 def to_image_error(error: BaseException) -> ImageError:
@@ -85,7 +85,7 @@ def to_image_error(error: BaseException) -> ImageError:
 
     Raises:
         redis.RedisError: Redis is away, so nothing is known of the image.
-        WorkerGoneError: the worker is at its end, so nothing is known of it either.
+        WorkerGoneError: this worker is ending, so nothing is known of it either.
     """
     if isinstance(error, ImageError):
         return error

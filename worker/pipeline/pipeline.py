@@ -1,8 +1,8 @@
-"""Chunk -> results: read, decode, gather into micro-batches, infer, rank, emit; timed throughout.
+"""Chunk -> results: read, decode, gather into micro-batches, infer, rank; timed throughout.
 
 ::
 
-    task thread       process --+                                      +-- rank, emit --> results
+    task thread       process --+                                      +-- rank --> results
     decode threads              +-- read, decode --+                   |
     inference thread                               +-- gather, infer --+
 """
@@ -14,20 +14,16 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.metadata import version
-from typing import Any, Final
+from typing import Final
 
 import structlog
 
 from worker.artifact.manifest import Artifact
 from worker.contract.labels import LabelPack, LabelStore
-from worker.contract.messages import (
-    Chunk,
-    ChunkResult,
-    ImageResult,
-    MessageError,
-)
+from worker.contract.messages import Chunk, ChunkResult, ImageResult, MessageError
 from worker.contract.settings import Settings
 from worker.contract.stores.blobs import BlobStore
+from worker.contract.worker_info import WorkerInfo
 from worker.engines.base import Engine, device_memory, device_utilisation
 from worker.engines.choose import open_engine
 from worker.engines.infer import launch, warm
@@ -42,7 +38,7 @@ from worker.pipeline.capacity import Capacity
 from worker.pipeline.embedding_cache import EmbeddingCache
 from worker.pipeline.finish import TaggingStage
 from worker.pipeline.in_flight import ImageTask, to_image_error
-from worker.pipeline.prepare import DecodeStage, Trial
+from worker.pipeline.prepare import Attempt, DecodeStage
 from worker.pipeline.result import emit
 from worker.pipeline.stats import Clock, Figures, Stopwatch
 
@@ -66,23 +62,22 @@ class Pipeline:
         embedding_cache: EmbeddingCache | None = None,
         worker: str = "",
         load_engine: Callable[[Artifact, Settings], Engine] = open_engine,
-        on_death: Callable[[], None] | None = None,
+        on_death: Callable[[], None] = lambda: None,
         clock: Clock = time.monotonic,
     ) -> None:
         """Take what the stages need; nothing is loaded yet.
 
-        Embeddings of images that were seen before come from `recall`, label matrices are shared on
-        the `shelf`, if there are such. `worker` is the name in results, the host's by default.
-        `on_death` is called if the inference thread dies: nothing can be tagged any more, so the
-        worker should stop. No other chunk is welcome then.
+        Embeddings of images that were seen before come from `embedding_cache`, label matrices are
+        shared with other workers in `matrix_store`, if there are such. `worker` is the name in
+        results, the host's by default. `on_death` is called if the inference thread dies: nothing
+        can be tagged any more, so the worker should stop. It takes in no other chunk then.
         """
         self._settings = settings
         self.artifact = artifact
         self._label_store = labels
         self._matrix_store = matrix_store
-        self._embedding_cache = (
-            embedding_cache if embedding_cache and embedding_cache.is_on else None
-        )
+        has_cache = embedding_cache is not None and embedding_cache.is_on
+        self._embedding_cache = embedding_cache if has_cache else None
         self._worker = worker or socket.gethostname()
         self._load_engine = load_engine
         self._clock = clock
@@ -92,12 +87,10 @@ class Pipeline:
         self.figures = Figures()
         self.capacity = Capacity(settings.images_in_flight, clock)
 
-        def close() -> None:
-            self.capacity.close()
-            if on_death is not None:
-                on_death()
-
-        self._batcher = Batcher(self._launch, settings.largest_batch, clock=clock, on_death=close)
+        self._on_death = on_death
+        self._batcher = Batcher(
+            self._launch, settings.largest_batch, clock=clock, on_death=self._end
+        )
         source = partial(read, blobs=blobs, settings=settings)
         self._decode_stage = DecodeStage(
             settings, artifact, source, self._batcher, self.capacity, self._embedding_cache
@@ -128,8 +121,8 @@ class Pipeline:
         self._started = True
 
     def stop(self) -> None:
-        """Finish the images at hand and end the threads; harmless when done twice."""
-        # In the direction of the flow, so that what leaves one stage still finds the next at work.
+        """Finish the images that are held and end the threads; harmless when done twice."""
+        # In the direction of the flow, so that what leaves one stage still finds the next running.
         self._decode_stage.stop()
         self._batcher.stop()
 
@@ -154,76 +147,77 @@ class Pipeline:
         return None
 
     def process(
-        self, chunk: Chunk, received_at_s: float, trial: Trial | None = None
+        self, chunk: Chunk, received_at_s: float, attempt: Attempt | None = None
     ) -> ChunkResult:
         """Return one result per image, in the chunk's order. `received_at_s` is wall clock time.
 
-        With a `trial` the images are tried one after the other, each within `trial(index)`, which
-        may refuse to begin with an `ImageError`.
+        With an `attempt` the images are processed one after the other, each within
+        `attempt(index)`, which may refuse to begin with an `ImageError`.
 
         Raises:
             redis.RedisError: Redis is away, so nothing is known of the images: try the chunk again.
-            WorkerGoneError: this worker is at its end: let another try the chunk.
+            WorkerGoneError: this worker is ending: let another try the chunk.
         """
-        # At once: until it is counted, a chunk seems to leave room for another.
+        # At once: until it is counted, there seems to be capacity for another chunk.
         self.capacity.take(len(chunk.images))
         queue_ms = max(0.0, received_at_s - chunk.sent_at_s) * 1000
         image_tasks = [ImageTask(ref, Stopwatch(self._clock, queue_ms)) for ref in chunk.images]
         try:
             label_set = self._label_set(chunk.labels)
-        except Exception as e:  # noqa: BLE001 - `blame` tells them apart
+        except Exception as e:  # noqa: BLE001 - `to_image_error` tells them apart
             self.capacity.give_back(len(image_tasks))
             return self.refuse(chunk, to_image_error(e))
-        if trial is None:
+        if attempt is None:
             self._decode_stage.submit(image_tasks, chunk).wait()
         else:
-            self._decode_stage.process_isolated(image_tasks, chunk, trial)
+            self._decode_stage.process_isolated(image_tasks, chunk, attempt)
         return self._sum_up(chunk, self._tagging_stage.complete(image_tasks, chunk, label_set))
 
     def refuse(self, chunk: Chunk, error: ImageError) -> ChunkResult:
-        """Return a result in which every image failed with `error`, untouched."""
+        """Return a result in which every image failed with `error`, without a look at it."""
         return self._sum_up(chunk, [emit(ref, error.failure(), {}) for ref in chunk.images])
 
-    def info(self) -> dict[str, Any]:
-        """Return what Flower and `inspect stats` show of a started worker: plain JSON."""
-        manifest = self.artifact.manifest
-        return {
-            "model": self.artifact.id,
-            "device": self._engine.device,
-            "precision": manifest.precision,
-            "engine": self._engine.name,
-            "fallbacks": getattr(self._engine, "fallbacks", 0),
-            "out_of_memory": self._batcher.halvings,
-            "recalled": self._embedding_cache.hits if self._embedding_cache else 0,
-            "max_batch": self._batcher.max_batch,
-            "has_labels": manifest.labels is not None,
-            "notice": manifest.notice,
-            "version": version("wanwu-tagger"),
-            "image_roots": self._settings.image_roots,
-            "image_urls": self._settings.image_urls,
-            "device_memory": device_memory(self._engine.device),
-            "device_utilisation": device_utilisation(self._engine.device),
-            "images": self.figures.images,
-            "failed": self.figures.failed,
-            "images_per_s": self.figures.images_per_s,
-            "stages_ms": self.figures.percentiles_ms(),
-            "batch_sizes": {str(size): n for size, n in self._batcher.sizes().items()},
-        }
+    def info(self) -> WorkerInfo:
+        """Return what a started worker reports about itself."""
+        manifest, settings, engine = self.artifact.manifest, self._settings, self._engine
+        return WorkerInfo(
+            name=self._worker,
+            model=self.artifact.id,
+            device=engine.device,
+            precision=manifest.precision,
+            engine=engine.name,
+            fallbacks=getattr(engine, "fallbacks", 0),
+            out_of_memory=self._batcher.halvings,
+            cache_hits=self._embedding_cache.hits if self._embedding_cache else 0,
+            max_batch=self._batcher.max_batch,
+            has_labels=manifest.labels is not None,
+            notice=manifest.notice,
+            version=version("wanwu-tagger"),
+            image_roots=settings.image_roots,
+            image_urls=settings.image_urls,
+            device_memory=device_memory(engine.device),
+            device_utilisation=device_utilisation(engine.device),
+            images=self.figures.images,
+            failed=self.figures.failed,
+            images_per_s=self.figures.images_per_s,
+            stages_ms=self.figures.percentiles_ms(),
+            batch_sizes={str(size): n for size, n in self._batcher.sizes().items()},
+        )
 
     def set_latency_mode(self, wanted: bool) -> None:  # noqa: FBT001 - as whether there is a reason
-        """Be ready for urgent images, at the price of a little idle time of the device."""
+        """Be ready for urgent images, at the cost of a little idle time of the device."""
         self._batcher.set_latency_mode(wanted)
 
     def depths(self) -> dict[str, int]:
-        """Return how many images are held, and of them decoded, ready for a batch, and in one."""
+        """Return how many images are held, and how many of them are where."""
         return {"held": self.capacity.held, **self._batcher.depths()}
 
     def label_set(self, pack: LabelPack) -> LabelSet:
-        """Return the label set of a pack that is at hand.
+        """Return the label set of a pack.
 
         Raises:
             TaggerError: it cannot be encoded.
-            redis.RedisError: the shelf is away.
+            redis.RedisError: the matrix store cannot be reached.
         """
         return self._label_sets.get(pack.hash, lambda: pack)
 
@@ -237,6 +231,11 @@ class Pipeline:
                 raise LabelsMissingError(str(e)) from e
 
         return self._label_sets.get(pack_hash or _OWN_LABELS, fetch)
+
+    def _end(self) -> None:
+        """Take in no other chunk: the inference thread has ended on its own."""
+        self.capacity.close()
+        self._on_death()
 
     def _launch(self, pixels_CHW: Sequence[Pixels]) -> Callable[[], Embeddings]:
         """Begin a batch, on the inference thread."""

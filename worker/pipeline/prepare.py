@@ -1,8 +1,8 @@
-"""Images of a chunk -> decoded, into the batcher; or landed early: known already, or failed.
+"""Images of a chunk -> decoded, into the batcher; or done early: in the cache, or failed.
 
 ::
 
-    task thread       depart --+                       +--> Flight, on which the task waits
+    task thread       submit --+                       +--> ChunkLatch, on which the task waits
     decode threads             +-- read, decode, put --+
 """
 
@@ -29,12 +29,12 @@ if TYPE_CHECKING:
     from worker.pipeline.capacity import Capacity
     from worker.pipeline.embedding_cache import EmbeddingCache
 
-# A chunk's image index -> the time in which that image is tried, alone.
-Trial = Callable[[int], AbstractContextManager[object]]
+# A chunk's image index -> the context in which that image is processed, alone.
+Attempt = Callable[[int], AbstractContextManager[object]]
 
 
 class DecodeStage:
-    """The threads that read and decode. Many task threads may let chunks go at once."""
+    """The threads that read and decode. Many task threads may submit chunks at once."""
 
     def __init__(
         self,
@@ -45,7 +45,7 @@ class DecodeStage:
         capacity: Capacity,
         embedding_cache: EmbeddingCache | None,
     ) -> None:
-        """Take from where images are read, where they go, and what is known of some already."""
+        """Take where images come from and go to, and the cache of embeddings if there is one."""
         self._preprocessing = artifact.manifest.preprocessing
         self._fast = artifact.manifest.decodes_fast(settings.decode)
         self._max_pixels = settings.max_pixels
@@ -57,16 +57,16 @@ class DecodeStage:
         # As much as the largest image alone, however many threads decode.
         self._semaphore = WeightedSemaphore(settings.max_pixels)
         self._decoders = ThreadPoolExecutor(settings.decoders, thread_name_prefix="decode")
-        # Whoever waits for an answer does not wait for what the others have to do.
+        # An urgent image does not wait for what the other threads have to do.
         self._urgent_decoder = ThreadPoolExecutor(1, thread_name_prefix="decode-urgent")
 
     def stop(self) -> None:
-        """Let what has departed be decoded, and end the threads; harmless when done twice."""
+        """Decode what was submitted, and end the threads; harmless when done twice."""
         self._decoders.shutdown(wait=True)
         self._urgent_decoder.shutdown(wait=True)
 
     def submit(self, image_tasks: Sequence[ImageTask], chunk: Chunk) -> ChunkLatch:
-        """Let the images of a chunk go, all at once; return what to wait for."""
+        """Begin with the images of a chunk, all at once; return what to wait for."""
         # All are announced before the first is decoded: the batcher waits for what can still come.
         self._batcher.expect(len(image_tasks))
         latch = ChunkLatch(image_tasks, self._capacity.give_back)
@@ -76,18 +76,18 @@ class DecodeStage:
         return latch
 
     def process_isolated(
-        self, image_tasks: Sequence[ImageTask], chunk: Chunk, trial: Trial
+        self, image_tasks: Sequence[ImageTask], chunk: Chunk, attempt: Attempt
     ) -> None:
-        """Let the images go one by one, and give back the room of those that did not."""
+        """Process the images one by one; give back the capacity of those that were not begun."""
         waiting = len(image_tasks)
         try:
             for index, image_task in enumerate(image_tasks):
                 try:
-                    with trial(index):
-                        # Once it has left, it gives its room back when it lands.
+                    with attempt(index):
+                        # Once it is submitted, it gives its capacity back when it is done.
                         waiting -= 1
                         self.submit([image_task], chunk).wait()
-                        # What says nothing about the image must not end its trial well.
+                        # An error that says nothing about the image must not end its attempt well.
                         image_task.result()
                 except ImageError as e:
                     image_task.outcome = e
@@ -95,15 +95,15 @@ class DecodeStage:
             self._capacity.give_back(waiting)
 
     def _prepare(self, latch: ChunkLatch, image_task: ImageTask, chunk: Chunk) -> None:
-        """Read and decode, on a decode thread; whatever happens, the image lands."""
+        """Read and decode, on a decode thread; whatever happens, the image gets an outcome."""
         try:
             data = self._read(image_task)
-            if (known := self._cache_hit(image_task, data, chunk)) is not None:
+            if (cached := self._cache_hit(image_task, data, chunk)) is not None:
                 self._batcher.forget()
-                latch.complete(image_task, known)
+                latch.complete(image_task, cached)
                 return
             pixels_CHW = self._decode(image_task, data, chunk.thumbnail_px)
-        except BaseException as e:  # noqa: BLE001 - `blame` tells them apart
+        except BaseException as e:  # noqa: BLE001 - `to_image_error` tells them apart
             self._batcher.forget()
             latch.complete(image_task, e)
             return
@@ -119,7 +119,7 @@ class DecodeStage:
         return data
 
     def _cache_hit(self, image_task: ImageTask, data: bytes, chunk: Chunk) -> Inferred | None:
-        """Return what is known of the same bytes, if that is all that is asked for."""
+        """Return the cached embedding of the same bytes, if nothing else is wanted."""
         if self._embedding_cache is None:
             return None
         key = self._embedding_cache.key_of(data)

@@ -1,4 +1,4 @@
-"""What became of an image -> its result; results of a chunk -> what its event tells."""
+"""Outcome of an image -> its result; results of a chunk -> the fields of its event."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _STAGES: Final = ("queue_ms", "read_ms", "decode_ms", "batch_wait_ms", "infer_ms
 
 
 class Extras(NamedTuple):
-    """What is kept of an image beside its tags; see `ImageResult`."""
+    """What a result holds of an image beside its tags; see `ImageResult`."""
 
     stamp: Stamp | None = None
     embedding: str | None = None
@@ -54,7 +54,7 @@ def emit(
 
 
 def event_fields(result: ChunkResult) -> dict[str, Any]:
-    """Return what the event of a chunk tells beside Celery's own: plain JSON.
+    """Return the fields of a chunk's event beside Celery's own: plain JSON.
 
     `images` and `failed_images`; `batch`, the mean size of the batches that they were in; the mean
     of each stage in ms over the images that reached it, None if none did; `device` and `model`.

@@ -1,4 +1,4 @@
-"""The times of one image and the counts of all. Measured here once; everybody else prints."""
+"""The times of one image and the counts of all. Measured here once, printed elsewhere."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ BOUNDS_S: Final = (
 )
 # What `images_per_s` looks back on: long enough for a slow worker, short enough to be "now".
 PACE_S: Final = 10.0
-# What percentiles are taken over: the last so many images.
+# Percentiles are taken over this many images, the last ones.
 REMEMBERED: Final = 1000
 PERCENTILES: Final = (50, 90, 99)
 # Of a millisecond: that is how the times come.
@@ -51,7 +51,7 @@ class Stopwatch:
 
 
 class _Lap:
-    """Notes its own length. A class, because one made by contextlib costs three times as much."""
+    """Measures its own duration. A class: one made by contextlib costs three times as much."""
 
     __slots__ = ("_clock", "_name", "_readings_ms", "_started_s")
 
@@ -99,7 +99,7 @@ class Pace:
 
     @property
     def per_s(self) -> float:
-        """The mean since the first of them that is remembered; 0 after a pause as long."""
+        """The mean over those seconds; 0 after a pause as long."""
         self._forget()
         if not self._seconds:
             return 0.0
@@ -113,7 +113,7 @@ class Pace:
 
 
 class Figures:
-    """What became of all images since the start: by code ("" for tags), and where the time went."""
+    """Outcomes of all images since the start, by code ("" for tags), and the times they took."""
 
     def __init__(self, wall_clock: Clock = time.time, clock: Clock = time.monotonic) -> None:
         self._lock = threading.Lock()

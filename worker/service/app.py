@@ -10,16 +10,18 @@ import os
 import socket
 import warnings
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
+import msgspec
 import structlog
 from celery import Celery, bootsteps
 from celery.exceptions import SecurityWarning, WorkerShutdown
 from celery.signals import setup_logging, worker_ready, worker_shutdown, worker_shutting_down
 
 from worker.artifact.manifest import Artifact
-from worker.contract.queue.app import LOOKS_A_LEASE, make_app
+from worker.contract.queue.app import RENEWALS_PER_LEASE, make_app
 from worker.contract.settings import Settings
+from worker.contract.worker_info import STATS_KEY
 from worker.engines.base import Engine
 from worker.engines.choose import open_engine
 from worker.engines.tuned_batch import tuned
@@ -28,7 +30,7 @@ from worker.export.on_first_use import open_model
 from worker.monitoring import logs
 from worker.monitoring.http import Sources, answering
 from worker.monitoring.prometheus import metrics_of
-from worker.service.bootsteps import EventPulse, intake_step, lease_step, urgent_step
+from worker.service.bootsteps import Services, consumer_steps
 from worker.service.reconnect import reconnecting
 from worker.service.startup_check import check_early, check_once
 from worker.service.tagger import Tagger
@@ -52,7 +54,7 @@ def build(settings: Settings) -> Celery:
 
 def _opened(settings: Settings) -> tuple[Settings, Artifact]:
     """Return the model, and the settings with the batch size that was found best for it."""
-    artifact = open_model(settings, lambda words: log.info("model.export", step=words))
+    artifact = open_model(settings, lambda step: log.info("model.export", step=step))
     return tuned(settings, artifact), artifact
 
 
@@ -65,15 +67,9 @@ def _build(settings: Settings, tagger: Tagger) -> Celery:
     )
     register(app, tagger)
     answers_texts(tagger.pipeline.label_set, tagger.pipeline.artifact)
-    app.steps["worker"].add(_step(tagger))
-    app.steps["consumer"].add(EventPulse)
-    app.steps["consumer"].add(intake_step(tagger.pipeline.capacity))
-    urgent = urgent_step(
-        tagger.pipeline.capacity, tagger.pipeline.set_latency_mode, tagger.redis_contact
-    )
-    app.steps["consumer"].add(urgent)
-    pause_s = settings.visibility_timeout_s / LOOKS_A_LEASE
-    app.steps["consumer"].add(lease_step(pause_s, lambda: tagger.pipeline.problem() is None))
+    app.steps["worker"].add(type("Model", (ModelStep,), {"tagger": tagger}))
+    for step in consumer_steps(_services(settings, tagger)):
+        app.steps["consumer"].add(step)
     # Not the step's `stop`: it is called while tasks still run, and they need the batcher.
     worker_shutdown.connect(lambda **_: tagger.stop(), weak=False)
     worker_ready.connect(lambda **_: _log_ready(settings), weak=False)
@@ -81,17 +77,28 @@ def _build(settings: Settings, tagger: Tagger) -> Celery:
     return app
 
 
+def _services(settings: Settings, tagger: Tagger) -> Services:
+    pipeline = tagger.pipeline
+    return Services(
+        capacity=pipeline.capacity,
+        redis_contact=tagger.redis_contact,
+        set_latency_mode=pipeline.set_latency_mode,
+        is_healthy=lambda: pipeline.problem() is None,
+        lease_pause_s=settings.visibility_timeout_s / RENEWALS_PER_LEASE,
+    )
+
+
 def serve(settings: Settings, load_engine: LoadEngine = open_engine) -> int:
-    """Run a worker until it is told to stop; return its exit code.
+    """Run a worker until it is asked to stop; return its exit code.
 
     Its model runs in the engine that `load_engine` returns. A stop that somebody asked for is a
-    success, by Ctrl-C too, which Celery calls a failure; one that the worker asked for itself,
-    because it can infer no more, is none.
+    success, by Ctrl-C too, which Celery calls a failure. One that the worker asked for itself,
+    because it can infer no more, is a failure.
 
     Raises:
         TaggerError: Redis, the model, the device or the engine cannot be used.
     """
-    warnings.simplefilter("ignore", SecurityWarning)  # `_log_ready` says it shorter.
+    warnings.simplefilter("ignore", SecurityWarning)  # `_log_ready` says it more briefly.
     logs.configure(settings.log_level)
     check_early(settings)
     settings, artifact = _opened(settings)
@@ -121,30 +128,30 @@ def node_name() -> str:
     return f"worker-{os.getpid()}@{socket.gethostname()}"
 
 
-def _step(tagger: Tagger) -> type[bootsteps.StartStopStep]:
-    """Return the step that holds tasks back until the model is warm."""
+class ModelStep(bootsteps.StartStopStep):
+    """Holds tasks back until the model of `tagger` is warm."""
 
-    class Model(bootsteps.StartStopStep):
-        requires: Final = {"celery.worker.components:Pool"}
+    requires: Final = {"celery.worker.components:Pool"}
+    tagger: ClassVar[Tagger]
 
-        def start(self, parent: Any) -> None:  # noqa: ARG002 - Celery passes it
-            try:
-                tagger.start()
-            except TaggerError as e:
-                # Celery would log a traceback; this is for a person, and `serve` passes it on.
-                log.critical("model.refused", reason=str(e))
-                tagger.refuse(e)
-                raise WorkerShutdown(os.EX_CONFIG) from e
+    def start(self, parent: Any) -> None:  # noqa: ARG002 - Celery passes it
+        """Load the model; end the worker if it cannot be used."""
+        try:
+            self.tagger.start()
+        except TaggerError as e:
+            # Celery would log a traceback; this is for a person, and `serve` passes it on.
+            log.critical("model.refused", reason=str(e))
+            self.tagger.refuse(e)
+            raise WorkerShutdown(os.EX_CONFIG) from e
 
-        def info(self, parent: Any) -> dict[str, Any]:  # noqa: ARG002
-            return {"tagger": tagger.pipeline.info()}
-
-    return Model
+    def info(self, parent: Any) -> dict[str, Any]:  # noqa: ARG002
+        """Return what `inspect stats` and Flower show."""
+        return {STATS_KEY: msgspec.to_builtins(self.tagger.pipeline.info())}
 
 
 def _log_ready(settings: Settings) -> None:
     if not settings.image_roots and not settings.image_urls:
-        log.warning("worker.reads_no_files", advice="worker start --images DIR", reads="blobs")
+        log.warning("worker.reads_no_files", advice="worker start --allow DIR", reads="blobs")
     if os.geteuid() == 0:
         # Celery says so at length, before there is a log.
         log.warning("worker.as_root", advice="images of strangers are decoded: use another user")

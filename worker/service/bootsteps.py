@@ -1,158 +1,180 @@
-"""Steps of Celery's consumer: when a worker takes in chunks, and when it tells of them."""
+"""Steps of Celery's consumer: when a worker takes in chunks, and when it sends events.
+
+Celery makes an object of each class and starts it with each connection to the broker. What the
+steps work with is `services`, an attribute of the classes that `consumer_steps` returns.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final
+from functools import partial
+from typing import Any, ClassVar, Final, NamedTuple
 
 import redis
 from celery import bootsteps
 from celery.worker import state
 from kombu.common import ignore_errors
 
+from worker.contract.messages import MessageError
 from worker.pipeline.capacity import Capacity
 from worker.service.redis_contact import RedisContact
 
-# Celery publishes events whenever its loop turns, once for each chunk or oftener: a tenth of the
+# Celery publishes events whenever its loop turns, once for each chunk or more often: a tenth of the
 # main thread's work. A person who watches sees no difference.
 EVENT_PAUSE_S: Final = 0.2
 # How often a busy worker looks for urgent chunks, and whether anybody sends such.
 URGENT_LOOK_S: Final = 0.01
-URGENT_NEWS_S: Final = 1.0
+URGENT_CHECK_S: Final = 1.0
 
 
-class EventPulse(bootsteps.StartStopStep):
-    """Publishes the events that have gathered, some times a second."""
+class Services(NamedTuple):
+    """What the steps work with.
 
-    requires: Final = {"celery.worker.consumer.events:Events"}
+    `set_latency_mode` is called with whether urgent chunks may come, `redis_contact` whenever Redis
+    has answered. Leases are renewed every `lease_pause_s` while `is_healthy`: others are to have
+    the chunks of a worker that is not.
+    """
+
+    capacity: Capacity
+    redis_contact: RedisContact
+    set_latency_mode: Callable[[bool], None]
+    is_healthy: Callable[[], bool]
+    lease_pause_s: float
+
+
+class _Step(bootsteps.StartStopStep):
+    """A step that begins when the worker consumes from the queue."""
+
+    requires: ClassVar[set[str]] = {"celery.worker.consumer.tasks:Tasks"}
+    services: ClassVar[Services]
 
     def __init__(self, parent: Any, **options: Any) -> None:
-        self._timer: Any = None
+        self._timers: list[Any] = []
         super().__init__(parent, **options)
 
+    def _repeat(self, parent: Any, pause_s: float, call: Callable[..., None], *args: Any) -> None:
+        self._timers.append(parent.hub.call_repeatedly(pause_s, call, *args))
+
+    def stop(self, parent: Any) -> None:  # noqa: ARG002 - Celery passes it
+        """End what is repeated. Also called before a start with a new connection."""
+        _cancel(self._timers)
+
+
+class EventPulse(_Step):
+    """Publishes the events that have gathered, some times a second."""
+
+    requires: ClassVar[set[str]] = {"celery.worker.consumer.events:Events"}
+
     def start(self, parent: Any) -> None:
-        """Take the dispatcher's own haste away. Also called when the broker is back."""
+        """Let events gather. Also called when the broker is back."""
         self.stop(parent)
         if parent.hub and parent.event_dispatcher:
             parent.event_dispatcher.on_send_buffered = None
-            self._timer = parent.hub.call_repeatedly(EVENT_PAUSE_S, parent._flush_events)  # noqa: SLF001
+            self._repeat(parent, EVENT_PAUSE_S, parent._flush_events)  # noqa: SLF001
 
     def stop(self, parent: Any) -> None:
-        """Publish what has gathered, if the broker is there, and rest."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        """Publish what has gathered, if the broker is there."""
+        if self._timers:
+            super().stop(parent)
             ignore_errors(parent, parent._flush_events)  # noqa: SLF001
 
 
-def lease_step(pause_s: float, is_well: Callable[[], bool]) -> type[bootsteps.StartStopStep]:
-    """Return the step that renews the leases on what this worker holds, every so many seconds.
+class LeaseRenewal(_Step):
+    """Renews the leases on what this worker holds."""
 
-    A worker that is not well renews none: others are to have its chunks.
-    """
-
-    class Lease(bootsteps.StartStopStep):
-        requires: Final = {"celery.worker.consumer.tasks:Tasks"}
-
-        def __init__(self, parent: Any, **options: Any) -> None:
-            self._timer: Any = None
-            super().__init__(parent, **options)
-
-        def start(self, parent: Any) -> None:
-            """Begin, with the channel of this connection."""
-            self.stop(parent)
-            if parent.hub:
-                qos = parent.task_consumer.channel.qos
-                self._timer = parent.hub.call_repeatedly(pause_s, self._renew, parent, qos)
-
-        def stop(self, parent: Any) -> None:  # noqa: ARG002 - Celery passes it
-            """End; what is held is this worker's for one lease more."""
-            if self._timer is not None:
-                self._timer.cancel()
-                self._timer = None
-
-        def _renew(self, parent: Any, qos: Any) -> None:
-            if is_well():
-                ignore_errors(parent, qos.renew)
-
-    return Lease
-
-
-def intake_step(capacity: Capacity) -> type[bootsteps.StartStopStep]:
-    """Return the step that asks for another chunk only while there is room for its images."""
-
-    class Intake(bootsteps.StartStopStep):
-        requires: Final = {"celery.worker.consumer.tasks:Tasks"}
-
-        def start(self, parent: Any) -> None:
-            """Add the condition to those of the channel, which is a new one after a reconnect."""
+    def start(self, parent: Any) -> None:
+        """Begin, with the channel of this connection."""
+        self.stop(parent)
+        if parent.hub:
             qos = parent.task_consumer.channel.qos
-            can_consume = qos.can_consume
-            qos.can_consume = lambda: capacity.is_left and not _is_expecting() and can_consume()
-            if parent.hub:
-                # The loop sleeps until something happens, and this is something.
-                capacity.on_left = lambda: parent.hub.call_soon(_nothing)
+            self._repeat(parent, self.services.lease_pause_s, self._renew, parent, qos)
 
-    return Intake
+    def _renew(self, parent: Any, qos: Any) -> None:
+        if self.services.is_healthy():
+            ignore_errors(parent, qos.renew)
 
 
-def urgent_step(
-    capacity: Capacity, set_latency_mode: Callable[[bool], None], redis_contact: RedisContact
-) -> type[bootsteps.StartStopStep]:
-    """Return the step that looks for urgent chunks while there is no room for others.
+class Intake(_Step):
+    """Asks for another chunk only while there is capacity for its images."""
 
-    `set_latency_mode` hears whether there may be such, and `redis_contact` that Redis answers: this
-    step asks it something every second.
-    """
+    def start(self, parent: Any) -> None:
+        """Set the condition on the channel, which is a new one after a reconnect."""
+        capacity = self.services.capacity
+        channel = parent.task_consumer.channel
+        channel.qos.has_capacity = lambda: capacity.is_left and not _are_chunks_starting()
+        channel.on_unreadable = partial(_store_failure, parent)
+        if parent.hub:
+            # The loop sleeps until something happens, and this is something.
+            capacity.on_left = lambda: parent.hub.call_soon(_nothing)
 
-    class Urgent(bootsteps.StartStopStep):
-        requires: Final = {"celery.worker.consumer.tasks:Tasks"}
 
-        def __init__(self, parent: Any, **options: Any) -> None:
-            self._asking: list[Any] = []
-            self._looking: list[Any] = []
-            super().__init__(parent, **options)
+class UrgentIntake(_Step):
+    """Takes urgent chunks while there is no capacity for others."""
 
-        def start(self, parent: Any) -> None:
-            """Begin, with the channel of this connection."""
-            self.stop(parent)
-            # It did, when this channel was opened.
-            redis_contact.answered()
-            if parent.hub:
-                hub, channel = parent.hub, parent.task_consumer.channel
-                self._asking.append(hub.call_repeatedly(URGENT_NEWS_S, self._ask, parent, channel))
+    def __init__(self, parent: Any, **options: Any) -> None:
+        self._looks: list[Any] = []
+        super().__init__(parent, **options)
 
-        def stop(self, parent: Any) -> None:  # noqa: ARG002 - Celery passes it
-            """End; messages that come later are taken like all others."""
-            _cancel(self._asking)
-            _cancel(self._looking)
+    def start(self, parent: Any) -> None:
+        """Begin, with the channel of this connection."""
+        self.stop(parent)
+        # It did, when this channel was opened.
+        self.services.redis_contact.answered()
+        if parent.hub:
+            channel = parent.task_consumer.channel
+            self._repeat(parent, URGENT_CHECK_S, self._check, parent, channel)
 
-        def _ask(self, parent: Any, channel: Any) -> None:
-            try:
-                is_possible = channel.is_urgency_possible()
-                redis_contact.answered()
-            except redis.TimeoutError:
-                # Connections may have vanished without a word: Celery makes all of them anew.
-                raise
-            except (redis.RedisError, OSError):
-                # The connection that waits for messages will end for the same reason, if it stays.
-                is_possible = False
-            set_latency_mode(is_possible)
-            if not is_possible:
-                # Each look turns the loop, which costs more than the look.
-                _cancel(self._looking)
-            elif not self._looking:
-                look = (_take_urgent, parent, channel, capacity)
-                self._looking.append(parent.hub.call_repeatedly(URGENT_LOOK_S, *look))
+    def stop(self, parent: Any) -> None:
+        """End; urgent chunks that come later are taken in like all others."""
+        super().stop(parent)
+        _cancel(self._looks)
 
-    return Urgent
+    def _check(self, parent: Any, channel: Any) -> None:
+        """Find out whether urgent chunks may come, and look for them as long as they may."""
+        is_possible = self._is_urgency_possible(channel)
+        self.services.set_latency_mode(is_possible)
+        if not is_possible:
+            # Each look turns the loop, which costs more than the look.
+            _cancel(self._looks)
+        elif not self._looks:
+            look = partial(_take_urgent, parent, channel, self.services.capacity)
+            self._looks.append(parent.hub.call_repeatedly(URGENT_LOOK_S, look))
+
+    def _is_urgency_possible(self, channel: Any) -> bool:
+        try:
+            is_possible = bool(channel.is_urgency_possible())
+        except redis.TimeoutError:
+            # Connections may have vanished silently: Celery makes all of them anew.
+            raise
+        except (redis.RedisError, OSError):
+            # The connection that waits for messages will end for the same reason, if it stays.
+            return False
+        self.services.redis_contact.answered()
+        return is_possible
+
+
+STEPS: Final[tuple[type[_Step], ...]] = (EventPulse, LeaseRenewal, Intake, UrgentIntake)
+
+
+def consumer_steps(services: Services) -> list[type[bootsteps.StartStopStep]]:
+    """Return the steps for one worker, to be added to those of its consumer."""
+    return [type(step.__name__, (step,), {"services": services}) for step in STEPS]
 
 
 def _take_urgent(parent: Any, channel: Any, capacity: Capacity) -> None:
-    # With room, the channel waits for the next message whatever it is.
+    # With capacity left, the channel waits for the next message whatever it is.
     while not capacity.is_left and capacity.is_open:
         if not ignore_errors(parent, channel.take_urgent):
             return
+
+
+def _store_failure(parent: Any, task_id: str, reason: str) -> None:
+    """Store why a message was not processed as its result: its sender may wait for one.
+
+    On a thread of the pool: it may have to wait for Redis, which the main thread must not.
+    """
+    failure = (task_id, MessageError(reason))
+    parent.pool.apply_async(parent.app.backend.mark_as_failure, failure, callback=_nothing)
 
 
 def _cancel(timers: list[Any]) -> None:
@@ -160,10 +182,10 @@ def _cancel(timers: list[Any]) -> None:
         timers.pop().cancel()
 
 
-def _is_expecting() -> bool:
+def _are_chunks_starting() -> bool:
     """Whether chunks are on their way to threads: how many images they hold is not known yet."""
     return len(state.reserved_requests) - len(state.active_requests) > 1
 
 
-def _nothing() -> None:
+def _nothing(*_: object) -> None:
     pass

@@ -1,4 +1,4 @@
-"""Whether a chunk shares the process with others, or has it alone because a worker died with it."""
+"""A lock for chunks: many share the process, or one has it alone because a worker died with it."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from contextlib import contextmanager
 
 
 class ExclusiveLock:
-    """Many chunks at once, or one alone: if the process dies then, there is one to suspect.
+    """Many holders at once, or one alone: if the process dies then, there is one suspect.
 
-    Who wants to be alone waits for those that have begun, and keeps others from beginning.
+    A thread that wants to be alone waits for those that have begun, and keeps others out.
     """
 
     def __init__(self) -> None:
@@ -21,7 +21,7 @@ class ExclusiveLock:
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """Wait until nobody is alone or wants to be; keep others from being alone meanwhile."""
+        """Wait until no thread is alone or wants to be; keep others from being alone meanwhile."""
         with self._changed:
             self._changed.wait_for(lambda: not (self._is_one_alone or self._waiting))
             self._together += 1
@@ -34,7 +34,7 @@ class ExclusiveLock:
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """Wait until all others have ended; keep everybody out meanwhile."""
+        """Wait until all others have ended; keep all others out meanwhile."""
         with self._changed:
             self._waiting += 1
             self._changed.wait_for(lambda: not (self._is_one_alone or self._together))

@@ -1,8 +1,7 @@
-"""Chunks that came back because a worker died with them: how often, and over which image.
+"""Chunks that are delivered again because a worker died: how often, and with which image.
 
-A chunk's first delivery costs nothing here. One that is delivered again is counted, and its images
-are tried one by one, each marked while it is tried: a mark that is still there tells which image
-the worker died of.
+A chunk's first delivery costs nothing here. A redelivery is counted, and its images are attempted
+one by one, each marked meanwhile: a mark that is still there shows which image killed the worker.
 """
 
 from __future__ import annotations
@@ -19,8 +18,8 @@ if TYPE_CHECKING:
 _DELIVERIES: Final = "deliveries"
 _DONE: Final = 0
 
-# Notes a delivery or a trial, unless the chunk has its results: then somebody else was quicker.
-# KEYS: the chunk's trials, the job's bits. ARGV: seq, field, ttl_s. Returns the count, 0 if done.
+# Counts a delivery or an attempt, unless the chunk has its results: then another worker was faster.
+# KEYS: the chunk's attempts, the job's bits. ARGV: seq, field, ttl_s. Returns the count, 0 if done.
 _COUNT: Final = """
 if redis.call('GETBIT', KEYS[2], ARGV[1]) == 1 then return 0 end
 local count = redis.call('HINCRBY', KEYS[1], ARGV[2], 1)
@@ -34,9 +33,9 @@ class ChunkDoneError(Exception):
 
 
 class Deliveries:
-    """Counts, per chunk, deliveries after the first, and trials that have not ended.
+    """Counts, per chunk, deliveries after the first, and attempts that have not ended.
 
-    What is counted goes when the chunk's results are stored (`JobStore.finish_chunk`).
+    The counts are deleted when the chunk's results are stored (`JobStore.finish_chunk`).
     """
 
     def __init__(self, client: redis.Redis, ttl_s: int) -> None:
@@ -53,7 +52,7 @@ class Deliveries:
         return 1 + self._add(chunk, _DELIVERIES)
 
     def begin(self, chunk: Chunk, index: int) -> int:
-        """Mark image `index` as being tried; return how many trials have begun and not ended.
+        """Mark image `index` as attempted; return how many attempts have begun and not ended.
 
         Raises:
             ChunkDoneError: an earlier delivery has stored the results.
@@ -61,7 +60,7 @@ class Deliveries:
         return self._add(chunk, str(index))
 
     def end(self, chunk: Chunk, index: int) -> None:
-        """Take the marks off an image whose trial has ended, well or not."""
+        """Remove the marks of an image whose attempt has ended, well or not."""
         self._client.hdel(attempts_key(chunk.task_id), str(index))
 
     def _add(self, chunk: Chunk, field: str) -> int:

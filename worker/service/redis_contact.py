@@ -1,4 +1,4 @@
-"""When Redis last answered the event loop of this worker, and why it does not, for health."""
+"""Answers and errors of Redis -> whether this worker is in contact with it, for health checks."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from worker.pipeline.stats import Clock
 
 # Somewhat more than the time-outs of one reply and of a new connection, one after the other.
 SILENT_S: Final = 20.0
-# No call of the loop takes so long: each has a time-out. Whatever it is, it does not end.
+# No call of the loop takes so long: each has a time-out. The loop hangs.
 STUCK_S: Final = 90.0
 
 
 class RedisContact:
-    """Kept by the thread of the event loop, asked by others.
+    """Updated by the thread of the event loop, read by others.
 
-    The loop asks Redis something every second. An answer proves both: that Redis is there, and that
-    the loop turns.
+    The loop sends Redis a command every second. A reply proves both: that Redis is there, and that
+    the loop runs.
     """
 
     def __init__(self, clock: Clock = time.monotonic) -> None:
@@ -28,7 +28,7 @@ class RedisContact:
         self._is_connecting = True
 
     def answered(self) -> None:
-        """Note an answer."""
+        """Note a reply of Redis."""
         self._answered_s = self._clock()
         self._reason = ""
         self._is_connecting = False
@@ -49,7 +49,7 @@ class RedisContact:
 
     @property
     def stuck(self) -> str | None:
-        """Why only a new process helps, or None: the loop stands still, and not to connect."""
+        """Why only a new process helps, or None: the loop hangs, and not because it connects."""
         silent_s = self._clock() - self._answered_s
         if self._is_connecting or silent_s <= STUCK_S:
             return None

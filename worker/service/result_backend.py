@@ -24,7 +24,7 @@ from worker.contract.redis.connections import single_try_client
 from worker.contract.redis.errors import passes, reason_of
 from worker.contract.stores.jobs import JobStore
 
-# So long a worker that is told to stop waits.
+# How long a worker that is asked to stop goes on trying to store a result.
 STOP_PATIENCE_S: Final = 15.0
 _BACKOFF: Final = ExponentialWithJitterBackoff(base=0.05, cap=4.0)
 
@@ -35,10 +35,10 @@ class ChunkResults(RedisBackend):
     """Celery's Redis backend, which counts a chunk in its job's record when it is stored.
 
     It waits for a Redis that cannot store: Celery acknowledges a chunk whose storing failed, and
-    its images would have no results. When the worker is told to stop, it waits some seconds more,
+    its images would have no results. When the worker is asked to stop, it waits some seconds more
     and leaves the chunk to others.
 
-    Where results have a Redis of their own it takes two steps: stored first, counted then.
+    Results that have a Redis of their own take two steps: they are stored, then counted.
     """
 
     def _store_result(

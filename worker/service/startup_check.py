@@ -1,4 +1,4 @@
-"""Redis at the start of a worker: fit for work, or one sentence; away, and waited for."""
+"""Settings -> a Redis that was found fit for a worker, or one sentence about what is wrong."""
 
 from __future__ import annotations
 
@@ -38,19 +38,19 @@ def check_redis(settings: Settings) -> None:
             with connect(url) as client:
                 check_server(client, url, commands)
         except ServerUnfitError as e:
-            raise BrokerError(str(e)) from e
+            raise BrokerError(e) from e
         except BrokerUnreachableError as e:
-            # Waiting mends neither a wrong password nor a wrong number of a database.
+            # Waiting helps neither a wrong password nor a wrong database number.
             wrong = isinstance(e.__cause__, redis.ResponseError | redis.AuthenticationError)
             if wrong:
-                raise BrokerError(str(e)) from e
+                raise BrokerError(e) from e
             raise
         except redis.RedisError as e:
-            raise BrokerUnreachableError(unreachable(url, e)) from e
+            raise unreachable(url, e) from e
 
 
 def check_early(settings: Settings) -> None:
-    """Do so before the model is loaded; a Redis that is away is waited for later, by Celery.
+    """Check Redis before the model is loaded; one that is away is waited for later, by Celery.
 
     Raises:
         BrokerError: Redis cannot be used.
@@ -62,9 +62,9 @@ def check_early(settings: Settings) -> None:
 
 
 def check_once(settings: Settings, refuse: Callable[[BrokerError], None]) -> Callable[[], None]:
-    """Return what looks at Redis once it is there: with the first connection, before all else.
+    """Return a check of Redis that is made with the first connection, before anything else.
 
-    `refuse` hears why the worker ends.
+    `refuse` is called with the reason if the worker ends for it.
     """
     is_fit = False
 

@@ -1,20 +1,29 @@
-"""What one worker process holds: a model in a pipeline, and its places in Redis."""
+"""Chunk -> its result: a worker process's model and pipeline, and its stores in Redis."""
 
 from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from operator import attrgetter
 from typing import Any, Final
 
 import redis
 import structlog
+from cachetools import TTLCache, cachedmethod
 
 from worker.artifact.manifest import Artifact
 from worker.contract.codec import encode
 from worker.contract.labels import LabelStore
-from worker.contract.messages import Chunk, ChunkResult, MessageError, split_task_id
+from worker.contract.messages import (
+    Chunk,
+    ChunkResult,
+    ForeignIdError,
+    MessageError,
+    split_task_id,
+)
 from worker.contract.redis.connections import retrying_client
 from worker.contract.settings import Settings
 from worker.contract.stores.blobs import BlobStore
@@ -30,14 +39,16 @@ from worker.pipeline.pipeline import Pipeline
 from worker.service.exclusive_lock import ExclusiveLock
 from worker.service.redeliveries import Deliveries
 from worker.service.redis_contact import RedisContact
-from worker.service.remember import Remembered
 
-# So long a cancelled job's chunks may still be tagged: a job is asked about at most so often.
-CANCEL_PAUSE_S: Final = 0.5
-# One death is of the first delivery, among neighbours; so many more, alone.
-MOST_TRIALS: Final = 2
-# More than the images of a chunk can explain: whatever it is, it does not end.
-MOST_DELIVERIES: Final = 20
+# For how long a job's state may be out of date: its chunks may be tagged that much longer after it
+# was cancelled.
+CANCEL_CHECK_S: Final = 0.5
+# Jobs whose state is remembered at a time: more than a worker holds chunks of.
+_MOST_JOBS: Final = 1024
+# How often an image may be attempted alone. The first delivery, among neighbours, comes before.
+MAX_ATTEMPTS: Final = 2
+# More than the images of a chunk can explain: whatever the reason is, it does not go away.
+MAX_DELIVERIES: Final = 20
 
 log = structlog.get_logger()
 
@@ -50,7 +61,7 @@ def _end_worker() -> None:
 class Tagger:
     """Tags chunks with one model. Many threads may call `tag` at once between start and stop.
 
-    `refusal` is why the worker could not be started, for whoever started the process.
+    `refusal` is why the worker could not be started.
     """
 
     def __init__(
@@ -63,9 +74,10 @@ class Tagger:
         client = retrying_client(settings.broker_url)
         self._blobs = BlobStore(client, settings.result_ttl_s)
         self._jobs = JobStore(client, settings.result_ttl_s)
-        self._cancelled = Remembered(self._jobs.is_cancelled, CANCEL_PAUSE_S)
+        self._cancelled: TTLCache[str, bool] = TTLCache(_MOST_JOBS, CANCEL_CHECK_S)
+        self._cancelled_lock = threading.Lock()
         self._deliveries = Deliveries(client, settings.result_ttl_s)
-        self._dead = DeadLetters(client)
+        self._dead_letters = DeadLetters(client)
         self._exclusive_lock = ExclusiveLock()
         self.refusal: TaggerError | None = None
         self.redis_contact: Final = RedisContact()
@@ -87,7 +99,11 @@ class Tagger:
         self.pipeline.start()
         info = self.pipeline.info()
         log.info(
-            "model.warm", **{key: info[key] for key in ("model", "device", "precision", "engine")}
+            "model.warm",
+            model=info.model,
+            device=info.device,
+            precision=info.precision,
+            engine=info.engine,
         )
 
     def refuse(self, error: TaggerError) -> None:
@@ -95,11 +111,11 @@ class Tagger:
         self.refusal = error
 
     def problem(self) -> str | None:
-        """Return why this worker does no work, or None: itself, or Redis."""
+        """Return why this worker does no work, or None: a fault of its own, or of Redis."""
         return self.pipeline.problem() or self.redis_contact.problem
 
     def fatal_problem(self) -> str | None:
-        """Return why only a new process would do any, or None: Redis may come back."""
+        """Return why only a new process would work, or None: Redis may come back."""
         return self.pipeline.problem() or self.redis_contact.stuck
 
     def stop(self) -> None:
@@ -112,7 +128,7 @@ class Tagger:
         Raises:
             redis.RedisError, WorkerGoneError: nothing is known of the images.
         """
-        if self._cancelled(chunk.job):
+        if self._is_cancelled(chunk.job):
             return self.pipeline.refuse(chunk, CancelledError(chunk.job))
         with self._exclusive_lock.together():
             result = self.pipeline.process(chunk, received_at_s)
@@ -122,33 +138,39 @@ class Tagger:
     def tag_redelivered(self, chunk: Chunk, received_at_s: float) -> ChunkResult:
         """Return what `tag` does for a chunk that was delivered before, mostly to a dead worker.
 
-        Its images are tried one by one, and nothing else in this process meanwhile: an image that
-        kills the process is the one that was marked. After `MOST_TRIALS` it is not tried again.
+        Its images are attempted one by one, and nothing else runs in this process meanwhile: an
+        image that kills the process is the one that was marked. After `MAX_ATTEMPTS` it is not
+        attempted again.
 
         Raises:
             ChunkDoneError: its results are stored already.
             redis.RedisError, WorkerGoneError: nothing is known of the images.
         """
-        if self._cancelled(chunk.job):
+        if self._is_cancelled(chunk.job):
             return self.pipeline.refuse(chunk, CancelledError(chunk.job))
         count = self._deliveries.again(chunk)
-        log.warning("chunk.again", task=chunk.task_id, delivery=count)
-        if count > MOST_DELIVERIES:
+        log.warning("chunk.redelivered", task=chunk.task_id, delivery=count)
+        if count > MAX_DELIVERIES:
             poison = PoisonError(f"it was delivered {count - 1} times without a result")
-            self._dead.add_chunk(chunk, poison.code, str(poison))
+            self._dead_letters.add_chunk(chunk, poison.code, str(poison))
             return self.pipeline.refuse(chunk, poison)
         with self._exclusive_lock.alone():
             return self.pipeline.process(
-                chunk, received_at_s, lambda index: self._trial(chunk, index)
+                chunk, received_at_s, lambda index: self._attempt(chunk, index)
             )
 
+    @cachedmethod(attrgetter("_cancelled"), lock=attrgetter("_cancelled_lock"))
+    def _is_cancelled(self, job: str) -> bool:
+        """Whether a job is cancelled; the answer may be `CANCEL_CHECK_S` old."""
+        return self._jobs.is_cancelled(job)
+
     @contextmanager
-    def _trial(self, chunk: Chunk, index: int) -> Iterator[None]:
-        """Mark an image while it is tried; what ends the process leaves the mark."""
-        if self._deliveries.begin(chunk, index) > MOST_TRIALS:
+    def _attempt(self, chunk: Chunk, index: int) -> Iterator[None]:
+        """Mark an image while it is attempted; what ends the process leaves the mark."""
+        if self._deliveries.begin(chunk, index) > MAX_ATTEMPTS:
             poison = PoisonError()
             log.error("image.poison", task=chunk.task_id, path=chunk.images[index].path)
-            self._dead.add_image(chunk, index, poison.code, str(poison))
+            self._dead_letters.add_image(chunk, index, poison.code, str(poison))
             raise poison
         try:
             yield
@@ -159,20 +181,26 @@ class Tagger:
         self._deliveries.end(chunk, index)
 
     def dead_letter(self, task_id: str, wire: Mapping[str, Any], error: MessageError) -> None:
-        """Keep a message that is no chunk where a person can see it, and let its job end.
+        """Make a message that is not a chunk a dead letter, and let its job end.
 
-        As far as it can be read, its images count as failed; they have no records.
+        If its id is a chunk's, its images count as failed, as far as they can be counted; they have
+        no records. Celery stores the error as the result of `task_id`.
         """
         log.error("message.refused", task=task_id, reason=str(error))
-        self._dead.add_unreadable(encode(wire), str(error))
+        self._dead_letters.add_unreadable(encode(wire), str(error))
         if (place := split_task_id(task_id)) and isinstance(images := wire.get("images"), list):
             lost = len(images)
             self._jobs.finish_chunk(*place, images=lost, failed=lost, codes={"lost": lost})
 
-    def release_blobs(self, chunk: Chunk, result: ChunkResult | None = None) -> None:
-        """Free what a chunk whose result is stored needs no more.
+    def dead_letter_foreign(self, task_id: str, chunk: Chunk, error: ForeignIdError) -> None:
+        """Make a chunk that came under another id a dead letter. It is counted in no job."""
+        log.error("message.refused", task=task_id, reason=str(error))
+        self._dead_letters.add_foreign(chunk, task_id, str(error))
 
-        The bytes of an image that is on the list of dead letters stay, for as long as bytes do.
+    def release_blobs(self, chunk: Chunk, result: ChunkResult | None = None) -> None:
+        """Delete the bytes of a chunk whose result is stored.
+
+        Those of an image that is among the dead letters stay until they expire.
         """
         images = result.images if result else ()
         poisoned = {

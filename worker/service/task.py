@@ -1,9 +1,8 @@
-"""The one task: wire -> pipeline -> wire. All it knows of images is their number."""
+"""The Celery task: wire -> tagger -> wire. All it knows of images is their number."""
 
 from __future__ import annotations
 
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
@@ -14,7 +13,7 @@ from celery import Celery, Task
 from celery.exceptions import Ignore, Reject
 from celery.worker.request import Request
 
-from worker.contract.messages import TASK, Chunk, ChunkResult, MessageError
+from worker.contract.messages import TASK, Chunk, ChunkResult, ForeignIdError, MessageError
 from worker.errors import WorkerGoneError
 from worker.pipeline.result import event_fields
 from worker.service.redeliveries import ChunkDoneError
@@ -22,72 +21,104 @@ from worker.service.redeliveries import ChunkDoneError
 if TYPE_CHECKING:
     from worker.service.tagger import Tagger
 
-# More chunks than any worker has in hand.
-_MOST_TOLD: Final = 10_000
+# The shortest run time that a rate is computed with.
 _TICK_S: Final = 1e-6
 
 log = structlog.get_logger()
 
 
-def register(app: Celery, tagger: Tagger, clock: Callable[[], float] = time.time) -> Task:
-    """Add the task to `app`; it works on `tagger`, which the bootstep starts before tasks come."""
-    told: OrderedDict[str, dict[str, Any]] = OrderedDict()
+class ChunkRequest(Request):
+    """A message in this worker. Its success event carries the chunk's timings as well.
 
-    class ChunkRequest(Request):
-        """Lets the event of a chunk tell its timings, too: no other message is needed."""
+    No other message is needed for them. The task runs on a thread of the pool and has a copy of
+    the request; both share the dict that it fills.
+    """
 
-        def send_event(self, type: str, **fields: Any) -> None:  # noqa: A002 - Celery's
-            """Add them to the one that tells of success."""
-            if type == "task-succeeded" and (more := told.pop(self.id, None)):
-                more["images_per_s"] = round(more["images"] / max(fields["runtime"], _TICK_S), 1)
-                fields |= more
-            super().send_event(type, **fields)
+    def __init__(self, message: Any, **options: Any) -> None:
+        super().__init__(message, **options)
+        self.event_fields: dict[str, Any] = {}
+        self.request_dict["event_fields"] = self.event_fields
 
-    class TagTask(Task):
-        """Settles a chunk once its result is stored, not before."""
+    def send_event(self, type: str, **fields: Any) -> None:  # noqa: A002 - Celery's
+        """Send an event, the one of success with the fields that the task has left."""
+        if type == "task-succeeded" and (more := self.event_fields):
+            more["images_per_s"] = round(more["images"] / max(fields["runtime"], _TICK_S), 1)
+            fields |= more
+        super().send_event(type, **fields)
 
-        # For Celery, which makes one for each message.
-        Request = ChunkRequest
 
-        # Celery writes out each result to this length, for its log and for Flower.
-        resultrepr_maxsize = 64
+class TagTask(Task):
+    """Tags a chunk, and releases its blobs once its result is stored, not before."""
 
-        def on_success(self, retval: Any, _task_id: str, args: Any, _kwargs: Any) -> None:
-            """Free what the chunk needs no more. Celery calls this after it stored the result."""
-            result = ChunkResult.from_wire(retval) if _came_again(self.request) else None
+    name = TASK
+    # Celery makes one for each message.
+    Request = ChunkRequest
+    # Celery logs such an error in one line, without a traceback: it is the sender's mistake.
+    throws = (MessageError,)
+    # Celery writes out each result to this length, for its log and for Flower.
+    resultrepr_maxsize = 64
+
+    def __init__(self, tagger: Tagger, clock: Callable[[], float]) -> None:
+        """Take what tags; it is started before the first message comes."""
+        self._tagger = tagger
+        self._clock = clock
+
+    def run(self, wire: dict[str, Any]) -> dict[str, Any]:
+        """Return the chunk's result as plain JSON.
+
+        Raises:
+            MessageError: this is no chunk, or the message's id is not the chunk's.
+            Reject: nothing is known of the images; the chunk goes back to the queue.
+            Ignore: an earlier delivery has stored the results.
+        """
+        received_at_s = self._clock()
+        with _requeued_if_nothing_is_known():
+            chunk = self._chunk_of(wire)
+            redelivered = _is_redelivered(self.request)
+            tag = self._tagger.tag_redelivered if redelivered else self._tagger.tag
             try:
-                tagger.release_blobs(Chunk.from_wire(args[0]), result)
-            except redis.RedisError as e:
-                # An error here would be taken for the task's. What is left goes in its time.
-                log.warning("chunk.unsettled", error=str(e))
-
-    # `throws`: a message that is no chunk is the sender's fault; a line tells it, no traceback.
-    @app.task(name=TASK, base=TagTask, throws=(MessageError,), bind=True)
-    def tag(self: Task, wire: dict[str, Any]) -> dict[str, Any]:
-        received_at_s = clock()
-        with _nothing_lost():
-            try:
-                chunk = Chunk.from_wire(wire)
-            except MessageError as e:
-                tagger.dead_letter(self.request.id, wire, e)
-                raise
-            try:
-                attempt = tagger.tag_redelivered if _came_again(self.request) else tagger.tag
-                result = attempt(chunk, received_at_s)
+                result = tag(chunk, received_at_s)
             except ChunkDoneError as e:
-                tagger.release_blobs(chunk)
+                self._tagger.release_blobs(chunk)
                 raise Ignore from e
-        told[self.request.id] = event_fields(result)
-        # Of chunks whose results could not be stored nothing is told.
-        if len(told) > _MOST_TOLD:
-            told.popitem(last=False)
+        # For `on_success`, which is called on this thread.
+        self.request.chunk, self.request.chunk_result = chunk, result
+        if (fields := self.request.get("event_fields")) is not None:
+            fields.update(event_fields(result))
         return result.to_wire()
 
-    return tag
+    def on_success(self, retval: Any, task_id: str, args: Any, kwargs: Any) -> None:  # noqa: ARG002
+        """Release the chunk's blobs. Celery calls this after it has stored the result."""
+        chunk: Chunk = self.request.chunk
+        result: ChunkResult = self.request.chunk_result
+        try:
+            self._tagger.release_blobs(chunk, result)
+        except redis.RedisError as e:
+            # Celery would take an error for the task's. What is left expires.
+            log.warning("chunk.blobs_left", error=str(e))
+
+    def _chunk_of(self, wire: dict[str, Any]) -> Chunk:
+        task_id = self.request.id
+        try:
+            chunk = Chunk.from_wire(wire)
+        except MessageError as e:
+            self._tagger.dead_letter(task_id, wire, e)
+            raise
+        try:
+            chunk.check_task_id(task_id)
+        except ForeignIdError as e:
+            self._tagger.dead_letter_foreign(task_id, chunk, e)
+            raise
+        return chunk
+
+
+def register(app: Celery, tagger: Tagger, clock: Callable[[], float] = time.time) -> Task:
+    """Add the task to `app`; it works on `tagger`, which the bootstep starts before tasks come."""
+    return app.register_task(TagTask(tagger, clock))
 
 
 @contextmanager
-def _nothing_lost() -> Iterator[None]:
+def _requeued_if_nothing_is_known() -> Iterator[None]:
     """Send a chunk back to the queue when nothing is known of its images."""
     try:
         yield
@@ -95,6 +126,6 @@ def _nothing_lost() -> Iterator[None]:
         raise Reject(e, requeue=True) from e
 
 
-def _came_again(request: Any) -> bool:
+def _is_redelivered(request: Any) -> bool:
     """Whether the broker delivers this message not for the first time."""
     return bool((request.delivery_info or {}).get("redelivered"))

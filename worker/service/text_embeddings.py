@@ -1,8 +1,8 @@
 """Labels or sentences on standard input -> their unit embeddings on standard output.
 
-For programs that rank embeddings which they have kept, and load no torch. What comes in is a label
-pack as JSON; what goes out a line of JSON, `Encoded`, and matrices of float32, row by row: KD, and
-JD and JK if the pack is calibrated.
+For programs that rank stored embeddings without torch. The input is a label pack as JSON; the
+output is a line of JSON, `Encoded`, and matrices of float32, row by row: KD, and JD and JK if the
+pack is calibrated.
 
 Shapes: K labels, J background words, D embedding dimensions.
 """
@@ -26,7 +26,7 @@ from worker.labels.encoder import LabelSet, encoder_of
 
 
 def encode_texts(settings: Settings, source: IO[bytes], target: IO[bytes]) -> None:
-    """Answer the label pack on `source`, with the text tower on the CPU.
+    """Write the embeddings of the label pack on `source`, with the text tower on the CPU.
 
     Raises:
         ArtifactError: the model cannot be used.
@@ -37,14 +37,14 @@ def encode_texts(settings: Settings, source: IO[bytes], target: IO[bytes]) -> No
     """
     pack = msgspec.json.decode(source.read(), type=LabelPack)
     artifact: Artifact = open_model(settings)
-    told, matrices = encoded(artifact, encoder_of(artifact, "cpu").encode(pack))
-    target.write(msgspec.json.encode(told) + b"\n" + matrices)
+    description, matrices = encoded(artifact, encoder_of(artifact, "cpu").encode(pack))
+    target.write(msgspec.json.encode(description) + b"\n" + matrices)
     target.flush()
 
 
 def encoded(artifact: Artifact, found: LabelSet) -> tuple[Encoded, bytes]:
-    """Return a label set as it leaves this program."""
-    told = Encoded(
+    """Return a label set as this program writes it: its description, and its matrices."""
+    description = Encoded(
         model=artifact.id,
         kind=artifact.manifest.kind,
         dim=found.matrix_KD.shape[1],
@@ -54,7 +54,7 @@ def encoded(artifact: Artifact, found: LabelSet) -> tuple[Encoded, bytes]:
         background=len(found.background.matrix_JD) if found.background else 0,
     )
     matrices = (found.matrix_KD, *(found.background or ()))
-    return told, b"".join(matrix.tobytes() for matrix in matrices)
+    return description, b"".join(matrix.tobytes() for matrix in matrices)
 
 
 def answers_texts(label_set: Callable[[LabelPack], LabelSet], artifact: Artifact) -> None:
@@ -69,11 +69,11 @@ def answers_texts(label_set: Callable[[LabelPack], LabelSet], artifact: Artifact
             found = msgspec.convert(pack, LabelPack)
             if len(found.labels) > MOST_TEXTS or found.calibrated:
                 return {"error": f"a worker encodes {MOST_TEXTS} texts at most"}
-            told, matrix = encoded(artifact, label_set(found))
+            description, matrix = encoded(artifact, label_set(found))
         except (TaggerError, LabelsError, msgspec.ValidationError) as e:
             return {"error": str(e)}
         return {
-            "told": msgspec.to_builtins(told),
+            "encoded": msgspec.to_builtins(description),
             "matrix": base64.b64encode(matrix).decode(),
         }
 

@@ -25,7 +25,7 @@ from flower.views.tasks import TASK_COLUMNS
 from tornado import web
 from tornado.template import DictLoader
 
-from producer.console.tables import age
+from producer.console.durations import age
 from producer.monitoring.flower import svg as plots
 from producer.monitoring.flower.throughput import PERIOD_S, STAGES, Throughput, View
 from producer.monitoring.queue_stats import look
@@ -68,7 +68,7 @@ throughput: Final = Throughput()
 class ThroughputEvents(Events):
     """Flower's ears, with ours beside them; and where it learns our settings of the broker."""
 
-    def __init__(self, capp: Any, *words: Any, **named: Any) -> None:
+    def __init__(self, capp: Any, *arguments: Any, **named: Any) -> None:
         try:
             self._settings = Settings.from_env(broker_url=capp.conf.broker_url)
         except SettingsError as e:
@@ -78,7 +78,7 @@ class ThroughputEvents(Events):
         capp.conf.update(celery_options({}))
         if files := _tls(self._settings):
             capp.conf.broker_use_ssl = files
-        super().__init__(capp, *words, **named)
+        super().__init__(capp, *arguments, **named)
 
     def start(self) -> None:
         """Begin to listen, and to look into Redis."""

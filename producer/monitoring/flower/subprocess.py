@@ -5,20 +5,17 @@ from __future__ import annotations
 import os
 import secrets
 import socket
-import subprocess
 import sys
-import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import IO, Final
+from typing import Final
 
 from worker import contract
 from worker.contract.extras import missing, remedy
 from worker.contract.i18n import gettext as _
 from worker.contract.local.redis_server import EmbeddedError
-from worker.contract.local.subprocesses import start_child, stop_child
+from worker.contract.local.subprocesses import ManagedProcess
 
 HOST: Final = "127.0.0.1"
 PORT: Final = 5555
@@ -36,8 +33,8 @@ _HOME: Final = Path(contract.__file__).parents[2]
 def flower_beside(broker_url: str, echo: Callable[[str], None]) -> Iterator[int]:
     """Run Flower at a broker inside the `with` block; yield its port, once it answers.
 
-    It listens on this machine alone, at 5555 or where there is room, with a password of its own
-    that `say` hears.
+    It listens on this machine alone, at 5555 or another port that is free, with a password of its
+    own, which `echo` is called with.
 
     Raises:
         EmbeddedError: it is not installed or does not come up.
@@ -54,37 +51,14 @@ def flower_beside(broker_url: str, echo: Callable[[str], None]) -> Iterator[int]
         "FLOWER_BASIC_AUTH": f"{_USER}:{password}",
         "PYTHONPATH": os.pathsep.join(filter(None, [str(_HOME), os.environ.get("PYTHONPATH")])),
     }
-    # Without a name on disk: it goes when both processes have.
-    with tempfile.TemporaryFile(prefix="wanwu-flower-") as log:
-        child = start_child(
-            [*_FLOWER, f"--conf={_CONFIG}"],
-            env=os.environ | variables,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-        )
-        try:
-            _await(child, port, log)
-            echo(
-                _(
-                    "Flower: http://{host}:{port}/throughput, user {user}, password {password}"
-                ).format(host=HOST, port=port, user=_USER, password=password)
-            )
-            yield port
-        finally:
-            stop_child(child, STOP_GRACE_S)
-
-
-def _await(child: subprocess.Popen[bytes], port: int, log: IO[bytes]) -> None:
-    ends_s = time.monotonic() + START_TIMEOUT_S
-    while not _answers(port):
-        if child.poll() is not None or time.monotonic() > ends_s:
-            log.seek(0)
-            lines = log.read().decode(errors="replace").strip().splitlines()
-            output = lines[-1] if lines else _("it printed nothing")
-            msg = _("Flower did not start: {output}").format(output=output)
-            raise EmbeddedError(msg)
-        time.sleep(_ASK_S)
+    argv = [*_FLOWER, f"--conf={_CONFIG}"]
+    with ManagedProcess(argv, grace_s=STOP_GRACE_S, env=os.environ | variables) as flower:
+        if not flower.wait_until(lambda: _answers(port), START_TIMEOUT_S, _ASK_S):
+            output = flower.last_line(_("it printed nothing"))
+            raise EmbeddedError(_("Flower did not start: {output}").format(output=output))
+        message = _("Flower: http://{host}:{port}/throughput, user {user}, password {password}")
+        echo(message.format(host=HOST, port=port, user=_USER, password=password))
+        yield port
 
 
 def _answers(port: int) -> bool:

@@ -32,10 +32,10 @@ class Moment(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Share(msgspec.Struct, frozen=True, kw_only=True):
-    """What one worker told. `images` is since Flower listens; rates and means are of now.
+    """What one worker reported. `images` is since Flower listens; rates and means are of now.
 
     `batch` is the mean size of the batches, `stages_ms` the mean of each stage; None or empty if
-    no image was done in the last `WINDOW_S`. `silent_s` is how long it has told nothing.
+    no image was done in the last `WINDOW_S`. `silent_s` is how long it has reported nothing.
     """
 
     worker: str
@@ -73,7 +73,7 @@ class _Sample(msgspec.Struct, frozen=True):
     at_s: float
     backlog: QueueStats
     done: int
-    told: Mapping[str, Mapping[str, float]]
+    sums: Mapping[str, Mapping[str, float]]
 
 
 class Throughput:
@@ -83,12 +83,12 @@ class Throughput:
         self._clock = clock
         self._lock = threading.Lock()
         self._samples: deque[_Sample] = deque()
-        self._told: dict[str, Counter[str]] = {}
+        self._sums: dict[str, Counter[str]] = {}
         self._known: dict[str, dict[str, Any]] = {}
         self._redis_up = False
 
     def on_event(self, event: Mapping[str, Any]) -> None:
-        """Take in what a worker told: of a chunk that is done, or just that it lives."""
+        """Take in what a worker reported: of a chunk that is done, or just that it lives."""
         worker = event.get("hostname")
         if not isinstance(worker, str) or event.get("type") == "worker-offline":
             return
@@ -98,7 +98,7 @@ class Throughput:
             if event.get("type") != "task-succeeded" or not isinstance(event.get("images"), int):
                 return
             known |= {name: event[name] for name in ("device", "model") if event.get(name)}
-            self._told.setdefault(worker, Counter()).update(_sums(event))
+            self._sums.setdefault(worker, Counter()).update(_sums(event))
 
     def look(self, backlog: QueueStats | None) -> None:
         """Remember how the queue stands now; None if Redis did not tell."""
@@ -107,7 +107,7 @@ class Throughput:
             self._redis_up = backlog is not None
             if backlog is None:
                 return
-            told = {worker: dict(sums) for worker, sums in self._told.items()}
+            copied = {worker: dict(sums) for worker, sums in self._sums.items()}
             done = 0
             if self._samples:
                 last = self._samples[-1]
@@ -115,12 +115,12 @@ class Throughput:
                 done = last.done + sum(
                     max(0, n - last.backlog.done.get(job, 0)) for job, n in backlog.done.items()
                 )
-            self._samples.append(_Sample(now_s, backlog, done, told))
+            self._samples.append(_Sample(now_s, backlog, done, copied))
             while now_s - self._samples[0].at_s > KEPT_S:
                 self._samples.popleft()
             for worker in [w for w, of in self._known.items() if now_s - of["heard_s"] > KEPT_S]:
                 del self._known[worker]
-                self._told.pop(worker, None)
+                self._sums.pop(worker, None)
 
     def view(self) -> View:
         """Return all that there is to show."""
@@ -189,9 +189,9 @@ def _rate(before: _Sample, last: _Sample) -> float | None:
 def _share(
     worker: str, known: Mapping[str, Any], last: _Sample, before: _Sample, now_s: float
 ) -> Share:
-    told = last.told.get(worker, {})
-    then = before.told.get(worker, {})
-    new = {name: value - then.get(name, 0) for name, value in told.items()}
+    sums = last.sums.get(worker, {})
+    then = before.sums.get(worker, {})
+    new = {name: value - then.get(name, 0) for name, value in sums.items()}
     passed_s = last.at_s - before.at_s
 
     def mean(name: str) -> float | None:
@@ -203,8 +203,8 @@ def _share(
         worker=worker,
         device=known.get("device", ""),
         model=known.get("model", ""),
-        images=int(told.get("images", 0)),
-        failed=int(told.get("failed", 0)),
+        images=int(sums.get("images", 0)),
+        failed=int(sums.get("failed", 0)),
         images_per_s=new.get("images", 0) / passed_s if passed_s else 0.0,
         batch=mean("batch"),
         stages_ms={stage: ms for stage, ms in stages.items() if ms is not None},

@@ -5,9 +5,8 @@ from __future__ import annotations
 import secrets
 import shutil
 import socket
-import subprocess
 import tempfile
-import time
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -15,7 +14,9 @@ from typing import Final, Self
 import redis
 
 from worker.contract.extras import missing, remedy
-from worker.contract.local.subprocesses import start_child, stop_child
+from worker.contract.i18n import Message, TranslatedError
+from worker.contract.i18n import gettext_noop as N_
+from worker.contract.local.subprocesses import ManagedProcess
 
 START_TIMEOUT_S: Final = 10.0
 STOP_GRACE_S: Final = 3.0
@@ -33,7 +34,7 @@ logfile ""
 """
 
 
-class EmbeddedError(RuntimeError):
+class EmbeddedError(TranslatedError, RuntimeError):
     """The private server cannot be started here."""
 
 
@@ -49,7 +50,7 @@ class EmbeddedRedis:
     url: str
 
     def __init__(self) -> None:
-        self._child: subprocess.Popen[bytes] | None = None
+        self._process: ManagedProcess | None = None
         self._directory: Path | None = None
 
     def __enter__(self) -> Self:
@@ -66,57 +67,52 @@ class EmbeddedRedis:
 
     def start(self) -> None:
         """Start the server and return once it answers."""
-        program = server_program()
+        program, last = server_program(), ""
         try:
             self._directory = Path(tempfile.mkdtemp(prefix="wanwu-redis-"))
             for _ in range(_TRIES):
-                if self._answers(program, self._directory):
-                    return
+                process = self._process = self._begin(program, self._directory)
+                with redis.Redis.from_url(self.url) as client:
+                    if process.wait_until(partial(_answers, client), START_TIMEOUT_S):
+                        return
+                # Mostly another program took the port first.
+                last = " / ".join(process.log().strip().splitlines()[-3:])
+                process.stop()
         except BaseException:
             self.stop()
             raise
-        log = (self._directory / "log").read_text(errors="replace").strip().splitlines()[-3:]
         self.stop()
-        msg = f"{program} did not start: {' / '.join(log) or 'no word from it'}"
-        raise EmbeddedError(msg)
+        raise EmbeddedError(
+            N_("{program} did not start: {output}"),
+            program=program,
+            output=last or Message(N_("it printed nothing")),
+        )
 
     def stop(self) -> None:
         """Stop the server and remove its directory; harmless when done twice."""
-        if self._child is not None:
-            stop_child(self._child, STOP_GRACE_S)
-            self._child = None
+        if self._process is not None:
+            self._process.stop()
+            self._process = None
         if self._directory is not None:
             shutil.rmtree(self._directory, ignore_errors=True)
             self._directory = None
 
-    def _answers(self, program: str, directory: Path) -> bool:
-        """Start the server on a free port; False if another program took the port first."""
+    def _begin(self, program: str, directory: Path) -> ManagedProcess:
+        """Start the server on a port that is free at this moment."""
         port, password = _free_port(), secrets.token_urlsafe(24)
         config = _CONFIG.format(port=port, password=password, directory=directory)
-        with (directory / "log").open("wb") as log:
-            self._child = start_child(
-                [program, "-"], stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT
-            )
-        assert self._child.stdin is not None  # noqa: S101 - for the type checker
-        self._child.stdin.write(config.encode())
-        self._child.stdin.close()
         self.url = f"redis://:{password}@127.0.0.1:{port}/0"
-        with redis.Redis.from_url(self.url) as client:
-            return _wait(self._child, client)
+        process = ManagedProcess([program, "-"], grace_s=STOP_GRACE_S, stdin=config.encode())
+        process.start()
+        return process
 
 
-def _wait(child: subprocess.Popen[bytes], client: redis.Redis) -> bool:
-    """Return True once the server answers, False if it has ended or takes too long."""
-    deadline_s = time.monotonic() + START_TIMEOUT_S
-    while child.poll() is None and time.monotonic() < deadline_s:
-        try:
-            client.ping()
-        except redis.RedisError:
-            time.sleep(0.01)
-        else:
-            return True
-    stop_child(child, STOP_GRACE_S)
-    return False
+def _answers(client: redis.Redis) -> bool:
+    try:
+        client.ping()
+    except redis.RedisError:
+        return False
+    return True
 
 
 def server_program() -> str:
@@ -133,8 +129,7 @@ def server_program() -> str:
     for name in ("redis-server", "valkey-server"):
         if found := shutil.which(name):
             return found
-    msg = f"no Redis server to embed: {remedy('embedded')}"
-    raise EmbeddedError(msg)
+    raise EmbeddedError(N_("no Redis server to embed: {install}"), install=remedy("embedded"))
 
 
 def _free_port() -> int:

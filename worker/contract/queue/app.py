@@ -12,9 +12,10 @@ from worker.contract.messages import APP_NAME, QUEUE, TASK
 from worker.contract.redis.connections import celery_options
 from worker.contract.settings import Settings
 
-# How often workers look for what dead ones hold, at most; and how many looks a lease outlasts.
-_MOST_SECONDS_BETWEEN_LOOKS: Final = 10
-LOOKS_A_LEASE: Final = 6
+# Workers look for messages of dead ones at least this often, and so many times in a lease; as many
+# times they renew their own leases.
+_MAX_RESTORE_PAUSE_S: Final = 10
+RENEWALS_PER_LEASE: Final = 6
 # By name: they are loaded when they are needed, not when a command starts.
 _TRANSPORT: Final = "worker.contract.queue.transport:Transport"
 _RESULTS: Final = "worker.service.result_backend:ChunkResults"
@@ -24,9 +25,9 @@ def make_app(settings: Settings, *, stores_results: bool) -> Celery:
     """Return the Celery app. Only workers store results.
 
     A producer's app has no result backend: with one, every message sent would subscribe to a
-    channel of its own. Producers read results by key instead (see `jobs.JobStore.collect`).
+    channel of its own. Producers read results by key instead (see `stores.jobs.JobStore.collect`).
     """
-    _lean_transport()
+    _use_our_transport()
     app = Celery(
         APP_NAME,
         broker=settings.broker_url.reveal(),
@@ -38,21 +39,21 @@ def make_app(settings: Settings, *, stores_results: bool) -> Celery:
     return app
 
 
-def _lean_transport() -> None:
-    """Let kombu use our form of its Redis transport in this process."""
+def _use_our_transport() -> None:
+    """Let kombu use our subclass of its Redis transport in this process."""
     for scheme in ("redis", "rediss"):
         TRANSPORT_ALIASES[scheme] = _TRANSPORT
 
 
 def _lease_options(settings: Settings) -> dict[str, Any]:
     """Return the options of our transport that say for how long a message is leased."""
-    look_s = min(_MOST_SECONDS_BETWEEN_LOOKS, settings.visibility_timeout_s / LOOKS_A_LEASE)
+    pause_s = min(_MAX_RESTORE_PAUSE_S, settings.visibility_timeout_s / RENEWALS_PER_LEASE)
     return {
         "visibility_timeout": settings.visibility_timeout_s,
-        "unacked_restore_interval": look_s,
+        "unacked_restore_interval": pause_s,
         "unacked_restore_throttle": 1,
-        # Longer than a look takes: a worker that dies while it looks must not blind the others.
-        "unacked_mutex_expire": _MOST_SECONDS_BETWEEN_LOOKS,
+        # Longer than a restore takes: a worker that dies meanwhile must not keep others from it.
+        "unacked_mutex_expire": _MAX_RESTORE_PAUSE_S,
         # One list, from which messages can be moved in one step.
         "priority_steps": [0],
     }
@@ -82,8 +83,8 @@ def _common(settings: Settings) -> dict[str, Any]:
         "result_backend_thread_safe": True,
         "enable_utc": True,
         "broker_connection_retry_on_startup": True,
-        # Whoever is to end waits for nobody, and whoever is to work waits as long as it takes.
+        # A worker waits for Redis as long as it takes, unless it is asked to stop.
         "broker_connection_max_retries": None,
-        # A Redis that refuses is waited for like one that is away: see `redis_errors`.
+        # A Redis that refuses is waited for like one that is away: see `contract.redis.errors`.
         "broker_channel_error_retry": True,
     }

@@ -1,7 +1,7 @@
-"""A message as it lies in Redis -> kombu's form of it, if it is one that a producer of ours sends.
+"""Message in Redis -> kombu's form of it, if it is one that a worker can process.
 
-Kombu and Celery take much for granted. What they meet otherwise ends in a traceback at best, and at
-worst in a consumer that starts anew for ever, with the same message before it.
+Kombu and Celery take much for granted. Anything else ends in a traceback at best, and at worst in a
+consumer that restarts for ever, with the same message before it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,11 @@ Count = Annotated[int, Meta(ge=0, le=1_000_000)]
 
 
 class EnvelopeError(ValueError):
-    """It is no message that a producer sends."""
+    """It is no message that a worker can process. `task_id` is its id, if that can be read."""
+
+    def __init__(self, reason: str, task_id: str | None = None) -> None:
+        super().__init__(reason)
+        self.task_id = task_id
 
 
 class _DeliveryInfo(msgspec.Struct):
@@ -38,13 +42,14 @@ class _Properties(msgspec.Struct):
 
 
 class _Headers(msgspec.Struct):
-    """Those that Celery reads: what we send never has a time, a limit or a group."""
+    """Those that Celery reads: a chunk has no time to start or expire, no limit and no group."""
 
     id: Name
     task: Literal["worker.tag"]
     lang: Literal["py"] = "py"
     root_id: Name | None = None
-    parent_id: None = None
+    # The task that sent it, where an application sends chunks from within its own tasks.
+    parent_id: Name | None = None
     group: None = None
     group_index: None = None
     shadow: None = None
@@ -74,17 +79,26 @@ class _Envelope(msgspec.Struct, rename="kebab"):
 _Body = tuple[tuple[dict[str, Any]], dict[str, None], dict[str, None]]
 
 
-def opened(raw: bytes) -> dict[str, Any]:
+def open_envelope(raw: bytes) -> dict[str, Any]:
     """Return the message in kombu's form.
 
     Raises:
         EnvelopeError: saying what is wrong with it.
     """
+    message: Any = None
     try:
-        message: dict[str, Any] = decode(raw)
+        message = decode(raw)
         envelope = msgspec.convert(message, _Envelope)
         msgspec.convert(decode(envelope.body), _Body)
     except (ValueError, msgspec.ValidationError) as e:
-        msg = f"no message of a producer: {e}"
-        raise EnvelopeError(msg) from e
-    return message
+        msg = f"this is not a message for a worker: {e}"
+        raise EnvelopeError(msg, _task_id_of(message)) from e
+    found: dict[str, Any] = message
+    return found
+
+
+def _task_id_of(message: Any) -> str | None:
+    try:
+        return msgspec.convert(message["headers"]["id"], Name)
+    except (LookupError, TypeError, msgspec.ValidationError):
+        return None

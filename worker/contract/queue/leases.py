@@ -1,30 +1,33 @@
 """Messages that a worker holds: leased to it, acknowledged by it, or put back for others.
 
-A worker renews its leases: the visibility timeout is how long after a worker's last sign of life
-its messages go to others, whatever a chunk takes. Times are the server's, so the clocks of the
-hosts need not agree, and may be set.
+A worker renews its leases. The visibility timeout is how long after a worker's last renewal its
+messages go to others, however long a chunk takes. Times are the Redis server's, so the clocks of
+the hosts need not agree, and may be changed.
 """
 
 from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Final
 
 import redis
 from kombu.transport import redis as kombu_redis
-from kombu.utils.json import dumps
 
+from worker.contract.codec import encode
 from worker.contract.messages import QUEUE
 from worker.contract.redis.errors import reason_of
 
 log = logging.getLogger(__name__)
 
 # Where a message is from the moment it leaves the queue until it is noted as unacknowledged.
-PROCESSING: Final = f"{QUEUE}.taken"
+PROCESSING: Final = f"{QUEUE}.processing"
+# In a message's delivery info: its bytes, as they are on that list.
+RAW: Final = "raw"
 
-# KEYS: where it was taken to, the queue. ARGV: the message.
+# KEYS: the processing list, the queue. ARGV: the message.
 _PUT_BACK: Final = """
 if redis.call('LREM', KEYS[1], 1, ARGV[1]) == 0 then return 0 end
 redis.call('RPUSH', KEYS[2], ARGV[1])
@@ -33,31 +36,38 @@ return 1
 
 
 class Leases(kombu_redis.QoS):
-    """The messages that this process holds, and how others get those of a process that is gone."""
+    """The messages that this process holds, and how others get those of a dead process."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._ahead_s: float | None = None
-        self._seen_taken: dict[bytes, float] = {}
+        # Whether the worker can take in another message, beside kombu's own count of messages.
+        self.has_capacity: Callable[[], bool] = lambda: True
+        self._server_ahead_s: float | None = None
+        self._processing_since_s: dict[bytes, float] = {}
         self._late_acks: set[str] = set()
 
+    def can_consume(self) -> bool:
+        """Whether to ask for another message."""
+        return self.has_capacity() and bool(super().can_consume())
+
     def append(self, message: Any, delivery_tag: str) -> None:
-        """Note a message as held, and no longer as just taken."""
+        """Note a message as unacknowledged, and take it off the processing list."""
         info = message.delivery_info
-        held = dumps([message._raw, info["exchange"], info["routing_key"]])  # noqa: SLF001 - kombu's
+        raw = info.pop(RAW, None)
+        held = encode([message._raw, info["exchange"], info["routing_key"]])  # noqa: SLF001 - kombu's
         with self.pipe_or_acquire() as pipe:
             pipe.zadd(self.unacked_index_key, {delivery_tag: self._server_s()})
             pipe.hset(self.unacked_key, delivery_tag, held)
-            if (raw := self.channel.connection.taken) is not None:
+            if raw is not None:
                 pipe.lrem(PROCESSING, 1, raw)
             pipe.execute()
         # The memory of it, without kombu's own noting in Redis.
         super(kombu_redis.QoS, self).append(message, delivery_tag)
 
     def ack(self, delivery_tag: str) -> None:
-        """Acknowledge a message; where Redis cannot now, with the next renewal of leases.
+        """Acknowledge a message; if Redis refuses now, with the next renewal of leases.
 
-        Kombu would go on holding the message, and its lease would be renewed for ever. What came by
+        Kombu would go on holding the message, and its lease would be renewed for ever. A message of
         a connection that is closed by now goes to others when its lease ends: they find it done.
         """
         try:
@@ -70,9 +80,9 @@ class Leases(kombu_redis.QoS):
         super(kombu_redis.QoS, self).ack(delivery_tag)
 
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:  # noqa: FBT001, FBT002 - kombu's
-        """Put a message back or drop it; where Redis cannot now, its lease ends, and others get it.
+        """Put a message back or drop it; if Redis refuses now, its lease ends, and others get it.
 
-        Celery takes an error here for one of the connection, and begins anew with all it holds.
+        Celery takes an error here for one of the connection, and starts over with all it holds.
         """
         try:
             if self._is_open:
@@ -88,7 +98,7 @@ class Leases(kombu_redis.QoS):
         return connection is not None and connection.client is not None
 
     def restore_unacked(self, client: Any = None) -> None:
-        """Put back what this process holds, as a channel does that closes.
+        """Put back what this process holds, as a channel does when it closes.
 
         One whose connection is gone cannot, and need not: the leases end.
         """
@@ -98,8 +108,8 @@ class Leases(kombu_redis.QoS):
         super().restore_unacked(client)
 
     def renew(self) -> None:
-        """Give a sign of life. Only by the thread that consumes."""
-        self._ahead_s = None
+        """Renew the leases on what is held. Only by the thread that consumes."""
+        self._server_ahead_s = None
         held = self._delivered.keys() - self._dirty.copy()
         if not held and not self._late_acks:
             return
@@ -114,19 +124,19 @@ class Leases(kombu_redis.QoS):
         self._late_acks.difference_update(late)
 
     def restore_visible(self, start: int = 0, num: int | None = 10, interval: int = 10) -> None:  # noqa: ARG002 - kombu's
-        """Put back what dead workers hold, and what was taken and never noted.
+        """Put back what dead workers hold, and what was left on the processing list.
 
-        Where Redis refuses, the next look does: the messages are where they are.
+        If Redis refuses, the next call does it: the messages stay where they are.
         """
         try:
             with self.channel.conn_or_acquire() as client:
                 self._put_back_processing(client)
                 self._put_back_unacked(client)
         except redis.ResponseError as e:
-            log.warning("leases.look_waits: %s", reason_of(e))
+            log.warning("leases.restore_waits: %s", reason_of(e))
 
     def _put_back_unacked(self, client: Any) -> None:
-        """Put back what has been held without a sign of life for longer than a lease."""
+        """Put back what has been held for longer than a lease without a renewal."""
         with (
             suppress(kombu_redis.MutexHeld),
             kombu_redis.Mutex(client, self.unacked_mutex_key, self.unacked_mutex_expire),
@@ -136,18 +146,18 @@ class Leases(kombu_redis.QoS):
                 self.restore_by_tag(tag, client)
 
     def _put_back_processing(self, client: Any) -> None:
-        """Put back what has been seen as taken for longer than a lease."""
+        """Put back what has been seen on the processing list for longer than a lease."""
         now_s = time.monotonic()
-        there = set(client.lrange(PROCESSING, 0, -1))
-        self._seen_taken = {raw: self._seen_taken.get(raw, now_s) for raw in there}
-        for raw, since_s in self._seen_taken.items():
+        found = set(client.lrange(PROCESSING, 0, -1))
+        self._processing_since_s = {raw: self._processing_since_s.get(raw, now_s) for raw in found}
+        for raw, since_s in self._processing_since_s.items():
             if now_s - since_s > self.visibility_timeout:
                 client.eval(_PUT_BACK, 2, PROCESSING, QUEUE, raw)
 
     def _server_s(self) -> float:
-        """Return the server's time, which is asked for at each renewal, not at each message."""
-        if self._ahead_s is None:
+        """Return the server's time; it is asked for at each renewal, not at each message."""
+        if self._server_ahead_s is None:
             with self.channel.conn_or_acquire() as client:
                 seconds, microseconds = client.time()
-            self._ahead_s = seconds + microseconds / 1e6 - time.monotonic()
-        return time.monotonic() + self._ahead_s
+            self._server_ahead_s = seconds + microseconds / 1e6 - time.monotonic()
+        return time.monotonic() + self._server_ahead_s

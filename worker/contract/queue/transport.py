@@ -1,21 +1,23 @@
-"""Kombu's Redis transport, made so that no message is lost and none waits long for a dead worker.
+"""Kombu's Redis transport, changed so that no message is lost and none waits for a dead worker.
+
+::
+
+    queue --BLMOVE--> processing --append--> unacknowledged (leased) --ack--> gone
+      ^                   |                       |
+      +---- put back when a worker dies ----------+       see `leases`
 
 Kombu takes a message by BRPOP and notes it as unacknowledged afterwards: a worker that is killed in
-between, or whose connection breaks, takes it to the grave. Here it moves in one step to a list of
-what has been taken (BLMOVE), and leaves that when it is noted.
+between, or whose connection breaks, loses it. Here it moves in one step to the processing list, and
+leaves that when it is noted.
 
-What a worker holds is leased to it: see `leases`.
-
-Kombu also makes a new client of redis-py whenever it acknowledges, publishes or polls. A client is
-only a handle on the pool of connections, and may be shared by threads; but in redis-py 8 making one
-fills a table of some two hundred entries, and took a fifth of the worker's main thread.
+A test names each private part of kombu that this package overrides or uses: test_private_names.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from queue import Empty
 from typing import Any, Final
@@ -25,48 +27,60 @@ from kombu.transport import redis as kombu_redis
 from kombu.utils.json import dumps
 
 from worker.contract.messages import QUEUE, URGENT, URGENT_KEY
-from worker.contract.queue.envelope import EnvelopeError, opened
-from worker.contract.queue.leases import PROCESSING, Leases
+from worker.contract.queue.envelope import EnvelopeError, open_envelope
+from worker.contract.queue.leases import PROCESSING, RAW, Leases
 from worker.contract.stores.dead_letters import DeadLetters
 
 log = logging.getLogger(__name__)
 
 _LATE: Final = "a reply has not come in time"
 
-# As kombu writes it into a message, whose body is base64: no other part can look so.
-_URGENT_MARK: Final = f'"priority": {URGENT}'
+# What an urgent message begins with, as kombu writes JSON: nothing has to be parsed to know it.
+_URGENT_HEADER: Final = {"urgent": True}
+_URGENT_PREFIX: Final = dumps(_URGENT_HEADER).removesuffix("}")
 
-# KEYS: the queue, where to take it to. ARGV: by what an urgent message is known.
+# KEYS: the queue, the processing list. ARGV: what an urgent message begins with.
 _TAKE_URGENT: Final = """
 local next = redis.call('LINDEX', KEYS[1], -1)
-if not next or not string.find(next, ARGV[1], 1, true) then return false end
+if not next or string.sub(next, 1, #ARGV[1]) ~= ARGV[1] then return false end
 return redis.call('LMOVE', KEYS[1], KEYS[2], 'RIGHT', 'LEFT')
 """
 
 
 class Channel(kombu_redis.Channel):
-    """Takes messages of our queue without a moment at which they are nowhere."""
+    """Takes messages from our queue so that each is in one place at any moment.
+
+    `on_unreadable` is called with the id of a message that cannot be processed, if it has one, and
+    the reason; the message is a dead letter by then.
+    """
 
     QoS = Leases
 
-    _kept: Any = None
+    on_unreadable: Callable[[str, str], None] | None = None
+    _shared_client: Any = None
     _moves = False
     # Whether a reply has not come in time: then other connections may have vanished, too, and each
     # would be found out by a time-out of its own.
     _is_late = False
 
     def _create_client(self, asynchronous: bool = False) -> Any:  # noqa: FBT001, FBT002 - kombu's
+        """Return one client for all that is not waited for.
+
+        Kombu makes a new one whenever it acknowledges, publishes or polls. A client is only a
+        handle on the pool of connections and may be shared by threads; but in redis-py 8 making one
+        fills a table of some two hundred entries, which took a fifth of the worker's main thread.
+        """
         if asynchronous:
             # These hold a connection of their own, and kombu keeps them itself.
             return super()._create_client(asynchronous=True)
         # After a broken connection or a fork the pool is another one.
-        if self._kept is None or self._kept.connection_pool is not self.pool:
-            self._kept = super()._create_client()
-        return self._kept
+        if self._shared_client is None or self._shared_client.connection_pool is not self.pool:
+            self._shared_client = super()._create_client()
+        return self._shared_client
 
     @contextmanager
     def conn_or_acquire(self, client: Any = None) -> Iterator[Any]:
-        """Yield a client, as kombu's own; note a reply that does not come."""
+        """Yield a client, as kombu does; note a reply that does not come in time."""
         try:
             with super().conn_or_acquire(client) as found:
                 yield found
@@ -80,10 +94,10 @@ class Channel(kombu_redis.Channel):
             super()._put(queue, message, **kwargs)
             return
         with self.conn_or_acquire() as client:
-            client.rpush(queue, dumps(message))
+            client.rpush(queue, dumps(_URGENT_HEADER | message))
 
     def is_urgency_possible(self) -> bool:
-        """Whether there is somebody who sends urgent messages.
+        """Whether somebody sends urgent messages.
 
         Raises:
             redis.TimeoutError: Redis does not answer, or did not answer somebody else in time:
@@ -97,7 +111,7 @@ class Channel(kombu_redis.Channel):
     def take_urgent(self) -> bool:
         """Take the next message if it is urgent, whatever is held; return whether it was."""
         with self.conn_or_acquire() as client:
-            raw = client.eval(_TAKE_URGENT, 2, QUEUE, PROCESSING, _URGENT_MARK)
+            raw = client.eval(_TAKE_URGENT, 2, QUEUE, PROCESSING, _URGENT_PREFIX)
         if raw is None:
             return False
         self._hand_over(raw)
@@ -110,13 +124,11 @@ class Channel(kombu_redis.Channel):
             return
         self._in_poll = self.client.connection
         self._brpop_sent_at = time.monotonic()
-        patience_s = timeout or self.brpop_timeout or 0
-        self.client.connection.send_command(
-            "BLMOVE", QUEUE, PROCESSING, "RIGHT", "LEFT", patience_s
-        )
+        timeout_s = timeout or self.brpop_timeout or 0
+        self.client.connection.send_command("BLMOVE", QUEUE, PROCESSING, "RIGHT", "LEFT", timeout_s)
 
     def _brpop_read(self, **options: Any) -> bool:
-        # As was asked: meanwhile the queue may have been cancelled.
+        # The command that was sent: meanwhile the queue may have been cancelled.
         if not self._moves:
             return bool(super()._brpop_read(**options))
         try:
@@ -135,16 +147,17 @@ class Channel(kombu_redis.Channel):
             self._flush_brpop_reauth()
 
     def _hand_over(self, raw: bytes) -> None:
+        """Give a message on the processing list to its consumer, or make it a dead letter."""
         try:
-            message = opened(raw)
+            message = open_envelope(raw)
         except EnvelopeError as e:
             self._dead_letter(raw, str(e))
+            if e.task_id is not None and self.on_unreadable is not None:
+                self.on_unreadable(e.task_id, str(e))
             return
-        self.connection.taken = raw
-        try:
-            self.connection._deliver(message, QUEUE)  # noqa: SLF001 - as kombu does
-        finally:
-            self.connection.taken = None
+        # `Leases.append` takes it out again: by it the message is found on the processing list.
+        message["properties"]["delivery_info"][RAW] = raw
+        self.connection._deliver(message, QUEUE)  # noqa: SLF001 - as kombu does
 
     def _dead_letter(self, raw: bytes, reason: str) -> None:
         log.error("message.unreadable: %d bytes, %s", len(raw), reason)
@@ -154,7 +167,6 @@ class Channel(kombu_redis.Channel):
 
 
 class Transport(kombu_redis.Transport):
-    """Kombu's own with these channels. `taken` is the message that is being handed over."""
+    """Kombu's own with these channels."""
 
     Channel = Channel
-    taken: bytes | None = None

@@ -1,6 +1,6 @@
 """URL -> clients of Redis. Every connection of ours is configured here, and has its time-outs.
 
-A connection may vanish without a word: a firewall, a load balancer or a NAT forgets it, a host is
+A connection may vanish silently: a firewall, a load balancer or a NAT forgets it, a host is
 switched off. Nothing that is sent arrives then, and nothing comes back. So no reply is waited for
 without end, idle connections are tested by the kernel, and by us before they are used again.
 """
@@ -8,17 +8,18 @@ without end, idle connections are tested by the kernel, and by us before they ar
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Mapping
-from typing import Any, Final, TypeVar
+from collections.abc import Mapping
+from typing import Any, Final
 
 import redis
-from redis.backoff import ExponentialWithJitterBackoff, NoBackoff
+from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from worker.contract.redis.errors import passes, reason_of
+from worker.contract.i18n import Message, TranslatedError
+from worker.contract.i18n import gettext_noop as N_
+from worker.contract.redis.errors import passes, reason_message
+from worker.contract.redis.retry import RetryPolicy
 from worker.contract.secret import SecretUrl
-
-T = TypeVar("T")
 
 CONNECT_TIMEOUT_S: Final = 3.0
 # For each reply, and for a TLS handshake. Redis answers within milliseconds; this is for one that
@@ -26,9 +27,6 @@ CONNECT_TIMEOUT_S: Final = 3.0
 REPLY_TIMEOUT_S: Final = 5.0
 # A connection that has been idle for so long is tested before it is used.
 IDLE_CHECK_S: Final = 10
-# How long clients that ride out a short absence try: about half a minute.
-_RETRIES: Final = 12
-_BACKOFF: Final = ExponentialWithJitterBackoff(base=0.05, cap=4.0)
 
 # After 15 s without traffic the kernel probes every 5 s; what was sent must be acknowledged in 20.
 _KEEPALIVE: Final = {
@@ -43,32 +41,8 @@ _KEEPALIVE: Final = {
 }
 
 
-class BrokerUnreachableError(ConnectionError):
+class BrokerUnreachableError(TranslatedError, ConnectionError):
     """Redis does not answer at the URL given, or refuses the password."""
-
-
-class PassingErrorRetry(Retry):
-    """Tries again after whatever passes: connection errors, and refusals such as READONLY."""
-
-    def __init__(self, *also: type[Exception]) -> None:
-        """Take other errors to look at: those of kombu, around Redis' own."""
-        errors: list[type[Exception]] = [redis.ConnectionError, redis.TimeoutError]
-        errors += [redis.ResponseError, *also]
-        super().__init__(_BACKOFF, retries=_RETRIES, supported_errors=tuple(errors))
-
-    def call_with_retry(
-        self,
-        do: Callable[[], T],
-        fail: Callable[..., Any],
-        is_retryable: Callable[[Exception], bool] | None = None,
-        with_failure_count: bool = False,  # noqa: FBT001, FBT002 - redis-py's
-    ) -> T:
-        """Return what `do` returns, as redis-py's own does, but not after errors that stay."""
-
-        def is_worth_it(error: Exception) -> bool:
-            return passes(error) and (is_retryable is None or is_retryable(error))
-
-        return super().call_with_retry(do, fail, is_worth_it, with_failure_count)
 
 
 def connect(url: SecretUrl | str, *, timeout_s: float = REPLY_TIMEOUT_S) -> redis.Redis:
@@ -86,17 +60,17 @@ def connect(url: SecretUrl | str, *, timeout_s: float = REPLY_TIMEOUT_S) -> redi
         client.ping()
     except (redis.RedisError, OSError, ValueError) as e:
         if not (isinstance(e, redis.ResponseError) and passes(e)):
-            raise BrokerUnreachableError(unreachable(secret, e)) from e
+            raise unreachable(secret, e) from e
     return client
 
 
 def retrying_client(url: SecretUrl | str) -> redis.Redis:
     """Return a client that rides out a short absence of Redis: about half a minute."""
-    return _client(_secret(url), PassingErrorRetry(), REPLY_TIMEOUT_S)
+    return _client(_secret(url), RetryPolicy(), REPLY_TIMEOUT_S)
 
 
 def single_try_client(url: SecretUrl | str) -> redis.Redis:
-    """Return a client that raises at once; whoever uses it tries again in a way of their own."""
+    """Return a client that raises at once, for callers that try again in their own way."""
     return _client(_secret(url), Retry(NoBackoff(), 0), REPLY_TIMEOUT_S)
 
 
@@ -119,10 +93,16 @@ def celery_options(transport_options: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def unreachable(url: SecretUrl | str, error: Exception) -> str:
-    """Return the sentence for a Redis that cannot be reached or used."""
+def unreachable(url: SecretUrl | str, error: Exception) -> BrokerUnreachableError:
+    """Return the error for a Redis that cannot be reached or used."""
     secret = _secret(url)
-    return f"cannot reach Redis at {secret}: {reason_of(error)}{_hint(secret, error)}"
+    hint = _hint(secret, error)
+    return BrokerUnreachableError(
+        N_("cannot reach Redis at {url}: {reason}{hint}"),
+        url=secret,
+        reason=reason_message(error),
+        hint=Message(hint),
+    )
 
 
 def _client(url: SecretUrl, retry: Retry, timeout_s: float) -> redis.Redis:
@@ -142,16 +122,16 @@ def _secret(url: SecretUrl | str) -> SecretUrl:
 
 
 def _hint(url: SecretUrl, error: Exception) -> str:
-    """Ask whether the password or TLS is the matter, where it looks so."""
+    """Ask whether the password or TLS is the matter, where it looks so; in English."""
     text = str(error).lower()
     if isinstance(error, redis.AuthenticationError):
-        return " (is the password right? redis://:PASSWORD@HOST:6379/0)"
+        return N_(" (is the password right? redis://:PASSWORD@HOST:6379/0)")
     # A server without TLS takes the greeting for half a command, and waits for the rest of it.
     if url.scheme == "rediss":
         silent = isinstance(error, redis.TimeoutError) or "timed out" in text
         if silent or "wrong version number" in text or "wrong_version_number" in text:
-            return " (does it speak TLS? rediss:// is for that alone, redis:// for without)"
+            return N_(" (does it speak TLS? rediss:// is for that alone, redis:// for without)")
     # A server with TLS answers with an alert, which is no reply of Redis.
     elif "protocol error" in text:
-        return " (does it want TLS? that is rediss://)"
+        return N_(" (does it want TLS? that is rediss://)")
     return ""

@@ -13,7 +13,10 @@ from typing import Final
 import redis
 from kombu.exceptions import OperationalError
 
-# The first word of an error reply, for those that end without a change on our side.
+from worker.contract.i18n import Message
+from worker.contract.reasons import reason
+
+# The codes of error replies that go away without a change on our side.
 PASSING_CODES: Final = frozenset(
     {
         "READONLY",  # A replica, for example the old master after a failover.
@@ -31,14 +34,14 @@ PASSING_CODES: Final = frozenset(
         "WRONGPASS",
     }
 )
-# Errors inside a script are told in a sentence of its own: before Redis 7 with the code in the
-# middle of it, and always without one where the user lacks rights.
+# Redis reports errors inside a script in another form: before Redis 7 with the code in the middle,
+# and without a code where the user lacks rights.
 _IN_SCRIPT: Final = re.compile(r"-([A-Z]+) ")
 _DENIED_IN_SCRIPT: Final = re.compile(r"ACL failure in script|user executing the script can't")
-# What stands before errors that have no code of their own.
+# The prefix of errors that have no code of their own.
 _NO_CODE: Final = "ERR"
 _CODE: Final = re.compile(r"[A-Z]+$")
-# redis-py tells the command with what it would have written: results, or bytes of images.
+# redis-py repeats the command, with all that it would have written: results, or bytes of images.
 _IN_PIPELINE: Final = re.compile(r"Command # \d+ \(.*?\) of pipeline caused error: ", re.DOTALL)
 _LONGEST: Final = 300
 
@@ -71,10 +74,15 @@ def passes(error: BaseException) -> bool:
 
 def reason_of(error: BaseException) -> str:
     """Return what went wrong, on one line, with the code that Redis gave it."""
+    return str(reason_message(error))
+
+
+def reason_message(error: BaseException) -> Message:
+    """Return the same as a message, in the language in use when it is read."""
     lines = _IN_PIPELINE.sub("", str(error)).strip().splitlines()
     text = (lines[0] if lines else "").rstrip(". ")[:_LONGEST] or type(error).__name__
     code = code_of(error)
-    return text if not code or code in text else f"{code} {text}"
+    return reason(text if not code or code in text else f"{code} {text}")
 
 
 def _is_network(error: BaseException) -> bool:

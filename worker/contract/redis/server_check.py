@@ -1,6 +1,6 @@
 """A Redis -> whether a worker can use it: its version, its mode, and what the user may do there.
 
-What a server cannot do would else be found out at work, command by command.
+Otherwise, what a server cannot do would be found out later, command by command.
 """
 
 from __future__ import annotations
@@ -10,12 +10,14 @@ from typing import Any, Final
 
 import redis
 
+from worker.contract.i18n import Message, TranslatedError
+from worker.contract.i18n import gettext_noop as N_
 from worker.contract.messages import KEY_PREFIX, QUEUE, RESULT_PREFIX
-from worker.contract.redis.errors import passes, reason_of
+from worker.contract.redis.errors import passes, reason_message, reason_of
 
 OLDEST: Final = (6, 2)
 _PROBE: Final = f"{KEY_PREFIX}probe"
-_PROCESSING: Final = f"{QUEUE}.taken"
+_PROCESSING: Final = f"{QUEUE}.processing"
 _RESULT: Final = f"{RESULT_PREFIX}probe"
 _NO_SCRIPT: Final = "0" * 40
 
@@ -78,7 +80,7 @@ WORKER_RESULTS: Final[tuple[Command, ...]] = (*RESULTS, ("PUBLISH", _RESULT, "x"
 _WRITE: Final[tuple[Command, ...]] = (("SETEX", _PROBE, 1, "x"), ("LPUSH", QUEUE, "x"))
 
 
-class ServerUnfitError(RuntimeError):
+class ServerUnfitError(TranslatedError, RuntimeError):
     """The server is there, but cannot be used as it is; one sentence says why, and what to do."""
 
 
@@ -92,23 +94,32 @@ def check_server(client: redis.Redis, url: object, commands: Iterable[Command]) 
         ServerUnfitError: too old, in cluster mode, or it lacks or denies a command.
         redis.RedisError: it does not answer, or refuses for a while.
     """
-    if problem := _too_old(client) or _clustered(client):
-        msg = f"Redis at {url} {problem}"
-        raise ServerUnfitError(msg)
+    _check_kind(client, url)
     missing, denied = [], []
-    for words, error in _refusals(client, commands):
+    for command, error in _refusals(client, commands):
         if isinstance(error, redis.exceptions.NoPermissionError):
-            denied.append((_shown(words), reason_of(error)))
+            denied.append((_shown(command), reason_message(error)))
         elif "unknown command" in str(error).lower():
-            missing.append(str(words[0]))
+            missing.append(str(command[0]))
     if missing:
-        msg = f"Redis at {url} does not know {', '.join(missing)}: 6.2 or newer is needed, with it"
-        raise ServerUnfitError(msg)
+        raise ServerUnfitError(
+            N_("Redis at {url} does not know {commands}: 6.2 or newer is needed, with it"),
+            url=url,
+            commands=", ".join(missing),
+        )
     if denied:
         (first, reason), more = denied[0], len(denied) - 1
-        others = f", and {more} more" if more else ""
-        msg = f"the user of Redis at {url} lacks rights: {first}: {reason}{others}; see ACL SETUSER"
-        raise ServerUnfitError(msg)
+        others = Message(N_(", and {more} more"), more=more) if more else ""
+        raise ServerUnfitError(
+            N_(
+                "the user of Redis at {url} lacks rights: {command}: {reason}{others}; "
+                "see ACL SETUSER"
+            ),
+            url=url,
+            command=first,
+            reason=reason,
+            others=others,
+        )
 
 
 def refusal(client: redis.Redis, commands: Iterable[Command] = _WRITE) -> str:
@@ -125,14 +136,14 @@ def refusal(client: redis.Redis, commands: Iterable[Command] = _WRITE) -> str:
     return ""
 
 
-def _shown(words: Command) -> str:
+def _shown(command: Command) -> str:
     """Return a command's name and what it is used on."""
-    names = (word for word in words[1:] if isinstance(word, str) and word != _NO_SCRIPT)
-    return f"{words[0]} {next(names, '')}".rstrip()
+    names = (part for part in command[1:] if isinstance(part, str) and part != _NO_SCRIPT)
+    return f"{command[0]} {next(names, '')}".rstrip()
 
 
 def _about(client: redis.Redis, section: str) -> dict[str, Any]:
-    """Return a section of INFO, or nothing where the user may not ask: then commands tell."""
+    """Return a section of INFO, or nothing where the user may not read it."""
     answers: Any = client
     try:
         return dict(answers.info(section))
@@ -140,18 +151,21 @@ def _about(client: redis.Redis, section: str) -> dict[str, Any]:
         return {}
 
 
-def _too_old(client: redis.Redis) -> str:
+def _check_kind(client: redis.Redis, url: object) -> None:
+    """Refuse a server that is too old, or in cluster mode."""
     version = str(_about(client, "server").get("redis_version", ""))
     numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
-    if not numbers or numbers >= OLDEST:
-        return ""
-    return f"is version {version}: 6.2 or newer is needed, or Valkey"
-
-
-def _clustered(client: redis.Redis) -> str:
-    if not _about(client, "cluster").get("cluster_enabled"):
-        return ""
-    return "is in cluster mode, which a queue cannot use: take a single server"
+    if numbers and numbers < OLDEST:
+        raise ServerUnfitError(
+            N_("Redis at {url} is version {version}: 6.2 or newer is needed, or Valkey"),
+            url=url,
+            version=version,
+        )
+    if _about(client, "cluster").get("cluster_enabled"):
+        raise ServerUnfitError(
+            N_("Redis at {url} is in cluster mode, which a queue cannot use: take a single server"),
+            url=url,
+        )
 
 
 def _refusals(
@@ -172,7 +186,7 @@ def _refusals(
     finally:
         pool.release(connection)
     pairs = zip(queued, answers, strict=True)
-    return [(words, answer) for words, answer in pairs if answer is not None]
+    return [(command, answer) for command, answer in pairs if answer is not None]
 
 
 def _answer(connection: Any) -> redis.ResponseError | None:

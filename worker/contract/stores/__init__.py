@@ -1,1 +1,1 @@
-"""What is kept in Redis beside the queue: jobs, blobs, dead letters."""
+"""Stores in Redis beside the queue: jobs, blobs, dead letters."""

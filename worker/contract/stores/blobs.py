@@ -1,4 +1,4 @@
-"""Image bytes beside the queue (claim check): a Redis key an image, dropped once it has a result.
+"""Image bytes beside the queue (claim check): a Redis key per image, deleted once it has a result.
 
 In the message they would be base64 twice (1.78 times the size) and be written again as unacked.
 """
@@ -20,7 +20,7 @@ def blob_key(job: str, seq: int, index: int) -> str:
 
 
 class BlobStore:
-    """Image bytes in Redis. They outlive neither their result nor `ttl_s` seconds."""
+    """Image bytes in Redis, until their result is stored, or for `ttl_s` seconds."""
 
     def __init__(self, client: redis.Redis, ttl_s: int) -> None:
         self._client: Any = client
@@ -39,7 +39,7 @@ class BlobStore:
         return data
 
     def copy(self, key: str, other: str) -> None:
-        """Store bytes under another key too, for as long; nothing happens if they are gone."""
+        """Store bytes under another key too, with the same expiry; do nothing if they are gone."""
         self._client.copy(key, other)
 
     def drop(self, keys: Iterable[str]) -> None:

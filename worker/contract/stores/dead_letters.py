@@ -1,7 +1,7 @@
-"""What was given up: images that killed workers, and messages that nobody could read.
+"""Dead letters: images that killed workers, and messages that workers cannot process.
 
-Each has its failed record where there is a job to record it in. Here it lies for a person to look
-at, and to send again.
+Each image has its failed record where there is a job to record it in. The list is for a person, who
+can look at a letter and send it again.
 """
 
 from __future__ import annotations
@@ -20,11 +20,15 @@ if TYPE_CHECKING:
     import redis
 
 MAX_LETTERS: Final = 10_000
-# So much of a message that cannot be read is kept.
+# How much of an unreadable message is kept.
 MAX_RAW_BYTES: Final = 4096
+# Codes of letters; those of images are in `worker.errors`.
+UNREADABLE: Final = "unreadable_message"
+UNREADABLE_LETTER: Final = "unreadable_letter"
+FOREIGN_ID: Final = "foreign_id"
 _DEAD: Final = f"{KEY_PREFIX}dead"
 
-# KEYS: the letters. ARGV: field, letter, most letters. One more than that pushes none out.
+# KEYS: the letters. ARGV: field, letter, most letters. A full list takes no more.
 _ADD: Final = """
 if redis.call('HLEN', KEYS[1]) >= tonumber(ARGV[3]) then return 0 end
 return redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
@@ -32,10 +36,10 @@ return redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
 
 
 class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
-    """One thing that was given up, when, and why.
+    """An image, a chunk or a message that is not tried again, when, and why.
 
-    `chunk` is what to send again: it holds the one image that was given up, or all of a chunk that
-    was given up as a whole. Without it there is only what could be seen of the message, in `raw`.
+    `chunk` is what to send again: the one image, or all images of the chunk. Without it the message
+    could not be read, and `raw` is its beginning.
     """
 
     id: str
@@ -47,7 +51,7 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DeadLetters:
-    """The list, in Redis. To add what is there already changes nothing."""
+    """The list, in Redis. Adding a letter a second time changes nothing."""
 
     def __init__(self, client: redis.Redis, clock: Callable[[], float] = time.time) -> None:
         self._client: Any = client
@@ -62,11 +66,14 @@ class DeadLetters:
         alone = msgspec.structs.replace(chunk, images=(chunk.images[index],))
         self._add(f"{chunk.task_id}:{index}", code, reason, chunk=alone)
 
+    def add_foreign(self, chunk: Chunk, task_id: str, reason: str) -> None:
+        """Add all of a chunk that came under a task id which is not its own."""
+        self._add(_message_id(f"{task_id} {chunk.task_id}"), FOREIGN_ID, reason, chunk=chunk)
+
     def add_unreadable(self, raw: bytes, reason: str) -> None:
         """Add a message of which nothing but its bytes is known."""
         shown = raw[:MAX_RAW_BYTES].decode("utf-8", "replace")
-        name = f"message:{hashlib.sha256(raw).hexdigest()[:12]}"
-        self._add(name, "unreadable_message", reason, raw=shown)
+        self._add(_message_id(raw), UNREADABLE, reason, raw=shown)
 
     def list(self) -> list[DeadLetter]:
         """Return all, the oldest first."""
@@ -89,10 +96,15 @@ class DeadLetters:
         self._client.eval(_ADD, 1, _DEAD, name, encode(letter), MAX_LETTERS)
 
 
+def _message_id(content: bytes | str) -> str:
+    body = content if isinstance(content, bytes) else content.encode("utf-8", "surrogatepass")
+    return f"message:{hashlib.sha256(body).hexdigest()[:12]}"
+
+
 def _letter(name: str, body: bytes) -> DeadLetter:
     try:
         return msgspec.convert(decode(body), DeadLetter)
     except (ValueError, msgspec.ValidationError) as e:
-        # Of another version, or not ours: still something that a person should see.
+        # Of another version, or not ours: a person should see it all the same.
         shown = body[:MAX_RAW_BYTES].decode("utf-8", "replace")
-        return DeadLetter(id=name, code="unreadable_letter", reason=str(e), at_s=0.0, raw=shown)
+        return DeadLetter(id=name, code=UNREADABLE_LETTER, reason=str(e), at_s=0.0, raw=shown)

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import msgspec
 
 from worker.contract.codec import decode
+from worker.contract.i18n import TranslatedError
+from worker.contract.i18n import gettext_noop as N_
 from worker.contract.messages import (
     KEY_PREFIX,
     RESULT_PREFIX,
@@ -28,9 +30,9 @@ _INDEX: Final = f"{KEY_PREFIX}jobs"
 _CODE: Final = "failed:"
 
 # A redelivered chunk finds its bit set: its first result stays, and nothing is counted. The result
-# is published too, as Celery's backend does, for whoever waits by `AsyncResult`.
-# Nor does anybody need to know any more which of its images were on trial.
-# KEYS: job, its bits, result, the chunk's trials. ARGV: seq, images, failed, ttl_s, the result's
+# is published too, as Celery's backend does: applications that wait by `AsyncResult` are notified.
+# What is known of attempts is deleted.
+# KEYS: job, its bits, result, the chunk's attempts. ARGV: seq, images, failed, ttl_s, the result's
 # body or "", and fields of the job with how many to add to each.
 _FINISH_CHUNK: Final = """
 local again = redis.call('GETBIT', KEYS[2], ARGV[1]) == 1
@@ -51,7 +53,7 @@ return 1
 """
 
 
-# A job that is cancelled or finished stays so; and it may finish while somebody looks.
+# A job that is cancelled or finished stays so; it may finish between a look and a change.
 # KEYS: job. ARGV: state. Return whether there is such a job, and whether it moved.
 _MOVE: Final = """
 local found = redis.call('HMGET', KEYS[1], 'state', 'done', 'images')
@@ -64,7 +66,7 @@ return {1, 1}
 """
 
 
-class NoSuchJobError(LookupError):
+class NoSuchJobError(TranslatedError, LookupError):
     """There is no job with this id, or it has expired."""
 
 
@@ -92,13 +94,20 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         return self.state != "submitting" and self.done >= self.images
 
     @property
+    def status(self) -> str:
+        """Where the job stands, in a word: its state, or `finished`."""
+        if self.state in {"cancelled", "interrupted"}:
+            return self.state
+        return "finished" if self.finished else self.state
+
+    @property
     def outstanding(self) -> int:
         """Images sent that have no result yet."""
         return max(0, self.images - self.done)
 
 
 class LostChunk(msgspec.Struct, frozen=True):
-    """A chunk that Celery gave up: it has no results, only the reason."""
+    """A chunk that failed as a whole: it has no results, only the reason."""
 
     seq: int
     reason: str
@@ -165,7 +174,7 @@ class JobStore:
     def set_sent(self, job_id: str, *, images: int, chunks: int) -> None:
         """Note how many images and chunks are sent, with those that are about to be.
 
-        Totals, not increments: where a connection breaks, the same may be said twice.
+        Totals, not increments: where a connection breaks, the same call may be made twice.
         """
         with self._client.pipeline() as pipe:
             pipe.hset(_key(job_id), mapping={"images": images, "chunks": chunks})
@@ -185,7 +194,9 @@ class JobStore:
 
     def _unknown(self, job_id: str) -> NoSuchJobError:
         kept_h = self._ttl_s // 3600
-        return NoSuchJobError(f"there is no job {job_id} (records are kept for {kept_h} h)")
+        return NoSuchJobError(
+            N_("there is no job {job} (records are kept for {kept_h} h)"), job=job_id, kept_h=kept_h
+        )
 
     def is_cancelled(self, job_id: str) -> bool:
         """Whether the job was cancelled: workers ask again and again."""
@@ -248,7 +259,7 @@ def _outcome(seq: int, body: bytes) -> ChunkResult | LostChunk:
 
 
 def _message(error: Any) -> str:
-    """Return the words of an exception as Celery stores it."""
+    """Return the type and the message of an exception as Celery stores it."""
     if isinstance(error, dict):
         return f"{error.get('exc_type')}: {error.get('exc_message')}"
     return str(error)
@@ -269,7 +280,7 @@ def _key(job_id: str) -> str:
 
 def attempts_key(name: str) -> str:
     """Return the key of what is known of a chunk, by its task id, that was delivered again."""
-    return f"{KEY_PREFIX}trials:{name}"
+    return f"{KEY_PREFIX}attempts:{name}"
 
 
 def done_key(job_id: str) -> str:

@@ -19,6 +19,7 @@ import torch
 
 from worker.artifact.manifest import Artifact
 from worker.bench.subjects import Run, Subject, open_subject
+from worker.contract.i18n import gettext_noop as N_
 from worker.contract.settings import Settings
 from worker.errors import TaggerError
 
@@ -30,8 +31,8 @@ class Refused(TaggerError):  # noqa: N818 - a sentence for the table, not a faul
     """A subject cannot be measured here; `str()` says why."""
 
 
-class Order(NamedTuple):
-    """What a process needs to know: its subject, the artifact in its precision, and the inputs.
+class SubjectSpec(NamedTuple):
+    """What a process gets: its subject, the artifact in its precision, and the inputs.
 
     `cache` is for files that are made to measure, and of no use later.
     """
@@ -44,15 +45,15 @@ class Order(NamedTuple):
     cache: str
 
 
-class Trial:
-    """A subject that is loaded and waits for orders. A context: at its end the process is gone."""
+class SubjectProcess:
+    """A process with a loaded subject that measures on request, for the life of a `with` block."""
 
-    def __init__(self, order: Order) -> None:
+    def __init__(self, spec: SubjectSpec) -> None:
         """Start the process; `rows` waits until it is warm."""
         context = multiprocessing.get_context("spawn")
-        self.subject = order.subject
+        self.subject = spec.subject
         self._here, there = context.Pipe()
-        self._process = context.Process(target=_live, args=(there, order), daemon=True)
+        self._process = context.Process(target=_serve, args=(there, spec), daemon=True)
         self._process.start()
         there.close()
 
@@ -77,7 +78,7 @@ class Trial:
         return rows
 
     def times_ms(self, batch: int, runs: int, seconds: float) -> list[float]:
-        """Return the time of each call, until there are so many or the time is up."""
+        """Return the time of each call: `runs` calls, or as many as fit into `seconds`."""
         self._here.send((batch, runs, seconds))
         times: list[float] = self._answer()
         return times
@@ -92,19 +93,18 @@ class Trial:
         try:
             answer = self._here.recv()
         except EOFError as e:
-            msg = "its process ended without a word, perhaps for want of memory"
-            raise Refused(msg) from e
+            raise Refused(N_("its process ended without a word, perhaps for want of memory")) from e
         if isinstance(answer, str):
             raise Refused(answer)
         return answer
 
 
-def _live(pipe: Connection, order: Order) -> None:
-    """Load, answer once with the rows, then obey until the other end is closed."""
-    os.environ["XDG_CACHE_HOME"] = order.cache
+def _serve(pipe: Connection, spec: SubjectSpec) -> None:
+    """Load, answer once with the rows, then measure on request until the other end is closed."""
+    os.environ["XDG_CACHE_HOME"] = spec.cache
     try:
-        run = open_subject(order.subject, order.artifact, order.labels, order.settings)
-        pixels_NCHW = torch.from_numpy(order.pixels_NCHW)
+        run = open_subject(spec.subject, spec.artifact, spec.labels, spec.settings)
+        pixels_NCHW = torch.from_numpy(spec.pixels_NCHW)
         rows = [run(pixels_NCHW[n : n + 4]).cpu().numpy() for n in range(0, len(pixels_NCHW), 4)]
         pipe.send(np.concatenate(rows))
     except Exception as e:  # noqa: BLE001 - whatever keeps it from running belongs in the table
@@ -119,7 +119,7 @@ def _live(pipe: Connection, order: Order) -> None:
 
 
 def _measure(run: Run, pixels_NCHW: torch.Tensor, batch: int, runs: int, s: float) -> list[float]:
-    """Time calls on ever other images; results are awaited on the CPU, as a worker needs them."""
+    """Time calls on changing images; results are awaited on the CPU, as a worker needs them."""
     times_ms: list[float] = []
     batches = [pixels_NCHW[n : n + batch] for n in range(0, len(pixels_NCHW) - batch + 1, batch)]
     for number in range(WARM_UPS):

@@ -1,34 +1,22 @@
-"""Records and jobs -> tables and lines for a person."""
+"""Records -> a table of what a job found, and the first of its failures."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
-from pathlib import PurePath
 from typing import Final
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from producer.console.failures import sentence
 from producer.console.paths import printable
 from worker.contract.i18n import gettext as _
-from worker.contract.i18n import gettext_noop as N_
 from worker.contract.messages import Record
-from worker.contract.stores.jobs import Job
 
 TOP_LABELS: Final = 15
 LISTED_FAILURES: Final = 20
-# Where a job stands, in the words of `state_of`.
-STATES: Final = (
-    N_("submitting"),
-    N_("submitted"),
-    N_("interrupted"),
-    N_("cancelled"),
-    N_("finished"),
-)
-_MINUTE_S: Final = 60
-_HOUR_S: Final = 3600
 
 
 class Summary:
@@ -58,8 +46,9 @@ class Summary:
         for record in self._failures:
             if record.error is not None:
                 name = printable(record.path)
+                code = record.error.code
                 line = _("failed: {file}: {code}: {message}").format(
-                    file=name, code=record.error.code, message=record.error.message
+                    file=name, code=code, message=sentence(code, record.error.message)
                 )
                 console.print(line, highlight=False, markup=False, soft_wrap=True)
         if self._failed > len(self._failures):
@@ -77,27 +66,3 @@ class Summary:
             more = _("{more:,} more").format(more=len(best) - TOP_LABELS)
             table.add_row(more, f"{rest:,.0f}", "")
         return table
-
-
-def human_line(record: Record) -> str:
-    """Return a record as a person reads it on a terminal."""
-    name = printable(PurePath(record.path).name)
-    if record.error is not None:
-        return _("{file}  failed: {message}").format(file=name, message=record.error.message)
-    return f"{name}  " + ", ".join(f"{tag.label} {tag.score:.2f}" for tag in record.tags)
-
-
-def state_of(job: Job) -> str:
-    """Return where a job stands: in English, as programs read it, too."""
-    if job.state in {"cancelled", "interrupted"}:
-        return job.state
-    return "finished" if job.finished else job.state
-
-
-def age(seconds: float) -> str:
-    """Return a time span in its largest sensible unit."""
-    if seconds < _MINUTE_S:
-        return _("{seconds:.0f} s").format(seconds=max(seconds, 0))
-    if seconds < _HOUR_S:
-        return _("{minutes:.0f} min").format(minutes=seconds / _MINUTE_S)
-    return _("{hours:.1f} h").format(hours=seconds / _HOUR_S)

@@ -1,0 +1,157 @@
+"""The verbs about jobs that were sent: how far they are, their records, what was given up."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from producer.cli.exit_codes import COULD_NOT_RUN, OK, SOME_FAILED, echo, exits_with_code
+from producer.cli.options import broker_option, job_argument
+from producer.cli.output_options import OVERWRITE_RULE, output_options, overwrite_option
+from producer.cli.verbs import option, verb
+from producer.errors import NoResultsError
+from producer.formats.output import Place
+from worker.contract.i18n import gettext as _
+from worker.contract.i18n import gettext_noop as N_
+from worker.contract.options import Rule
+
+_PIPE_COLUMNS = 200
+
+
+@verb(
+    "producer status --watch",
+    rules=[Rule("watch", N_("--watch and --json exclude each other"), excludes=("as_json",))],
+)
+@job_argument(required=False)
+@option("--watch", is_flag=True, help="Refresh every two seconds, until interrupted.")
+@option("--json", "as_json", is_flag=True, help="Print one JSON object, for programs.")
+@broker_option
+@exits_with_code
+def status(job: str | None, broker: str | None, *, watch: bool, as_json: bool) -> int:
+    """Show all jobs, the workers online and the dead letters, or one job."""
+    from rich.console import Console
+
+    from producer.cli.output import is_terminal
+    from producer.client import Client
+    from producer.monitoring.status import StatusSampler
+
+    # A table in a pipe or a file has no edge to be folded at.
+    console = Console(width=None if is_terminal(sys.stdout) else _PIPE_COLUMNS)
+    with Client(broker, on_note=echo) as client:
+        sampler = StatusSampler(client.connection, job)
+        if as_json:
+            click.echo(sampler.now().as_json())
+        elif watch:
+            sampler.watch(console, echo)
+        else:
+            sampler.now().show(console)
+    return OK
+
+
+@verb("producer results 20261123-181502-5f3a9c --out tags.jsonl", rules=[OVERWRITE_RULE])
+@job_argument()
+@output_options
+@overwrite_option
+@option("--wait", is_flag=True, help="Wait until the job is finished.")
+@broker_option
+@exits_with_code
+def results(
+    job: str,
+    out: Place | None,
+    form: str | None,
+    broker: str | None,
+    *,
+    wait: bool,
+    overwrite: bool,
+) -> int:
+    """Write the records of a job that was sent with --no-wait: those available so far."""
+    from producer.cli.output import output_of
+    from producer.client import Client
+    from producer.jobs.results import fetch
+
+    output = output_of(out, form)
+    with (
+        output.reserved(echo, overwrite=overwrite),
+        Client(broker, on_note=echo) as client,
+    ):
+        client.job(job)
+        if wait:
+            client.wait(job)
+        with output.sink() as sink:
+            found = fetch(client.connection.jobs, job, sink)
+            if out and overwrite and not found.images:
+                msg = _("job {job} has no results to write: {place} is unchanged").format(
+                    job=job, place=out.url or out.file
+                )
+                raise NoResultsError(msg)
+    output.deliver()
+    for remark in found.remarks():
+        echo(remark)
+    output.say_remarks()
+    if out:
+        message = _("wrote {records:,} records to {place}")
+        echo(message.format(records=found.images, place=out.url or out.file))
+    if not found.job.finished:
+        return COULD_NOT_RUN
+    return SOME_FAILED if found.failed or output.unwritten else OK
+
+
+@verb("producer requeue --all")
+@click.argument("letters", nargs=-1, metavar="LETTER...")
+@option("--all", "everything", is_flag=True, help="Take all dead letters.")
+@option("--drop", is_flag=True, help="Delete them instead of sending them again.")
+@broker_option
+@exits_with_code
+def requeue(letters: tuple[str, ...], broker: str | None, *, everything: bool, drop: bool) -> int:
+    """Send dead letters (see `producer status`) again, as a new job."""
+    from producer.client import Client
+    from producer.jobs.requeue import requeue as send_again
+
+    if bool(letters) == everything:
+        msg = _("name the dead letters to send again, or give --all")
+        raise click.UsageError(msg)
+    with Client(broker, on_note=echo) as client:
+        connection = client.connection
+        there = {letter.id: letter for letter in connection.dead.list()}
+        if unknown := [name for name in letters if name not in there]:
+            msg = _("there is no dead letter {name}: see producer status").format(name=unknown[0])
+            raise click.UsageError(msg)
+        chosen = [there[name] for name in letters or there]
+        if drop:
+            connection.dead.remove(chosen)
+            echo(_("deleted {letters:,} dead letters").format(letters=len(chosen)))
+            return OK
+        sendable = [letter for letter in chosen if letter.chunk]
+        if not sendable:
+            echo(_("none of them can be sent again"))
+            return COULD_NOT_RUN
+        job, images = send_again(connection, sendable)
+    click.echo(job)
+    echo(
+        _(
+            "sent {images:,} images; get their tags: producer results {job} --wait --out tags.jsonl"
+        ).format(images=images, job=job)
+    )
+    return OK
+
+
+@verb("producer cancel 20261123-181502-5f3a9c")
+@job_argument()
+@broker_option
+@exits_with_code
+def cancel(job: str, broker: str | None) -> int:
+    """Cancel a job: its images that wait in the queue fail with the code `cancelled`."""
+    from producer.client import Client
+
+    with Client(broker, on_note=echo) as client:
+        before = client.job(job).status
+        found = client.cancel(job)
+    if found.status != "cancelled":
+        message = _("{job} is finished: there is nothing to cancel")
+    elif before == "cancelled":
+        message = _("{job} was cancelled already")
+    else:
+        message = _("cancelled {job}: {images:,} images had not been tagged")
+    echo(message.format(job=job, images=found.outstanding))
+    return OK

@@ -1,0 +1,77 @@
+"""Labels as texts, as a file, or as a pack -> the label pack of a job."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import msgspec
+
+from worker.contract.i18n import gettext as _
+from worker.contract.i18n import gettext_noop as N_
+from worker.contract.labels import (
+    CALIBRATED_THRESHOLD,
+    LabelPack,
+    LabelsError,
+    parse_labels,
+    unique,
+)
+from worker.contract.reasons import reason
+
+# A text is one label; a path is that of a label file.
+Labels = str | Path | Iterable[str] | LabelPack | None
+
+
+def label_pack(
+    labels: Labels = None,
+    *,
+    templates: str | Iterable[str] = (),
+    calibrated: bool = False,
+    background: Labels = None,
+) -> LabelPack:
+    """Return the label set that these mean; empty for the model's own labels.
+
+    Raises:
+        LabelsError: labels or templates cannot be used.
+    """
+    if isinstance(labels, LabelPack):
+        return labels
+    pack = read_labels(labels) if isinstance(labels, Path) else LabelPack(_texts(labels))
+    if isinstance(background, Path):
+        background = read_labels(background)
+    others = background.labels if isinstance(background, LabelPack) else _texts(background)
+    return msgspec.structs.replace(
+        pack,
+        templates=(templates,) if isinstance(templates, str) else tuple(templates),
+        calibrated=calibrated,
+        background=others,
+    )
+
+
+def least_score(threshold: float | None, *, calibrated: bool) -> float:
+    """Return the lowest score of a tag: as given, else what suits the kind of scores."""
+    if threshold is not None:
+        return threshold
+    return CALIBRATED_THRESHOLD if calibrated else 0.0
+
+
+def read_labels(file: Path) -> LabelPack:
+    """Return the labels of a file.
+
+    Raises:
+        LabelsError: naming the file, it cannot be read or used.
+    """
+    try:
+        return parse_labels(file.read_text(encoding="utf-8"))
+    except (LabelsError, UnicodeDecodeError, OSError) as e:
+        why = e if isinstance(e, LabelsError) else reason(str(e))
+        raise LabelsError(N_("{file}: {reason}"), file=file, reason=why) from e
+
+
+def _texts(labels: str | Iterable[str] | None) -> tuple[str, ...]:
+    given = (labels,) if isinstance(labels, str) else tuple(labels or ())
+    texts = unique(given)
+    if given and not texts:
+        msg = _("all labels are blank")
+        raise LabelsError(msg)
+    return texts

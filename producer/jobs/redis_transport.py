@@ -1,0 +1,154 @@
+"""A job over Redis: a feeder sends chunks, a collector fetches results, a window bounds both."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+from producer.backend.connection import Connection
+from producer.backend.workers import WorkerInfo
+from producer.console.paths import about
+from producer.console.worker_command import can_embed, start_worker, unread
+from producer.errors import LabelsNeededError, NoWorkerError
+from producer.jobs.collector import Collector
+from producer.jobs.feeder import Feeder
+from producer.jobs.options import JobRequest, TagSource
+from producer.jobs.publisher import Stores
+from producer.jobs.run import Echo, Total
+from producer.jobs.window import Window
+from producer.sources.scan import Image
+from worker.contract.i18n import gettext as _
+from worker.contract.messages import Record
+
+MAX_IMAGES: Final = 20_000
+# In blob mode the bytes lie in Redis.
+MAX_BLOB_IMAGES: Final = 512
+MAX_BLOB_BYTES: Final = 256 * 1024 * 1024
+
+
+class RedisTransport:
+    """Carries one job at a connection to Redis."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._request: JobRequest
+        self._feeder: Feeder
+        self._collector: Collector
+        self._job = ""
+
+    def check_worker(self, request: JobRequest, echo: Echo, *, waits: bool) -> TagSource:
+        """Look who will do the work; see `Transport.check_worker`."""
+        worker = self._connection.first_worker(asks_twice=waits)
+        if worker is None:
+            message = self._no_worker(request, may_embed=waits and can_embed())
+            if waits:
+                raise NoWorkerError(message)
+            echo(_("note: {note}").format(note=message))
+            return TagSource("", request.options.labels)
+        if not worker.has_labels and not request.pack.labels:
+            msg = _(
+                "model {model} has no labels of its own: give --labels FILE or --label TEXT"
+            ).format(model=worker.model)
+            raise LabelsNeededError(msg)
+        if worker.notice:
+            echo(_("note: {note}").format(note=worker.notice))
+        self._note_unread(request, worker, echo)
+        if waits:
+            echo(
+                _("tagging with {model} on {device}").format(
+                    model=worker.model, device=worker.device
+                )
+            )
+        return TagSource(worker.model, request.options.labels)
+
+    def _no_worker(self, request: JobRequest, *, may_embed: bool) -> str:
+        settings = self._connection.settings
+        command = start_worker(settings, request.places, as_blobs=request.options.as_blobs)
+        message = _("no worker is online at {url}; start one with: {command}")
+        if may_embed:
+            message = _(
+                "no worker is online at {url}; start one with: {command} (or let this "
+                "command start its own: --embedded)"
+            )
+        return message.format(url=settings.broker_url, command=command)
+
+    def _note_unread(self, request: JobRequest, worker: WorkerInfo, echo: Echo) -> None:
+        """Say if no worker may read some of what is to be tagged: each image of it would fail."""
+        places = request.places
+        if request.options.as_blobs or not unread([worker], places):
+            return
+        if hidden := unread(self._connection.workers(), places):
+            command = start_worker(self._connection.settings, hidden)
+            echo(
+                _(
+                    "note: no online worker may read {paths}, unless under another path: start "
+                    "one with: {command} (or submit with --blobs)"
+                ).format(paths=about(hidden), command=command)
+            )
+
+    def create(self, request: JobRequest) -> str:
+        """Begin a job and return its id; nothing is sent yet."""
+        connection = self._connection
+        self._request = request
+        self._job = connection.jobs.create(about(request.places), len(request.pack.labels)).id
+        if request.options.labels:
+            connection.labels.put(request.pack)
+        return self._job
+
+    def start(self, images: Iterable[Image], total: Total, echo: Echo) -> None:
+        """Begin to send."""
+        connection, options = self._connection, self._request.options
+        window = Window(MAX_BLOB_IMAGES if options.as_blobs else MAX_IMAGES, MAX_BLOB_BYTES)
+        retry_timeout_s = float(connection.settings.redis_retry_timeout_s)
+
+        def is_feeding() -> bool:
+            connection.check()
+            return self._feeder.check()
+
+        def stalled() -> None:
+            if reason := connection.stall_reason(self._job):
+                echo(_("waiting: {reason}").format(reason=reason))
+
+        self._feeder = Feeder(
+            self._job,
+            images,
+            options,
+            Stores(connection.app, connection.jobs, connection.blobs),
+            window,
+            total=total,
+            max_file_bytes=connection.settings.max_file_bytes,
+            retry_timeout_s=retry_timeout_s,
+        )
+        self._collector = Collector(
+            connection.jobs,
+            self._job,
+            window,
+            is_feeding,
+            on_stall=stalled,
+            retry_timeout_s=retry_timeout_s,
+        )
+        self._feeder.start()
+
+    def records(self) -> Iterator[list[Record]]:
+        """Yield the records as chunks finish; see `Transport.records`."""
+        return self._collector.records()
+
+    def drain(self) -> None:
+        """Return when all is sent, and leave the results where they are."""
+        self._collector.drain()
+
+    @property
+    def images(self) -> int:
+        """How many images have been sent."""
+        return self._feeder.images
+
+    @property
+    def sent_all(self) -> bool:
+        """Whether no more will be sent."""
+        return self._feeder.sent_all
+
+    def end(self) -> None:
+        """Stop the feeder, and mark a job that was not sent as a whole."""
+        self._feeder.stop()
+        if not self._feeder.sent_all:
+            self._connection.try_set_state(self._job, "interrupted")

@@ -1,0 +1,165 @@
+"""Embeddings + label matrix -> scores -> tags, best first: for workers and for kept embeddings.
+
+numpy is imported when something is scored, not before: producers import this package without it.
+
+Shapes: N images, K labels, J background words, D embedding dimensions, T tags per image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from worker.contract.messages import Tag
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    Floats = npt.NDArray[np.float64]
+    Matrix = npt.NDArray[np.float32]
+
+# Up to so many labels a row is sorted whole; a full sort of more costs more than all the rest.
+_SORTED_WHOLE: Final = 128
+# Scores that are ordered at a time: they stay in the processor's cache.
+_ORDERED_TOGETHER: Final = 65_536
+
+
+class Background(NamedTuple):
+    """Words for all else that images may show, and which of them mean something else than a label.
+
+    `apart_JK` is 1 where word j does not mean the same as label k, else 0.
+    """
+
+    matrix_JD: Matrix
+    apart_JK: Matrix
+
+
+class Best(NamedTuple):
+    """The best labels of N images: which, NT, and their scores, NT, best first."""
+
+    order_NT: npt.NDArray[np.intp]
+    scores_NT: Floats
+
+
+def score(
+    embeddings_ND: Matrix, matrix_KD: Matrix, logit_scale: float, background: Background | None
+) -> Floats:
+    """Return the scores NK of each label for each image, 0 to 1.
+
+    A score is the label's share of the softmax over the whole set of `logit_scale` x cosine (CLIP,
+    Radford et al. 2021, section 3.1.2); both sides are unit vectors. Of a classifier the embedding
+    is its logits, and the matrix picks them. With a background each label has a score of its own;
+    see `shares`.
+    """
+    logits_NK = _logits(embeddings_ND, matrix_KD, logit_scale)
+    if background is None:
+        return softmax(logits_NK)
+    logits_NJ = _logits(embeddings_ND, background.matrix_JD, logit_scale)
+    return shares(logits_NK, logits_NJ, background.apart_JK)
+
+
+def _logits(embeddings_ND: Matrix, matrix: Matrix, logit_scale: float) -> Floats:
+    # All images at once: a large matrix is read from memory once, not once for each.
+    logits: Floats = (logit_scale * (embeddings_ND @ matrix.T)).astype("f8")
+    return logits
+
+
+def softmax(logits_NK: Floats) -> Floats:
+    """Return shares of which each row sums to 1; they take the place of the logits.
+
+    The greatest logit of a row is taken off first: exp never overflows.
+    """
+    import numpy as np  # noqa: PLC0415
+
+    logits_NK -= logits_NK.max(axis=-1, keepdims=True)
+    np.exp(logits_NK, out=logits_NK)
+    logits_NK /= logits_NK.sum(axis=-1, keepdims=True)
+    return logits_NK
+
+
+def shares(logits_NK: Floats, logits_NJ: Floats, apart_JK: Matrix) -> Floats:
+    """Return for each label its share of the softmax over itself and the background alone.
+
+    Above 0.5 the label says more of the image than all the background together. So
+    a threshold means the same for every label and every set, and several labels may pass it, or
+    none. (The odds of NegLabel, Jiang et al. 2024, equation 3, for one label at a time.) The shares
+    take the place of the logits.
+    """
+    import numpy as np  # noqa: PLC0415
+
+    greatest_N1 = np.maximum(
+        logits_NK.max(axis=-1, keepdims=True), logits_NJ.max(axis=-1, keepdims=True)
+    )
+    np.exp(logits_NK - greatest_N1, out=logits_NK)
+    np.exp(logits_NJ - greatest_N1, out=logits_NJ)
+    total_NK = logits_NK + logits_NJ @ apart_JK.astype("f8")
+    # Both may be too small for a number, far below the greatest: then it is none of these.
+    np.divide(logits_NK, total_NK, out=logits_NK, where=total_NK > 0)
+    return logits_NK
+
+
+def best(scores_NK: Floats, top_k: int) -> Best:
+    """Return the `top_k` best labels of each image; equal scores stand in the labels' order."""
+    import numpy as np  # noqa: PLC0415
+
+    images, labels = scores_NK.shape
+    rows = max(1, _ORDERED_TOGETHER // labels)
+    parts = [
+        _best(scores_NK[start : start + rows], min(top_k, labels))
+        for start in range(0, images, rows)
+    ]
+    if len(parts) == 1:
+        return parts[0]
+    return Best(
+        np.concatenate([part.order_NT for part in parts]),
+        np.concatenate([part.scores_NT for part in parts]),
+    )
+
+
+def _best(scores_NK: Floats, top_k: int) -> Best:
+    import numpy as np  # noqa: PLC0415
+
+    if scores_NK.shape[1] <= _SORTED_WHOLE:
+        order_NT = np.argsort(-scores_NK, axis=1, kind="stable")[:, :top_k]
+        return Best(order_NT, np.take_along_axis(scores_NK, order_NT, axis=1))
+    candidates_NT = _candidates(scores_NK, top_k)
+    found_NT = np.take_along_axis(scores_NK, candidates_NT, axis=1)
+    order_NT = np.argsort(-found_NT, axis=1, kind="stable")
+    return Best(
+        np.take_along_axis(candidates_NT, order_NT, axis=1),
+        np.take_along_axis(found_NT, order_NT, axis=1),
+    )
+
+
+def _candidates(scores_NK: Floats, top_k: int) -> npt.NDArray[np.intp]:
+    """Return the labels of the highest scores of each row, in the labels' order."""
+    import numpy as np  # noqa: PLC0415
+
+    images, labels = scores_NK.shape
+    if top_k == labels:
+        return np.tile(np.arange(labels), (images, 1))
+    parted_NK = np.argpartition(scores_NK, -top_k, axis=1)
+    best_NT = np.sort(parted_NK[:, -top_k:], axis=1)
+    # Of labels that tie with the last one in, partitioning chooses any: here it is the first.
+    last_N1 = np.take_along_axis(scores_NK, parted_NK[:, [-top_k]], axis=1)
+    tied_N = np.count_nonzero(scores_NK >= last_N1, axis=1) > top_k
+    if tied_N.any():
+        ordered = np.argsort(-scores_NK[tied_N], axis=1, kind="stable")
+        best_NT[tied_N] = np.sort(ordered[:, :top_k], axis=1)
+    return best_NT
+
+
+def tags(
+    found: Best, labels: Sequence[str], parents: Mapping[str, str], threshold: float
+) -> list[tuple[Tag, ...]]:
+    """Return for each image the tags of its best labels that score at least `threshold`."""
+    rows = zip(found.order_NT.tolist(), found.scores_NT.tolist(), strict=True)
+    return [
+        tuple(
+            Tag(label=labels[k], score=score, parent=parents.get(labels[k]))
+            for k, score in zip(order, scores, strict=True)
+            if score >= threshold
+        )
+        for order, scores in rows
+    ]
