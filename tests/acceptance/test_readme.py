@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from conftest import PATIENCE_S, ROOT, Crew, environment
+from conftest import PATIENCE_S, ROOT, Fleet, environment
 from documents import DOCS, lines, name_of
 from hub_models import save
 from images import fill
@@ -102,13 +102,13 @@ def test_the_commands_for_a_model_of_your_own_run_as_written(home: Path) -> None
 
 
 @pytest.fixture(scope="module")
-def queue(crew: Crew) -> Iterator[dict[str, str]]:
+def queue(fleet: Fleet) -> Iterator[dict[str, str]]:
     """Settings that lead to a Redis with a worker."""
     with EmbeddedRedis() as server:
         port = str(free_port())
-        crew.start(server.url, monitor_port=port)
+        fleet.start(server.url, monitor_port=port)
         yield {"broker_url": server.url, "monitor_port": port}
-        for worker in crew.workers:
+        for worker in fleet.workers:
             worker.stop()
 
 
