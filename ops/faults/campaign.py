@@ -40,7 +40,7 @@ from supervisor import ROOT, Supervisor
 
 from worker.contract.local.subprocesses import start_child
 from worker.contract.messages import KEY_PREFIX, QUEUE
-from worker.contract.queue.leases import PROCESSING
+from worker.contract.queue.acks_and_leases import PROCESSING
 from worker.contract.stores.dead_letters import DeadLetters
 
 # Mean of the pauses between two faults.

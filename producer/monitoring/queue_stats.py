@@ -12,7 +12,7 @@ import msgspec
 
 from worker.contract.codec import decode
 from worker.contract.messages import QUEUE
-from worker.contract.queue.leases import PROCESSING
+from worker.contract.queue.acks_and_leases import PROCESSING
 
 if TYPE_CHECKING:
     import redis

@@ -80,7 +80,7 @@ def workers_table(workers: Sequence[WorkerInfo], width: int = WIDE) -> Table:
 
 
 def dead_table(letters: Sequence[DeadLetter], width: int = WIDE) -> Table:
-    """Return the dead letters, one per row, oldest first; ids that `requeue` takes are never cut."""
+    """Return the dead letters, one per row, oldest first; ids for `requeue` are never cut."""
     shown = letters[:LISTED]
     columns = {
         N_("dead letter"): [printable(one.id) for one in shown],

@@ -26,8 +26,8 @@ from server import free_port
 from producer.cli.exit_codes import SOME_FAILED
 from worker.contract.local.redis_server import EmbeddedRedis
 from worker.contract.messages import KEY_PREFIX, QUEUE, TASK, Chunk, ImageRef, task_id
+from worker.contract.queue.acks_and_leases import PROCESSING
 from worker.contract.queue.app import make_app
-from worker.contract.queue.leases import PROCESSING
 from worker.contract.secret import SecretUrl
 from worker.contract.settings import Settings
 from worker.contract.stores.blobs import blob_key

@@ -23,7 +23,7 @@ from flowers import Flower, flower_at
 from images import fill
 from PIL import Image
 
-from producer.monitoring.flower.throughput import PERIOD_S
+from producer.monitoring.flower.throughput_stats import PERIOD_S
 from worker.contract.local.redis_server import EmbeddedRedis
 from worker.contract.messages import QUEUE, ChunkResult, Failure, ImageResult, Timing
 from worker.pipeline.result import event_fields

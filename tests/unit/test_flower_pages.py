@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from producer.monitoring.flower import svg as plots
-from producer.monitoring.flower.throughput import KEPT_S, PERIOD_S, WINDOW_S, Throughput, View
+from producer.monitoring.flower.throughput_stats import KEPT_S, PERIOD_S, WINDOW_S, Throughput, View
 from producer.monitoring.queue_stats import QueueStats
 
 
