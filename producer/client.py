@@ -236,7 +236,7 @@ class Client:
             return self._link.cancel(job)
 
     def status(self) -> State:
-        """Return all jobs, the workers online, and what was given up. Takes a second or two.
+        """Return all jobs, the workers online, and the dead letters. Takes a second or two.
 
         Raises:
             UnavailableError: Redis does not answer.

@@ -99,10 +99,10 @@ def environment(**settings: str) -> dict[str, str]:
 
 
 def run(
-    *words: str, timeout_s: float = PATIENCE_S, cwd: Path = ROOT, **settings: str
+    *argv: str, timeout_s: float = PATIENCE_S, cwd: Path = ROOT, **settings: str
 ) -> subprocess.CompletedProcess[str]:
     """Run `producer` or `worker` as a user would, in a process of its own."""
-    module, *rest = words
+    module, *rest = argv
     return subprocess.run(
         [sys.executable, "-m", f"{module}.cli", *rest],
         cwd=cwd,
@@ -114,8 +114,8 @@ def run(
     )
 
 
-def produced(*words: str | Path) -> subprocess.CompletedProcess[str]:
-    return run("producer", *map(str, words))
+def produced(*argv: str | Path) -> subprocess.CompletedProcess[str]:
+    return run("producer", *map(str, argv))
 
 
 @dataclass
@@ -129,12 +129,12 @@ class Worker:
     def text(self) -> str:
         return self.log.read_text(errors="replace")
 
-    def wait_for(self, words: str, timeout_s: float = PATIENCE_S) -> None:
+    def wait_for(self, argv: str, timeout_s: float = PATIENCE_S) -> None:
         """Wait until the log says so."""
         deadline_s = time.monotonic() + timeout_s
-        while words not in self.text:
+        while argv not in self.text:
             if self.process.poll() is not None or time.monotonic() > deadline_s:
-                pytest.fail(f"the worker never said {words!r}:\n{self.text}")
+                pytest.fail(f"the worker never said {argv!r}:\n{self.text}")
             time.sleep(0.05)
 
     def stop(self, grace_s: float = PATIENCE_S) -> int:
@@ -142,7 +142,7 @@ class Worker:
 
 
 @dataclass
-class Crew:
+class Fleet:
     """Starts workers and stops them all at the end."""
 
     directory: Path
@@ -178,9 +178,9 @@ class Crew:
 
 
 @pytest.fixture(scope="module")
-def crew(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Crew]:
+def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     with ExitStack() as stack:
-        yield Crew(tmp_path_factory.mktemp("workers"), stack)
+        yield Fleet(tmp_path_factory.mktemp("workers"), stack)
 
 
 def until(condition: Callable[[], bool], timeout_s: float = PATIENCE_S) -> None:

@@ -45,8 +45,8 @@ def _serving(url: str) -> Iterator[str]:
         SystemExit: it does not answer.
     """
     port = free_port()
-    words = ["-m", "producer.cli", "serve", "--broker", url, "--port", str(port)]
-    child = start_child([sys.executable, *words], stderr=subprocess.DEVNULL)
+    options = ["-m", "producer.cli", "serve", "--broker", url, "--port", str(port)]
+    child = start_child([sys.executable, *options], stderr=subprocess.DEVNULL)
     base, ends_s = f"http://127.0.0.1:{port}", time.monotonic() + _TIMEOUT_S
     try:
         while True:
@@ -107,13 +107,13 @@ def _submit(url: str, paths: list[str]) -> str:
 
 def _left(url: str, job: str) -> int:
     """Return how many images of the job were still to be tagged."""
-    (told,) = json.loads(_producer(url, "status", job, "--json"))["jobs"]
-    return int(told["images"] - told["done"])
+    (reply,) = json.loads(_producer(url, "status", job, "--json"))["jobs"]
+    return int(reply["images"] - reply["done"])
 
 
-def _producer(url: str, *words: str, given: str = "") -> str:
+def _producer(url: str, *options: str, given: str = "") -> str:
     done = subprocess.run(  # noqa: S603 - no words from outside
-        [sys.executable, "-m", "producer.cli", *words, "--broker", url],
+        [sys.executable, "-m", "producer.cli", *options, "--broker", url],
         input=given,
         stdout=subprocess.PIPE,
         text=True,
@@ -129,14 +129,14 @@ def main() -> None:
     parser.add_argument("--asks", type=int, default=ASKS)
     parser.add_argument("--latency", type=int, default=LATENCY_MS, help="of a batch, milliseconds")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
-    words = parser.parse_args()
-    found = measure(words.asks, words.latency)
+    options = parser.parse_args()
+    found = measure(options.asks, options.latency)
     print(
         f"median wait for an answer: {found['idle_ms']:.1f} ms without a bulk job, "
         f"{found['busy_ms']:.1f} ms beside one (a batch takes {found['latency_ms']} ms)"
     )
-    if words.json:
-        words.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    if options.json:
+        options.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

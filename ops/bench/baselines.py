@@ -109,8 +109,8 @@ def ours(subject: Subject) -> Iterator[Contender]:
         def tag(paths: Sequence[str]) -> list[Record]:
             return tagged(connection, paths)
 
-        crew = Member(*(pid for member in members for pid in member.pids))
-        yield Contender(OURS, crew, tag, _payers(crew, server.url))
+        fleet = Member(*(pid for member in members for pid in member.pids))
+        yield Contender(OURS, fleet, tag, _payers(fleet, server.url))
 
 
 def _payers(member: Member, url: str) -> Callable[[], dict[str, float]]:
@@ -182,7 +182,7 @@ def _load_pipeline(model: str, device: str) -> Tagger:
     classify = open_pipeline("zero-shot-image-classification", model=model, device=device)
 
     def run(paths: Sequence[str]) -> object:
-        words = {"candidate_labels": list(SIX.labels), "hypothesis_template": PROMPT}
-        return classify(list(paths), batch_size=BATCH, **words)
+        options = {"candidate_labels": list(SIX.labels), "hypothesis_template": PROMPT}
+        return classify(list(paths), batch_size=BATCH, **options)
 
     return run

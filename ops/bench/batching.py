@@ -91,9 +91,9 @@ if __name__ == "__main__":
     parser.add_argument("--images", type=int, default=2000)
     parser.add_argument("--singles", type=int, default=300)
     parser.add_argument("--json", type=Path)
-    words = parser.parse_args()
-    figures = measure(words.images, words.singles)
+    options = parser.parse_args()
+    figures = measure(options.images, options.singles)
     text = json.dumps(figures, indent=1)
     print(text)
-    if words.json:
-        words.json.write_text(text + "\n", encoding="utf-8")
+    if options.json:
+        options.json.write_text(text + "\n", encoding="utf-8")

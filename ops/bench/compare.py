@@ -197,30 +197,30 @@ def chart(figures: dict[str, Any], file: Path) -> None:
     bars(rows, title, "images a second, and how many times the pipeline's", file)
 
 
-def run(words: argparse.Namespace) -> dict[str, Any]:
+def run(options: argparse.Namespace) -> dict[str, Any]:
     """Make or find model and photographs, measure, and return the figures with their setting."""
     with tempfile.TemporaryDirectory(prefix="wanwu-compare-") as name:
-        photos, what = find_photos(words.photos, Path(name))
-        directory, artifact = exported(words.model, words.precision, Path(name), words.device)
+        photos, what = find_photos(options.photos, Path(name))
+        directory, artifact = exported(options.model, options.precision, Path(name), options.device)
         manifest = open_artifact(artifact).manifest
-        subject = Subject(artifact, directory, words.device, words.workers)
-        figures = measure(subject, photos, words.seconds, words.rounds)
+        subject = Subject(artifact, directory, options.device, options.workers)
+        figures = measure(subject, photos, options.seconds, options.rounds)
     return {
-        "model": words.model or "Chinese-CLIP B/16 with random weights",
-        "device": words.device,
-        "workers": words.workers,
+        "model": options.model or "Chinese-CLIP B/16 with random weights",
+        "device": options.device,
+        "workers": options.workers,
         "precision": manifest.precision,
         "fast_decode": manifest.decodes_fast("auto"),
         "photographs": what,
         "machine": machine(),
-        "seconds": words.seconds,
-        "rounds": words.rounds,
+        "seconds": options.seconds,
+        "rounds": options.rounds,
         **figures,
     }
 
 
-def _echo(words: str) -> None:
-    print(words, file=sys.stderr, flush=True)
+def _echo(options: str) -> None:
+    print(options, file=sys.stderr, flush=True)
 
 
 def main() -> None:
@@ -236,15 +236,15 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     parser.add_argument("--markdown", type=Path, help="write the table to this file")
     parser.add_argument("--chart", type=Path, help="draw the rates as PNG")
-    words = parser.parse_args()
-    figures = run(words)
+    options = parser.parse_args()
+    figures = run(options)
     print(table(figures))
-    if words.json:
-        words.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
-    if words.markdown:
-        words.markdown.write_text(table(figures), encoding="utf-8")
-    if words.chart:
-        chart(figures, words.chart)
+    if options.json:
+        options.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    if options.markdown:
+        options.markdown.write_text(table(figures), encoding="utf-8")
+    if options.chart:
+        chart(figures, options.chart)
 
 
 if __name__ == "__main__":

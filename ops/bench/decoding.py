@@ -96,16 +96,16 @@ def main() -> None:
     parser.add_argument("--model", metavar="DIR|ID", help="a model in transformers' form")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--json", type=Path, help="write the figures to this file")
-    words = parser.parse_args()
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
-        photos, what = find_photos(words.photos, Path(name))
-        _, artifact = exported(words.model, "fp32", Path(name))
+        photos, what = find_photos(options.photos, Path(name))
+        _, artifact = exported(options.model, "fp32", Path(name))
         files = [Path(photo).read_bytes() for photo in photos]
-        figures = measure(open_artifact(artifact), files, words.rounds)
+        figures = measure(open_artifact(artifact), files, options.rounds)
     text = json.dumps({"photographs": what, "machine": machine(), **figures}, indent=1)
     print(text)
-    if words.json:
-        words.json.write_text(text + "\n", encoding="utf-8")
+    if options.json:
+        options.json.write_text(text + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

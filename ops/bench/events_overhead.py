@@ -86,10 +86,10 @@ def _ratios(ones: list[float], others: list[float]) -> dict[str, float]:
 @contextmanager
 def _worker(port: int | None) -> Iterator[Connection]:
     """Start a worker that tells events, and metrics at a port; without a port, nothing."""
-    told = {"WANWU_TASK_EVENTS": "1" if port else "0", "WANWU_MONITOR_PORT": str(port or 0)}
+    reply = {"WANWU_TASK_EVENTS": "1" if port else "0", "WANWU_MONITOR_PORT": str(port or 0)}
     with (
         EmbeddedRedis() as server,
-        worker_at(server.url, str(HERE / "simulated.py"), "0", **told),
+        worker_at(server.url, str(HERE / "simulated.py"), "0", **reply),
         open_connection(Settings(broker_url=SecretUrl(server.url))) as connection,
     ):
         yield connection
@@ -145,11 +145,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--chunk", type=int, help="of so many images")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
-    words = parser.parse_args()
-    text = json.dumps(measure(words.images, words.rounds, words.chunk), indent=1)
+    options = parser.parse_args()
+    text = json.dumps(measure(options.images, options.rounds, options.chunk), indent=1)
     print(text)
-    if words.json:
-        words.json.write_text(text + "\n", encoding="utf-8")
+    if options.json:
+        options.json.write_text(text + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

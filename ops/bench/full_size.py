@@ -6,6 +6,7 @@ It costs what the real one costs and knows nothing: for speed, memory and agreem
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -50,7 +51,7 @@ def exported(
     directory = model or str(save(place / "full-size"))
     settings = Settings.from_env(model=directory, precision=precision, device=device)
     out = None if model else place / "artifact"
-    return directory, export_to(out, settings, None, lambda words: print(words, file=sys.stderr))
+    return directory, export_to(out, settings, None, partial(print, file=sys.stderr))
 
 
 def parts() -> tuple[Any, Any, Any]:

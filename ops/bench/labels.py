@@ -35,8 +35,8 @@ RUNS: Final = 30
 
 def labels(count: int) -> LabelPack:
     """Return so many different words of two to four characters."""
-    words = ("".join(word) for n in (2, 3, 4) for word in itertools.product(CHARACTERS, repeat=n))
-    return LabelPack(labels=tuple(itertools.islice(words, count)))
+    options = ("".join(word) for n in (2, 3, 4) for word in itertools.product(CHARACTERS, repeat=n))
+    return LabelPack(labels=tuple(itertools.islice(options, count)))
 
 
 def median_ms(step: Callable[[], Any], runs: int = RUNS) -> float:
@@ -82,17 +82,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="", help="artifact; the bundled one by default")
     parser.add_argument("--json", type=Path)
-    words = parser.parse_args()
-    artifact = open_artifact(words.model)
+    options = parser.parse_args()
+    artifact = open_artifact(options.model)
     rows: list[dict[str, Any]] = []
     with EmbeddedRedis() as server, connect(server.url) as client:
         for count in SIZES:
             found, seconds = encoding(artifact, labels(count), RedisLabelMatrixStore(client))
             rows.append({"labels": count} | ranking(found, artifact.manifest.logit_scale) | seconds)
             print(", ".join(f"{name} {value}" for name, value in rows[-1].items()), flush=True)
-    if words.json:
+    if options.json:
         report = {"model": artifact.id, "rows": rows}
-        words.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        options.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

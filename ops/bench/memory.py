@@ -74,7 +74,7 @@ def producer(paths: int) -> dict[str, Any]:
     Raises:
         SystemExit: the producer failed, or did not give a line for each path.
     """
-    words = ["-m", "producer.cli", "submit", "-", "--broker"]
+    options = ["-m", "producer.cli", "submit", "-", "--broker"]
     labels = [word for label in SIX.labels for word in ("--label", label)]
     with tempfile.TemporaryDirectory() as directory, EmbeddedRedis() as server:
         names = Path(directory) / "names.txt"
@@ -82,7 +82,7 @@ def producer(paths: int) -> dict[str, Any]:
         with worker_at(server.url, str(HERE / "answering.py")), names.open("rb") as stream:
             began_s = time.perf_counter()
             process = subprocess.Popen(  # noqa: S603 - our own command
-                [sys.executable, *words, server.url, *labels],
+                [sys.executable, *options, server.url, *labels],
                 stdin=stream,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
@@ -92,8 +92,8 @@ def producer(paths: int) -> dict[str, Any]:
                 trace.count(1)
             took_s = time.perf_counter() - began_s
         if process.wait() or trace.images != paths:
-            told = f"{process.returncode} after {trace.images} of {paths} lines"
-            msg = f"the producer ended with {told}"
+            reply = f"{process.returncode} after {trace.images} of {paths} lines"
+            msg = f"the producer ended with {reply}"
             raise SystemExit(msg)
         redis_mb = connect(server.url).info("memory")["used_memory_peak"] / _MB
     return {**trace.figures(), "redis_peak_mb": redis_mb, "images_per_s": paths / took_s}
@@ -122,12 +122,12 @@ def main() -> None:
     parser.add_argument("--paths", type=int, default=PATHS, help="that the producer submits")
     parser.add_argument("--images", type=int, default=IMAGES, help="that the worker tags")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
-    words = parser.parse_args()
-    figures = {"producer": producer(words.paths), "worker": worker(words.images)}
+    options = parser.parse_args()
+    figures = {"producer": producer(options.paths), "worker": worker(options.images)}
     text = json.dumps(figures, indent=1)
     print(text)
-    if words.json:
-        words.json.write_text(text + "\n", encoding="utf-8")
+    if options.json:
+        options.json.write_text(text + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

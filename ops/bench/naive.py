@@ -28,8 +28,8 @@ def tag(path: str, labels: list[str]) -> list[dict[str, Any]]:
     with Image.open(path) as image:
         pixels = image.convert("RGB")
     if MODEL:
-        classify, words = _pipeline(MODEL), {"hypothesis_template": PROMPT}
-        found: list[dict[str, Any]] = classify(pixels, candidate_labels=labels, **words)
+        classify, options = _pipeline(MODEL), {"hypothesis_template": PROMPT}
+        found: list[dict[str, Any]] = classify(pixels, candidate_labels=labels, **options)
         return found
     return [{"label": label, "score": 1 / len(labels)} for label in labels]
 

@@ -56,9 +56,9 @@ def naive_ms(url: str, paths: list[str]) -> dict[str, float]:
     argv += ["worker", "--pool", "prefork", "--concurrency", "2", "--loglevel", "WARNING"]
     with worker_at(url, *argv) as member:
         task = Celery("naive", broker=url, backend=url).signature("naive.tag")
-        for rehearsal in (paths[: WARM_UP // 4], paths):
+        for warm_up in (paths[: WARM_UP // 4], paths):
             began_s, cpu_s = time.perf_counter(), member.cpu_s()
-            waiting = [task.clone((path, list(SIX.labels))).delay() for path in rehearsal]
+            waiting = [task.clone((path, list(SIX.labels))).delay() for path in warm_up]
             for one in waiting:
                 one.get()
             wall_s, cpu_s = time.perf_counter() - began_s, member.cpu_s() - cpu_s
@@ -121,11 +121,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--chunk", type=int, action="append", help="of so many images")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
-    words = parser.parse_args()
-    text = json.dumps(measure(words.images, words.rounds, words.chunk or CHUNKS), indent=1)
+    options = parser.parse_args()
+    text = json.dumps(measure(options.images, options.rounds, options.chunk or CHUNKS), indent=1)
     print(text)
-    if words.json:
-        words.json.write_text(text + "\n", encoding="utf-8")
+    if options.json:
+        options.json.write_text(text + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -38,16 +38,16 @@ _MB: Final = 1e6
 
 def main() -> None:
     """Measure, or write one file and tell how it went."""
-    words = argparse.ArgumentParser(
+    options = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    words.add_argument("--images", type=int, default=1_000_000)
-    words.add_argument("--labels", type=int, default=1000)
-    words.add_argument("--model", metavar="ARTIFACT", default="")
-    words.add_argument("--json", type=Path)
-    words.add_argument("--write", type=Path, help=argparse.SUPPRESS)
-    words.add_argument("--dim", type=int, help=argparse.SUPPRESS)
-    asked = words.parse_args()
+    options.add_argument("--images", type=int, default=1_000_000)
+    options.add_argument("--labels", type=int, default=1000)
+    options.add_argument("--model", metavar="ARTIFACT", default="")
+    options.add_argument("--json", type=Path)
+    options.add_argument("--write", type=Path, help=argparse.SUPPRESS)
+    options.add_argument("--dim", type=int, help=argparse.SUPPRESS)
+    asked = options.parse_args()
     if asked.write:
         print(json.dumps(_write(asked.write, asked.images, asked.dim, asked.model)))
         return
@@ -76,8 +76,8 @@ def _measure(place: Path, asked: Any) -> Iterator[tuple[str, float, float, float
     model = ["--model", asked.model] if asked.model else []
     for ending in (".jsonl", ".parquet"):
         out = place / f"new{ending}"
-        words = ["retag", f"tags{ending}", "--labels", str(labels), "--out", str(out), *model]
-        took_s, peak_mb = _timed(place, words)
+        options = ["retag", f"tags{ending}", "--labels", str(labels), "--out", str(out), *model]
+        took_s, peak_mb = _timed(place, options)
         size = out.stat().st_size / _MB
         yield f"retag {ending}", took_s, asked.images / took_s, peak_mb, size
         out.unlink()
@@ -86,11 +86,11 @@ def _measure(place: Path, asked: Any) -> Iterator[tuple[str, float, float, float
         yield f"search {ending}", took_s, asked.images / took_s, peak_mb, 0.0
 
 
-def _timed(place: Path, words: list[str]) -> tuple[float, float]:
+def _timed(place: Path, options: list[str]) -> tuple[float, float]:
     """Run a verb; return seconds, and the most memory of any of its processes so far, in MB."""
     began_s = time.monotonic()
     subprocess.run(  # noqa: S603 - ours
-        [sys.executable, "-P", "-m", "producer.cli", *words],
+        [sys.executable, "-P", "-m", "producer.cli", *options],
         cwd=place,
         check=True,
         stdout=subprocess.DEVNULL,

@@ -98,8 +98,10 @@ def measure(
                     open_connection(settings) as connection,
                 ):
                     row = run(connection, members, client, paths)
-                told = {"latency_ms": latency_ms, "workers": count, "images": len(paths)}
-                rows.append(told | row | {"of_devices": row["images_per_s"] / device_per_s / count})
+                reply = {"latency_ms": latency_ms, "workers": count, "images": len(paths)}
+                rows.append(
+                    reply | row | {"of_devices": row["images_per_s"] / device_per_s / count}
+                )
     return [row | {"times_one": _times_one(row, rows)} for row in rows]
 
 
@@ -140,11 +142,11 @@ def main() -> None:
         "--seconds", type=float, default=SECONDS, help="of each job, if all goes well"
     )
     parser.add_argument("--json", type=Path, help="write the figures to this file")
-    words = parser.parse_args()
-    rows = measure(words.latency or LATENCIES_MS, words.workers or WORKERS, words.seconds)
+    options = parser.parse_args()
+    rows = measure(options.latency or LATENCIES_MS, options.workers or WORKERS, options.seconds)
     print(table(rows))
-    if words.json:
-        words.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    if options.json:
+        options.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

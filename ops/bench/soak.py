@@ -142,12 +142,12 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=MINUTES)
     parser.add_argument("--settle", type=float, default=SETTLE_MINUTES, help="minutes")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
-    words = parser.parse_args()
-    figures = soak(words.minutes, words.settle)
+    options = parser.parse_args()
+    figures = soak(options.minutes, options.settle)
     text = json.dumps(figures, indent=1)
     print(text)
-    if words.json:
-        words.json.write_text(text + "\n", encoding="utf-8")
+    if options.json:
+        options.json.write_text(text + "\n", encoding="utf-8")
     growths = [figures[name]["growth_share"] for name in ("worker", "producer", "redis")]
     sys.exit(1 if max(growths) > SHARE else 0)
 

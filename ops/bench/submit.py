@@ -37,11 +37,11 @@ def write_list(file: Path, count: int) -> None:
 
 def submit(names: Path, url: str) -> tuple[float, float]:
     """Return the seconds that the command took, and the most memory it had, in MB."""
-    words = ["-m", "producer.cli", "submit", "-", "--no-wait", "--broker", url]
+    options = ["-m", "producer.cli", "submit", "-", "--no-wait", "--broker", url]
     began_s = time.perf_counter()
     with names.open("rb") as stream:
         process = subprocess.Popen(  # noqa: S603 - our own command
-            [sys.executable, *words],
+            [sys.executable, *options],
             stdin=stream,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
@@ -88,14 +88,14 @@ def main() -> None:
     parser.add_argument("--paths", type=int, default=MAX_IMAGES, help="length of the list")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", type=Path, help="write the figures to this file")
-    words = parser.parse_args()
-    if not 1 < words.paths <= MAX_IMAGES:
+    options = parser.parse_args()
+    if not 1 < options.paths <= MAX_IMAGES:
         parser.error(f"--paths is 2 to {MAX_IMAGES}")
-    figures = measure(words.paths, words.rounds)
+    figures = measure(options.paths, options.rounds)
     text = json.dumps(figures, indent=1)
     print(text)
-    if words.json:
-        words.json.write_text(text + "\n", encoding="utf-8")
+    if options.json:
+        options.json.write_text(text + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

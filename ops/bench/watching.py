@@ -132,11 +132,11 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=IMAGES)
     parser.add_argument("--chunk", type=int, default=CHUNK)
     parser.add_argument("--json", type=Path, help="write the figures to this file")
-    words = parser.parse_args()
-    text = json.dumps(measure(words.images, words.chunk), indent=1)
+    options = parser.parse_args()
+    text = json.dumps(measure(options.images, options.chunk), indent=1)
     print(text)
-    if words.json:
-        words.json.write_text(text + "\n", encoding="utf-8")
+    if options.json:
+        options.json.write_text(text + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -123,8 +123,8 @@ def workers_at(url: str, count: int, *argv: str, **variables: str) -> Iterator[l
             _await(url, children)
         except TimeoutError as e:
             log.seek(0)
-            words = f"{e}\n{log.read().decode(errors='replace')}"
-            raise SystemExit(words) from e
+            options = f"{e}\n{log.read().decode(errors='replace')}"
+            raise SystemExit(options) from e
         else:
             yield [Member(child.pid) for child in children]
         finally:

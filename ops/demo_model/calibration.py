@@ -81,9 +81,9 @@ def best_threshold(scores_NK: Floats, truth_NK: Truths) -> float:
 
 def main() -> None:
     """Measure, and print the table."""
-    words = argparse.ArgumentParser(description=__doc__)
-    words.add_argument("--cache", type=Path, default=Path("drawings"), help="fetched drawings")
-    cache = words.parse_args().cache
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("--cache", type=Path, default=Path("drawings"), help="fetched drawings")
+    cache = options.parse_args().cache
     artifact = open_artifact(default_artifact())
     model, encoder = Model(artifact), LabelEncoder(artifact, "cpu")
     things = drawings.read_objects()

@@ -239,7 +239,12 @@ class IconNames:
         lines = (HERE / "icons.tsv").read_text(encoding="utf-8").splitlines()
         rows = [line.split("\t") for line in lines if not line.startswith("#")]
         self._names, self._words = (
-            {word: category for of, category, words in rows if of == kind for word in words.split()}
+            {
+                word: category
+                for of, category, options in rows
+                if of == kind
+                for word in options.split()
+            }
             for kind in ("name", "word")
         )
 
@@ -248,11 +253,11 @@ class IconNames:
 
         None where one word is unknown, or where they speak of two categories, or of none.
         """
-        words = [word for word in name.split("-") if not word.isdigit() and word not in _STYLES]
-        whole = self._names.get("-".join(words))
+        options = [word for word in name.split("-") if not word.isdigit() and word not in _STYLES]
+        whole = self._names.get("-".join(options))
         if whole:
             return whole
-        found = {self._words.get(word) for word in words} - {"-"}
+        found = {self._words.get(word) for word in options} - {"-"}
         return found.pop() if len(found) == 1 else None
 
 

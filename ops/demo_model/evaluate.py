@@ -171,8 +171,8 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cache", type=Path, default=Path("drawings"), help="fetched drawings")
     parser.add_argument("--model", type=Path, default=default_artifact())
-    words = parser.parse_args()
-    shipped = open_artifact(words.model)
+    options = parser.parse_args()
+    shipped = open_artifact(options.model)
     cpu = torch.device("cpu")
     with tempfile.TemporaryDirectory() as directory:
         faster = [
@@ -180,5 +180,5 @@ if __name__ == "__main__":
             for precision in supported(cpu)
             if precision != shipped.manifest.precision
         ]
-        result = figures([Model(one) for one in (shipped, *faster)], words.cache)
+        result = figures([Model(one) for one in (shipped, *faster)], options.cache)
     print(json.dumps(result, ensure_ascii=False, indent=1))

@@ -55,5 +55,5 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--trained", type=Path, default=Path("trained"))
     parser.add_argument("--out", type=Path, default=default_artifact())
-    words = parser.parse_args()
-    export(words.trained, words.out)
+    options = parser.parse_args()
+    export(options.trained, options.out)

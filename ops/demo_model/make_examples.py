@@ -138,5 +138,5 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cache", type=Path, default=Path("drawings"), help="fetched drawings")
     parser.add_argument("--out", type=Path, default=EXAMPLES)
-    words = parser.parse_args()
-    make(words.cache, words.out)
+    argv = parser.parse_args()
+    make(argv.cache, argv.out)

@@ -343,8 +343,8 @@ def train_images(stage: ImageStage, phase: Phase, checkpoint: Path) -> None:
         _average(averaged, stage, min(EMA, (step + 1) / (step + 10)))
         if step % 25 == 0:
             took_s = time.monotonic() - began_s
-            words = f"phase {phase.number} step {step} loss {loss.item():.3f} {took_s:.0f} s"
-            print(words, flush=True)
+            options = f"phase {phase.number} step {step} loss {loss.item():.3f} {took_s:.0f} s"
+            print(options, flush=True)
         if step % 100 == 99:  # noqa: PLR2004
             torch.save(averaged.state_dict(), checkpoint)
     stage.load_state_dict(averaged.state_dict())
@@ -431,8 +431,8 @@ if __name__ == "__main__":
     parser.add_argument("--share", type=float, default=1.0, help="of all steps, for a trial")
     parser.add_argument("--from", dest="source", type=Path, help="an artifact, to refine it")
     parser.add_argument("--time", type=int, default=1, help="how often it was refined, plus one")
-    words = parser.parse_args()
-    if words.source:
-        train_on(words.source, words.cache, words.out, words.share, words.time)
+    options = parser.parse_args()
+    if options.source:
+        train_on(options.source, options.cache, options.out, options.share, options.time)
     else:
-        train(words.cache, words.out, words.share)
+        train(options.cache, options.out, options.share)

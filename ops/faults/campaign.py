@@ -40,7 +40,7 @@ from supervisor import ROOT, Supervisor
 
 from worker.contract.local.subprocesses import start_child
 from worker.contract.messages import KEY_PREFIX, QUEUE
-from worker.contract.queue.leases import PROCESSING
+from worker.contract.queue.acks_and_leases import PROCESSING
 from worker.contract.stores.dead_letters import DeadLetters
 
 # Mean of the pauses between two faults.
@@ -105,14 +105,14 @@ class Campaign:
         }
 
     def _submit(self, images: list[Path], *, blobs: bool) -> int:
-        words = ["submit", "-", "--broker", self._server.url, "--out", str(self._out)]
+        options = ["submit", "-", "--broker", self._server.url, "--out", str(self._out)]
         self._await_workers()
         # While all are idle.
         self._forget()
         self.faults["forget idle"] += 1
         with (self._directory / "producer.log").open("wb") as log:
             producer = start_child(
-                [sys.executable, "-m", "producer.cli", *words, *["--blobs"] * blobs],
+                [sys.executable, "-m", "producer.cli", *options, *["--blobs"] * blobs],
                 cwd=ROOT,
                 stdin=subprocess.PIPE,
                 stdout=log,
@@ -326,21 +326,21 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=None, help="of the first campaign")
     parser.add_argument("--json", type=Path, help="write what was seen to this file")
     parser.add_argument("--logs", type=Path, help="keep the logs of campaigns with problems here")
-    words = parser.parse_args()
-    seed = words.seed if words.seed is not None else random.SystemRandom().randrange(10**6)
+    options = parser.parse_args()
+    seed = options.seed if options.seed is not None else random.SystemRandom().randrange(10**6)
     found = []
-    with _images(words.images) as images:
-        for number in range(words.campaigns):
+    with _images(options.images) as images:
+        for number in range(options.campaigns):
             with tempfile.TemporaryDirectory(prefix="wanwu-campaign-") as name:
                 dice = random.Random(seed + number)  # noqa: S311 - no secret
-                campaign = Campaign(Path(name), dice, words.lease, words.every, words.most)
+                campaign = Campaign(Path(name), dice, options.lease, options.every, options.most)
                 seen = campaign.run(images, blobs=bool(number % 2)) | {"seed": seed + number}
                 print(json.dumps(seen), flush=True)
                 found.append(seen)
                 if seen["problems"]:
-                    _keep_logs(Path(name), words.logs, seed + number)
-    if words.json:
-        words.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+                    _keep_logs(Path(name), options.logs, seed + number)
+    if options.json:
+        options.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     sys.exit(1 if any(one["problems"] for one in found) else 0)
 
 

@@ -49,7 +49,7 @@ class Server:
         Raises:
             SystemExit: it does not answer.
         """
-        words = {
+        options = {
             "bind": "127.0.0.1",
             "port": str(self.port),
             "dir": str(self._directory),
@@ -59,9 +59,9 @@ class Server:
             "dbfilename": _SNAPSHOT,
         }
         if load_delay_us:
-            words["key-load-delay"] = str(load_delay_us)
+            options["key-load-delay"] = str(load_delay_us)
         with (self._directory / "redis.log").open("ab") as log:
-            argv = [word for name, value in words.items() for word in (f"--{name}", value)]
+            argv = [word for name, value in options.items() for word in (f"--{name}", value)]
             self._child = start_child(
                 [server_program(), *argv], stdout=log, stderr=subprocess.STDOUT
             )

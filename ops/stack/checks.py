@@ -36,10 +36,10 @@ class WrongError(Exception):
     """Something is not as it should be."""
 
 
-def require(fact: object, words: str) -> None:
+def require(fact: object, options: str) -> None:
     """Raise WrongError unless `fact`."""
     if not fact:
-        raise WrongError(words)
+        raise WrongError(options)
 
 
 def build(project: Project) -> None:
@@ -50,11 +50,11 @@ def build(project: Project) -> None:
 
 def sizes(project: Project) -> list[str]:
     """Return how large the images are."""
-    told = []
+    reply = []
     for name in ("producer", "flower", "worker"):
         size = project.engine.inspect(image_of(project, name))["Size"]
-        told.append(f"{name} {size / 1e6:,.0f} MB")
-    return told
+        reply.append(f"{name} {size / 1e6:,.0f} MB")
+    return reply
 
 
 def image_of(project: Project, service: str) -> str:
@@ -72,8 +72,8 @@ def healthy(project: Project, *services: str) -> str:
 
 def examples(project: Project) -> str:
     """Tag the examples with deployment.md's command; records belong to the caller."""
-    words = ("submit", "/images", "--out", "/out/tags.jsonl")
-    project.compose("run", "--rm", "producer", *words, limit_s=SUBMIT_S)
+    options = ("submit", "/images", "--out", "/out/tags.jsonl")
+    project.compose("run", "--rm", "producer", *options, limit_s=SUBMIT_S)
     file = project.place / "ops" / "out" / "tags.jsonl"
     images = tagged(file)
     require(len(images) == EXAMPLES, f"{len(images)} records with tags, not {EXAMPLES}")
@@ -129,9 +129,9 @@ def _scrapes(project: Project) -> None:
 def _to_be_had(project: Project, service: str) -> bool:
     text = (project.place / "docker-compose.yml").read_text(encoding="utf-8")
     image = text.split(f"\n  {service}:\n")[1].split(" image: ")[1].split()[0]
-    for words, limit_s in ((("image", "inspect", image), _ANSWER_S), (("pull", image), _PULL_S)):
+    for options, limit_s in ((("image", "inspect", image), _ANSWER_S), (("pull", image), _PULL_S)):
         try:
-            project.engine.ask(*words, limit_s=limit_s)
+            project.engine.ask(*options, limit_s=limit_s)
         except EngineError:
             continue
         return True

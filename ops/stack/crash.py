@@ -26,9 +26,9 @@ def job_with_a_crash(project: Project) -> list[str]:
     healthy(project, "worker")
     require(len(project.containers("worker")) == WORKERS, "there are not three workers")
     out = project.place / "ops" / "out" / "many.jsonl"
-    words = ("run", "--rm", "producer", "submit", "/images", "--out", "/out/many.jsonl")
+    options = ("run", "--rm", "producer", "submit", "/images", "--out", "/out/many.jsonl")
     log = project.place / "submit.log"
-    submit = project.start(*words, log=log)
+    submit = project.start(*options, log=log)
     try:
         done = _wait_for_lines(out, submit)
         victim = project.containers("worker")[0]["Id"]
@@ -68,7 +68,7 @@ def _wait_for_lines(out: Path, submit: subprocess.Popen[bytes]) -> int:
         if lines >= _DONE_AT_LEAST:
             return lines
         time.sleep(_PAUSE_S)
-    require(fact=False, words="the job did not come to its middle")
+    require(fact=False, options="the job did not come to its middle")
     return 0
 
 
@@ -81,5 +81,5 @@ def _back_again(project: Project, container: str) -> str:
         if restarts and health_of(one) == "healthy":
             return f"the killed worker was started again ({restarts} time), and is healthy"
         time.sleep(_PAUSE_S)
-    require(fact=False, words=f"the killed worker did not come back: {one['State']}")
+    require(fact=False, options=f"the killed worker did not come back: {one['State']}")
     return ""

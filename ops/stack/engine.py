@@ -33,13 +33,13 @@ class Engine:
     compose: tuple[str, ...]
     version: str
 
-    def ask(self, *words: str, limit_s: float = ASK_S) -> str:
+    def ask(self, *options: str, limit_s: float = ASK_S) -> str:
         """Return what a command of the engine prints.
 
         Raises:
             EngineError: it failed, or did not end in time.
         """
-        return call((self.program, *words), limit_s=limit_s).stdout.strip()
+        return call((self.program, *options), limit_s=limit_s).stdout.strip()
 
     def inspect(self, what: str) -> dict[str, Any]:
         """Return all that the engine knows of a container or an image."""
@@ -67,7 +67,7 @@ def find() -> Engine:
 
 
 def call(
-    words: tuple[str, ...],
+    options: tuple[str, ...],
     *,
     limit_s: float,
     cwd: Path | None = None,
@@ -78,10 +78,10 @@ def call(
     Raises:
         EngineError: it failed, or did not end in time; with its last lines.
     """
-    shown = " ".join(words)
+    shown = " ".join(options)
     try:
         done = subprocess.run(  # noqa: S603 - words are built by this program, no shell takes part
-            words,
+            options,
             cwd=cwd,
             env=os.environ | (env or {}),
             stdin=subprocess.DEVNULL,

@@ -27,9 +27,9 @@ _UP_S: Final = 900
 
 def check_out(place: Path) -> None:
     """Copy what git knows of this checkout, with the changes made since; without git, its files."""
-    words = ("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard")
+    options = ("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard")
     try:
-        listed = call(words, limit_s=ASK_S, cwd=ROOT).stdout
+        listed = call(options, limit_s=ASK_S, cwd=ROOT).stdout
     except EngineError:
         ignored = shutil.ignore_patterns(".env", ".git", ".venv", "__pycache__", "*_cache")
         shutil.copytree(ROOT, place, ignore=ignored, dirs_exist_ok=True)
@@ -58,22 +58,22 @@ class Project:
         self.settings |= settings
         _write_env(self.place, self.settings)
 
-    def compose(self, *words: str, limit_s: float = ASK_S) -> str:
+    def compose(self, *options: str, limit_s: float = ASK_S) -> str:
         """Run a command of compose, and return what it prints on standard output."""
-        words = (*self.engine.compose, *words)
-        return call(words, limit_s=limit_s, cwd=self.place, env=self._env).stdout
+        options = (*self.engine.compose, *options)
+        return call(options, limit_s=limit_s, cwd=self.place, env=self._env).stdout
 
-    def up(self, *words: str, profiles: tuple[str, ...] = ()) -> None:
+    def up(self, *options: str, profiles: tuple[str, ...] = ()) -> None:
         """`up -d`, which waits until all is well where compose can; see `wait_until_healthy`."""
         chosen = [word for name in profiles for word in ("--profile", name)]
         wait = ["--wait"] if self.engine.compose == ("docker", "compose") else []
-        self.compose(*chosen, "up", "-d", *wait, *words, limit_s=_UP_S)
+        self.compose(*chosen, "up", "-d", *wait, *options, limit_s=_UP_S)
 
-    def start(self, *words: str, log: Path) -> subprocess.Popen[bytes]:
+    def start(self, *options: str, log: Path) -> subprocess.Popen[bytes]:
         """Start a command of compose, and leave it running."""
         with log.open("wb") as file:
             return subprocess.Popen(  # noqa: S603 - words are built by this program
-                (*self.engine.compose, *words),
+                (*self.engine.compose, *options),
                 cwd=self.place,
                 env=os.environ | self._env,
                 stdin=subprocess.DEVNULL,
@@ -109,13 +109,13 @@ class Project:
 
     def last_words(self) -> str:
         """Return the last lines of each container that is not well."""
-        told = []
+        reply = []
         for one in self.containers():
             if health_of(one) not in {"healthy", "ended"}:
-                words = (self.engine.program, "logs", "--tail", "8", one["Id"])
-                done = call(words, limit_s=ASK_S)
-                told.append(f"{service_of(one)}:\n{done.stdout}{done.stderr}")
-        return "\n".join(told)
+                options = (self.engine.program, "logs", "--tail", "8", one["Id"])
+                done = call(options, limit_s=ASK_S)
+                reply.append(f"{service_of(one)}:\n{done.stdout}{done.stderr}")
+        return "\n".join(reply)
 
     def kill(self, container: str, image: str) -> None:
         """SIGKILL a container's first process, as the kernel does when memory is short.
@@ -124,9 +124,9 @@ class Project:
         """
         pid = str(self.engine.inspect(container)["State"]["Pid"])
         rights = ("--user", "0", "--cap-drop", "ALL", "--cap-add", "KILL", "--network", "none")
-        words = ("-c", "import os, sys; os.kill(int(sys.argv[1]), 9)", pid)
+        options = ("-c", "import os, sys; os.kill(int(sys.argv[1]), 9)", pid)
         run = ("run", "--rm", "--pid", "host", *rights, "--entrypoint", "python")
-        self.engine.ask(*run, image, *words)
+        self.engine.ask(*run, image, *options)
 
     def down(self) -> None:
         """Remove all that is the project's: containers, networks, volumes."""

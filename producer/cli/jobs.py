@@ -1,4 +1,4 @@
-"""The verbs about jobs that were sent: how far they are, their records, what was given up."""
+"""The verbs about jobs that were sent: their progress, their records, dead letters."""
 
 from __future__ import annotations
 

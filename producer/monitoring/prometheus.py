@@ -54,7 +54,7 @@ class Exporter(Collector):
             "Since when the next chunk of the queue has waited; 0 if none waits.",
             value=found.oldest_s,
         )
-        yield GaugeMetricFamily("wanwu_dead_letters", "What was given up.", value=found.given_up)
+        yield GaugeMetricFamily("wanwu_dead_letters", "Dead letters.", value=found.dead_letters)
 
 
 def serve(connection: Connection, address: str, port: int, on_ready: Callable[[], None]) -> None:

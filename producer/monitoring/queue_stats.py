@@ -12,7 +12,7 @@ import msgspec
 
 from worker.contract.codec import decode
 from worker.contract.messages import QUEUE
-from worker.contract.queue.leases import PROCESSING
+from worker.contract.queue.acks_and_leases import PROCESSING
 
 if TYPE_CHECKING:
     import redis
@@ -37,7 +37,7 @@ class QueueStats(msgspec.Struct, frozen=True, kw_only=True):
     waiting: int
     in_workers: int
     oldest_s: float
-    given_up: int
+    dead_letters: int
 
 
 def look(client: redis.Redis, jobs: JobStore, dead: DeadLetters) -> QueueStats:
@@ -54,7 +54,7 @@ def look(client: redis.Redis, jobs: JobStore, dead: DeadLetters) -> QueueStats:
         waiting=lists.llen(QUEUE),
         in_workers=lists.hlen(_UNACKED) + lists.llen(PROCESSING),
         oldest_s=_age_s(lists.lindex(QUEUE, -1)),
-        given_up=dead.count(),
+        dead_letters=dead.count(),
     )
 
 

@@ -51,7 +51,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
             for job in self.jobs
         ]
         workers = msgspec.to_builtins(self.workers)
-        found = {"jobs": jobs, "workers": workers, "given_up": len(self.dead)}
+        found = {"jobs": jobs, "workers": workers, "dead_letters": len(self.dead)}
         return json.dumps(found, ensure_ascii=False)
 
     def group(self, width: int) -> Group:

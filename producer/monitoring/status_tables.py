@@ -1,4 +1,4 @@
-"""Jobs, workers and what was given up -> tables for a person, in a terminal of any width."""
+"""Jobs, workers and dead letters -> tables for a person, in a terminal of any width."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def workers_table(workers: Sequence[WorkerInfo], width: int = WIDE) -> Table:
 
 
 def dead_table(letters: Sequence[DeadLetter], width: int = WIDE) -> Table:
-    """Return what was given up, one a row, the oldest first; what `requeue` takes stays whole."""
+    """Return the dead letters, one per row, oldest first; ids for `requeue` are never cut."""
     shown = letters[:LISTED]
     columns = {
         N_("dead letter"): [printable(one.id) for one in shown],

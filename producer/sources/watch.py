@@ -17,7 +17,7 @@ _LOOK_MS: Final = 500
 Mark = tuple[int, int]
 
 
-class Arrivals:
+class NewFiles:
     """The images that have come and may still be written to."""
 
     def __init__(
@@ -60,7 +60,7 @@ def watch(directory: Path, settle_s: float = SETTLE_S) -> Iterator[list[str]]:
     from watchfiles import Change  # noqa: PLC0415 - only here
     from watchfiles import watch as changes_in  # noqa: PLC0415
 
-    arrivals = Arrivals(directory, settle_s)
+    arrivals = NewFiles(directory, settle_s)
     looks = changes_in(
         directory,
         watch_filter=None,

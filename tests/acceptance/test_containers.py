@@ -78,8 +78,8 @@ PATH=/tmp/bin:$PATH exec docker-entrypoint.sh
 @pytest.mark.containers
 @pytest.mark.timeout(600)
 def test_a_run_that_is_interrupted_leaves_nothing(engine: Engine) -> None:
-    words = [SCRIPT, "--no-build"]
-    run = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    argv = [SCRIPT, "--no-build"]
+    run = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert run.stderr is not None
     for line in run.stderr:
         if "docker compose up" in line:

@@ -54,13 +54,13 @@ def test_flower_runs_beside_it_and_ends_with_it(tmp_path: Path) -> None:
         # The list stays open, so the command runs until we have looked.
         command.stdin.write(b"".join(os.fsencode(path) + b"\0" for path in paths))
         command.stdin.flush()
-        told = ""
+        reply = ""
         while not (
-            found := re.search(r"(http://\S+)/throughput, user (\S+), password (\S+)", told)
+            found := re.search(r"(http://\S+)/throughput, user (\S+), password (\S+)", reply)
         ):
             line = command.stderr.readline()
-            assert line, told
-            told += line.decode()
+            assert line, reply
+            reply += line.decode()
         assert json.loads(command.stdout.readline())["path"] in map(str, paths)
         base, user, password = found.groups()
         request = urllib.request.Request(f"{base}/api/throughput")
@@ -117,7 +117,7 @@ def test_it_says_what_it_waits_for(tmp_path: Path) -> None:
     fill(tmp_path / "in", 1)
     done = run("producer", "submit", str(tmp_path / "in"), "--embedded")
     said = ["starting a private Redis", "starting a worker, which loads its model", "tagging with"]
-    places = [done.stderr.index(words) for words in said]
+    places = [done.stderr.index(argv) for argv in said]
     assert places == sorted(places)
 
 
@@ -125,8 +125,8 @@ def test_a_model_that_is_not_there_is_told_in_one_line(tmp_path: Path) -> None:
     (path,) = fill(tmp_path / "in", 1)
     done = run("producer", "submit", str(path), "--embedded", "--model", str(tmp_path / "none"))
     assert done.returncode == 1
-    told = [line for line in done.stderr.splitlines() if not line.startswith("starting ")]
-    assert len(told) == 1, done.stderr
+    reply = [line for line in done.stderr.splitlines() if not line.startswith("starting ")]
+    assert len(reply) == 1, done.stderr
 
 
 @pytest.fixture(scope="module")
@@ -144,9 +144,9 @@ def test_an_interrupted_command_leaves_nothing_behind(
 ) -> None:
     temporary, out = tmp_path / "tmp", tmp_path / "tags.jsonl"
     temporary.mkdir()
-    words = ["submit", str(many), "--embedded", "--out", str(out)]
+    argv = ["submit", str(many), "--embedded", "--out", str(out)]
     with subprocess.Popen(
-        [sys.executable, "-m", "producer.cli", *words],
+        [sys.executable, "-m", "producer.cli", *argv],
         cwd=ROOT,
         env=environment() | {"TMPDIR": str(temporary)},
         stdout=subprocess.DEVNULL,

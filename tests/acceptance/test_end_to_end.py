@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import PATIENCE_S, ROOT, Crew, environment, run
+from conftest import PATIENCE_S, ROOT, Fleet, environment, run
 from images import encoded, fill, huge_png, picture
 
 from worker.contract.local.redis_server import EmbeddedRedis
@@ -37,9 +37,9 @@ def queue() -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def two_workers(queue: str, crew: Crew) -> str:
+def two_workers(queue: str, fleet: Fleet) -> str:
     """The queue's URL, once two workers listen on it."""
-    first, second = (crew.start(queue, ready=False) for _ in range(2))
+    first, second = (fleet.start(queue, ready=False) for _ in range(2))
     first.wait_for("worker.ready")
     second.wait_for("worker.ready")
     return queue
@@ -65,8 +65,8 @@ def found(
 ) -> list[dict[str, Any]]:
     """What two workers say of all images."""
     out = tmp_path_factory.mktemp("out") / "tags.jsonl"
-    words = [str(images[0].parent.parent), *request.param, "--out", str(out)]
-    done = run("producer", "submit", *words, broker_url=two_workers)
+    argv = [str(images[0].parent.parent), *request.param, "--out", str(out)]
+    done = run("producer", "submit", *argv, broker_url=two_workers)
     assert done.returncode == 0, done.stderr
     return records(out)
 
@@ -113,8 +113,8 @@ def test_labels_templates_and_limits_are_the_users(
 ) -> None:
     labels, out = tmp_path / "labels.txt", tmp_path / "tags.jsonl"
     labels.write_text("\ufeff# 两个\n猫\n狗\n\n苹果\n", encoding="utf-8")
-    words = ["--labels", str(labels), "--top-k", "2", "--template", "{}的图"]
-    run("producer", "submit", str(images[0]), *words, "--out", str(out), broker_url=two_workers)
+    argv = ["--labels", str(labels), "--top-k", "2", "--template", "{}的图"]
+    run("producer", "submit", str(images[0]), *argv, "--out", str(out), broker_url=two_workers)
     (record,) = records(out)
     assert len(record["tags"]) == 2
     assert {tag["label"] for tag in record["tags"]} <= {"猫", "狗", "苹果"}
@@ -136,9 +136,9 @@ def test_a_job_left_alone_is_fetched_from_another_shell(
     job = sent.stdout.strip()
 
     def finished() -> bool:
-        told = run("producer", "status", job, broker_url=two_workers)
-        assert told.returncode == 0, told.stderr
-        return "100" in told.stdout
+        reply = run("producer", "status", job, broker_url=two_workers)
+        assert reply.returncode == 0, reply.stderr
+        return "100" in reply.stdout
 
     wait_until(finished)
     out = tmp_path / "tags.jsonl"
@@ -186,8 +186,8 @@ def test_bad_images_fail_alone_with_a_code_and_a_sentence(
     directory, out = tmp_path / "in", tmp_path / "tags.jsonl"
     directory.mkdir()
     expected = hostile(directory)
-    words = ("producer", "submit", str(directory), *mode, "--out", str(out))
-    done = run(*words, broker_url=two_workers)
+    argv = ("producer", "submit", str(directory), *mode, "--out", str(out))
+    done = run(*argv, broker_url=two_workers)
     assert done.returncode == 3, done.stderr
     found = records(out)
     codes = {Path(r["path"]).name: r["error"] and r["error"]["code"] for r in found}
@@ -202,13 +202,13 @@ def test_bad_images_fail_alone_with_a_code_and_a_sentence(
 
 
 def test_an_image_that_vanishes_after_submission_has_its_record(
-    queue: str, crew: Crew, tmp_path: Path
+    queue: str, fleet: Fleet, tmp_path: Path
 ) -> None:
     with EmbeddedRedis() as server:
         (path,) = fill(tmp_path / "in", 1)
         sent = run("producer", "submit", str(path), "--no-wait", broker_url=server.url)
         path.unlink()
-        worker = crew.start(server.url)
+        worker = fleet.start(server.url)
         job = sent.stdout.strip()
         fetched = run("producer", "results", job, "--wait", broker_url=server.url)
         worker.stop()
@@ -217,14 +217,14 @@ def test_an_image_that_vanishes_after_submission_has_its_record(
 
 
 def test_a_cancelled_job_runs_out_quickly_and_every_image_has_its_record(
-    queue: str, crew: Crew, images: list[Path]
+    queue: str, fleet: Fleet, images: list[Path]
 ) -> None:
     with EmbeddedRedis() as server:
         directory = str(images[0].parent)
         sent = run("producer", "submit", directory, "--no-wait", broker_url=server.url)
         job = sent.stdout.strip()
         assert run("producer", "cancel", job, broker_url=server.url).returncode == 0
-        worker = crew.start(server.url)
+        worker = fleet.start(server.url)
         fetched = run("producer", "results", job, "--wait", broker_url=server.url)
         worker.stop()
     found = [json.loads(line) for line in fetched.stdout.splitlines()]
@@ -233,15 +233,15 @@ def test_a_cancelled_job_runs_out_quickly_and_every_image_has_its_record(
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_warm_stop_finishes_what_is_in_flight_and_returns_the_rest(
-    crew: Crew, tmp_path: Path, wait_until: Callable[..., None], number: signal.Signals
+    fleet: Fleet, tmp_path: Path, wait_until: Callable[..., None], number: signal.Signals
 ) -> None:
     paths = fill(tmp_path / "in", 400, size=(1600, 1200))
     out = tmp_path / "tags.jsonl"
     with EmbeddedRedis() as server, connect(server.url) as client:
-        first = crew.start(server.url)
-        words = ["submit", str(tmp_path / "in"), "--out", str(out)]
+        first = fleet.start(server.url)
+        argv = ["submit", str(tmp_path / "in"), "--out", str(out)]
         with subprocess.Popen(
-            [sys.executable, "-m", "producer.cli", *words],
+            [sys.executable, "-m", "producer.cli", *argv],
             cwd=ROOT,
             env=environment(broker_url=server.url),
             stdout=subprocess.DEVNULL,
@@ -255,7 +255,7 @@ def test_a_warm_stop_finishes_what_is_in_flight_and_returns_the_rest(
             assert unacked == 0
             assert waiting + done == len(paths) / 8
             assert 0 < done < len(paths) / 8
-            second = crew.start(server.url)
+            second = fleet.start(server.url)
             assert producer.wait(PATIENCE_S) == 0, producer.stderr and producer.stderr.read()
         second.stop()
     found = records(out)

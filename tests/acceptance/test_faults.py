@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 import redis
-from conftest import PATIENCE_S, ROOT, STEADY, Crew, Worker, environment, run, until
+from conftest import PATIENCE_S, ROOT, STEADY, Fleet, Worker, environment, run, until
 from faulty_worker import EXIT_CODE, POISON
 from images import encoded, fill, picture
 from server import free_port
@@ -26,8 +26,8 @@ from server import free_port
 from producer.cli.exit_codes import SOME_FAILED
 from worker.contract.local.redis_server import EmbeddedRedis
 from worker.contract.messages import KEY_PREFIX, QUEUE, TASK, Chunk, ImageRef, task_id
+from worker.contract.queue.acks_and_leases import PROCESSING
 from worker.contract.queue.app import make_app
-from worker.contract.queue.leases import PROCESSING
 from worker.contract.secret import SecretUrl
 from worker.contract.settings import Settings
 from worker.contract.stores.blobs import blob_key
@@ -42,11 +42,11 @@ FAULTY = (str(ROOT / "tests" / "support" / "faulty_worker.py"),)
 
 
 @pytest.fixture
-def crew(tmp_path: Path) -> Iterator[Crew]:
+def fleet(tmp_path: Path) -> Iterator[Fleet]:
     """Workers that end with their test: each counts who takes its chunks."""
     (tmp_path / "logs").mkdir()
     with ExitStack() as stack:
-        yield Crew(tmp_path / "logs", stack)
+        yield Fleet(tmp_path / "logs", stack)
 
 
 def records(file: Path) -> dict[str, Any]:
@@ -80,7 +80,7 @@ def leftovers(client: redis.Redis) -> list[Any]:
 
 
 def test_an_image_that_kills_workers_is_named_after_three_of_them(
-    server: EmbeddedRedis, client: redis.Redis, crew: Crew, tmp_path: Path
+    server: EmbeddedRedis, client: redis.Redis, fleet: Fleet, tmp_path: Path
 ) -> None:
     photos = tmp_path / "photos"
     fill(photos, 40)
@@ -92,7 +92,7 @@ def test_an_image_that_kills_workers_is_named_after_three_of_them(
     job = sent.stdout.split()[0]
 
     def start() -> Worker:
-        return crew.start(server.url, program=FAULTY, visibility_timeout_s=LEASE_S)
+        return fleet.start(server.url, program=FAULTY, visibility_timeout_s=LEASE_S)
 
     def done() -> bool:
         return client.hget(f"{KEY_PREFIX}job:{job}", "done") == b"41"
@@ -117,17 +117,17 @@ def test_an_image_that_kills_workers_is_named_after_three_of_them(
 
 
 def test_what_a_killed_worker_held_is_taken_over_when_its_lease_ends(
-    server: EmbeddedRedis, client: redis.Redis, crew: Crew, tmp_path: Path
+    server: EmbeddedRedis, client: redis.Redis, fleet: Fleet, tmp_path: Path
 ) -> None:
     fill(tmp_path / "photos", 300)
-    first = crew.start(server.url, program=STEADY, visibility_timeout_s=LEASE_S)
+    first = fleet.start(server.url, program=STEADY, visibility_timeout_s=LEASE_S)
     sent = run("producer", "submit", str(tmp_path / "photos"), "--no-wait", broker_url=server.url)
     job = sent.stdout.split()[0]
     until(lambda: bool(client.hlen("unacked")))
     first.process.send_signal(signal.SIGKILL)
     first.process.wait()
     assert client.hlen("unacked") > 0
-    crew.start(server.url, visibility_timeout_s=LEASE_S)
+    fleet.start(server.url, visibility_timeout_s=LEASE_S)
     until(lambda: client.hget(f"{KEY_PREFIX}job:{job}", "done") == b"300")
     out = tmp_path / "out.jsonl"
     got = run("producer", "results", job, "--out", str(out), broker_url=server.url)
@@ -137,11 +137,11 @@ def test_what_a_killed_worker_held_is_taken_over_when_its_lease_ends(
 
 
 def test_a_worker_that_stands_still_loses_its_chunks_and_nothing_is_counted_twice(
-    server: EmbeddedRedis, client: redis.Redis, crew: Crew, tmp_path: Path
+    server: EmbeddedRedis, client: redis.Redis, fleet: Fleet, tmp_path: Path
 ) -> None:
     fill(tmp_path / "photos", 400)
     first, second = (
-        crew.start(server.url, program=STEADY, visibility_timeout_s=LEASE_S, ready=False)
+        fleet.start(server.url, program=STEADY, visibility_timeout_s=LEASE_S, ready=False)
         for _ in range(2)
     )
     for worker in (first, second):
@@ -167,13 +167,13 @@ def test_a_worker_that_stands_still_loses_its_chunks_and_nothing_is_counted_twic
 
 
 def test_when_the_inference_thread_dies_others_tag_what_it_held(
-    server: EmbeddedRedis, client: redis.Redis, crew: Crew, tmp_path: Path
+    server: EmbeddedRedis, client: redis.Redis, fleet: Fleet, tmp_path: Path
 ) -> None:
     fill(tmp_path / "photos", 60)
     fault = tmp_path / "fault"
     # Longer than this test may last: nobody can wait for such a lease to end.
     lease_s = str(int(4 * PATIENCE_S))
-    dying = crew.start(
+    dying = fleet.start(
         server.url,
         program=FAULTY,
         variables={"FAULT_FILE": str(fault)},
@@ -185,7 +185,7 @@ def test_when_the_inference_thread_dies_others_tag_what_it_held(
     job = sent.stdout.split()[0]
     assert dying.process.wait(PATIENCE_S) == os.EX_SOFTWARE
     assert not fault.exists()
-    crew.start(server.url, visibility_timeout_s=lease_s)
+    fleet.start(server.url, visibility_timeout_s=lease_s)
     until(lambda: client.hget(f"{KEY_PREFIX}job:{job}", "done") == b"60")
     got = run("producer", "results", job, "--out", str(out), broker_url=server.url)
     assert got.returncode == 0, got.stderr
@@ -194,10 +194,10 @@ def test_when_the_inference_thread_dies_others_tag_what_it_held(
 
 
 def test_what_is_no_message_lies_with_the_dead_letters_and_work_goes_on(
-    server: EmbeddedRedis, client: redis.Redis, crew: Crew, tmp_path: Path
+    server: EmbeddedRedis, client: redis.Redis, fleet: Fleet, tmp_path: Path
 ) -> None:
     fill(tmp_path / "photos", 8)
-    worker = crew.start(server.url)
+    worker = fleet.start(server.url)
     garbage = [b"", b"\xff\xfe", b"{}", b"[]", b"null", b'{"body": 1}', b"[" * 5000]
     for raw in garbage:
         client.lpush(QUEUE, raw)
@@ -218,10 +218,10 @@ def test_what_is_no_message_lies_with_the_dead_letters_and_work_goes_on(
 
 
 def test_a_batch_that_does_not_fit_costs_nothing_but_an_alarm(
-    server: EmbeddedRedis, client: redis.Redis, crew: Crew, tmp_path: Path
+    server: EmbeddedRedis, client: redis.Redis, fleet: Fleet, tmp_path: Path
 ) -> None:
     fill(tmp_path / "photos", 64)
-    worker = crew.start(server.url, program=FAULTY, variables={"FITTING_BATCH": "2"})
+    worker = fleet.start(server.url, program=FAULTY, variables={"FITTING_BATCH": "2"})
     out = tmp_path / "out.jsonl"
     done = run(
         "producer", "submit", str(tmp_path / "photos"), "--out", str(out), broker_url=server.url
@@ -238,11 +238,11 @@ def test_a_batch_that_does_not_fit_costs_nothing_but_an_alarm(
 
 
 def test_health_is_green_at_work_and_red_after_the_threads_death(
-    server: EmbeddedRedis, client: redis.Redis, crew: Crew, tmp_path: Path
+    server: EmbeddedRedis, client: redis.Redis, fleet: Fleet, tmp_path: Path
 ) -> None:
     fill(tmp_path / "photos", 8)
     port, fault = str(free_port()), tmp_path / "fault"
-    worker = crew.start(
+    worker = fleet.start(
         server.url, program=FAULTY, variables={"FAULT_FILE": str(fault)}, monitor_port=port
     )
     asked = run("worker", "health", monitor_port=port)
@@ -259,11 +259,11 @@ def test_health_is_green_at_work_and_red_after_the_threads_death(
 
 
 def test_health_is_red_while_the_model_hangs_and_others_take_the_chunks(
-    server: EmbeddedRedis, client: redis.Redis, crew: Crew, tmp_path: Path
+    server: EmbeddedRedis, client: redis.Redis, fleet: Fleet, tmp_path: Path
 ) -> None:
     fill(tmp_path / "photos", 40)
     port, hang = str(free_port()), tmp_path / "hang"
-    worker = crew.start(
+    worker = fleet.start(
         server.url,
         program=FAULTY,
         variables={"HANG_FILE": str(hang)},
@@ -275,17 +275,17 @@ def test_health_is_red_while_the_model_hangs_and_others_take_the_chunks(
     sent = run("producer", "submit", str(tmp_path / "photos"), "--no-wait", broker_url=server.url)
     job = sent.stdout.split()[0]
     until(lambda: run("worker", "health", monitor_port=port).returncode == 1)
-    told = run("worker", "health", monitor_port=port)
-    assert "no image has been done for" in told.stderr
+    reply = run("worker", "health", monitor_port=port)
+    assert "no image has been done for" in reply.stderr
     # It is alive, and renews nothing.
     assert worker.process.poll() is None
-    crew.start(server.url, visibility_timeout_s=LEASE_S)
+    fleet.start(server.url, visibility_timeout_s=LEASE_S)
     until(lambda: client.hget(f"{KEY_PREFIX}job:{job}", "done") == b"40")
     hang.unlink()
 
 
-def test_what_was_given_up_is_shown_and_sent_again(
-    server: EmbeddedRedis, client: redis.Redis, crew: Crew, tmp_path: Path
+def test_dead_letters_are_shown_and_sent_again(
+    server: EmbeddedRedis, client: redis.Redis, fleet: Fleet, tmp_path: Path
 ) -> None:
     (photo,) = fill(tmp_path / "photos", 1)
     blob = blob_key("old", 0, 0)
@@ -301,7 +301,7 @@ def test_what_was_given_up_is_shown_and_sent_again(
     assert "\x1b" not in shown.stdout
     assert run("producer", "requeue", "none", broker_url=server.url).returncode == 2
     assert run("producer", "requeue", broker_url=server.url).returncode == 2
-    crew.start(server.url)
+    fleet.start(server.url)
     again = run("producer", "requeue", "--all", broker_url=server.url)
     assert again.returncode == 0, again.stderr
     job, out = again.stdout.strip(), tmp_path / "out.jsonl"
@@ -318,9 +318,9 @@ def test_what_was_given_up_is_shown_and_sent_again(
 
 
 def test_a_chunk_of_another_version_ends_its_job_and_lies_with_the_dead_letters(
-    server: EmbeddedRedis, client: redis.Redis, crew: Crew
+    server: EmbeddedRedis, client: redis.Redis, fleet: Fleet
 ) -> None:
-    worker = crew.start(server.url)
+    worker = fleet.start(server.url)
     app = make_app(Settings(broker_url=SecretUrl(server.url)), stores_results=False)
     jobs = JobStore(client, 60)
     job = jobs.create().id
@@ -345,16 +345,16 @@ def test_a_chunk_of_another_version_ends_its_job_and_lies_with_the_dead_letters(
 
 
 def test_a_submit_that_is_killed_goes_on_where_it_broke_off(
-    server: EmbeddedRedis, client: redis.Redis, crew: Crew, tmp_path: Path
+    server: EmbeddedRedis, client: redis.Redis, fleet: Fleet, tmp_path: Path
 ) -> None:
     wanted = {str(path) for path in fill(tmp_path / "photos", 600)}
-    crew.start(server.url, program=STEADY)
+    fleet.start(server.url, program=STEADY)
     out = tmp_path / "out.jsonl"
-    words = ("submit", str(tmp_path / "photos"), "--out", str(out), "--chunk-size", "8")
+    argv = ("submit", str(tmp_path / "photos"), "--out", str(out), "--chunk-size", "8")
     for turn in range(3):
         resume = ["--resume"] if turn else []
         producer = subprocess.Popen(
-            [sys.executable, "-m", "producer.cli", *words, *resume],
+            [sys.executable, "-m", "producer.cli", *argv, *resume],
             env=environment(broker_url=server.url),
             cwd=ROOT,
             stderr=subprocess.DEVNULL,
@@ -366,7 +366,7 @@ def test_a_submit_that_is_killed_goes_on_where_it_broke_off(
     # The last line may be torn, as by a crash in the middle of a write.
     with out.open("ab") as file:
         file.write(b'{"path": "/torn')
-    done = run("producer", *words, "--resume", broker_url=server.url)
+    done = run("producer", *argv, "--resume", broker_url=server.url)
     assert done.returncode == 0, done.stderr
     assert "resuming: " in done.stderr
     found = records(out)
@@ -380,7 +380,7 @@ def test_a_submit_that_is_killed_goes_on_where_it_broke_off(
     # takes up before it asks again whether the job is cancelled: 0.5 s of 100 images a second. That
     # is 70; were nothing inherited, it would be some 500.
     assert tagged <= 600 + 3 * 100
-    again = run("producer", *words, "--resume", broker_url=server.url)
+    again = run("producer", *argv, "--resume", broker_url=server.url)
     assert again.returncode == 0, again.stderr
     assert len(records(out)) == 600
 
@@ -391,22 +391,22 @@ def test_what_is_no_ledger_is_refused_and_kept(
     fill(tmp_path / "photos", 1)
     out = tmp_path / "out.jsonl"
     out.write_text("no record\n", encoding="utf-8")
-    words = ("submit", str(tmp_path / "photos"), "--out", str(out), "--resume")
-    done = run("producer", *words, broker_url=server.url)
+    argv = ("submit", str(tmp_path / "photos"), "--out", str(out), "--resume")
+    done = run("producer", *argv, broker_url=server.url)
     assert done.returncode == 2
     assert "line 1: this is not a record" in done.stderr
     assert out.read_text(encoding="utf-8") == "no record\n"
 
 
 def test_a_full_disk_is_one_clear_line_and_nothing_is_lost(
-    server: EmbeddedRedis, client: redis.Redis, crew: Crew, tmp_path: Path
+    server: EmbeddedRedis, client: redis.Redis, fleet: Fleet, tmp_path: Path
 ) -> None:
     fill(tmp_path / "photos", 40)
-    crew.start(server.url)
+    fleet.start(server.url)
     full, out = tmp_path / "full.jsonl", tmp_path / "out.jsonl"
     full.symlink_to("/dev/full")
-    words = ("submit", str(tmp_path / "photos"))
-    done = run("producer", *words, "--out", str(full), broker_url=server.url)
+    argv = ("submit", str(tmp_path / "photos"))
+    done = run("producer", *argv, "--out", str(full), broker_url=server.url)
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith("error: the disk is full: make room")
     assert "Traceback" not in done.stderr

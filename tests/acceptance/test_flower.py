@@ -18,12 +18,12 @@ from typing import Any
 
 import pytest
 import redis
-from conftest import PATIENCE_S, Crew, Worker, run
+from conftest import PATIENCE_S, Fleet, Worker, run
 from flowers import Flower, flower_at
 from images import fill
 from PIL import Image
 
-from producer.monitoring.flower.throughput import PERIOD_S
+from producer.monitoring.flower.throughput_stats import PERIOD_S
 from worker.contract.local.redis_server import EmbeddedRedis
 from worker.contract.messages import QUEUE, ChunkResult, Failure, ImageResult, Timing
 from worker.pipeline.result import event_fields
@@ -40,7 +40,7 @@ def flower(server: EmbeddedRedis, client: redis.Redis, tmp_path: Path) -> Iterat
 
 
 def test_each_chunk_shows_its_images_its_batches_and_where_its_time_went(
-    server: EmbeddedRedis, client: redis.Redis, flower: Flower, crew: Crew, tmp_path: Path
+    server: EmbeddedRedis, client: redis.Redis, flower: Flower, fleet: Fleet, tmp_path: Path
 ) -> None:
     photos = fill(tmp_path / "photos", 40, (800, 600))
     photos[3].write_bytes(b"no image")
@@ -51,7 +51,7 @@ def test_each_chunk_shows_its_images_its_batches_and_where_its_time_went(
         one for one in flower.get("/api/queues/length")["active_queues"] if one["name"] == QUEUE
     ] or [{"messages": client.llen(QUEUE)}]
     assert depth["messages"] == client.llen(QUEUE) == 5
-    crew.start(server.url)
+    fleet.start(server.url)
     out = tmp_path / "out.jsonl"
     run("producer", "results", job, "--wait", "--out", str(out), broker_url=server.url)
     lines = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
@@ -61,9 +61,9 @@ def test_each_chunk_shows_its_images_its_batches_and_where_its_time_went(
     assert sum(one["failed_images"] for one in tasks) == 1
     assert {(one["device"], one["model"]) for one in tasks} == {("cpu", lines[0]["model"])}
     for stage in ("queue_ms", "read_ms", "decode_ms", "batch_wait_ms", "infer_ms", "total_ms"):
-        told = sum(one[stage] * one["images"] for one in tasks) / 40
+        reply = sum(one[stage] * one["images"] for one in tasks) / 40
         meant = [line["timing"][stage] for line in lines if line["timing"][stage] is not None]
-        assert told == pytest.approx(sum(meant) / len(meant), rel=0.05, abs=0.2), stage
+        assert reply == pytest.approx(sum(meant) / len(meant), rel=0.05, abs=0.2), stage
     for one in tasks:
         assert one["images_per_s"] == pytest.approx(one["images"] / one["runtime"], rel=0.01)
         assert 1 <= one["batch"] <= 4
@@ -99,12 +99,12 @@ class Browser:
             small.save(file, optimize=True)
             return picture.convert("RGB")
 
-    def _run(self, address: str, *words: str) -> str:
+    def _run(self, address: str, *argv: str) -> str:
         return subprocess.run(
             [
                 *(self._program, "--headless=new", "--no-sandbox", "--disable-gpu"),
                 *(f"--user-data-dir={self._profile}", "--virtual-time-budget=8000"),
-                *(f"--window-size={WIDTH},{HEIGHT}", "--hide-scrollbars", *words, address),
+                *(f"--window-size={WIDTH},{HEIGHT}", "--hide-scrollbars", *argv, address),
             ],
             capture_output=True,
             text=True,
@@ -144,11 +144,11 @@ def tagged(url: str, flower: Flower, directory: Path) -> tuple[list[Any], dict[s
 
 
 @pytest.fixture
-def worker(server: EmbeddedRedis, crew: Crew) -> Worker:
+def worker(server: EmbeddedRedis, fleet: Fleet) -> Worker:
     """One that no other test has had."""
-    for one in crew.workers:
+    for one in fleet.workers:
         one.stop()
-    return crew.start(server.url)
+    return fleet.start(server.url)
 
 
 def test_a_browser_shows_where_the_time_went_as_the_records_do(
@@ -172,7 +172,7 @@ def test_a_browser_shows_where_the_time_went_as_the_records_do(
     task = next(iter(wanted.values()))
     page = browser.page(flower.address(f"/task/{task['uuid']}"))
     said = dict(re.findall(r"<dt>([^<]*)</dt>\s*<dd>\s*([^<]*?)\s*</dd>", page))
-    said = {label.lower(): words for label, words in said.items()}
+    said = {label.lower(): argv for label, argv in said.items()}
     assert said["infer ms"] == str(task["infer_ms"])
     assert said["images"] == str(task["images"])
     for path, of in (("/tasks", "tasks"), (f"/task/{task['uuid']}", "task")):
@@ -333,7 +333,7 @@ def test_an_event_tells_means_over_the_images_that_reached_a_stage() -> None:
         ImageResult(path="/c", timing=Timing(queue_ms=6, infer_ms=7.0), batch_size=3),
     )
     result = ChunkResult(job="j", seq=0, worker="w", device="cpu", model="m", images=images)
-    told = event_fields(result)
-    assert (told["images"], told["failed_images"], told["batch"]) == (3, 1, 3.5)
-    assert (told["queue_ms"], told["infer_ms"], told["read_ms"]) == (4.0, 6.0, None)
-    assert json.loads(json.dumps(told)) == told
+    reply = event_fields(result)
+    assert (reply["images"], reply["failed_images"], reply["batch"]) == (3, 1, 3.5)
+    assert (reply["queue_ms"], reply["infer_ms"], reply["read_ms"]) == (4.0, 6.0, None)
+    assert json.loads(json.dumps(reply)) == reply

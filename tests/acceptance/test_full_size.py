@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from conftest import Crew
+from conftest import Fleet
 from hub_models import FAMILIES, LABELS, save
 from images import encoded, picture
 from PIL import Image
@@ -152,11 +152,11 @@ def test_labels_are_embedded_as_transformers_does(model: Model) -> None:
 
 
 def test_tags_are_those_of_transformers_own_pipeline(
-    model: Model, queue: str, crew: Crew, photos: Path, tmp_path: Path
+    model: Model, queue: str, fleet: Fleet, photos: Path, tmp_path: Path
 ) -> None:
     if model.artifact.manifest.name != "chinese_clip":
         pytest.skip("once through the queue is enough: the rest is compared above")
-    worker = crew.start(queue, "--model", str(model.artifact.path), "--device", "cpu")
+    worker = fleet.start(queue, "--model", str(model.artifact.path), "--device", "cpu")
     ours = tags(queue, photos, tmp_path / "tags.jsonl", LABELS)
     worker.stop()
     zero_shot = pipeline("zero-shot-image-classification", model=str(model.directory), device="cpu")

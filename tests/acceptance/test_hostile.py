@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import redis
-from conftest import Crew, run, until
+from conftest import Fleet, run, until
 from images import encoded, huge_png, picture
 from worker_pool import Member
 
@@ -82,7 +82,7 @@ def lie(kind: str, body: bytearray, dice: random.Random) -> None:
 
 
 def test_every_hostile_file_ends_in_one_record_and_the_worker_stays(
-    server: EmbeddedRedis, client: redis.Redis, crew: Crew, tmp_path: Path
+    server: EmbeddedRedis, client: redis.Redis, fleet: Fleet, tmp_path: Path
 ) -> None:
     dice, directory = random.Random(20261127), tmp_path / "hostile"
     directory.mkdir()
@@ -93,7 +93,7 @@ def test_every_hostile_file_ends_in_one_record_and_the_worker_stays(
     for number, size in enumerate([(7000, 7000), (7001, 7000), (10_000, 5000), (60_000, 60_000)]):
         (directory / f"bomb-{number}.png").write_bytes(huge_png(*size))
     wanted = {str(file) for file in directory.iterdir()}
-    worker = crew.start(server.url, max_pixels=str(MAX_PIXELS))
+    worker = fleet.start(server.url, max_pixels=str(MAX_PIXELS))
     member = Member(worker.process.pid)
     at_rest_mb = member.resident_mb()
     out = tmp_path / "out.jsonl"
@@ -115,7 +115,7 @@ def test_every_hostile_file_ends_in_one_record_and_the_worker_stays(
 
 
 def test_no_path_in_a_message_leads_outside(
-    server: EmbeddedRedis, client: redis.Redis, crew: Crew, tmp_path: Path
+    server: EmbeddedRedis, client: redis.Redis, fleet: Fleet, tmp_path: Path
 ) -> None:
     root, outside = tmp_path / "root", tmp_path / "outside"
     (root / "inner").mkdir(parents=True)
@@ -153,7 +153,7 @@ def test_no_path_in_a_message_leads_outside(
         f"{root}-sibling/x.jpg": "not_found",
         "good.jpg": "not_found",
     }
-    worker = crew.start(server.url, "--allow", str(root), image_roots="")
+    worker = fleet.start(server.url, "--allow", str(root), image_roots="")
     app = make_app(Settings(broker_url=SecretUrl(server.url)), stores_results=False)
     jobs = JobStore(client, 60)
     job = jobs.create().id

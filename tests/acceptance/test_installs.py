@@ -12,7 +12,7 @@ import urllib.request
 from collections.abc import Iterator
 
 import pytest
-from conftest import PATIENCE_S, ROOT, Crew, until
+from conftest import PATIENCE_S, ROOT, Fleet, until
 from fresh import CONSTRAINTS, Factory, Fresh, build_wheel, interpreter
 from images import fill
 from uses import USES, Live, nothing, statuses
@@ -49,14 +49,14 @@ def rows() -> list[tuple[str, str]]:
 
 
 @pytest.fixture(scope="module")
-def live(crew: Crew, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+def live(fleet: Fleet, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     images = tmp_path_factory.mktemp("images")
     fill(images, 2)
     with EmbeddedRedis() as server, object_store() as store:
         base = store["AWS_ENDPOINT_URL"]
         put(f"{base}/photos", b"")
         put(f"{base}/photos/a.jpg", next(images.rglob("*.jpg")).read_bytes())
-        crew.start(server.url, variables=store, image_urls="*")
+        fleet.start(server.url, variables=store, image_urls="*")
         yield Live(server.url, images, store)
 
 
@@ -111,23 +111,23 @@ def without_extras() -> Iterator[tuple[str, str]]:
         yield "xmp", f"producer {verb} --format xmp"
         yield "s3", f"producer {verb} --out s3://photos/new.jsonl"
         yield "gs", f"producer {verb} --out gs://photos/new.jsonl"
-    for words in (
+    for argv in (
         "convert tags.parquet --out new.jsonl",
         "retag tags.jsonl",
         "search tags.jsonl x",
     ):
-        yield "parquet", f"producer {words}"
+        yield "parquet", f"producer {argv}"
     yield "xmp", "producer untag images"
     yield "s3", "producer submit s3://photos/"
     yield "gs", "producer submit gs://photos/a.jpg"
     yield "watch", "producer watch images --out new.jsonl"
     yield "http", "producer serve"
     yield "ops", "producer exporter"
-    for words in ("", "--flower", "--model x"):
-        yield "worker", f"producer submit images --embedded {words}"
-        yield "embedded", f"producer submit images --embedded {words}"
-    for words in ("start", "export --model x", "bench", "texts", "health"):
-        yield "worker", f"worker {words}"
+    for argv in ("", "--flower", "--model x"):
+        yield "worker", f"producer submit images --embedded {argv}"
+        yield "embedded", f"producer submit images --embedded {argv}"
+    for argv in ("start", "export --model x", "bench", "texts", "health"):
+        yield "worker", f"worker {argv}"
 
 
 def test_an_installation_that_lacks_a_part_is_a_finding(factory: Factory) -> None:

@@ -25,7 +25,7 @@ import click
 import pyarrow.parquet as pq
 import pytest
 import redis
-from conftest import PATIENCE_S, ROOT, Crew, environment, until
+from conftest import PATIENCE_S, ROOT, Fleet, environment, until
 from forks import Forks
 from languages import chinese_in, english_in, untranslated_lines
 from server import free_port
@@ -443,13 +443,13 @@ class Round(NamedTuple):
 
 @pytest.fixture(scope="module")
 def rounds(
-    tmp_path_factory: pytest.TempPathFactory, server: EmbeddedRedis, crew: Crew
+    tmp_path_factory: pytest.TempPathFactory, server: EmbeddedRedis, fleet: Fleet
 ) -> dict[str, Round]:
     directory = tmp_path_factory.mktemp("round") / "here"
-    return {language: _round(language, directory, server, crew) for language in LOCALES}
+    return {language: _round(language, directory, server, fleet) for language in LOCALES}
 
 
-def _round(language: str, directory: Path, server: EmbeddedRedis, crew: Crew) -> Round:
+def _round(language: str, directory: Path, server: EmbeddedRedis, fleet: Fleet) -> Round:
     prepare(directory)
     here = {"PYTHONPATH": str(ROOT), "LC_ALL": LOCALES[language]}
     forks = Forks(directory.with_name(f"{language}-forks"), environment() | here)
@@ -460,7 +460,7 @@ def _round(language: str, directory: Path, server: EmbeddedRedis, crew: Crew) ->
         use_it_wrongly(speaker)
         do_without_redis(speaker)
         do_without_worker(speaker)
-        worker = crew.start(server.url, variables={"LC_ALL": LOCALES[language]})
+        worker = fleet.start(server.url, variables={"LC_ALL": LOCALES[language]})
         tag_with_a_worker(speaker, client)
         use_the_records(speaker)
         serve_the_api(speaker)

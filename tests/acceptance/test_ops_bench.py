@@ -14,10 +14,10 @@ from hub_models import save
 from PIL import Image
 
 
-def bench(script: str, out: Path, *words: str) -> Any:
+def bench(script: str, out: Path, *argv: str) -> Any:
     """Run a benchmark and return what it writes."""
     done = subprocess.run(
-        [sys.executable, str(ROOT / "ops/bench" / script), *words, "--json", str(out)],
+        [sys.executable, str(ROOT / "ops/bench" / script), *argv, "--json", str(out)],
         env=environment() | {"XDG_CACHE_HOME": str(out.parent / "cache")},
         cwd=ROOT,
         capture_output=True,
@@ -31,16 +31,16 @@ def bench(script: str, out: Path, *words: str) -> Any:
 
 @pytest.mark.integration
 def test_the_queue_s_tax_is_measured_beside_a_loop_and_the_usual_worker(tmp_path: Path) -> None:
-    words = ["--images", "160", "--rounds", "1", "--chunk", "8"]
-    found = bench("overhead.py", tmp_path / "tax.json", *words)
+    argv = ["--images", "160", "--rounds", "1", "--chunk", "8"]
+    found = bench("overhead.py", tmp_path / "tax.json", *argv)
     assert found["chunks"]["default"]["cpu_ms"] > 0
     assert min(found["naive"][name] for name in ("cpu_ms", "bare_ms")) > 0
 
 
 @pytest.mark.integration
 def test_workers_with_a_simulated_device_are_counted_against_one(tmp_path: Path) -> None:
-    words = ["--latency", "50", "--workers", "1", "--workers", "2", "--seconds", "2"]
-    one, two = bench("scaling.py", tmp_path / "scaling.json", *words)
+    argv = ["--latency", "50", "--workers", "1", "--workers", "2", "--seconds", "2"]
+    one, two = bench("scaling.py", tmp_path / "scaling.json", *argv)
     assert (one["workers"], one["times_one"], two["workers"]) == (1, 1.0, 2)
     # No device can be faster than it is.
     assert 0 < one["of_devices"] <= 1
@@ -51,10 +51,10 @@ def test_workers_with_a_simulated_device_are_counted_against_one(tmp_path: Path)
 @pytest.mark.integration
 def test_four_ways_to_tag_the_same_photographs_are_held_side_by_side(tmp_path: Path) -> None:
     model = save(tmp_path / "tiny", "chinese_clip")
-    words = ["--photos", "ops/examples", "--model", str(model), "--precision", "fp32"]
-    words += ["--seconds", "0.2", "--rounds", "1", "--chart", str(tmp_path / "chart.png")]
-    words += ["--markdown", str(tmp_path / "table.md")]
-    found = bench("compare.py", tmp_path / "compare.json", *words)
+    argv = ["--photos", "ops/examples", "--model", str(model), "--precision", "fp32"]
+    argv += ["--seconds", "0.2", "--rounds", "1", "--chart", str(tmp_path / "chart.png")]
+    argv += ["--markdown", str(tmp_path / "table.md")]
+    found = bench("compare.py", tmp_path / "compare.json", *argv)
     assert list(found["contenders"]) == [
         *("bare loop", "transformers pipeline", "naive Celery", "wanwu")
     ]
@@ -74,8 +74,8 @@ def test_four_ways_to_tag_the_same_photographs_are_held_side_by_side(tmp_path: P
 
 @pytest.mark.integration
 def test_memory_is_traced_from_the_first_thousands_of_images_on(tmp_path: Path) -> None:
-    words = ["--paths", "12000", "--images", "300"]
-    found = bench("memory.py", tmp_path / "memory.json", *words)
+    argv = ["--paths", "12000", "--images", "300"]
+    found = bench("memory.py", tmp_path / "memory.json", *argv)
     assert found["producer"]["images"] == 12000
     assert found["worker"]["images"] == 300
     for one in found.values():
@@ -87,8 +87,8 @@ def test_memory_is_traced_from_the_first_thousands_of_images_on(tmp_path: Path) 
 @pytest.mark.integration
 def test_fast_decoding_is_held_against_pillow_and_exact_decoding(tmp_path: Path) -> None:
     model = save(tmp_path / "tiny", "chinese_clip")
-    words = ["--model", str(model), "--rounds", "1"]
-    found = bench("decoding.py", tmp_path / "decoding.json", *words)
+    argv = ["--model", str(model), "--rounds", "1"]
+    found = bench("decoding.py", tmp_path / "decoding.json", *argv)
     assert list(found["cpu_ms"]) == ["Pillow", "exact", "fast"]
     assert found["times_pillow"]["Pillow"] == 1
     assert found["photographs"].startswith("4 made-up photographs")
@@ -105,8 +105,8 @@ def test_flower_is_weighed_and_timed(tmp_path: Path) -> None:
 
 @pytest.mark.integration
 def test_a_worker_that_is_watched_is_held_against_one_that_is_not(tmp_path: Path) -> None:
-    words = ["--images", "800", "--rounds", "2", "--chunk", "8"]
-    found = bench("events_overhead.py", tmp_path / "telling.json", *words)
+    argv = ["--images", "800", "--rounds", "2", "--chunk", "8"]
+    found = bench("events_overhead.py", tmp_path / "telling.json", *argv)
     # Two turns, and a quarter to warm up: no event is lost.
     assert found["images_that_flower_heard_of"] == 1800
     assert found["scrapes"] >= 2

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import redis
-from conftest import PATIENCE_S, ROOT, STEADY, Crew, Worker, environment
+from conftest import PATIENCE_S, ROOT, STEADY, Fleet, Worker, environment
 from images import encoded, picture
 from proxy import Proxy
 from server import Server, free_port
@@ -35,8 +35,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @pytest.fixture(scope="module")
-def worker(server: Server, crew: Crew) -> Worker:
-    return crew.start(server.url, program=STEADY, visibility_timeout_s=LEASE_S)
+def worker(server: Server, fleet: Fleet) -> Worker:
+    return fleet.start(server.url, program=STEADY, visibility_timeout_s=LEASE_S)
 
 
 @pytest.fixture(scope="module")
@@ -49,9 +49,9 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def submit(server: Server, photos: Path, out: Path) -> subprocess.Popen[str]:
-    words = ("submit", str(photos), "--broker", server.url, "--out", str(out))
+    argv = ("submit", str(photos), "--broker", server.url, "--out", str(out))
     return subprocess.Popen(
-        [sys.executable, "-m", "producer.cli", *words],
+        [sys.executable, "-m", "producer.cli", *argv],
         cwd=ROOT,
         env=environment(),
         stderr=subprocess.PIPE,
@@ -86,15 +86,15 @@ def test_a_refusal_in_the_middle_of_a_job_costs_time_alone(
 
 @pytest.mark.parametrize("when", ["idle", "busy"])
 def test_connections_that_vanish_without_a_word_are_made_anew(
-    server: Server, crew: Crew, photos: Path, tmp_path: Path, wait_until: Wait, when: str
+    server: Server, fleet: Fleet, photos: Path, tmp_path: Path, wait_until: Wait, when: str
 ) -> None:
     out = tmp_path / "out.jsonl"
     with closing(Proxy(server.port)) as proxy, redis.Redis.from_url(server.url) as client:
-        for other in crew.workers:
+        for other in fleet.workers:
             other.stop()
         client.flushall()
         url = server.url.replace(str(server.port), str(proxy.port))
-        one = crew.start(url, program=STEADY, visibility_timeout_s=LEASE_S)
+        one = fleet.start(url, program=STEADY, visibility_timeout_s=LEASE_S)
         if when == "idle":
             assert proxy.forget() > 0
             wait_until(lambda: one.text.count("Connected to") > 1)
@@ -108,10 +108,10 @@ def test_connections_that_vanish_without_a_word_are_made_anew(
 
 
 def test_health_is_red_while_redis_stands_still_and_a_new_process_is_not_asked_for(
-    server: Server, crew: Crew, wait_until: Wait
+    server: Server, fleet: Fleet, wait_until: Wait
 ) -> None:
     port = free_port()
-    one = crew.start(server.url, program=STEADY, monitor_port=str(port))
+    one = fleet.start(server.url, program=STEADY, monitor_port=str(port))
     assert ask(port, "/healthz") == (200, None)
     server.freeze()
     try:

@@ -20,9 +20,9 @@ def checkout(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def call(checkout: Path, *words: str, **variables: str) -> tuple[int, str]:
+def call(checkout: Path, *argv: str, **variables: str) -> tuple[int, str]:
     done = subprocess.run(
-        [str(checkout / words[0]), *words[1:]],
+        [str(checkout / argv[0]), *argv[1:]],
         env=os.environ | variables,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
@@ -41,15 +41,15 @@ def python(place: Path, fails_at: str, version: str) -> str:
 
 def test_what_is_missing_or_wrong_is_one_sentence(checkout: Path) -> None:
     bare = python(checkout / "bare", "ensurepip", "3.12")
-    for words, variables, said in (
+    for argv, variables, said in (
         (("ops/setup",), {"PYTHON": "no-such-python"}, "there is no no-such-python"),
         (("ops/setup",), {"PYTHON": bare}, "lacks the module venv: apt-get install python3-venv"),
         (("ops/setup",), {"PYTHON": python(checkout / "old", "xx", "3.10")}, "3.11 to 3.13 is"),
         (("ops/setup", "worker,none"), {}, "there is no extra none"),
     ):
-        code, told = call(checkout, *words, **variables)
-        assert (code, told.count("\n")) == (1, 0), told
-        assert said in told
+        code, reply = call(checkout, *argv, **variables)
+        assert (code, reply.count("\n")) == (1, 0), reply
+        assert said in reply
         assert not (checkout / ".venv").exists()
 
 
@@ -61,8 +61,8 @@ def test_a_directory_that_is_not_there_is_said_before_anything_is_installed(chec
 @pytest.mark.integration
 def test_a_second_call_does_nothing_and_says_what_to_type() -> None:
     before = (ROOT / ".venv").stat().st_mtime_ns
-    code, told = call(ROOT, "ops/setup", VIRTUAL_ENV="")
+    code, reply = call(ROOT, "ops/setup", VIRTUAL_ENV="")
     assert code == 0
-    assert "producer submit" in told.splitlines()[-1]
-    assert told.splitlines()[1].endswith(".venv/bin/activate")
+    assert "producer submit" in reply.splitlines()[-1]
+    assert reply.splitlines()[1].endswith(".venv/bin/activate")
     assert (ROOT / ".venv").stat().st_mtime_ns == before

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 import pytest
 import redis
-from conftest import PATIENCE_S, ROOT, Crew, Worker
+from conftest import PATIENCE_S, ROOT, Fleet, Worker
 from images import fill
 
 from worker.contract.labels import LabelPack
@@ -41,8 +41,8 @@ except Exception as e:
 
 
 @pytest.fixture(scope="module")
-def worker(server: EmbeddedRedis, crew: Crew) -> Worker:
-    return crew.start(server.url)
+def worker(server: EmbeddedRedis, fleet: Fleet) -> Worker:
+    return fleet.start(server.url)
 
 
 def python(code: str, *arguments: str) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import urllib3
-from conftest import PATIENCE_S, ROOT, Crew, environment, run
+from conftest import PATIENCE_S, ROOT, Fleet, environment, run
 from images import encoded, fill, picture
 from server import free_port
 
@@ -54,7 +54,7 @@ def queue() -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def door(queue: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
+def api(queue: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
     port, log = free_port(), tmp_path_factory.mktemp("door") / "log"
     with log.open("wb") as sink:
         child = start_child(
@@ -78,26 +78,26 @@ def door(queue: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]
 
 
 @pytest.fixture(scope="module")
-def worker(queue: str, crew: Crew) -> None:
-    crew.start(queue)
+def worker(queue: str, fleet: Fleet) -> None:
+    fleet.start(queue)
 
 
 def cat() -> bytes:
     return (EXAMPLES / "猫.jpg").read_bytes()
 
 
-def test_one_image_gets_its_tags_and_times(door: Door, worker: None) -> None:
-    status, told = door.predict(cat(), label=["猫", "汽车"], top_k=1)
-    assert status == 200, told
-    assert [one["label"] for one in told["results"]] == ["猫"]
-    assert set(told["results"][0]) == {"label", "score"}
-    assert told["timing"]["infer_ms"] > 0
-    assert told["model"].startswith("wanwu-demo@")
+def test_one_image_gets_its_tags_and_times(api: Door, worker: None) -> None:
+    status, reply = api.predict(cat(), label=["猫", "汽车"], top_k=1)
+    assert status == 200, reply
+    assert [one["label"] for one in reply["results"]] == ["猫"]
+    assert set(reply["results"][0]) == {"label", "score"}
+    assert reply["timing"]["infer_ms"] > 0
+    assert reply["model"].startswith("wanwu-demo@")
 
 
-def test_calibrated_scores_may_be_none_of_these(door: Door, worker: None) -> None:
-    status, told = door.predict(cat(), label=["汽车", "飞机"], calibrated=True)
-    assert (status, told["results"]) == (200, [])
+def test_calibrated_scores_may_be_none_of_these(api: Door, worker: None) -> None:
+    status, reply = api.predict(cat(), label=["汽车", "飞机"], calibrated=True)
+    assert (status, reply["results"]) == (200, [])
 
 
 @pytest.mark.parametrize(
@@ -114,11 +114,11 @@ def test_calibrated_scores_may_be_none_of_these(door: Door, worker: None) -> Non
     ],
 )
 def test_a_bad_request_has_a_code_and_a_sentence(
-    door: Door, worker: None, fields: dict[str, Any], status: int, code: str
+    api: Door, worker: None, fields: dict[str, Any], status: int, code: str
 ) -> None:
-    found, told = door.predict(**fields)
-    assert (found, told["code"]) == (status, code), told
-    assert told["message"]
+    found, reply = api.predict(**fields)
+    assert (found, reply["code"]) == (status, code), reply
+    assert reply["message"]
 
 
 @pytest.mark.parametrize(
@@ -126,62 +126,60 @@ def test_a_bad_request_has_a_code_and_a_sentence(
     [("/etc/passwd", 422), ("file:///etc/passwd", 422), ("http://127.0.0.1:1/x.jpg", 403)],
 )
 def test_a_url_is_fetched_only_from_where_workers_may(
-    door: Door, worker: None, url: str, status: int
+    api: Door, worker: None, url: str, status: int
 ) -> None:
-    assert door.ask("POST", "/predict", fields={"url": url})[0] == status
+    assert api.ask("POST", "/predict", fields={"url": url})[0] == status
 
 
-def test_nobody_comes_in_without_the_key(door: Door) -> None:
-    other = Door(door.base, "another")
+def test_nobody_comes_in_without_the_key(api: Door) -> None:
+    other = Door(api.base, "another")
     assert other.predict(b"x")[0] == 401
     assert other.ask("GET", "/jobs/x")[0] == 401
     assert other.ask("GET", "/health")[0] == 200
 
 
-def test_a_job_of_paths_streams_its_records(door: Door, worker: None, tmp_path: Path) -> None:
+def test_a_job_of_paths_streams_its_records(api: Door, worker: None, tmp_path: Path) -> None:
     photos = [str(path) for path in fill(tmp_path, 20)]
     body = {"images": [*photos, "/gone.jpg"], "labels": ["猫", "狗"], "top_k": 1}
-    status, job = door.ask("POST", "/jobs", json=body)
+    status, job = api.ask("POST", "/jobs", json=body)
     assert status == 201, job
-    _, text = door.ask("GET", f"/jobs/{job['id']}/results?follow=true")
+    _, text = api.ask("GET", f"/jobs/{job['id']}/results?follow=true")
     lines = [json.loads(line) for line in text.splitlines()]
     assert {line["path"] for line in lines} == {*photos, "/gone.jpg"}
     assert [line["error"]["code"] for line in lines if line["error"]] == ["not_found"]
-    _, told = door.ask("GET", f"/jobs/{job['id']}")
-    assert (told["state"], told["images"], told["failed"]) == ("finished", 21, 1)
-    assert told["codes"] == {"not_found": 1}
+    _, reply = api.ask("GET", f"/jobs/{job['id']}")
+    assert (reply["state"], reply["images"], reply["failed"]) == ("finished", 21, 1)
+    assert reply["codes"] == {"not_found": 1}
 
 
-def test_images_are_uploaded_to_an_open_job(door: Door, worker: None) -> None:
-    _, job = door.ask("POST", "/jobs", json={"open": True, "labels": ["猫"]})
+def test_images_are_uploaded_to_an_open_job(api: Door, worker: None) -> None:
+    _, job = api.ask("POST", "/jobs", json={"open": True, "labels": ["猫"]})
     path = f"/jobs/{job['id']}"
     for number in range(3):
         files = [("images", (f"{number}-{n}.jpg", encoded(picture(n)))) for n in range(5)]
-        status, told = door.ask("POST", f"{path}/images", fields=files)
-        assert (status, told["images"]) == (200, 5 * (number + 1)), told
-    assert door.ask("POST", f"{path}/close")[1]["state"] in {"submitted", "finished"}
-    assert door.ask("POST", f"{path}/images", fields=files)[0] == 409
-    _, text = door.ask("GET", f"{path}/results?follow=true")
+        status, reply = api.ask("POST", f"{path}/images", fields=files)
+        assert (status, reply["images"]) == (200, 5 * (number + 1)), reply
+    assert api.ask("POST", f"{path}/close")[1]["state"] in {"submitted", "finished"}
+    assert api.ask("POST", f"{path}/images", fields=files)[0] == 409
+    _, text = api.ask("GET", f"{path}/results?follow=true")
     names = sorted(json.loads(line)["path"] for line in text.splitlines())
     assert names == sorted(f"{a}-{b}.jpg" for a in range(3) for b in range(5))
 
 
-def test_a_job_is_cancelled_and_one_that_is_not_there_is_told(door: Door, worker: None) -> None:
-    _, job = door.ask("POST", "/jobs", json={"open": True})
-    assert door.ask("DELETE", f"/jobs/{job['id']}")[1]["state"] == "cancelled"
-    _, done = door.ask("POST", "/jobs", json={"images": []})
-    assert door.ask("DELETE", f"/jobs/{done['id']}") == (200, done | {"state": "finished"})
+def test_a_job_is_cancelled_and_one_that_is_not_there_is_told(api: Door, worker: None) -> None:
+    _, job = api.ask("POST", "/jobs", json={"open": True})
+    assert api.ask("DELETE", f"/jobs/{job['id']}")[1]["state"] == "cancelled"
+    _, done = api.ask("POST", "/jobs", json={"images": []})
+    assert api.ask("DELETE", f"/jobs/{done['id']}") == (200, done | {"state": "finished"})
     for method, path in (("GET", "x"), ("DELETE", "x"), ("GET", "x/results"), ("POST", "x/close")):
-        assert door.ask(method, f"/jobs/{path}")[0] == 404
+        assert api.ask(method, f"/jobs/{path}")[0] == 404
 
 
-def test_schemathesis_finds_no_error_of_the_server(
-    door: Door, worker: None, tmp_path: Path
-) -> None:
+def test_schemathesis_finds_no_error_of_the_server(api: Door, worker: None, tmp_path: Path) -> None:
     done = subprocess.run(
         [
             *(str(Path(sys.executable).with_name("schemathesis")), "run"),
-            *(f"{door.base}/openapi.json", "-H", f"X-API-Key: {KEY}"),
+            *(f"{api.base}/openapi.json", "-H", f"X-API-Key: {KEY}"),
             *("--checks", "not_a_server_error,response_schema_conformance"),
             *("--max-examples", "25", "--seed", "1", "--phases", "examples,coverage,fuzzing"),
             *("--exclude-path", "/jobs/{job}/results", "--request-timeout", str(PATIENCE_S)),
@@ -196,16 +194,16 @@ def test_schemathesis_finds_no_error_of_the_server(
     assert done.returncode == 0, done.stdout[-4000:]
 
 
-def test_a_laptop_submits_through_the_door(door: Door, worker: None, tmp_path: Path) -> None:
+def test_a_laptop_submits_through_the_door(api: Door, worker: None, tmp_path: Path) -> None:
     photos = fill(tmp_path / "图", 40)
     (tmp_path / "图" / 'an "odd"\nname.jpg').write_bytes(photos[0].read_bytes())
     (tmp_path / "图" / "bad.jpg").write_bytes(b"no image")
     (tmp_path / "图" / "empty.jpg").touch()
     labels, out = tmp_path / "labels.txt", tmp_path / "tags.jsonl"
     labels.write_text("猫 | 小猫 < 动物\n狗\n", encoding="utf-8")
-    words = ["producer", "submit", str(tmp_path / "图"), "--server", door.base]
-    words += ["--labels", str(labels), "--top-k", "2", "--embeddings", "--out", str(out)]
-    done = run(*words, broker_url="redis://127.0.0.1:1/0", api_key=KEY)
+    argv = ["producer", "submit", str(tmp_path / "图"), "--server", api.base]
+    argv += ["--labels", str(labels), "--top-k", "2", "--embeddings", "--out", str(out)]
+    done = run(*argv, broker_url="redis://127.0.0.1:1/0", api_key=KEY)
     assert done.returncode == 3, done.stderr
     lines = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
     assert len(lines) == len({line["path"] for line in lines}) == 43
@@ -214,24 +212,24 @@ def test_a_laptop_submits_through_the_door(door: Door, worker: None, tmp_path: P
     fine = [line for line in lines if line["status"] == "ok"]
     assert {tag.get("parent") for line in fine for tag in line["tags"]} == {"动物", None}
     assert all(line["embedding"] and line["file"]["size_bytes"] for line in fine)
-    again = run(*words, "--resume", broker_url="redis://127.0.0.1:1/0", api_key=KEY)
+    again = run(*argv, "--resume", broker_url="redis://127.0.0.1:1/0", api_key=KEY)
     assert len(out.read_text(encoding="utf-8").splitlines()) == 43, again.stderr
-    again = run(*words, broker_url="redis://127.0.0.1:1/0", api_key=KEY)
+    again = run(*argv, broker_url="redis://127.0.0.1:1/0", api_key=KEY)
     assert again.returncode == 2
     assert f"{out} already holds 43 records: continue with --resume" in again.stderr
-    words.append("--overwrite")
-    refused = run(*words, broker_url="redis://127.0.0.1:1/0", api_key="another")
+    argv.append("--overwrite")
+    refused = run(*argv, broker_url="redis://127.0.0.1:1/0", api_key="another")
     assert refused.returncode == 1
     assert refused.stderr.strip().endswith("unauthorized: give the API key as X-API-Key")
-    away = run(*words[:4], "http://127.0.0.1:1")
+    away = run(*argv[:4], "http://127.0.0.1:1")
     assert away.returncode == 1
     assert "no answer from" in away.stderr
 
 
-def test_the_python_api_does_the_same_over_http(door: Door, worker: None, tmp_path: Path) -> None:
+def test_the_python_api_does_the_same_over_http(api: Door, worker: None, tmp_path: Path) -> None:
     photos = [str(path) for path in fill(tmp_path / "图", 40)]
     (tmp_path / "图" / "empty.jpg").touch()
-    with Client(door.base, api_key=KEY) as client:
+    with Client(api.base, api_key=KEY) as client:
         stream = client.tag(tmp_path / "图", ["猫", "狗"], top_k=1)
         records = list(stream)
         assert sorted(record.path for record in records if record.status == "ok") == sorted(photos)
@@ -248,7 +246,7 @@ def test_the_python_api_does_the_same_over_http(door: Door, worker: None, tmp_pa
         with pytest.raises(UsageError, match="needs a Redis"):
             client.status()
     with (
-        Client(door.base, api_key="another") as stranger,
+        Client(api.base, api_key="another") as stranger,
         pytest.raises(ServerError, match="unauthorized"),
     ):
         stranger.submit(photos, ["猫"])

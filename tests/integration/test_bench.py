@@ -24,8 +24,8 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save(tmp_path_factory.mktemp("hub") / "chinese_clip", "chinese_clip")
 
 
-def bench(*words: str) -> tuple[int, str, str]:
-    done = CliRunner().invoke(main, ["bench", "--device", "cpu", *words])
+def bench(*argv: str) -> tuple[int, str, str]:
+    done = CliRunner().invoke(main, ["bench", "--device", "cpu", *argv])
     return done.exit_code, done.stdout, done.stderr
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import redis
-from conftest import PATIENCE_S, Crew, run
+from conftest import PATIENCE_S, Fleet, run
 from images import fill
 
 from worker.contract.local.redis_server import EmbeddedRedis
@@ -20,10 +20,10 @@ pytestmark = pytest.mark.integration
 
 
 def test_events_come_in_groups_and_none_is_missing(
-    server: EmbeddedRedis, client: redis.Redis, crew: Crew, tmp_path: Path
+    server: EmbeddedRedis, client: redis.Redis, fleet: Fleet, tmp_path: Path
 ) -> None:
     fill(tmp_path / "images", 64)
-    worker = crew.start(server.url)
+    worker = fleet.start(server.url)
     app = make_app(Settings(broker_url=SecretUrl(server.url)), stores_results=False)
     found: list[str] = []
     with app.connection_for_read() as connection:
@@ -46,10 +46,10 @@ def test_events_come_in_groups_and_none_is_missing(
 
 
 def test_a_worker_leaves_to_others_what_it_has_no_capacity_for(
-    server: EmbeddedRedis, client: redis.Redis, crew: Crew, tmp_path: Path
+    server: EmbeddedRedis, client: redis.Redis, fleet: Fleet, tmp_path: Path
 ) -> None:
     fill(tmp_path / "images", 1200, (800, 600))
-    workers = [crew.start(server.url, ready=False) for _ in range(2)]
+    workers = [fleet.start(server.url, ready=False) for _ in range(2)]
     for worker in workers:
         worker.wait_for("worker.ready")
     options = ["--chunk-size", "100", "--out", str(tmp_path / "out.jsonl")]

@@ -95,9 +95,9 @@ def test_a_user_whom_the_system_does_not_know_tags_images(tmp_path: Path, home: 
         variables.pop(name, None)
     if home:
         variables["HOME"] = home
-    words = ["submit", str(tmp_path / "in"), "--embedded", "--out", str(place / "tags.csv")]
+    argv = ["submit", str(tmp_path / "in"), "--embedded", "--out", str(place / "tags.csv")]
     done = subprocess.run(
-        [*STRANGER, sys.executable, "-m", "producer.cli", *words],
+        [*STRANGER, sys.executable, "-m", "producer.cli", *argv],
         cwd=place,
         env=variables,
         capture_output=True,
@@ -106,7 +106,7 @@ def test_a_user_whom_the_system_does_not_know_tags_images(tmp_path: Path, home: 
     )
     assert done.returncode == 0, done.stderr
     assert len((place / "tags.csv").read_text().splitlines()) == 3
-    model = [*words[:3], "--model", "~nobody/none"]
+    model = [*argv[:3], "--model", "~nobody/none"]
     gone = subprocess.run(
         [*STRANGER, sys.executable, "-m", "producer.cli", *model],
         cwd=place,

@@ -44,8 +44,8 @@ def no_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(b"x")
 
 
-def call(*words: str) -> Result:
-    return CliRunner().invoke(main, words)
+def call(*argv: str) -> Result:
+    return CliRunner().invoke(main, argv)
 
 
 @contextmanager
@@ -127,12 +127,12 @@ def test_the_help_of_each_verb_shows_an_example(verb: str) -> None:
         (["empty"], "no image found in empty"),
     ],
 )
-def test_wrong_usage_ends_with_2_and_says_what_is_wrong(words: list[str], sentence: str) -> None:
+def test_wrong_usage_ends_with_2_and_says_what_is_wrong(argv: list[str], sentence: str) -> None:
     Path("good.txt").write_text("猫\n", encoding="utf-8")
     Path("blank.txt").write_text("# 空\n\n", encoding="utf-8")
     Path("latin.txt").write_bytes(b"\xe9t\xe9\n")
     Path("empty").mkdir()
-    done = call("submit", *words)
+    done = call("submit", *argv)
     assert done.exit_code == 2, done.output
     assert sentence in done.stderr
     assert done.stdout == ""
@@ -143,8 +143,8 @@ def test_wrong_usage_ends_with_2_and_says_what_is_wrong(words: list[str], senten
     [["submit", "a.jpg"], ["status"], ["results", "j"], ["cancel", "j"]],
     ids=lambda w: w[0],
 )
-def test_a_broker_that_cannot_be_reached_is_one_line(words: list[str]) -> None:
-    done = call(*words, "--broker", NOWHERE)
+def test_a_broker_that_cannot_be_reached_is_one_line(argv: list[str]) -> None:
+    done = call(*argv, "--broker", NOWHERE)
     assert done.exit_code == 1
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: cannot reach Redis at redis://:***@127.0.0.1:1/0: ")
@@ -171,8 +171,8 @@ def test_without_a_worker_nothing_is_sent_and_an_old_file_stays_as_it_was(
     server: EmbeddedRedis, client: redis.Redis
 ) -> None:
     Path("tags.jsonl").write_text("precious")
-    words = ("submit", "a.jpg", "--out", "tags.jsonl", "--overwrite")
-    done = call(*words, "--broker", server.url)
+    argv = ("submit", "a.jpg", "--out", "tags.jsonl", "--overwrite")
+    done = call(*argv, "--broker", server.url)
     assert done.exit_code == 1
     (line,) = done.stderr.splitlines()
     assert "no worker is online" in line
@@ -207,17 +207,17 @@ def test_a_job_left_alone_prints_its_id_and_its_results_are_fetched_later(
     assert saved.stderr == "wrote 2 records to r.jsonl\n"
     assert Path("r.jsonl").read_text(encoding="utf-8") == late.stdout
 
-    told = call("status", job, "--broker", server.url)
-    assert told.exit_code == 0
-    assert "finished" in told.stdout
-    assert "2 in 1 chunks" in told.stdout
+    reply = call("status", job, "--broker", server.url)
+    assert reply.exit_code == 0
+    assert "finished" in reply.stdout
+    assert "2 in 1 chunks" in reply.stdout
     assert job in call("status", "--broker", server.url).stdout
 
 
 def test_failed_images_end_with_3(server: EmbeddedRedis, client: redis.Redis) -> None:
     Path("b.jpg").touch()
-    words = ("submit", "a.jpg", "b.jpg", "--blobs", "--no-wait")
-    job = call(*words, "--broker", server.url).stdout.strip()
+    argv = ("submit", "a.jpg", "b.jpg", "--blobs", "--no-wait")
+    job = call(*argv, "--broker", server.url).stdout.strip()
     with helper(server.url):
         done = call("results", job, "--wait", "--broker", server.url)
     assert done.exit_code == 3
@@ -348,9 +348,9 @@ def test_a_rehearsal_counts_and_sends_nothing(server: EmbeddedRedis, client: red
 def test_closed_streams_are_no_fault_of_ours(
     server: EmbeddedRedis, client: redis.Redis, tmp_path: Path, closed: str
 ) -> None:
-    def shell(words: str) -> tuple[int, str]:
+    def shell(argv: str) -> tuple[int, str]:
         done = subprocess.run(
-            ["/bin/sh", "-c", f"{sys.executable} -m producer.cli {words} {closed}"],
+            ["/bin/sh", "-c", f"{sys.executable} -m producer.cli {argv} {closed}"],
             cwd=ROOT,
             env=environment(broker_url=server.url),
             capture_output=True,

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import redis
-from conftest import PATIENCE_S, ROOT, STEADY, Crew, environment, until
+from conftest import PATIENCE_S, ROOT, STEADY, Fleet, environment, until
 from images import fill
 
 from producer import (
@@ -47,16 +47,16 @@ def queue() -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def worker(queue: str, crew: Crew) -> None:
+def worker(queue: str, fleet: Fleet) -> None:
     """One of a hundred images a second: what must be met at work, is."""
-    crew.start(queue, program=STEADY)
+    fleet.start(queue, program=STEADY)
 
 
 @pytest.fixture(scope="module")
-def example_queue(crew: Crew) -> Iterator[str]:
+def example_queue(fleet: Fleet) -> Iterator[str]:
     """A Redis of its own, with a worker that has the real model."""
     with EmbeddedRedis() as server:
-        crew.start(server.url)
+        fleet.start(server.url)
         yield server.url
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import redis
-from conftest import Crew, run
+from conftest import Fleet, run
 from server import Server
 
 from producer.monitoring.doctor import Finding, examine
@@ -64,21 +64,21 @@ def test_a_full_redis_is_told_as_such(tmp_path: Path) -> None:
 def test_the_redis_of_the_results_is_asked_too(tmp_path: Path, server: EmbeddedRedis) -> None:
     with Server(tmp_path) as apart:
         settings = Settings(broker_url=SecretUrl(server.url), result_url=SecretUrl(apart.url))
-        assert not any("results" in words for words in bad(*examine(settings, [])))
+        assert not any("results" in argv for argv in bad(*examine(settings, [])))
         apart.refuse("READONLY")
-        (worst,) = (words for words in bad(*examine(settings, [])) if "results" in words)
+        (worst,) = (argv for argv in bad(*examine(settings, [])) if "results" in argv)
         assert worst.startswith("Redis of the results answers, but refuses work: READONLY")
         assert "WANWU_RESULT_URL" in worst
 
 
 @pytest.mark.integration
 def test_it_knows_what_workers_may_read(
-    server: EmbeddedRedis, client: redis.Redis, crew: Crew, tmp_path: Path
+    server: EmbeddedRedis, client: redis.Redis, fleet: Fleet, tmp_path: Path
 ) -> None:
     seen, unseen = tmp_path / "seen", tmp_path / "unseen"
     seen.mkdir()
     unseen.mkdir()
-    crew.start(server.url, "--allow", str(seen), "--images", "s3://photos/2026/")
+    fleet.start(server.url, "--allow", str(seen), "--images", "s3://photos/2026/")
     places = [str(seen), str(unseen), str(tmp_path / "none"), "s3://photos/2026/", "s3://other/"]
     found = list(examine(Settings(broker_url=SecretUrl(server.url)), places))
     by_place = {one.what.split(": ")[0]: one.state for one in found[-5:]}

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import redis
 import tiny_model
-from conftest import PATIENCE_S, Crew, run
+from conftest import PATIENCE_S, Fleet, run
 from images import fill
 from redis.backoff import NoBackoff
 from redis.retry import Retry
@@ -90,18 +90,18 @@ def test_what_is_no_embedding_and_a_redis_that_is_away_are_nothing_known(
 
 @pytest.mark.integration
 def test_images_that_come_again_are_not_inferred_again(
-    server: EmbeddedRedis, crew: Crew, tmp_path: Path
+    server: EmbeddedRedis, fleet: Fleet, tmp_path: Path
 ) -> None:
     photos = fill(tmp_path / "photos", 12)
     (tmp_path / "photos" / "copy.jpg").write_bytes(photos[0].read_bytes())
     (tmp_path / "photos" / "bad.jpg").write_bytes(b"no image")
-    worker = crew.start(server.url, embedding_cache_size="1000")
+    worker = fleet.start(server.url, embedding_cache_size="1000")
     found = []
     for number, labels in enumerate((["猫", "狗"], ["猫", "狗"], ["树"])):
         out = tmp_path / f"{number}.jsonl"
-        words = [word for label in labels for word in ("--label", label)]
+        argv = [word for label in labels for word in ("--label", label)]
         run(
-            *("producer", "submit", str(tmp_path / "photos"), *words, "--out", str(out)),
+            *("producer", "submit", str(tmp_path / "photos"), *argv, "--out", str(out)),
             broker_url=server.url,
         )
         lines = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import pytest
-from conftest import ROOT, Crew, run
+from conftest import ROOT, Fleet, run
 from records import MODEL, embedding, failed, record
 
 from producer.embeddings.ranking import Ranker, matrix_of, nearest, retagged
@@ -106,12 +106,12 @@ def test_the_nearest_of_all_blocks_come_first() -> None:
 
 @pytest.fixture(scope="module")
 def kept(
-    server: EmbeddedRedis, crew: Crew, tmp_path_factory: pytest.TempPathFactory
+    server: EmbeddedRedis, fleet: Fleet, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, str]:
     """The examples with their embeddings, as lines and as a table, and one image that failed."""
     directory = tmp_path_factory.mktemp("kept")
     (directory / "bad.jpg").write_bytes(b"no image")
-    crew.start(server.url)
+    fleet.start(server.url)
     for ending in ("jsonl", "parquet"):
         done = run(
             *("producer", "submit", str(EXAMPLES), str(directory / "bad.jpg")),
@@ -146,15 +146,15 @@ def test_retag_gives_the_tags_of_a_fresh_run(
     labels = tmp_path / "new.txt"
     labels.write_text("".join(f"{label}\n" for label in LABELS), encoding="utf-8")
     fresh, out = tmp_path / "fresh.jsonl", tmp_path / f"new.{after}"
-    words = ("--labels", str(labels), "--threshold", "0.001", *more)
-    run("producer", "submit", str(EXAMPLES), *words, "--out", str(fresh), broker_url=url)
+    argv = ("--labels", str(labels), "--threshold", "0.001", *more)
+    run("producer", "submit", str(EXAMPLES), *argv, "--out", str(fresh), broker_url=url)
     source = directory / f"tags.{before}"
     # No queue: it must not even ask.
     done = run(
         "producer",
         "retag",
         str(source),
-        *words,
+        *argv,
         "--out",
         str(out),
         broker_url="redis://localhost:1",
@@ -174,12 +174,12 @@ def test_retag_gives_the_tags_of_a_fresh_run(
 
 
 def test_search_finds_what_a_text_says(kept: tuple[Path, str]) -> None:
-    words = ("一只猫", "--top", "3")
-    done = run("producer", "search", str(kept[0] / "tags.parquet"), *words)
+    argv = ("一只猫", "--top", "3")
+    done = run("producer", "search", str(kept[0] / "tags.parquet"), *argv)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert len(lines) == 3
-    as_json = run("producer", "search", str(kept[0] / "tags.jsonl"), *words, "--json")
+    as_json = run("producer", "search", str(kept[0] / "tags.jsonl"), *argv, "--json")
     hits = [json.loads(line) for line in as_json.stdout.splitlines()]
     assert [f"{hit['score']:.3f}  {hit['path']}" for hit in hits] == [
         f"{float(line.split()[0]):.3f}  {line.split(maxsplit=1)[1]}" for line in lines
@@ -210,13 +210,13 @@ def test_a_worker_that_is_online_embeds_the_text(kept: tuple[Path, str]) -> None
     ],
 )
 def test_what_cannot_be_done_is_one_clear_line(
-    kept: tuple[Path, str], words: list[str], reason: str, tmp_path: Path
+    kept: tuple[Path, str], argv: list[str], reason: str, tmp_path: Path
 ) -> None:
     plain, out = tmp_path / "plain.parquet", tmp_path / "out.parquet"
     with open_sink(target_of(plain, None)) as sink:
         sink.write(record())
     places = {"plain": plain, "out": out, "kept": kept[0] / "tags.parquet"}
-    done = run("producer", *(word.format(**places) for word in words))
+    done = run("producer", *(word.format(**places) for word in argv))
     assert done.returncode in {1, 2}
     assert reason.format() in done.stderr
     assert "Traceback" not in done.stderr

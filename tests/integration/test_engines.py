@@ -178,9 +178,9 @@ def test_an_onnx_file_is_made_once(exported: Callable[..., Artifact], cache: Pat
     ],
 )
 def test_an_engine_that_cannot_run_a_precision_says_so(
-    exported: Callable[..., Artifact], engine: str, precision: str, words: str
+    exported: Callable[..., Artifact], engine: str, precision: str, argv: str
 ) -> None:
-    with pytest.raises(ArtifactError, match=words):
+    with pytest.raises(ArtifactError, match=argv):
         LOADERS[engine](exported("chinese_clip", precision), "cpu")
 
 
@@ -221,9 +221,9 @@ def test_what_a_traced_module_makes_lies_where_its_inputs_do(tmp_path: Path) -> 
 @cuda
 def test_texts_are_embedded_on_the_gpu_as_on_the_cpu(exported: Callable[..., Artifact]) -> None:
     artifact = exported("chinese_clip")
-    words = ["猫", "a dog", "红色的苹果"]
-    on_gpu = TextEmbedder(artifact, "cuda:0").embed(words)
-    assert np.allclose(on_gpu, TextEmbedder(artifact, "cpu").embed(words), atol=1e-4)
+    argv = ["猫", "a dog", "红色的苹果"]
+    on_gpu = TextEmbedder(artifact, "cuda:0").embed(argv)
+    assert np.allclose(on_gpu, TextEmbedder(artifact, "cpu").embed(argv), atol=1e-4)
 
 
 def test_threads_are_those_of_the_settings(tiny: Artifact) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import fsspec
 import pytest
-from conftest import ROOT, Crew, run
+from conftest import ROOT, Fleet, run
 from images import fill
 from web import object_store, web
 
@@ -161,10 +161,10 @@ def test_a_shard_yields_its_images_and_where_they_lie(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("body", [b"", b"no archive" * 100])
 def test_what_is_no_archive_is_passed_over_with_a_word(tmp_path: Path, body: bytes) -> None:
-    shard, told = tmp_path / "x.tar", list[str]()
+    shard, reply = tmp_path / "x.tar", list[str]()
     shard.write_bytes(body)
-    assert list(scan([str(shard)], lambda _, error: told.append(str(error)))) == []
-    assert "not a tar archive" in told[0]
+    assert list(scan([str(shard)], lambda _, error: reply.append(str(error)))) == []
+    assert "not a tar archive" in reply[0]
 
 
 def tags_of(out: Path) -> dict[str, Any]:
@@ -192,7 +192,7 @@ def store() -> Iterator[dict[str, str]]:
 
 
 def test_files_urls_and_shards_get_the_same_tags(
-    server: EmbeddedRedis, crew: Crew, store: dict[str, str], tmp_path: Path
+    server: EmbeddedRedis, fleet: Fleet, store: dict[str, str], tmp_path: Path
 ) -> None:
     """Must hold for all at once: one worker, which has the credentials, fetches what it may."""
     shard = pack(EXAMPLES, tmp_path / "shard.tar")
@@ -202,13 +202,13 @@ def test_files_urls_and_shards_get_the_same_tags(
         names = sorted(path.name for path in EXAMPLES.iterdir() if is_image(path.name))
         listed = tmp_path / "urls.txt"
         listed.write_text("".join(f"{address}/{name}\n" for name in names), encoding="utf-8")
-        worker = crew.start(
+        worker = fleet.start(
             server.url,
             *("--allow", "s3://photos/", "--images", address),
             *("--allow", str(EXAMPLES), "--images", str(tmp_path)),
         )
         found = {}
-        for name, words in {
+        for name, argv in {
             "files": [str(EXAMPLES)],
             "shard": [str(shard)],
             "blobs of a shard": [str(shard), "--blobs"],
@@ -217,12 +217,12 @@ def test_files_urls_and_shards_get_the_same_tags(
             "shard in a bucket": ["s3://photos/shards/shard.tar"],
         }.items():
             out = tmp_path / f"{name}.jsonl"
-            done = run("producer", "submit", *words, "--out", str(out), broker_url=server.url)
+            done = run("producer", "submit", *argv, "--out", str(out), broker_url=server.url)
             assert done.returncode == 0, (name, done.stderr)
             found[name] = tags_of(out)
         web_out = tmp_path / "web.jsonl"
-        words = [f"{address}/{name}" for name in names]
-        done = run("producer", "submit", *words, "--out", str(web_out), broker_url=server.url)
+        argv = [f"{address}/{name}" for name in names]
+        done = run("producer", "submit", *argv, "--out", str(web_out), broker_url=server.url)
         assert done.returncode == 0, done.stderr
         found["web"] = tags_of(web_out)
     worker.stop()
@@ -235,14 +235,14 @@ def test_files_urls_and_shards_get_the_same_tags(
 
 
 def test_records_go_to_a_bucket_and_are_gone_on_with_there(
-    server: EmbeddedRedis, crew: Crew, store: dict[str, str], tmp_path: Path
+    server: EmbeddedRedis, fleet: Fleet, store: dict[str, str], tmp_path: Path
 ) -> None:
     fill(tmp_path / "photos", 5)
-    crew.start(server.url)
+    fleet.start(server.url)
     bucket = fsspec.filesystem("s3", skip_instance_cache=True)
     for ending in ("jsonl", "parquet"):
-        words = ("producer", "submit", "--out", f"s3://photos/out/tags.{ending}")
-        done = run(*words, str(tmp_path / "photos"), broker_url=server.url)
+        argv = ("producer", "submit", "--out", f"s3://photos/out/tags.{ending}")
+        done = run(*argv, str(tmp_path / "photos"), broker_url=server.url)
         assert done.returncode == 0, done.stderr
         assert bucket.exists(f"photos/out/tags.{ending}")
     lines = bucket.cat("photos/out/tags.jsonl").splitlines()

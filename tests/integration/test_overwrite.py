@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 import redis
-from conftest import PATIENCE_S, ROOT, STEADY, Crew, environment, run, until
+from conftest import PATIENCE_S, ROOT, STEADY, Fleet, environment, run, until
 from images import fill
 from records import record
 
@@ -45,12 +45,12 @@ def write(file: Path, count: int) -> None:
             sink.write(record(f"/{number}.jpg"))
 
 
-def convert(file: Path, out: Path | str, *words: str) -> subprocess.CompletedProcess[str]:
-    return run("producer", "convert", str(file), "--out", str(out), *words)
+def convert(file: Path, out: Path | str, *argv: str) -> subprocess.CompletedProcess[str]:
+    return run("producer", "convert", str(file), "--out", str(out), *argv)
 
 
-def quiet(words: str) -> None:
-    raise AssertionError(words)
+def quiet(argv: str) -> None:
+    raise AssertionError(argv)
 
 
 @pytest.fixture
@@ -145,8 +145,8 @@ def test_a_pipe_and_standard_output_are_written_to(tmp_path: Path, few: Path) ->
     assert convert(few, pipe).returncode == 0
     assert reader.communicate(timeout=PATIENCE_S)[0] == few.read_bytes()
     log.write_text("before\n")
-    words = f"-m producer.cli convert {few} --out /dev/stdout --format jsonl >> {log}"
-    subprocess.run(f"{sys.executable} {words}", shell=True, check=True, cwd=ROOT)
+    argv = f"-m producer.cli convert {few} --out /dev/stdout --format jsonl >> {log}"
+    subprocess.run(f"{sys.executable} {argv}", shell=True, check=True, cwd=ROOT)
     assert log.read_bytes() == b"before\n" + few.read_bytes()
 
 
@@ -195,10 +195,10 @@ def test_what_comes_from_no_record_leaves_the_old_file(tmp_path: Path) -> None:
         (["results", "j", "--overwrite"], "give its --out"),
     ],
 )
-def test_overwrite_is_for_a_file(tmp_path: Path, few: Path, words: list[str], reason: str) -> None:
+def test_overwrite_is_for_a_file(tmp_path: Path, few: Path, argv: list[str], reason: str) -> None:
     fill(tmp_path / "images", 1)
     places = {"images": tmp_path / "images", "file": few}
-    done = run("producer", *(word.format(**places) for word in words), cwd=tmp_path)
+    done = run("producer", *(word.format(**places) for word in argv), cwd=tmp_path)
     assert done.returncode == 2
     assert reason in done.stderr
 
@@ -293,27 +293,27 @@ def test_without_locks_it_goes_on_with_a_note(
 def test_a_submit_replaces_a_file_only_when_it_has_records(
     server: EmbeddedRedis,
     client: redis.Redis,
-    crew: Crew,
+    fleet: Fleet,
     tmp_path: Path,
 ) -> None:
     photos, out = str(tmp_path / "photos"), tmp_path / "tags.jsonl"
     fill(tmp_path / "photos", 40)
     write(out, 7)
     before = out.read_bytes()
-    words = ("submit", photos, "--out", str(out))
-    tried = run("producer", *words, "--dry-run", broker_url=server.url)
+    argv = ("submit", photos, "--out", str(out))
+    tried = run("producer", *argv, "--dry-run", broker_url=server.url)
     assert tried.returncode == 0
     assert f"note: {out} already holds 7 records: continue with --resume" in tried.stderr
-    nobody = run("producer", *words, "--overwrite", broker_url=server.url)
+    nobody = run("producer", *argv, "--overwrite", broker_url=server.url)
     assert nobody.returncode == 1
     assert "no worker is online" in nobody.stderr
     assert out.read_bytes() == before
-    crew.start(server.url, program=STEADY)
-    refused = run("producer", *words, broker_url=server.url)
+    fleet.start(server.url, program=STEADY)
+    refused = run("producer", *argv, broker_url=server.url)
     assert refused.returncode == 2
     assert f"{out} already holds 7 records: continue with --resume" in refused.stderr
     assert client.keys("wanwu:job:*") == []
-    done = run("producer", *words, "--overwrite", broker_url=server.url)
+    done = run("producer", *argv, "--overwrite", broker_url=server.url)
     assert done.returncode == 0, done.stderr
     assert len(list(records_of(out))) == 40
     job = JobStore(client, 3600).list()[0].id
@@ -332,9 +332,9 @@ def test_a_submit_replaces_a_file_only_when_it_has_records(
 
 def interrupt_before_any_result(url: str, photo: Path, out: Path) -> None:
     """Begin a job whose only image waits for others to travel with, and interrupt it."""
-    words = ["submit", "-", "--out", str(out), "--overwrite"]
+    argv = ["submit", "-", "--out", str(out), "--overwrite"]
     with subprocess.Popen(
-        [sys.executable, "-m", "producer.cli", *words],
+        [sys.executable, "-m", "producer.cli", *argv],
         cwd=ROOT,
         env=environment(broker_url=url),
         stdin=subprocess.PIPE,

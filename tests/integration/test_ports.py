@@ -44,8 +44,8 @@ def test_an_address_that_is_not_ours_is_one_sentence(
     server: EmbeddedRedis, client: redis.Redis, verb: str, address: str
 ) -> None:
     port = str(free_port())
-    words = ("producer", verb, "--address", address, "--port", port)
-    done = run(*words, broker_url=server.url, api_key="k")
+    argv = ("producer", verb, "--address", address, "--port", port)
+    done = run(*argv, broker_url=server.url, api_key="k")
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
     assert line.startswith(f"error: cannot listen on {address}, port {port}: ")

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import redis
-from conftest import PATIENCE_S, ROOT, STEADY, Crew, environment, run, until
+from conftest import PATIENCE_S, ROOT, STEADY, Fleet, environment, run, until
 from images import fill
 from prometheus_client.parser import text_string_to_metric_families
 from server import free_port
@@ -39,13 +39,13 @@ def sample(text: str, name: str, **labels: str) -> float:
 
 @pytest.mark.integration
 def test_a_worker_s_figures_are_those_of_its_records(
-    server: EmbeddedRedis, client: redis.Redis, crew: Crew, tmp_path: Path
+    server: EmbeddedRedis, client: redis.Redis, fleet: Fleet, tmp_path: Path
 ) -> None:
     photos = fill(tmp_path / "photos", 60)
     photos[0].write_bytes(b"no image")
     photos[1].write_bytes(b"")
     port, out = free_port(), tmp_path / "out.jsonl"
-    worker = crew.start(server.url, monitor_port=str(port))
+    worker = fleet.start(server.url, monitor_port=str(port))
     done = run(
         "producer", "submit", str(tmp_path / "photos"), "--out", str(out), broker_url=server.url
     )
@@ -81,7 +81,7 @@ def test_a_worker_s_figures_are_those_of_its_records(
 
 @pytest.mark.integration
 def test_the_exporter_tells_the_backlog_at_every_moment(
-    server: EmbeddedRedis, client: redis.Redis, crew: Crew, tmp_path: Path
+    server: EmbeddedRedis, client: redis.Redis, fleet: Fleet, tmp_path: Path
 ) -> None:
     fill(tmp_path / "photos", 400)
     port = free_port()
@@ -108,19 +108,19 @@ def test_the_exporter_tells_the_backlog_at_every_moment(
         idle = ask()
         assert sample(idle, "wanwu_redis_up") == 1
         assert sample(idle, "wanwu_backlog_images") == 0
-        words = ("producer", "submit", str(tmp_path / "photos"), "--no-wait")
-        job = run(*words, broker_url=server.url).stdout.strip()
+        argv = ("producer", "submit", str(tmp_path / "photos"), "--no-wait")
+        job = run(*argv, broker_url=server.url).stdout.strip()
         until(lambda: sample(ask(), "wanwu_oldest_waiting_seconds") >= 1)
         waiting = ask()
         assert sample(waiting, "wanwu_backlog_images") == 400
         assert sample(waiting, "wanwu_messages", where="waiting") == client.llen(QUEUE) > 5
-        crew.start(server.url, program=STEADY)
+        fleet.start(server.url, program=STEADY)
         jobs, seen = JobStore(client, 60), list[float]()
         while not jobs.get(job).finished:
             before = jobs.get(job).outstanding
-            told = sample(ask(), "wanwu_backlog_images")
-            assert jobs.get(job).outstanding <= told <= before
-            seen.append(told)
+            reply = sample(ask(), "wanwu_backlog_images")
+            assert jobs.get(job).outstanding <= reply <= before
+            seen.append(reply)
         assert len(set(seen)) > 3
         done = ask()
         assert sample(done, "wanwu_backlog_images") == 0
@@ -133,16 +133,16 @@ def test_the_exporter_tells_the_backlog_at_every_moment(
 
 @pytest.mark.integration
 def test_a_real_prometheus_counts_what_the_producer_counted(
-    server: EmbeddedRedis, client: redis.Redis, crew: Crew, tmp_path: Path
+    server: EmbeddedRedis, client: redis.Redis, fleet: Fleet, tmp_path: Path
 ) -> None:
     program = shutil.which("prometheus")
     if program is None:
         pytest.skip("prometheus is not here (apt install prometheus)")
     fill(tmp_path / "photos", 100)
-    for other in crew.workers:
+    for other in fleet.workers:
         other.stop()
     worker_port, exporter_port, own_port = free_port(), free_port(), free_port()
-    crew.start(server.url, program=STEADY, monitor_port=str(worker_port))
+    fleet.start(server.url, program=STEADY, monitor_port=str(worker_port))
     config = tmp_path / "prometheus.yml"
     config.write_text(
         "global: {scrape_interval: 250ms, evaluation_interval: 1s}\n"
@@ -156,8 +156,8 @@ def test_a_real_prometheus_counts_what_the_producer_counted(
 
     def query(expression: str) -> list[list[tuple[float, float]]]:
         """Return the points of each series."""
-        words = urllib.parse.urlencode({"query": expression, "time": time.time()})
-        address = f"http://127.0.0.1:{own_port}/api/v1/query?{words}"
+        argv = urllib.parse.urlencode({"query": expression, "time": time.time()})
+        address = f"http://127.0.0.1:{own_port}/api/v1/query?{argv}"
         with urllib.request.urlopen(address, timeout=PATIENCE_S) as answer:
             found = json.load(answer)["data"]["result"]
         points = [one["values"] if "values" in one else [one["value"]] for one in found]
@@ -165,7 +165,7 @@ def test_a_real_prometheus_counts_what_the_producer_counted(
 
     with ExitStack() as stack:
         log = stack.enter_context((tmp_path / "prometheus.log").open("wb"))
-        for words in (
+        for argv in (
             [sys.executable, "-m", "producer.cli", "exporter", "--port", str(exporter_port)],
             [
                 *(program, f"--config.file={config}", f"--storage.tsdb.path={tmp_path / 'data'}"),
@@ -173,7 +173,7 @@ def test_a_real_prometheus_counts_what_the_producer_counted(
             ],
         ):
             variables = environment(broker_url=server.url)
-            child = start_child(words, cwd=ROOT, env=variables, stdout=log, stderr=log)
+            child = start_child(argv, cwd=ROOT, env=variables, stdout=log, stderr=log)
             stack.callback(stop_child, child, PATIENCE_S)
 
         def is_up() -> bool:

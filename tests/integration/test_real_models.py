@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from broken_models import changed, raising
-from conftest import PATIENCE_S, Crew, run
+from conftest import PATIENCE_S, Fleet, run
 from PIL import Image
 from side_by_side import compare, gather, tags
 from transformers import ChineseCLIPImageProcessor, PreTrainedTokenizerFast, pipeline
@@ -36,10 +36,10 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_tags_of_the_bundled_model_are_those_of_transformers_own_pipeline(
-    queue: str, crew: Crew, photos: Path, tmp_path: Path
+    queue: str, fleet: Fleet, photos: Path, tmp_path: Path
 ) -> None:
     # As their processor does: the bundled model may be given pixels that are not quite the same.
-    worker = crew.start(queue, "--device", "cpu", decode="exact")
+    worker = fleet.start(queue, "--device", "cpu", decode="exact")
     labels = (*open_artifact().file("labels.txt").read_text(encoding="utf-8").split()[:40], "动物")
     ours = tags(queue, photos, tmp_path / "tags.jsonl", labels)
     worker.stop()
@@ -72,14 +72,14 @@ def _processor(artifact: Artifact) -> ChineseCLIPImageProcessor:
 
 
 def test_a_job_is_finished_by_eager_when_torchscript_raises(
-    queue: str, crew: Crew, photos: Path, tmp_path: Path
+    queue: str, fleet: Fleet, photos: Path, tmp_path: Path
 ) -> None:
     labels = ("动物", "植物", "食物")
-    sound = crew.start(queue, "--device", "cpu")
+    sound = fleet.start(queue, "--device", "cpu")
     wanted = tags(queue, photos, tmp_path / "sound.jsonl", labels)
     sound.stop()
     broken = raising(open_artifact(), tmp_path / "broken")
-    worker = crew.start(queue, "--device", "cpu", "--model", str(broken.path))
+    worker = fleet.start(queue, "--device", "cpu", "--model", str(broken.path))
     found = tags(queue, photos, tmp_path / "eager.jsonl", labels)
     assert found.keys() == wanted.keys()
     for path, right in wanted.items():
@@ -108,12 +108,12 @@ def test_a_job_is_finished_by_eager_when_torchscript_raises(
     ],
 )
 def test_a_model_for_another_device_is_refused_at_the_start(
-    queue: str, tmp_path: Path, precision: str, device: str, words: str
+    queue: str, tmp_path: Path, precision: str, device: str, argv: str
 ) -> None:
     place = Path(shutil.copytree(default_artifact(), tmp_path / "model"))
     changed(open_artifact(place), place, precision=precision)
     done = run("worker", "start", "--model", str(place), "--device", device, broker_url=queue)
     assert done.returncode == 1
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error:")]
-    assert words in line
+    assert argv in line
     assert "Traceback" not in done.stderr + done.stdout

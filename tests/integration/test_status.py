@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import redis
-from conftest import PATIENCE_S, ROOT, STEADY, Crew, environment, run, until
+from conftest import PATIENCE_S, ROOT, STEADY, Fleet, environment, run, until
 from images import fill
 from proxy import Proxy
 from rich.cells import cell_len
@@ -125,9 +125,9 @@ def test_a_watch_outlives_redis_and_connections_that_vanish(tmp_path: Path) -> N
         )
         assert watching.stdout is not None
 
-        def read_until(words: str) -> None:
+        def read_until(argv: str) -> None:
             line = ""
-            while words not in line:
+            while argv not in line:
                 line = watching.stdout.readline() if watching.stdout else ""
                 assert line, watching.wait()
 
@@ -158,19 +158,19 @@ def test_an_id_that_no_job_has_is_told_in_a_sentence(server: EmbeddedRedis, verb
 
 @pytest.mark.integration
 def test_status_tells_people_and_programs_the_same(
-    server: EmbeddedRedis, client: redis.Redis, crew: Crew, tmp_path: Path
+    server: EmbeddedRedis, client: redis.Redis, fleet: Fleet, tmp_path: Path
 ) -> None:
     photos = fill(tmp_path / "photos", 800)
     photos[0].write_bytes(b"no image")
     # Ten images a second: it is at work for as long as this test looks at it.
-    slow = crew.start(server.url, program=(STEADY[0], "400"))
+    slow = fleet.start(server.url, program=(STEADY[0], "400"))
     sent = run("producer", "submit", str(tmp_path / "photos"), "--no-wait", broker_url=server.url)
     job = sent.stdout.strip()
     found: dict[str, Any] = {}
 
     def look() -> bool:
-        told = run("producer", "status", "--json", broker_url=server.url)
-        found.update(json.loads(told.stdout))
+        reply = run("producer", "status", "--json", broker_url=server.url)
+        found.update(json.loads(reply.stdout))
         both = (*found["jobs"], *found["workers"])
         return len(both) > 1 and all(one["images_per_s"] for one in both)
 
@@ -182,7 +182,7 @@ def test_status_tells_people_and_programs_the_same(
     assert seen["images_per_s"] > 0
     assert worker["images_per_s"] > 0
     assert worker["device"] == "cpu"
-    assert found["given_up"] == 0
+    assert found["dead_letters"] == 0
     watching = subprocess.Popen(
         [sys.executable, "-m", "producer.cli", "status", job, "--watch"],
         cwd=ROOT,
@@ -201,7 +201,7 @@ def test_status_tells_people_and_programs_the_same(
     assert watching.returncode == 130
     assert any("images per second" in line for line in lines)
     slow.stop()
-    crew.start(server.url, program=(STEADY[0], "0"))
+    fleet.start(server.url, program=(STEADY[0], "0"))
     out = str(tmp_path / "out.jsonl")
     run("producer", "results", job, "--wait", "--out", out, broker_url=server.url)
     done = run("producer", "status", job, broker_url=server.url).stdout

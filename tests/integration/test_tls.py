@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import pytest
 import redis
 import trustme
-from conftest import Crew, run
+from conftest import Fleet, run
 from flowers import flower_at
 from images import fill
 
@@ -81,24 +81,24 @@ def secured(server: EmbeddedRedis, client: redis.Redis, tmp_path: Path) -> Itera
     mine.private_key_pem.write_to_path(str(tmp_path / "key.pem"))
     inner = urlsplit(server.url)
     assert inner.port is not None
-    door = Door(inner.port, authority)
+    api = Door(inner.port, authority)
     yield {
-        "broker_url": f"rediss://:{inner.password}@localhost:{door.port}/0",
+        "broker_url": f"rediss://:{inner.password}@localhost:{api.port}/0",
         "tls_ca": str(tmp_path / "ca.pem"),
         "tls_cert": str(tmp_path / "cert.pem"),
         "tls_key": str(tmp_path / "key.pem"),
     }
-    door.close()
+    api.close()
 
 
 def test_images_are_tagged_through_tls_and_no_secret_is_told(
-    secured: dict[str, Any], crew: Crew, tmp_path: Path
+    secured: dict[str, Any], fleet: Fleet, tmp_path: Path
 ) -> None:
     fill(tmp_path / "photos", 12)
     settings = dict(secured)
     url = settings.pop("broker_url")
     password = str(urlsplit(url).password)
-    worker = crew.start(url, **settings)
+    worker = fleet.start(url, **settings)
     out = tmp_path / "out.jsonl"
     done = run("producer", "submit", str(tmp_path / "photos"), "--out", str(out), **secured)
     assert done.returncode == 0, done.stderr
@@ -106,15 +106,15 @@ def test_images_are_tagged_through_tls_and_no_secret_is_told(
     assert [line["status"] for line in lines] == ["ok"] * 12
     shown = run("producer", "status", **secured)
     assert shown.returncode == 0, shown.stderr
-    words = Path(f"/proc/{worker.process.pid}/cmdline").read_bytes().decode()
-    for told in (worker.text, done.stderr, shown.stdout, shown.stderr, words):
-        assert password not in told
+    argv = Path(f"/proc/{worker.process.pid}/cmdline").read_bytes().decode()
+    for reply in (worker.text, done.stderr, shown.stdout, shown.stderr, argv):
+        assert password not in reply
     assert worker.stop() == 0
     assert password not in worker.text
 
 
 def test_flower_listens_and_looks_through_tls(
-    secured: dict[str, Any], client: redis.Redis, crew: Crew, tmp_path: Path
+    secured: dict[str, Any], client: redis.Redis, fleet: Fleet, tmp_path: Path
 ) -> None:
     fill(tmp_path / "photos", 12)
     settings = dict(secured)
@@ -127,7 +127,7 @@ def test_flower_listens_and_looks_through_tls(
         (depth,) = flower.get("/api/queues/length")["active_queues"]
         assert depth == {"name": QUEUE, "messages": client.llen(QUEUE)}
         assert f'id="{QUEUE}"' in flower.get("/broker")
-        worker = crew.start(url, **settings)
+        worker = fleet.start(url, **settings)
         view = flower.wait("/api/throughput", lambda view: view["workers"])
         assert sum(one["images"] for one in flower.succeeded(2)) == 12
         assert view["workers"]

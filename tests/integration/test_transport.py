@@ -19,9 +19,9 @@ from kombu import Consumer, Queue
 
 from worker.contract.local.redis_server import EmbeddedRedis
 from worker.contract.messages import QUEUE, TASK, URGENT, URGENT_KEY, Chunk, ImageRef
+from worker.contract.queue.acks_and_leases import PROCESSING, Leases
 from worker.contract.queue.app import make_app
 from worker.contract.queue.envelope import EnvelopeError, open_envelope
-from worker.contract.queue.leases import PROCESSING, Leases
 from worker.contract.secret import SecretUrl
 from worker.contract.settings import Settings
 from worker.contract.stores.dead_letters import DeadLetters

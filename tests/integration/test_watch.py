@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import PATIENCE_S, ROOT, Crew, environment, run
+from conftest import PATIENCE_S, ROOT, Fleet, environment, run
 from images import encoded, picture
 
-from producer.sources.watch import Arrivals
+from producer.sources.watch import NewFiles
 from worker.contract.local.redis_server import EmbeddedRedis
 
 Until = Callable[[Callable[[], bool]], None]
@@ -30,7 +30,7 @@ class Time:
 
 def test_an_image_has_arrived_when_it_has_stopped_growing(tmp_path: Path) -> None:
     clock, photo = Time(), tmp_path / "a.jpg"
-    arrivals = Arrivals(tmp_path, 2.0, clock)
+    arrivals = NewFiles(tmp_path, 2.0, clock)
     photo.write_bytes(b"x")
     arrivals.note(str(photo))
     assert arrivals.settled() == []
@@ -45,7 +45,7 @@ def test_an_image_has_arrived_when_it_has_stopped_growing(tmp_path: Path) -> Non
 
 
 def test_what_is_no_image_hidden_or_gone_has_not_arrived(tmp_path: Path) -> None:
-    arrivals = Arrivals(tmp_path, 0.0, Time())
+    arrivals = NewFiles(tmp_path, 0.0, Time())
     for name in ("notes.txt", ".hidden.jpg", ".tmp/a.jpg", "gone.jpg"):
         arrivals.note(str(tmp_path / name))
     assert arrivals.settled() == []
@@ -65,18 +65,18 @@ def directories_watched(pid: int) -> int:
 
 @pytest.mark.integration
 def test_a_directory_is_watched_and_nothing_is_tagged_twice(
-    server: EmbeddedRedis, crew: Crew, tmp_path: Path, wait_until: Until
+    server: EmbeddedRedis, fleet: Fleet, tmp_path: Path, wait_until: Until
 ) -> None:
-    crew.start(server.url)
+    fleet.start(server.url)
     inbox, out = tmp_path / "inbox", tmp_path / "tags.jsonl"
     inbox.mkdir()
     (inbox / "before.jpg").write_bytes(encoded(picture(0)))
 
     def start() -> subprocess.Popen[bytes]:
-        words = ["watch", str(inbox), "--out", str(out), "--settle-seconds", "1.0", "--label", "猫"]
+        argv = ["watch", str(inbox), "--out", str(out), "--settle-seconds", "1.0", "--label", "猫"]
         with (tmp_path / "log").open("ab") as log:
             return subprocess.Popen(
-                [sys.executable, "-m", "producer.cli", *words],
+                [sys.executable, "-m", "producer.cli", *argv],
                 env=environment(broker_url=server.url),
                 cwd=ROOT,
                 stderr=log,
@@ -116,8 +116,8 @@ def test_a_directory_is_watched_and_nothing_is_tagged_twice(
 
 @pytest.mark.parametrize("seconds", ["nan", "inf", "-1"])
 def test_a_time_that_is_none_is_wrong_usage(tmp_path: Path, seconds: str) -> None:
-    words = ("watch", str(tmp_path), "--format", "xmp", "--settle-seconds", seconds)
-    done = run("producer", *words)
+    argv = ("watch", str(tmp_path), "--format", "xmp", "--settle-seconds", seconds)
+    done = run("producer", *argv)
     assert done.returncode == 2
     assert "--settle-seconds" in done.stderr
 

@@ -77,12 +77,12 @@ def flower_at(url: str, directory: Path, **settings: str) -> Iterator[Flower]:
                 found.get("/api/workers")
                 break
             except (OSError, urllib.error.URLError):
-                told = log.read_text(encoding="utf-8")
-                assert child.poll() is None, told
-                assert time.monotonic() < ends_s, told
+                reply = log.read_text(encoding="utf-8")
+                assert child.poll() is None, reply
+                assert time.monotonic() < ends_s, reply
                 time.sleep(0.1)
-        words = Path(f"/proc/{child.pid}/cmdline").read_bytes().decode()
-        assert url not in words
+        argv = Path(f"/proc/{child.pid}/cmdline").read_bytes().decode()
+        assert url not in argv
         yield found
     finally:
         stop_child(child, PATIENCE_S)

@@ -38,35 +38,35 @@ class Fresh:
     variables: dict[str, str]
     started: list[Running] = field(default_factory=list)
 
-    def start(self, *words: str, **variables: str) -> Running:
+    def start(self, *argv: str, **variables: str) -> Running:
         """Start a program of the environment."""
         log = Path(tempfile.mkdtemp(dir=self.directory.parent)) / "log"
         with log.open("wb") as sink:
             child = start_child(
-                [str(self.venv / "bin" / words[0]), *words[1:]],
+                [str(self.venv / "bin" / argv[0]), *argv[1:]],
                 cwd=self.directory,
                 env=self.variables | variables,
                 stdin=subprocess.DEVNULL,
                 stdout=sink,
                 stderr=subprocess.STDOUT,
             )
-        running = Running(words, child, log)
+        running = Running(argv, child, log)
         self.started.append(running)
         return running
 
-    def run(self, *words: str, code: int | None = 0, **variables: str) -> str:
+    def run(self, *argv: str, code: int | None = 0, **variables: str) -> str:
         """Run a program to its end, which must be of that code; return what it said."""
-        return self.start(*words, **variables).end(code)
+        return self.start(*argv, **variables).end(code)
 
     def packages(self) -> dict[str, str]:
         """Return what is installed, and in which versions."""
-        told = subprocess.run(
+        reply = subprocess.run(
             [UV, "pip", "freeze", "--quiet", "--python", str(self.venv / "bin" / "python")],
             check=True,
             capture_output=True,
             text=True,
         )
-        pairs = (line.partition("==")[::2] for line in told.stdout.splitlines() if "==" in line)
+        pairs = (line.partition("==")[::2] for line in reply.stdout.splitlines() if "==" in line)
         return dict(pairs)
 
 
@@ -74,7 +74,7 @@ class Fresh:
 class Running:
     """A program that runs, and what it says."""
 
-    words: tuple[str, ...]
+    argv: tuple[str, ...]
     child: subprocess.Popen[bytes]
     log: Path
 
@@ -88,17 +88,17 @@ class Running:
             ended = self.child.wait(PATIENCE_S)
         except subprocess.TimeoutExpired:
             stop_child(self.child, 1)
-            pytest.fail(f"{' '.join(self.words)} did not end:\n{self.text}")
+            pytest.fail(f"{' '.join(self.argv)} did not end:\n{self.text}")
         assert "Traceback" not in self.text, self.text
-        assert code is None or ended == code, f"{' '.join(self.words)}: {ended}\n{self.text}"
+        assert code is None or ended == code, f"{' '.join(self.argv)}: {ended}\n{self.text}"
         return self.text
 
-    def wait_for(self, words: str) -> None:
+    def wait_for(self, argv: str) -> None:
         """Wait until it says so."""
         ends_s = time.monotonic() + PATIENCE_S
-        while words not in self.text:
+        while argv not in self.text:
             if self.child.poll() is not None or time.monotonic() > ends_s:
-                pytest.fail(f"{' '.join(self.words)} never said {words!r}:\n{self.text}")
+                pytest.fail(f"{' '.join(self.argv)} never said {argv!r}:\n{self.text}")
             time.sleep(0.05)
 
     def stop(self) -> None:
@@ -149,10 +149,10 @@ def build_wheel(directory: Path) -> Path:
     return wheel
 
 
-def run_uv(*words: str) -> None:
+def run_uv(*argv: str) -> None:
     """Run uv. Where no package index answers, the test is skipped; in CI, that is a failure."""
     done = subprocess.run(
-        [UV, *words, "--quiet"],
+        [UV, *argv, "--quiet"],
         capture_output=True,
         text=True,
         timeout=INSTALL_TIMEOUT_S,
@@ -161,7 +161,7 @@ def run_uv(*words: str) -> None:
     if done.returncode == 0:
         return
     if has_index():
-        pytest.fail(f"uv {' '.join(words)}: {done.stderr}")
+        pytest.fail(f"uv {' '.join(argv)}: {done.stderr}")
     reason = "INSTALLATIONS ARE NOT TESTED: no package index answers here"
     if os.environ.get("CI"):
         pytest.fail(reason)
@@ -172,8 +172,8 @@ def run_uv(*words: str) -> None:
 def has_index() -> bool:
     """Whether a package index answers, whatever the cache holds."""
     ask = [UV, "pip", "install", "--dry-run", "--no-cache", "--reinstall", "--no-deps", "--quiet"]
-    words = [*ask, "--python", sys.executable, "idna"]
-    done = subprocess.run(words, check=False, timeout=INSTALL_TIMEOUT_S)
+    argv = [*ask, "--python", sys.executable, "idna"]
+    done = subprocess.run(argv, check=False, timeout=INSTALL_TIMEOUT_S)
     return done.returncode == 0
 
 

@@ -29,9 +29,9 @@ def gather(directory: Path, *, examples: bool = True) -> Path:
 
 def tags(queue: str, photos: Path, out: Path, labels: tuple[str, ...]) -> Tags:
     """What `producer submit` writes: all labels with their scores, by file."""
-    words = [word for label in labels for word in ("--label", label)]
-    words += ["--top-k", str(len(labels)), "--out", str(out)]
-    done = run("producer", "submit", str(photos), *words, broker_url=queue)
+    argv = [word for label in labels for word in ("--label", label)]
+    argv += ["--top-k", str(len(labels)), "--out", str(out)]
+    done = run("producer", "submit", str(photos), *argv, broker_url=queue)
     assert done.returncode == 0, done.stderr
     found = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
     return {r["path"]: [(tag["label"], tag["score"]) for tag in r["tags"]] for r in found}

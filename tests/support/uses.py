@@ -61,8 +61,8 @@ def for_ops(fresh: Fresh, live: Live) -> None:
 
 def for_http(fresh: Fresh, live: Live) -> None:
     port = str(free_port())
-    door = fresh.start("producer", "serve", "--port", port)
-    assert '"workers"' in answer(door, f"http://127.0.0.1:{port}/health")
+    api = fresh.start("producer", "serve", "--port", port)
+    assert '"workers"' in answer(api, f"http://127.0.0.1:{port}/health")
     url = f"http://127.0.0.1:{port}"
     fresh.run("producer", "submit", str(live.images), "--server", url, "--out", "far.jsonl")
     assert statuses(fresh, "far.jsonl") == ["ok", "ok"]
@@ -102,8 +102,8 @@ def for_s3(fresh: Fresh, live: Live) -> None:
 def for_gs(fresh: Fresh, live: Live) -> None:
     """A server that knows no such store: it is asked, and its refusal is told."""
     there = {"STORAGE_EMULATOR_HOST": live.store["AWS_ENDPOINT_URL"], "GOOGLE_CLOUD_PROJECT": "x"}
-    told = fresh.start("producer", "submit", "gs://photos/", **there).end(2)
-    assert "skipped: gs://photos/ cannot be listed" in told
+    reply = fresh.start("producer", "submit", "gs://photos/", **there).end(2)
+    assert "skipped: gs://photos/ cannot be listed" in reply
 
 
 def for_embedded(fresh: Fresh, live: Live) -> None:
@@ -131,8 +131,8 @@ def for_worker(fresh: Fresh, live: Live) -> None:
         running.stop()
     assert statuses(fresh, "own.jsonl") == ["ok", "ok"]
     if "matplotlib" not in fresh.packages():
-        told = fresh.run("worker", "bench", "--chart", "chart.png", code=1)
-        assert "wanwu-tagger[bench]" in told
+        reply = fresh.run("worker", "bench", "--chart", "chart.png", code=1)
+        assert "wanwu-tagger[bench]" in reply
 
 
 def for_onnx(fresh: Fresh, live: Live) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from producer.monitoring.flower import svg as plots
-from producer.monitoring.flower.throughput import KEPT_S, PERIOD_S, WINDOW_S, Throughput, View
+from producer.monitoring.flower.throughput_stats import KEPT_S, PERIOD_S, WINDOW_S, Throughput, View
 from producer.monitoring.queue_stats import QueueStats
 
 
@@ -30,13 +30,13 @@ class Bench:
                 waiting=images // 8,
                 in_workers=0,
                 oldest_s=1.5,
-                given_up=2,
+                dead_letters=2,
             )
         )
         return self.seen.view()
 
-    def on_event(self, worker: str, **told: Any) -> None:
-        self.seen.on_event({"type": "task-succeeded", "hostname": worker, **told})
+    def on_event(self, worker: str, **reply: Any) -> None:
+        self.seen.on_event({"type": "task-succeeded", "hostname": worker, **reply})
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def bench() -> Bench:
 def test_before_a_look_there_is_nothing_to_show(bench: Bench) -> None:
     assert bench.seen.view() == View(redis_up=False)
     only = bench.look(80, a=0)
-    assert (only.backlog_images, only.chunks_waiting, only.given_up) == (80, 10, 2)
+    assert (only.backlog_images, only.chunks_waiting, only.dead_letters) == (80, 10, 2)
     assert (only.images_per_s, only.left_s, only.oldest_s) == (None, None, 1.5)
 
 
@@ -82,10 +82,10 @@ def test_a_job_that_is_forgotten_takes_nothing_away(bench: Bench) -> None:
 
 def test_each_worker_has_its_rate_its_batches_and_its_stages(bench: Bench) -> None:
     bench.look(100, a=0)
-    told = {"device": "cpu", "model": "m", "read_ms": 1.0, "queue_ms": 9.0}
-    bench.on_event("fast", images=30, failed_images=1, batch=4.0, infer_ms=10.0, **told)
-    bench.on_event("fast", images=10, failed_images=0, batch=2.0, infer_ms=30.0, **told)
-    bench.on_event("slow", images=8, failed_images=8, batch=None, infer_ms=None, **told)
+    reply = {"device": "cpu", "model": "m", "read_ms": 1.0, "queue_ms": 9.0}
+    bench.on_event("fast", images=30, failed_images=1, batch=4.0, infer_ms=10.0, **reply)
+    bench.on_event("fast", images=10, failed_images=0, batch=2.0, infer_ms=30.0, **reply)
+    bench.on_event("slow", images=8, failed_images=8, batch=None, infer_ms=None, **reply)
     fast, slow = bench.look(60, a=48).workers
     assert (fast.worker, fast.images, fast.failed) == ("fast", 40, 1)
     assert (fast.device, fast.model) == ("cpu", "m")

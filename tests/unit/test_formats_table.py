@@ -187,11 +187,11 @@ def test_records_are_converted_from_any_form_to_any(tmp_path: Path) -> None:
     ],
 )
 def test_what_cannot_be_converted_is_wrong_usage(
-    tmp_path: Path, words: list[str], reason: str
+    tmp_path: Path, argv: list[str], reason: str
 ) -> None:
     file = tmp_path / "tags.jsonl"
     write(file, record())
-    done = produced("convert", file, *(word.format(file=file) for word in words))
+    done = produced("convert", file, *(word.format(file=file) for word in argv))
     assert done.returncode == 2
     assert reason in done.stderr
     assert len(list(records_of(file))) == 1

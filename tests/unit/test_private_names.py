@@ -20,7 +20,7 @@ import kombu.transport.virtual
 import pytest
 from conftest import ROOT
 
-from worker.contract.queue.leases import Leases
+from worker.contract.queue.acks_and_leases import Leases
 from worker.contract.queue.transport import Channel, Transport
 from worker.service.app import ModelStep
 from worker.service.bootsteps import STEPS

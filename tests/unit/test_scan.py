@@ -26,9 +26,9 @@ def touch(*names: str) -> None:
         Path(name).touch()
 
 
-def found(*words: str, listed: bytes = b"") -> list[str]:
+def found(*argv: str, listed: bytes = b"") -> list[str]:
     """Return what is found, relative to the directory, sorted."""
-    paths = [path_of(image) for image in scan(words, raise_error, lambda: io.BytesIO(listed))]
+    paths = [path_of(image) for image in scan(argv, raise_error, lambda: io.BytesIO(listed))]
     assert all(map(os.path.isabs, paths))
     return sorted(os.path.relpath(path) for path in paths)
 

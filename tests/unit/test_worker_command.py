@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import redis
-from conftest import Crew, run
+from conftest import Fleet, run
 from images import fill
 
 from producer.backend.workers import WorkerInfo
@@ -39,9 +39,9 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ],
 )
 def test_the_directories_that_were_asked_for_are_named(
-    here: Path, words: list[str], options: str
+    here: Path, argv: list[str], options: str
 ) -> None:
-    assert start_worker(Settings(), words) == f"worker start {options.format(here=here)}"
+    assert start_worker(Settings(), argv) == f"worker start {options.format(here=here)}"
 
 
 def test_bytes_need_no_directory() -> None:
@@ -64,25 +64,25 @@ def test_a_broker_of_the_command_line_is_named_without_its_password(
 def test_what_no_worker_may_read_is_known_if_all_tell(here: Path) -> None:
     blind = WorkerInfo(version="1")
     seeing = WorkerInfo(version="1", image_roots=(str(here),), image_urls=("s3://b/",))
-    words = ["a b", "/", "s3://b/c/", "https://h/", "-"]
-    assert unread([blind], words) == words[:-1]
-    assert unread([blind, seeing], words) == ["/", "https://h/"]
-    assert unread([blind, WorkerInfo()], words) == []
+    argv = ["a b", "/", "s3://b/c/", "https://h/", "-"]
+    assert unread([blind], argv) == argv[:-1]
+    assert unread([blind, seeing], argv) == ["/", "https://h/"]
+    assert unread([blind, WorkerInfo()], argv) == []
 
 
 @pytest.mark.integration
 def test_a_submit_of_what_no_worker_may_read_says_so_before_it_sends(
-    server: EmbeddedRedis, client: redis.Redis, crew: Crew, here: Path
+    server: EmbeddedRedis, client: redis.Redis, fleet: Fleet, here: Path
 ) -> None:
     (seen, unseen) = (here / "seen", here / "unseen")
     for directory in (seen, unseen):
         fill(directory, 1)
-    crew.start(server.url, "--allow", str(seen))
+    fleet.start(server.url, "--allow", str(seen))
     done = run("producer", "submit", str(unseen), broker_url=server.url)
     assert done.returncode == 3
     assert f"note: no online worker may read {unseen}" in done.stderr
     assert f"worker start --allow {unseen} (or submit with --blobs)" in done.stderr
-    for words in ([str(seen)], [str(unseen), "--blobs"]):
-        done = run("producer", "submit", *words, broker_url=server.url)
+    for argv in ([str(seen)], [str(unseen), "--blobs"]):
+        done = run("producer", "submit", *argv, broker_url=server.url)
         assert done.returncode == 0, done.stderr
         assert "no worker that is online" not in done.stderr

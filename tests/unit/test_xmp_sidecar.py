@@ -129,8 +129,8 @@ def test_exiftool_sees_exactly_the_tags(photo: Path) -> None:
 @exiftool
 def test_a_new_run_replaces_our_keywords_and_only_ours(photo: Path) -> None:
     file = sidecar_of(str(photo))
-    words = ["-Subject=外婆", "-Subject=狗", "-Rating=5", "-Title=生日 <3", "-Creator=李雷"]
-    subprocess.run(["exiftool", "-q", *words, str(file)], check=True)
+    argv = ["-Subject=外婆", "-Subject=狗", "-Rating=5", "-Title=生日 <3", "-Creator=李雷"]
+    subprocess.run(["exiftool", "-q", *argv, str(file)], check=True)
     before = seen(file)
     tag(photo, a_record(photo))
     merged = seen(file)

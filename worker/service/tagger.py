@@ -36,8 +36,8 @@ from worker.errors import CancelledError, PoisonError, TaggerError
 from worker.labels.matrix_store import RedisLabelMatrixStore
 from worker.pipeline.embedding_cache import EmbeddingCache
 from worker.pipeline.pipeline import Pipeline
+from worker.service.delivery_counts import Deliveries
 from worker.service.exclusive_lock import ExclusiveLock
-from worker.service.redeliveries import Deliveries
 from worker.service.redis_contact import RedisContact
 
 # For how long a job's state may be out of date: its chunks may be tagged that much longer after it

@@ -16,7 +16,7 @@ from celery.worker.request import Request
 from worker.contract.messages import TASK, Chunk, ChunkResult, ForeignIdError, MessageError
 from worker.errors import WorkerGoneError
 from worker.pipeline.result import event_fields
-from worker.service.redeliveries import ChunkDoneError
+from worker.service.delivery_counts import ChunkDoneError
 
 if TYPE_CHECKING:
     from worker.service.tagger import Tagger

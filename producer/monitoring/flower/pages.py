@@ -27,7 +27,7 @@ from tornado.template import DictLoader
 
 from producer.console.durations import age
 from producer.monitoring.flower import svg as plots
-from producer.monitoring.flower.throughput import PERIOD_S, STAGES, Throughput, View
+from producer.monitoring.flower.throughput_stats import PERIOD_S, STAGES, Throughput, View
 from producer.monitoring.queue_stats import look
 from worker.contract.messages import QUEUE
 from worker.contract.redis.connections import BrokerUnreachableError, celery_options, connect

@@ -27,8 +27,8 @@ from kombu.transport import redis as kombu_redis
 from kombu.utils.json import dumps
 
 from worker.contract.messages import QUEUE, URGENT, URGENT_KEY
+from worker.contract.queue.acks_and_leases import PROCESSING, RAW, Leases
 from worker.contract.queue.envelope import EnvelopeError, open_envelope
-from worker.contract.queue.leases import PROCESSING, RAW, Leases
 from worker.contract.stores.dead_letters import DeadLetters
 
 log = logging.getLogger(__name__)

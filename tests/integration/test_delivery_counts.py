@@ -8,7 +8,7 @@ import redis
 from worker.contract.messages import KEY_PREFIX, Chunk, ImageRef
 from worker.contract.stores.dead_letters import MAX_LETTERS, MAX_RAW_BYTES, DeadLetters
 from worker.contract.stores.jobs import JobStore
-from worker.service.redeliveries import ChunkDoneError, Deliveries
+from worker.service.delivery_counts import ChunkDoneError, Deliveries
 
 STRANGE = "/图/\udcff.jpg"
 

@@ -60,7 +60,7 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
     chunks_waiting: int = 0
     chunks_in_workers: int = 0
     oldest_s: float = 0.0
-    given_up: int = 0
+    dead_letters: int = 0
     images_per_s: float | None = None
     left_s: float | None = None
     workers: tuple[Share, ...] = ()
@@ -139,7 +139,7 @@ class Throughput:
             chunks_waiting=backlog.waiting,
             chunks_in_workers=backlog.in_workers,
             oldest_s=backlog.oldest_s,
-            given_up=backlog.given_up,
+            dead_letters=backlog.dead_letters,
             images_per_s=rate,
             left_s=backlog.images / rate if backlog.images and rate else None,
             workers=tuple(
