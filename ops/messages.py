@@ -1,9 +1,10 @@
 """The sources -> the catalogues of messages: `python ops/messages.py` updates them, --check looks.
 
-Messages come from `_()` and `ngettext()` in the sources, from the help of the two commands, and
-from click. A message that is new has an empty translation afterwards: fill it in and run this
-again. A message that no source has any more goes. Catalogues are sorted and hold no line numbers,
-so that changes of two people merge; after a conflict in a .mo, run this once more.
+Messages come from `_()` and `ngettext()` in the sources, from the help of the two commands, from
+click, and from the model that ships with the program: its notice. A message that is new has an
+empty translation afterwards: fill it in and run this again. A message that no source has any more
+goes. Catalogues are sorted and hold no line numbers, so that changes of two people merge; after a
+conflict in a .mo, run this once more.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from babel.messages.mofile import write_mo
 from babel.messages.pofile import read_po, write_po
 
 from producer.cli import main as producer
+from worker.artifact.manifest import open_artifact
 from worker.cli import main as worker
 from worker.contract.commands import help_messages
 from worker.contract.i18n import DOMAIN, LANGUAGES, LOCALE_DIR
@@ -62,6 +64,7 @@ def messages() -> Iterator[Message]:
     for place in (ROOT / "producer", ROOT / "worker", CLICK):
         for found in extract_from_dir(place, [("**.py", "python")], keywords=KEYWORDS):
             yield found[2]
+    yield open_artifact().manifest.notice or ""
     yield from help_messages(producer)
     yield from help_messages(worker)
 

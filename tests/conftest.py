@@ -36,6 +36,7 @@ LONGEST = (
     "test_full_size",
     "test_installs",
     "test_ops_bench",
+    "test_languages",
     "test_faults",
     "test_redis_refuses",
     "test_server_check",

@@ -2,8 +2,9 @@
 
     python ops/docs/make_settings.py [--check]
 
-Names, types, limits and defaults come from `worker.contract.settings`. With --check nothing is
-written: exit code 1 says that the page is out of date.
+Names, types, limits and defaults come from `worker.contract.settings`, meanings from
+`worker.contract.settings_help`. With --check nothing is written: exit code 1 says that the page is
+out of date.
 """
 
 from __future__ import annotations
@@ -11,12 +12,13 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import msgspec
 from msgspec import inspect
 
 from worker.contract.settings import PREFIX, Settings
+from worker.contract.settings_help import GROUPS, Entry
 
 PAGE: Final = Path(__file__).with_name("settings.md")
 
@@ -28,91 +30,6 @@ _HEAD: Final = """\
 The command line wins over the environment, the environment over the default. An empty variable
 counts as not set. Sizes are in bytes or pixels, times in seconds, as the names say.
 """
-
-
-class Entry(NamedTuple):
-    """What a field means; its default in words where the value alone says little."""
-
-    meaning: str
-    default: str = ""
-
-
-# Each field belongs to one group; a field without an entry is an error.
-GROUPS: Final[dict[str, dict[str, Entry]]] = {
-    "Redis": {
-        "broker_url": Entry("Redis of the queue; `rediss://` for TLS."),
-        "result_url": Entry("Redis of the results, if apart from the queue.", "the broker's"),
-        "tls_ca": Entry(
-            "Certificate authority of a `rediss://` Redis, a PEM file. The server's certificate is "
-            "always checked.",
-            "the system's",
-        ),
-        "tls_cert": Entry("Client certificate, a PEM file; needs `WANWU_TLS_KEY`.", "none"),
-        "tls_key": Entry("Key of the client certificate, a PEM file.", "none"),
-        "result_ttl_s": Entry("Seconds to keep results and jobs."),
-        "visibility_timeout_s": Entry(
-            "Seconds after a worker's last sign of life until its chunks go to other workers."
-        ),
-        "redis_retry_timeout_s": Entry(
-            "Seconds to keep retrying while Redis is unreachable; a worker retries without limit."
-        ),
-    },
-    "Model": {
-        "model": Entry(
-            "Model of a worker: an artifact, or a Hugging Face directory or id.", "the bundled one"
-        ),
-        "device": Entry("Where the model runs: `cpu`, `cuda`, `cuda:1`."),
-        "precision": Entry("Precision of a model that is exported on first use."),
-        "engine": Entry("What runs the image tower."),
-        "threads": Entry("CPU threads of the model.", "one per physical core"),
-        "max_batch": Entry(
-            "Largest micro-batch, in images.", "what `worker bench --tune` found, else 4"
-        ),
-    },
-    "Worker": {
-        "image_roots": Entry(
-            "Directories, separated by `:`, below which workers read files. Without any, they tag "
-            "only images that come as bytes. `worker start --allow` replaces it.",
-            "none",
-        ),
-        "image_urls": Entry(
-            "URL prefixes, separated by blanks, below which workers fetch images; `*` is any. "
-            "`worker start --allow` replaces it.",
-            "none",
-        ),
-        "decode": Entry(
-            "Whether JPEGs are scaled while they are decoded: `fast` always, `exact` never, `auto` "
-            "where the model's manifest says that embeddings agree."
-        ),
-        "decode_threads": Entry("Threads that read and decode.", "one per core"),
-        "prefetch_chunks": Entry(
-            "Most chunks that a worker holds at once.", "two batches and one per decode thread"
-        ),
-        "max_pixels": Entry(
-            "Images with more pixels fail; all decode threads together hold no more than this."
-        ),
-        "jpeg_max_side": Entry(
-            "JPEGs with a longer side, in pixels, are scaled down while they are decoded; 0: never."
-        ),
-        "max_file_bytes": Entry("Files with more bytes fail."),
-        "embedding_cache_size": Entry(
-            "Images per model whose embeddings are kept in Redis by content (SHA-256), so that "
-            "duplicates are not inferred again. About 4 bytes per dimension and 300 per image."
-        ),
-        "stall_timeout_s": Entry(
-            "Seconds without a finished image, though some are held, until a worker is unhealthy."
-        ),
-        "monitor_port": Entry(
-            "Port at which a worker answers `/healthz`, `/livez` and `/metrics`.", "0: none"
-        ),
-        "monitor_host": Entry("Address of that port; `0.0.0.0` for probes from outside."),
-        "task_events": Entry("With 0, a worker sends no task events until a Flower asks for them."),
-        "log_level": Entry("Least level of a worker's log."),
-    },
-    "HTTP API": {
-        "api_key": Entry("Key that `producer serve` requires as `X-API-Key`.", "none"),
-    },
-}
 
 
 def page() -> str:

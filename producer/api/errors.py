@@ -16,7 +16,7 @@ from producer.api.jobs import ClosedError, FullError
 from producer.api.schemas import Problem
 from worker.contract.labels import LabelsError
 from worker.contract.stores.jobs import NoSuchJobError
-from worker.contract.urls import is_url
+from worker.contract.urls import is_fetchable
 
 # Around the bytes of an image in a form.
 _FORM_BYTES: Final = 65_536
@@ -88,12 +88,12 @@ def limit_bodies(app: FastAPI, max_bytes: int) -> None:
 
 
 def check_place(place: str, *, url: bool = False) -> None:
-    """Refuse what leads nowhere: neither a URL nor, unless that is asked for, an absolute path.
+    """Refuse what workers cannot read: neither a URL of theirs nor, unless `url`, an absolute path.
 
     Raises:
         RefusedError: it does.
     """
-    if "\0" in place or not (is_url(place) or (place.startswith("/") and not url)):
+    if "\0" in place or not (is_fetchable(place) or (place.startswith("/") and not url)):
         kinds = "a URL" if url else "an absolute path or a URL"
         raise RefusedError(UNPROCESSABLE, "bad_request", f"{place[:100]!r} is not {kinds}")
 

@@ -62,7 +62,7 @@ class Summary:
         for label, (images, total) in best[:TOP_LABELS]:
             table.add_row(escape(label), f"{images:,.0f}", f"{total / images:.2f}")
         if len(best) > TOP_LABELS:
-            rest = sum(entry[0] for _, entry in best[TOP_LABELS:])
+            rest = sum(entry[0] for _label, entry in best[TOP_LABELS:])
             more = _("{more:,} more").format(more=len(best) - TOP_LABELS)
             table.add_row(more, f"{rest:,.0f}", "")
         return table

@@ -51,7 +51,7 @@ class RedisTransport:
             ).format(model=worker.model)
             raise LabelsNeededError(msg)
         if worker.notice:
-            echo(_("note: {note}").format(note=worker.notice))
+            echo(_("note: {note}").format(note=_(worker.notice)))
         self._note_unread(request, worker, echo)
         if waits:
             echo(

@@ -223,7 +223,7 @@ def _workers(
         )
         yield Finding("note", message, _("an image gets the tags of whichever worker takes it"))
     if notice := workers[0].notice:
-        yield Finding("note", notice)
+        yield Finding("note", _(notice))
     if not all(one.has_labels for one in workers):
         yield Finding(
             "note", _("the model has no labels of its own"), _("give --labels FILE or --label")

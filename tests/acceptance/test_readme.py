@@ -1,6 +1,6 @@
 """The commands of the documents, run as they are written; tests/unit/test_documents.py parses all.
 
-`worker bench` is run in test_bench, Docker's commands in test_containers.
+`worker bench` is run in test_bench, Python's examples in test_client, Docker in test_containers.
 """
 
 from __future__ import annotations
@@ -16,10 +16,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import documents
 import pytest
 from conftest import PATIENCE_S, ROOT, Crew, environment
-from documents import DOCS, lines
+from documents import DOCS, lines, name_of
 from hub_models import save
 from images import fill
 from server import free_port
@@ -53,7 +52,6 @@ def home(tmp_path: Path) -> Path:
     """A directory as a reader has it, with images below ./images."""
     fill(tmp_path / "images", IMAGES - 1)
     (tmp_path / "images/图.png").write_bytes((tmp_path / "images/册0/图 0.jpg").read_bytes())
-    (tmp_path / "photos").symlink_to("images")
     (tmp_path / "photo.jpg").symlink_to("images/册0/图 0.jpg")
     (tmp_path / "labels.txt").write_text("猫 | 小猫 < 动物\n狗\n", encoding="utf-8")
     (tmp_path / "new.txt").write_text("猫\n狗\n", encoding="utf-8")
@@ -114,7 +112,7 @@ def queue(crew: Crew) -> Iterator[dict[str, str]]:
             worker.stop()
 
 
-@pytest.mark.parametrize("page", [README, GUIDE, DOCS / "labels.md"], ids=documents.name_of)
+@pytest.mark.parametrize("page", [README, GUIDE, DOCS / "labels.md"], ids=name_of)
 def test_the_commands_for_a_lasting_queue_run_as_written(
     page: Path, home: Path, queue: dict[str, str]
 ) -> None:
@@ -157,7 +155,7 @@ def served(line: str, home: Path, **settings: str) -> Iterator[str]:
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
-@pytest.mark.parametrize("page", [README, HTTP_API], ids=documents.name_of)
+@pytest.mark.parametrize("page", [README, HTTP_API], ids=name_of)
 def test_the_requests_over_http_are_answered(page: Path, home: Path, queue: dict[str, str]) -> None:
     (serve,) = ours(page, "producer serve")
     settings = queue | ({"api_key": "secret"} if page is HTTP_API else {})
@@ -181,15 +179,3 @@ def test_the_requests_over_http_are_answered(page: Path, home: Path, queue: dict
         explained = set(re.findall(r"^\| `([A-Z]+) (/[^`]*)`", text, re.MULTILINE))
         routes = {(verb.upper(), path) for path, verbs in described.items() for verb in verbs}
         assert explained == routes
-
-
-def test_the_example_of_the_python_api_runs_as_written(home: Path, queue: dict[str, str]) -> None:
-    (example,) = documents.blocks(README, "python")
-    url = "redis://localhost:6379/0"
-    assert url in example
-    (home / "example.py").write_text(example.replace(url, queue["broker_url"]), encoding="utf-8")
-    done = shell("python example.py", home)
-    assert done.returncode == 0, done.stderr
-    shown = [line.rpartition(" ") for line in done.stdout.splitlines()]
-    assert len(shown) == IMAGES
-    assert {label for _, _, label in shown} <= {"猫", "狗"}

@@ -72,12 +72,12 @@ def export(
 ) -> Manifest:
     """Export as `worker export` does."""
     settings = Settings(model=model, precision=precision, device=device)  # type: ignore[arg-type]
-    said: Callable[[str], None] = options.get("say", lambda _: None)
-    return open_artifact(export_to(out, settings, None, said)).manifest
+    echo: Callable[[str], None] = options.get("echo", lambda _: None)
+    return open_artifact(export_to(out, settings, None, echo)).manifest
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_fast_decoding_is_tried_and_told(exported: dict[str, Artifact], family: str) -> None:
+def test_fast_decoding_is_tried_and_reported(exported: dict[str, Artifact], family: str) -> None:
     manifest = exported[family].manifest
     mean, worst = (manifest.parity[f"fast_decode_{name}_cosine"] for name in ("mean", "min"))
     assert manifest.fast_decode == (mean >= 0.999 and worst >= 0.99)

@@ -249,6 +249,23 @@ def test_without_capacity_only_urgent_messages_are_taken(
     assert client.llen(QUEUE) == 3
 
 
+def test_an_urgent_message_that_comes_back_is_still_urgent(
+    settings: Settings, client: redis.Redis
+) -> None:
+    send(settings, 0)
+    send(settings, 1, priority=URGENT)
+    with consuming(settings) as (connection, messages):
+        assert connection.default_channel.take_urgent()
+        messages.pop().reject(requeue=True)
+    with consuming(settings) as (connection, messages):
+        assert client.llen(QUEUE) == 2
+        # It was put back at the end of the queue; at the head it is recognised.
+        client.lmove(QUEUE, QUEUE, "LEFT", "RIGHT")
+        assert connection.default_channel.take_urgent()
+        assert messages[0].headers["id"] == "j-1"
+        messages[0].ack()
+
+
 def test_urgent_messages_are_possible_only_while_somebody_sends_them(
     settings: Settings, client: redis.Redis
 ) -> None:

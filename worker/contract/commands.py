@@ -50,9 +50,20 @@ class HelpFormatter(click.HelpFormatter):
     blank after each wide character, which is taken out at the end.
     """
 
+    def __init__(
+        self, indent_increment: int = 2, width: int | None = None, max_width: int | None = None
+    ) -> None:
+        super().__init__(indent_increment, width, max_width)
+        # The blank at the end of a line is not counted, but the character takes its column.
+        self.width -= 1
+
     def write_usage(self, prog: str, args: str = "", prefix: str | None = None) -> None:
         """Write the line that shows how a command is used."""
         super().write_usage(prog, args, _widened(f"{prefix or _('Usage:')} "))
+
+    def write_heading(self, heading: str) -> None:
+        """Write what stands above options or verbs."""
+        self.write(_("{heading}:").format(heading=heading) + "\n")
 
     def write_text(self, text: str) -> None:
         """Write paragraphs."""

@@ -49,6 +49,7 @@ _PATTERNS: Final = (
     ),
     (r"\[Errno -?\d+\] (?P<reason>[^:]+)", "{reason}"),
     (r"'utf-8' codec can't decode byte .+", N_("it is not text in UTF-8")),
+    (r"protocol not known: .+", N_("its protocol is not known")),
     # httpx's.
     (r"server disconnected without sending a response\.?", N_("the server hung up")),
     (
@@ -93,6 +94,8 @@ _PATTERNS: Final = (
         N_("Redis has not answered for {seconds} s: {reason}"),
     ),
     # msgspec's.
+    (r"input data was truncated", N_("it ends too early")),
+    (r"json is malformed: .+", N_("it is not JSON")),
     (
         r"expected (?P<wanted>`[^`]+`(?: [<>]=? \S+)?), got (?P<found>`[^`]+`)",
         N_("{wanted} is expected, not {found}"),
