@@ -139,6 +139,8 @@ class JobRunner:
     @property
     def total(self) -> int | None:
         """How many images there are, as far as that is known."""
+        if not self.job:  # Records of a job before it may come first: nothing is sent yet.
+            return None
         return self._transport.images if self._transport.sent_all else self._counter.total
 
     def _begin(self, images: Iterable[Image], on_begin: Callable[[str], object]) -> None:
