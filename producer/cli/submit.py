@@ -1,4 +1,4 @@
-"""The verb `producer submit`: its options. What it does is in `submitting`."""
+"""The verb `producer submit`: its options. What it does is in `run_submit`."""
 
 from __future__ import annotations
 
@@ -165,6 +165,6 @@ class SubmitArguments(LabelArguments, frozen=True, kw_only=True):
 @takes(SubmitArguments)
 def submit(arguments: SubmitArguments) -> int:
     """Tag images: files, directories, patterns, or - for a list on standard input."""
-    from producer.cli.submitting import run
+    from producer.cli.run_submit import run
 
     return run(arguments)

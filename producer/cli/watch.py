@@ -1,4 +1,4 @@
-"""The verb `producer watch`: its options. What it does is in `watching`."""
+"""The verb `producer watch`: its options. What it does is in `run_watch`."""
 
 from __future__ import annotations
 
@@ -78,6 +78,6 @@ class WatchArguments(LabelArguments, frozen=True, kw_only=True):
 @takes(WatchArguments)
 def watch(arguments: WatchArguments) -> int:
     """Tag images in DIRECTORY that are not done yet, then those that arrive, until interrupted."""
-    from producer.cli.watching import run
+    from producer.cli.run_watch import run
 
     return run(arguments)

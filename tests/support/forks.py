@@ -20,7 +20,7 @@ import click
 
 _STREAMS: Final = ("stdin", "stdout", "stderr")
 _LOADED: Final = (
-    *("producer.cli", "producer.cli.submitting", "producer.jobs.run", "producer.monitoring.doctor"),
+    *("producer.cli", "producer.cli.run_submit", "producer.jobs.run", "producer.monitoring.doctor"),
     *("worker.cli", "worker.export.export", "worker.service.app"),
 )
 
