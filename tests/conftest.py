@@ -30,7 +30,7 @@ PATIENCE_S = 240.0
 STEADY = (str(ROOT / "ops" / "bench" / "simulated.py"), "40")
 
 
-# Two processes share the files: those that take minutes are begun first.
+# Three processes share the files: those that take minutes are begun first.
 LONGEST = (
     "test_containers",
     "test_full_size",

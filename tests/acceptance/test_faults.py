@@ -246,7 +246,7 @@ def test_health_is_green_at_work_and_red_after_the_threads_death(
         server.url, program=FAULTY, variables={"FAULT_FILE": str(fault)}, monitor_port=port
     )
     asked = run("worker", "health", monitor_port=port)
-    assert (asked.returncode, asked.stdout) == (0, "well\n")
+    assert (asked.returncode, asked.stdout) == (0, "healthy\n")
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz") as answer:
         assert json.load(answer) == {"ok": True, "problem": None}
     with pytest.raises(urllib.error.HTTPError, match="404"):

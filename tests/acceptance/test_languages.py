@@ -468,7 +468,8 @@ def _round(language: str, directory: Path, server: EmbeddedRedis, fleet: Fleet) 
     files = {
         str(path.relative_to(directory)): _content(path)
         for path in sorted(directory.rglob("*"))
-        if path.is_file()
+        # The file beside an output holds the id of a job.
+        if path.is_file() and path.suffix != ".job"
     }
     return Round(speaker.outputs, files, worker.text)
 

@@ -55,7 +55,7 @@ def queue() -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def api(queue: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
-    port, log = free_port(), tmp_path_factory.mktemp("door") / "log"
+    port, log = free_port(), tmp_path_factory.mktemp("api") / "log"
     with log.open("wb") as sink:
         child = start_child(
             [sys.executable, "-m", "producer.cli", "serve", "--port", str(port)],

@@ -102,7 +102,7 @@ def test_the_help_of_each_verb_shows_an_example(verb: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "sentence"),
+    ("argv", "sentence"),
     [
         (["none.jpg"], "none.jpg does not exist"),
         (["*.png"], "nothing matches *.png"),
@@ -139,7 +139,7 @@ def test_wrong_usage_ends_with_2_and_says_what_is_wrong(argv: list[str], sentenc
 
 
 @pytest.mark.parametrize(
-    "words",
+    "argv",
     [["submit", "a.jpg"], ["status"], ["results", "j"], ["cancel", "j"]],
     ids=lambda w: w[0],
 )

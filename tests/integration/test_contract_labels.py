@@ -25,7 +25,7 @@ def test_a_label_may_have_aliases_and_a_parent() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "words"),
+    ("text", "message"),
     [
         ("猫\n狗 |", "line 2: it is not of the form"),
         ("| 猫", "line 1: it is not"),
@@ -36,8 +36,8 @@ def test_a_label_may_have_aliases_and_a_parent() -> None:
         ("猫 < 动物\n猫 < 植物", "line 2: '猫' stands in line 1 already"),
     ],
 )
-def test_a_line_that_cannot_be_meant_is_told_with_its_number(text: str, argv: str) -> None:
-    with pytest.raises(LabelsError, match=re.escape(argv)):
+def test_a_line_that_cannot_be_meant_is_told_with_its_number(text: str, message: str) -> None:
+    with pytest.raises(LabelsError, match=re.escape(message)):
         parse_labels(text)
 
 

@@ -200,7 +200,7 @@ def test_a_worker_that_is_online_embeds_the_text(kept: tuple[Path, str]) -> None
 
 
 @pytest.mark.parametrize(
-    ("words", "reason"),
+    ("argv", "reason"),
     [
         (["retag", "{plain}", "--label", "x", "--out", "{out}"], "submit with --embeddings"),
         (["search", "{plain}", "x"], "submit with --embeddings"),

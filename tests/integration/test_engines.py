@@ -171,16 +171,16 @@ def test_an_onnx_file_is_made_once(exported: Callable[..., Artifact], cache: Pat
 
 
 @pytest.mark.parametrize(
-    ("engine", "precision", "words"),
+    ("engine", "precision", "message"),
     [
         ("compile", "int8", "is int8, which torch.compile does not run: export it in fp32 or bf16"),
         ("onnx", "bf16", "is bf16; the engine onnx runs fp32 and int8"),
     ],
 )
 def test_an_engine_that_cannot_run_a_precision_says_so(
-    exported: Callable[..., Artifact], engine: str, precision: str, argv: str
+    exported: Callable[..., Artifact], engine: str, precision: str, message: str
 ) -> None:
-    with pytest.raises(ArtifactError, match=argv):
+    with pytest.raises(ArtifactError, match=message):
         LOADERS[engine](exported("chinese_clip", precision), "cpu")
 
 
@@ -221,9 +221,9 @@ def test_what_a_traced_module_makes_lies_where_its_inputs_do(tmp_path: Path) -> 
 @cuda
 def test_texts_are_embedded_on_the_gpu_as_on_the_cpu(exported: Callable[..., Artifact]) -> None:
     artifact = exported("chinese_clip")
-    argv = ["猫", "a dog", "红色的苹果"]
-    on_gpu = TextEmbedder(artifact, "cuda:0").embed(argv)
-    assert np.allclose(on_gpu, TextEmbedder(artifact, "cpu").embed(argv), atol=1e-4)
+    message = ["猫", "a dog", "红色的苹果"]
+    on_gpu = TextEmbedder(artifact, "cuda:0").embed(message)
+    assert np.allclose(on_gpu, TextEmbedder(artifact, "cpu").embed(message), atol=1e-4)
 
 
 def test_threads_are_those_of_the_settings(tiny: Artifact) -> None:

@@ -129,7 +129,7 @@ def test_a_store_without_its_library_says_what_to_install() -> None:
 
 @pytest.mark.parametrize("url", ["file:///etc/passwd", "memory://a.jpg", "hf://datasets/a/b.jpg"])
 def test_producer_and_worker_agree_on_what_is_not_fetched(url: str) -> None:
-    with pytest.raises(StoreError, match="workers fetch no images from"):
+    with pytest.raises(StoreError, match="workers do not fetch images from"):
         check([url])
     with pytest.raises(OutsideRootsError, match="may fetch from"):
         fetch(url, ["*"], MOST)

@@ -187,7 +187,7 @@ def test_what_comes_from_no_record_leaves_the_old_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "reason"),
+    ("argv", "reason"),
     [
         (["submit", "{images}", "--overwrite"], "give its --out"),
         (["submit", "{images}", "--overwrite", "--resume", "--out", "x.jsonl"], "give one of them"),

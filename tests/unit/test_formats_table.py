@@ -178,7 +178,7 @@ def test_records_are_converted_from_any_form_to_any(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "reason"),
+    ("argv", "reason"),
     [
         (["--format", "parquet"], "needs a file"),
         (["--format", "xmp", "--out", "x.jsonl"], "leave out --out"),

@@ -26,7 +26,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("words", "options"),
+    ("argv", "options"),
     [
         (["a b"], "--allow '{here}/a b'"),
         (["a b/图.jpg"], "--allow '{here}/a b'"),
