@@ -32,8 +32,10 @@ def test_an_empty_variable_counts_as_not_set() -> None:
     assert Settings.from_env({"WANWU_MAX_BATCH": ""}).largest_batch == 4
 
 
-def test_roots_are_separated_like_a_search_path() -> None:
-    assert Settings.from_env({"WANWU_IMAGE_ROOTS": "/a:/b c"}).image_roots == ("/a", "/b c")
+def test_items_of_lists_are_separated_by_commas() -> None:
+    found = Settings.from_env({"WANWU_IMAGE_ROOTS": "/a, /b c:d,", "WANWU_IMAGE_URLS": "s3://a/,*"})
+    assert found.image_roots == ("/a", "/b c:d")
+    assert found.image_urls == ("s3://a/", "*")
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,8 @@ _ESCAPE: Final = N_(
     "this URL cannot be read; in a password, write / as %2F, # as %23, ? as %3F, @ as %40"
 )
 # What separates the items of a list; None is any blank.
-_LISTS: Final[dict[str, str | None]] = {"image_roots": os.pathsep, "image_urls": None}
+_LISTS: Final = frozenset({"image_roots", "image_urls"})
+_SEPARATOR: Final = ","
 
 
 class SettingsError(TranslatedError, ValueError):
@@ -39,8 +40,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that can be set. Field `max_batch` is read from `WANWU_MAX_BATCH`, and so on.
 
     What each means, and to whom it matters, stands in `settings_help`. Sizes are in bytes or
-    pixels, times in seconds, as the names say. An empty variable counts as not set. Lists are
-    separated as `_LISTS` says.
+    pixels, times in seconds, as the names say. An empty variable counts as not set. Items of a
+    list are separated by commas.
     """
 
     # Redis
@@ -98,7 +99,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         for name in cls.__struct_fields__:
             text = environ.get(PREFIX + name.upper(), "")
             if text:
-                values[name] = text.split(_LISTS[name]) if name in _LISTS else text
+                values[name] = _items(text) if name in _LISTS else text
         values |= {name: value for name, value in overrides.items() if value is not None}
         try:
             settings = msgspec.convert(values, cls, strict=False, dec_hook=_secret)
@@ -130,6 +131,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def images_in_flight(self) -> int:
         """Images held with which a worker asks for no other chunk: two batches, two per decoder."""
         return 2 * self.largest_batch + 2 * self.decoders
+
+
+def _items(text: str) -> list[str]:
+    """Return the items of a list, without blanks around them."""
+    return [item.strip() for item in text.split(_SEPARATOR) if item.strip()]
 
 
 def expanded(path: str) -> Path:

@@ -47,12 +47,12 @@ GROUPS: Final[Mapping[str, Mapping[str, Entry]]] = {
     },
     "Worker": {
         "image_roots": Entry(
-            "Directories, separated by `:`, below which workers read files. Without any, they tag "
-            "only images that come as bytes. `worker start --allow` replaces it.",
+            "Directories, separated by commas, below which workers read files. Without any, they "
+            "tag only images that come as bytes. `worker start --allow` replaces it.",
             "none",
         ),
         "image_urls": Entry(
-            "URL prefixes, separated by blanks, below which workers fetch images; `*` is any. "
+            "URL prefixes, separated by commas, below which workers fetch images; `*` is any. "
             "`worker start --allow` replaces it.",
             "none",
         ),
