@@ -174,7 +174,7 @@ def test_an_onnx_file_is_made_once(exported: Callable[..., Artifact], cache: Pat
     ("engine", "precision", "message"),
     [
         ("compile", "int8", "is int8, which torch.compile does not run: export it in fp32 or bf16"),
-        ("onnx", "bf16", "is bf16; the engine onnx runs fp32 and int8"),
+        ("onnx", "bf16", "is bf16; the engine onnx runs fp32, int8"),
     ],
 )
 def test_an_engine_that_cannot_run_a_precision_says_so(
