@@ -22,6 +22,7 @@ from weakref import WeakSet
 
 from producer.errors import UsageError, raises_producer_errors
 from producer.formats.output import Output
+from producer.jobs.arguments import check_label_options, check_labels, check_writing
 from producer.jobs.labels import Labels
 from producer.jobs.links import HttpLink, Link, RedisLink
 from producer.jobs.options import JobRequest
@@ -169,6 +170,7 @@ class Client:
             paths, listed = paths_of(images)
             request = request_for(paths, labels, options)
             output = Output.at(None if out is None else os.fspath(out), out_format)
+            check_writing(output, resume=resume, overwrite=overwrite, options=options)
         runner = self.runner(request)
         writing = Writing(output, resume, retry_failed, overwrite)
         note, jobs = self._on_note, self._link.jobs
@@ -288,6 +290,8 @@ class Client:
             need("parquet")
             from producer.embeddings.retag import retag_into  # noqa: PLC0415 - loads numpy
 
+            check_label_options(options)
+            check_labels(labels)
             output = Output.at(os.fspath(out), None)
             with output.reserved(self._on_note, overwrite=overwrite):
                 return retag_into(

@@ -12,13 +12,12 @@ import msgspec
 from producer.cli.verbs import Command, Decorator, option
 from producer.console.paths import printable
 from producer.jobs.labels import Labels, label_pack, least_score
+from producer.jobs.options import MOST_TAGS
 from worker.contract.i18n import gettext as _
 from worker.contract.i18n import gettext_noop as N_
 from worker.contract.labels import LabelPack, LabelsError, unique
 from worker.contract.options import Rule
 
-# More than any label set has labels.
-MOST_TAGS: Final = 100_000
 LABELS: Final = N_("Labels")
 OUTPUT: Final = N_("Output")
 SENDING: Final = N_("Sending")

@@ -6,9 +6,12 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TypedDict
 
+from producer.errors import UsageError
+from producer.jobs.arguments import check_labels, check_tag_options
 from producer.jobs.labels import Labels, label_pack, least_score
 from producer.jobs.options import JobOptions, JobRequest, request_of
 from producer.sources.scan import STANDARD_INPUT, Image, absolute, check
+from worker.contract.i18n import gettext as _
 from worker.contract.labels import LabelPack
 
 Path = str | os.PathLike[str]
@@ -76,7 +79,11 @@ def request_for(paths: tuple[str, ...], labels: Labels, options: TagOptions) -> 
 
     Raises:
         LabelsError: labels or templates cannot be used.
+        UsageError: another argument cannot be used.
+        TypeError: there is no such argument.
     """
+    check_tag_options(options)
+    check_labels(labels)
     how = JobOptions(
         top_k=options.get("top_k", 5),
         threshold=threshold_of(options),
@@ -97,6 +104,10 @@ def paths_of(images: Images) -> tuple[tuple[str, ...], Iterator[Image] | None]:
     """
     if isinstance(images, (str, os.PathLike)):
         images = (images,)
+    given: object = images
+    if isinstance(given, bytes) or not isinstance(given, Iterable):
+        message = _("images are paths or URLs, not {type}").format(type=type(given).__name__)
+        raise UsageError(message)
     if not isinstance(images, (Sequence, set, frozenset)):
         # What they are is known only as they come: as with a list on standard input.
         return (STANDARD_INPUT,), (absolute(os.fspath(image)) for image in images)

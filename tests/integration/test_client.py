@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -331,3 +332,41 @@ def test_the_examples_of_the_documentation_run(
 
 def test_the_examples_are_found() -> None:
     assert len(EXAMPLES) > 5 + len(PAGES)
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"top_k": 0}, "top_k=0 cannot be used"),
+        ({"top_k": "3"}, "top_k='3' cannot be used"),
+        ({"threshold": 2}, "threshold=2 cannot be used"),
+        ({"chunk_size": 5000}, "chunk_size=5000 cannot be used"),
+        ({"thumbnail_px": 5000}, "thumbnail_px=5000 cannot be used"),
+        ({"calibrated": "yes"}, "calibrated='yes' cannot be used"),
+        ({"labels": [1]}, "labels are texts, not int"),
+        ({"resume": True}, "resume continues a file"),
+        ({"resume": True, "overwrite": True, "out": "a.jsonl"}, "resume keeps the records"),
+        ({"embeddings": True, "out": "a.csv"}, "embeddings need a .jsonl or .parquet file"),
+    ],
+)
+def test_what_the_command_refuses_the_client_refuses(
+    server: EmbeddedRedis, tmp_path: Path, options: dict[str, Any], reason: str
+) -> None:
+    with Client(server.url) as client, pytest.raises(UsageError, match=re.escape(reason)):
+        client.tag(tmp_path, **options)
+
+
+@pytest.mark.parametrize("images", [None, 5, b"images"])
+def test_what_is_no_path_is_refused(server: EmbeddedRedis, images: Any) -> None:
+    with Client(server.url) as client, pytest.raises(UsageError, match="images are paths or URLs"):
+        client.tag(images)
+
+
+def test_a_misspelt_argument_is_an_error_as_everywhere_in_python(
+    server: EmbeddedRedis, tmp_path: Path
+) -> None:
+    options: Any = {"topk": 1}
+    with Client(server.url) as client:
+        for start in (client.tag, client.submit):
+            with pytest.raises(TypeError, match="unexpected keyword argument 'topk'"):
+                start(tmp_path, **options)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import pytest
 from conftest import PATIENCE_S, ROOT, Fleet, environment, run
 from images import encoded, picture
 
-from producer.sources.watch import NewFiles
+from producer.sources.watch import NewFiles, watch
 from worker.contract.local.redis_server import EmbeddedRedis
 
 Until = Callable[[Callable[[], bool]], None]
@@ -49,6 +50,22 @@ def test_what_is_no_image_hidden_or_gone_has_not_arrived(tmp_path: Path) -> None
     for name in ("notes.txt", ".hidden.jpg", ".tmp/a.jpg", "gone.jpg"):
         arrivals.note(str(tmp_path / name))
     assert arrivals.settled() == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names are bytes on Linux")
+def test_a_name_that_is_not_utf8_stops_nothing(tmp_path: Path) -> None:
+    looks = watch(tmp_path, 0.5)
+    assert next(looks) == []
+    odd = tmp_path / os.fsdecode(b"new\xfe.jpg")
+    for number in range(3):
+        odd.write_bytes(b"x" * (number + 1))
+        (tmp_path / f"{number}.jpg").write_bytes(b"x")
+    found: list[str] = []
+    while len(found) < 4:
+        found += next(looks)
+    assert sorted(found) == sorted(
+        [str(odd), *(str(tmp_path / f"{number}.jpg") for number in range(3))]
+    )
 
 
 def lines(out: Path) -> list[dict[str, Any]]:
