@@ -9,6 +9,7 @@ from producer.backend.connection import Connection
 from producer.jobs.options import JobOptions, request_of
 from producer.jobs.redis_transport import RedisTransport
 from producer.jobs.run import JobRunner
+from producer.sources.scan import STANDARD_INPUT
 from worker.contract.labels import LabelPack
 from worker.contract.messages import Record
 
@@ -23,8 +24,11 @@ def tag(
     pack: LabelPack = SIX,
     take: Callable[[list[Record]], object],
 ) -> None:
-    """Send all paths as one job, and hand its records to `take` as they come."""
-    request = request_of(tuple(paths), pack, JobOptions(chunk_size=chunk_images))
+    """Send all paths as one job, and hand its records to `take` as they come.
+
+    They come as a list on standard input does: nobody counts them, and chunks grow to 64 images.
+    """
+    request = request_of((STANDARD_INPUT,), pack, JobOptions(chunk_size=chunk_images))
     for records in JobRunner(RedisTransport(connection), request).records(paths):
         take(records)
 
