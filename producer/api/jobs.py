@@ -15,7 +15,7 @@ from producer.formats.jsonl import line_of
 from producer.jobs.chunks import Loaded, grouped, make_chunk
 from producer.jobs.options import JobOptions
 from producer.jobs.publisher import MAX_BYTES, Publisher, Stores
-from worker.contract.messages import KEY_PREFIX, ImageRef
+from worker.contract.messages import KEY_PREFIX, ImageRef, waiting_s
 from worker.contract.stores.jobs import Job, LostChunk
 
 UPLOAD_IMAGES: Final = 8
@@ -49,9 +49,8 @@ class ApiJobs:
         """
         connection = self._connection
         job = connection.jobs.create(about(images) if images else "uploads", labels)
-        connection.client.set(
-            _options(job.id), msgspec.json.encode(options), ex=connection.settings.result_ttl_s
-        )
+        kept_s = waiting_s(connection.settings.result_ttl_s)
+        connection.client.set(_options(job.id), msgspec.json.encode(options), ex=kept_s)
         self._send(job.id, options, [Loaded(ImageRef(path)) for path in images], REFERENCES)
         if not more:
             connection.jobs.set_state(job.id, "submitted")

@@ -16,6 +16,7 @@ from producer.errors import JobLostError
 from worker.contract.i18n import gettext as _
 from worker.contract.labels import LabelStore
 from worker.contract.local.redis_server import EmbeddedRedis
+from worker.contract.messages import waiting_s
 from worker.contract.queue.app import make_app
 from worker.contract.redis.connections import (
     BrokerUnreachableError,
@@ -52,7 +53,7 @@ class Connection:
         self._results: Any = client_of(settings.results)
         self.jobs = JobStore(client, settings.result_ttl_s, results=self._results)
         self.blobs = BlobStore(client, settings.result_ttl_s)
-        self.labels = LabelStore(client)
+        self.labels = LabelStore(client, waiting_s(settings.result_ttl_s))
         self.dead = DeadLetters(client)
 
     def close(self) -> None:

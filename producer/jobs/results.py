@@ -86,10 +86,12 @@ class StoredResults:
     def records(self) -> Iterator[list[Record]]:
         """Yield the records of all chunks that have results, some at a time."""
         job = self._job
+        # Reading is a sign of life: what is read is kept from now on.
+        keep_s = self._jobs.touch(job.id)
         step = max(1, WINDOW_IMAGES * job.chunks // max(1, job.images))
         for start in range(0, job.chunks, step):
             seqs = range(start, min(start + step, job.chunks))
-            found = self._jobs.collect(job.id, seqs)
+            found = self._jobs.collect(job.id, seqs, keep_s=keep_s)
             for outcome in found:
                 if isinstance(outcome, ChunkResult):
                     self._images += len(outcome.images)

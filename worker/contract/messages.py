@@ -33,6 +33,10 @@ MAX_THUMBNAIL_PX: Final = 1024
 # A job's bits, one a chunk, are then 16 MiB at most.
 MAX_CHUNKS: Final = 2**27
 
+# For so long, in seconds, whatever belongs to a message is kept while the message may wait: longer
+# than any queue should last. Whatever else is forgotten, it does not stay for ever.
+MAX_WAIT_S: Final = 30 * 86_400
+
 # How much of a value, and of a library's sentence, an error message repeats.
 _VALUE_CHARS: Final = 40
 _DETAIL_CHARS: Final = 160
@@ -193,6 +197,11 @@ class Chunk(Wire, frozen=True, kw_only=True):
                 f"inside: send it with task_id={self.task_id!r}"
             )
             raise ForeignIdError(msg)
+
+
+def waiting_s(kept_s: int) -> int:
+    """Return for how many seconds what is waited for is kept, where results are for `kept_s`."""
+    return max(kept_s, MAX_WAIT_S)
 
 
 def task_id(job: str, seq: int) -> str:

@@ -100,7 +100,9 @@ class ChunkResults(RedisBackend):
 
     @cached_property
     def _jobs(self) -> JobStore:
-        return JobStore(single_try_client(self.app.conf.broker_url), int(self.expires))
+        broker = single_try_client(self.app.conf.broker_url)
+        apart = self.url != self.app.conf.broker_url
+        return JobStore(broker, int(self.expires), results=self.client if apart else None)
 
 
 def _is_stopping() -> bool:

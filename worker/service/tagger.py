@@ -208,8 +208,7 @@ class Tagger:
             for index, image in enumerate(images)
             if image.error and image.error.code == PoisonError.code
         }
-        self._blobs.drop(
-            image.blob
-            for index, image in enumerate(chunk.images)
-            if image.blob and index not in poisoned
-        )
+        blobs = {index: image.blob for index, image in enumerate(chunk.images) if image.blob}
+        self._blobs.drop(blob for index, blob in blobs.items() if index not in poisoned)
+        if poisoned:
+            self._blobs.keep(blob for index, blob in blobs.items() if index in poisoned)

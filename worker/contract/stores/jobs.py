@@ -18,7 +18,9 @@ from worker.contract.messages import (
     ChunkResult,
     MessageError,
     task_id,
+    waiting_s,
 )
+from worker.contract.stores.job_scripts import FINISH_CHUNK, MOVE, TOUCH
 
 if TYPE_CHECKING:
     import redis
@@ -28,42 +30,8 @@ JobState = Literal["submitting", "submitted", "interrupted", "cancelled"]
 MAX_ABOUT_CHARS: Final = 300
 _INDEX: Final = f"{KEY_PREFIX}jobs"
 _CODE: Final = "failed:"
-
-# A redelivered chunk finds its bit set: its first result stays, and nothing is counted. The result
-# is published too, as Celery's backend does: applications that wait by `AsyncResult` are notified.
-# What is known of attempts is deleted.
-# KEYS: job, its bits, result, the chunk's attempts. ARGV: seq, images, failed, ttl_s, the result's
-# body or "", and fields of the job with how many to add to each.
-_FINISH_CHUNK: Final = """
-local again = redis.call('GETBIT', KEYS[2], ARGV[1]) == 1
-redis.call('UNLINK', KEYS[4])
-if ARGV[5] ~= '' and not again then
-  redis.call('SETEX', KEYS[3], ARGV[4], ARGV[5])
-  redis.call('PUBLISH', KEYS[3], ARGV[5])
-end
-if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
-redis.call('EXPIRE', KEYS[1], ARGV[4])
-if again then return 0 end
-redis.call('SETBIT', KEYS[2], ARGV[1], 1)
-redis.call('EXPIRE', KEYS[2], ARGV[4])
-redis.call('HINCRBY', KEYS[1], 'done', ARGV[2])
-redis.call('HINCRBY', KEYS[1], 'failed', ARGV[3])
-for n = 6, #ARGV, 2 do redis.call('HINCRBY', KEYS[1], ARGV[n], ARGV[n + 1]) end
-return 1
-"""
-
-
-# A job that is cancelled or finished stays so; it may finish between a look and a change.
-# KEYS: job. ARGV: state. Return whether there is such a job, and whether it moved.
-_MOVE: Final = """
-local found = redis.call('HMGET', KEYS[1], 'state', 'done', 'images')
-local state = found[1]
-if not state then return {0, 0} end
-local finished = state ~= 'submitting' and tonumber(found[2] or 0) >= tonumber(found[3] or 0)
-if finished or state == 'cancelled' or state == ARGV[1] then return {1, 0} end
-redis.call('HSET', KEYS[1], 'state', ARGV[1])
-return {1, 1}
-"""
+# So many keys are named in one round trip.
+_KEYS_AT_ONCE: Final = 1000
 
 
 class NoSuchJobError(TranslatedError, LookupError):
@@ -120,7 +88,12 @@ def new_job_id(now_s: float | None = None) -> str:
 
 
 class JobStore:
-    """Job records and results in Redis; `results` is the result backend's if it is set apart."""
+    """Job records and results in Redis; `results` is the result backend's if it is set apart.
+
+    A job that is finished is kept for `ttl_s` seconds after its last result or the last time that
+    it was read, and so are its results. While something of it is not done, both are kept for as
+    long as anything may wait (`waiting_s`).
+    """
 
     def __init__(
         self,
@@ -133,9 +106,11 @@ class JobStore:
         self._client: Any = client
         self._results: Any = results or client
         self._ttl_s = ttl_s
+        self._lives_s = (ttl_s, waiting_s(ttl_s))
         self._clock = clock
-        self._finish: Any = client.register_script(_FINISH_CHUNK)
-        self._move: Any = client.register_script(_MOVE)
+        self._finish: Any = client.register_script(FINISH_CHUNK)
+        self._move: Any = client.register_script(MOVE)
+        self._touch: Any = client.register_script(TOUCH)
 
     def create(self, about: str = "", labels: int = 0) -> Job:
         """Record a new job and return it. `about` is text for a person: no bytes of names."""
@@ -146,9 +121,10 @@ class JobStore:
             fields = msgspec.to_builtins(job)
             del fields["codes"]
             pipe.hset(_key(job.id), mapping={name: str(value) for name, value in fields.items()})
-            pipe.expire(_key(job.id), self._ttl_s)
+            kept_s, waiting_s = self._lives_s
+            pipe.expire(_key(job.id), waiting_s)
             pipe.zadd(_INDEX, {job.id: job.created_at_s})
-            pipe.zremrangebyscore(_INDEX, 0, self._clock() - self._ttl_s * 30)
+            pipe.zremrangebyscore(_INDEX, 0, self._clock() - max(kept_s * 30, waiting_s))
             pipe.execute()
         return job
 
@@ -178,7 +154,8 @@ class JobStore:
         """
         with self._client.pipeline() as pipe:
             pipe.hset(_key(job_id), mapping={"images": images, "chunks": chunks})
-            pipe.expire(_key(job_id), self._ttl_s)
+            for key in (_key(job_id), done_key(job_id)):
+                pipe.expire(key, self._lives_s[1])
             pipe.execute()
 
     def set_state(self, job_id: str, state: JobState) -> bool:
@@ -187,10 +164,16 @@ class JobStore:
         Raises:
             NoSuchJobError: there is none.
         """
-        there, moved = self._move(keys=[_key(job_id)], args=[state])
+        keys = [_key(job_id), done_key(job_id), attempts_key(job_id)]
+        there, moved, chunks = self._move(keys=keys, args=[state, *self._lives_s])
         if not there:
             raise self._unknown(job_id)
+        self._keep_results(job_id, range(chunks), self._ttl_s)
         return bool(moved)
+
+    def touch(self, job_id: str) -> int:
+        """Keep a job from now on, as it is read; return for how many seconds."""
+        return int(self._touch(keys=[_key(job_id), done_key(job_id)], args=self._lives_s))
 
     def _unknown(self, job_id: str) -> NoSuchJobError:
         kept_h = self._ttl_s // 3600
@@ -222,7 +205,14 @@ class JobStore:
         name = task_id(job_id, seq)
         keys = [_key(job_id), done_key(job_id), RESULT_PREFIX + name, attempts_key(name)]
         added = [part for code, n in (codes or {}).items() for part in (_CODE + code, n)]
-        return bool(self._finish(keys=keys, args=[seq, images, failed, self._ttl_s, body, *added]))
+        args = [seq, images, failed, *self._lives_s, body, *added]
+        counted, known, chunks = self._finish(keys=keys, args=args)
+        if chunks > 1:
+            # The job is finished: so long its results are kept from now on.
+            self._keep_results(job_id, range(chunks), self._ttl_s)
+        elif known and not body:
+            self._results.expire(RESULT_PREFIX + name, self._lives_s[not chunks])
+        return bool(counted)
 
     def finished_chunks(self, job_id: str, seqs: Sequence[int]) -> set[int]:
         """Return those of `seqs` that have been counted as done."""
@@ -231,15 +221,29 @@ class JobStore:
                 pipe.getbit(done_key(job_id), seq)
             return {seq for seq, bit in zip(seqs, pipe.execute(), strict=True) if bit}
 
-    def collect(self, job_id: str, seqs: Sequence[int]) -> Sequence[ChunkResult | LostChunk]:
+    def _keep_results(self, job_id: str, seqs: Sequence[int], seconds: int) -> None:
+        """Let results expire in so many seconds: once for a job, not with each of its results."""
+        for start in range(0, len(seqs), _KEYS_AT_ONCE):
+            with self._results.pipeline(transaction=False) as pipe:
+                for seq in seqs[start : start + _KEYS_AT_ONCE]:
+                    pipe.expire(RESULT_PREFIX + task_id(job_id, seq), seconds)
+                pipe.execute()
+
+    def collect(
+        self, job_id: str, seqs: Sequence[int], *, keep_s: int = 0
+    ) -> Sequence[ChunkResult | LostChunk]:
         """Return what the result backend holds of these chunks, in one round trip.
 
-        Chunks that are not finished are left out. Keep windows to some hundreds of chunks.
+        Chunks that are not finished are left out. Keep windows to some hundreds of chunks. With
+        `keep_s`, those that are there are kept for so many seconds more.
         """
         if not seqs:
             return []
         bodies = self._results.mget([RESULT_PREFIX + task_id(job_id, seq) for seq in seqs])
-        return [_outcome(seq, body) for seq, body in zip(seqs, bodies, strict=True) if body]
+        found = [(seq, body) for seq, body in zip(seqs, bodies, strict=True) if body]
+        if keep_s:
+            self._keep_results(job_id, [seq for seq, _ in found], keep_s)
+        return [_outcome(seq, body) for seq, body in found]
 
     def drop_results(self, job_id: str, seqs: Iterable[int]) -> None:
         """Free the results of chunks that are safe elsewhere."""
