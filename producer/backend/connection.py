@@ -18,6 +18,7 @@ from worker.contract.labels import LabelStore
 from worker.contract.local.redis_server import EmbeddedRedis
 from worker.contract.messages import waiting_s
 from worker.contract.queue.app import make_app
+from worker.contract.queue.job_messages import LossCheck, newer_messages
 from worker.contract.redis.connections import (
     BrokerUnreachableError,
     connect,
@@ -35,6 +36,22 @@ from worker.contract.stores.jobs import JobState, JobStore, NoSuchJobError
 # A worker deep in work may be slow to answer; submit still fails within five seconds.
 ONLINE_TIMEOUT_S: Final = 2.5
 LAST_WORD_TIMEOUT_S: Final = 2.0
+
+
+def later_sentence(messages: int) -> str:
+    """Return what a person should know of messages that the workers here cannot read."""
+    return _(
+        "{messages:,} messages are of a later version: they wait for workers that can read them"
+    ).format(messages=messages)
+
+
+def lost_sentence(job: str, images: int) -> str:
+    """Return what a person should know of images whose messages have vanished."""
+    return _(
+        "{images:,} images of job {job} are lost to the queue: their messages were purged, revoked "
+        "or deleted. They count as failed (message_lost); the same submit with --resume sends them "
+        "again"
+    ).format(images=images, job=job)
 
 
 class Connection:
@@ -92,6 +109,8 @@ class Connection:
             if self.first_worker() is None:
                 return _("no worker is online; the work is kept in the queue")
             self.jobs.get(job)
+            if newer := newer_messages(self.client):
+                return later_sentence(newer)
         except BrokerUnreachableError as e:
             return str(e)
         except redis.RedisError as e:
@@ -102,6 +121,22 @@ class Connection:
             ).format(job=job)
             raise JobLostError(msg) from e
         return ""
+
+    def loss_watch(self, job: str) -> Callable[[], str]:
+        """Return what finds out whether messages of a job have vanished, and returns a sentence.
+
+        It is called often while nothing of the job comes, and mostly returns nothing.
+        """
+        check = LossCheck(self.client, self.jobs, job)
+
+        def look() -> str:
+            try:
+                lost = check.look()
+            except (redis.RedisError, NoSuchJobError):
+                return ""  # Whoever waits finds that out by itself.
+            return lost_sentence(job, lost) if lost else ""
+
+        return look
 
     def _refusal(self) -> str:
         """Return why Redis takes no work at the moment, though it answers; else nothing."""

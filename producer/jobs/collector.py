@@ -10,7 +10,7 @@ from typing import Final, NamedTuple, TypeVar
 from producer.jobs.window import Window
 from worker.contract.messages import ChunkResult, Failure, ImageRef, Record
 from worker.contract.redis.retry import RetryPolicy
-from worker.contract.stores.jobs import JobStore, LostChunk
+from worker.contract.stores.jobs import LOST, JobStore, LostChunk
 
 # Results of so many images are fetched and held at a time: some megabytes.
 WINDOW_IMAGES: Final = 2048
@@ -36,7 +36,10 @@ SYSTEM_CLOCK: Final = Clock()
 
 
 class Collector:
-    """Collects a job's results while it is sent. `is_feeding` may raise what stops it."""
+    """Collects a job's results while it is sent. `is_feeding` may raise what stops it.
+
+    `on_still` is called again and again while nothing comes, `on_stall` when it takes long.
+    """
 
     def __init__(
         self,
@@ -45,6 +48,7 @@ class Collector:
         window: Window,
         is_feeding: Callable[[], bool],
         *,
+        on_still: Callable[[], None] = lambda: None,
         on_stall: Callable[[], None] = lambda: None,
         retry_timeout_s: float = STALL_S,
         clock: Clock = SYSTEM_CLOCK,
@@ -54,6 +58,7 @@ class Collector:
         self._job = job
         self._window = window
         self._is_feeding = is_feeding
+        self._on_still = on_still
         self._on_stall = on_stall
         self._clock = clock
         self._kept: deque[tuple[int, int]] = deque()
@@ -92,6 +97,8 @@ class Collector:
                 pause_s, stall_at_s = SHORTEST_PAUSE_S, now() + STALL_S
             else:
                 pause_s = min(pause_s * 1.5, LONGEST_PAUSE_S)
+                if pause_s == LONGEST_PAUSE_S:
+                    self._on_still()
             if now() > stall_at_s:
                 self._stalled, stall_at_s = True, now() + STILL_S
                 self._on_stall()
@@ -136,5 +143,7 @@ class Collector:
 
 
 def _lost(image: ImageRef, chunk: LostChunk) -> Record:
-    message = f"there is no result of its chunk: {chunk.reason}"
-    return Record.untouched(image.path, Failure("lost", "job", message))
+    message = chunk.reason
+    if chunk.code == LOST:
+        message = f"there is no result of its chunk: {chunk.reason}"
+    return Record.untouched(image.path, Failure(chunk.code, "job", message))

@@ -109,6 +109,12 @@ class RedisTransport:
             if reason := connection.stall_reason(self._job):
                 echo(_("waiting: {reason}").format(reason=reason))
 
+        lost = connection.loss_watch(self._job)
+
+        def still() -> None:
+            if sentence := lost():
+                echo(sentence)
+
         self._feeder = Feeder(
             self._job,
             images,
@@ -124,6 +130,7 @@ class RedisTransport:
             self._job,
             window,
             is_feeding,
+            on_still=still,
             on_stall=stalled,
             retry_timeout_s=retry_timeout_s,
         )

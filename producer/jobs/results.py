@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
+from producer.console.failures import sentence
 from producer.formats import Sink
 from producer.jobs.collector import STALL_S, STILL_S, SYSTEM_CLOCK, WINDOW_IMAGES, Clock
 from worker.contract.i18n import gettext as _
 from worker.contract.messages import ChunkResult, Record
 from worker.contract.redis.retry import RetryPolicy
-from worker.contract.stores.jobs import Job, JobStore, LostChunk
+from worker.contract.stores.jobs import LOST, Job, JobStore, LostChunk
 
 POLL_S: Final = 0.2
 
@@ -24,12 +25,22 @@ class Fetched(NamedTuple):
     lost: tuple[LostChunk, ...]
     gone_chunks: int
 
+    def _lost_by_reason(self) -> dict[str, list[int]]:
+        found: dict[str, list[int]] = {}
+        for chunk in self.lost:
+            reason = chunk.reason if chunk.code == LOST else sentence(chunk.code, chunk.reason)
+            found.setdefault(reason, []).append(chunk.seq)
+        return found
+
     def remarks(self) -> Iterator[str]:
         """Yield what a user should know about it."""
-        for chunk in self.lost:
-            yield _("chunk {seq} has no results: {reason}").format(
-                seq=chunk.seq, reason=chunk.reason
-            )
+        for reason, seqs in self._lost_by_reason().items():
+            if len(seqs) == 1:
+                message = _("chunk {seq} has no results: {reason}")
+                yield message.format(seq=seqs[0], reason=reason)
+            else:
+                message = _("{chunks:,} chunks have no results: {reason}")
+                yield message.format(chunks=len(seqs), reason=reason)
         if self.gone_chunks:
             yield _("{chunks:,} chunks were done, but their results have expired").format(
                 chunks=self.gone_chunks
@@ -48,10 +59,13 @@ def wait(
     job_id: str,
     on_stall: Callable[[], None],
     *,
+    on_still: Callable[[], None] = lambda: None,
     retry_timeout_s: float = STALL_S,
     clock: Clock = SYSTEM_CLOCK,
 ) -> None:
     """Return when the job is finished; `on_stall` is called when nothing comes for long.
+
+    `on_still` is called again and again meanwhile.
 
     A Redis that is away, or refuses, is asked again for `retry_timeout_s`.
 
@@ -71,6 +85,7 @@ def wait(
         elif clock.now() > stall_at_s:
             stall_at_s = clock.now() + STILL_S
             on_stall()
+        on_still()
         clock.sleep(POLL_S)
 
 

@@ -13,6 +13,7 @@ import msgspec
 from worker.contract.codec import decode
 from worker.contract.messages import QUEUE
 from worker.contract.queue.acks_and_leases import PROCESSING
+from worker.contract.queue.job_messages import newer_messages
 
 if TYPE_CHECKING:
     import redis
@@ -28,7 +29,7 @@ class QueueStats(msgspec.Struct, frozen=True, kw_only=True):
 
     `images` were submitted and have no result yet: they wait, or a worker has them. `done` is how
     many have, by job; `states` how many jobs are in each. `waiting` and `in_workers` count chunks;
-    `oldest_s` is the age of the next that waits, 0 if none does.
+    `oldest_s` is the age of the next that waits, 0 if none does; `newer` are of a later version.
     """
 
     images: int
@@ -37,6 +38,7 @@ class QueueStats(msgspec.Struct, frozen=True, kw_only=True):
     waiting: int
     in_workers: int
     oldest_s: float
+    newer: int = 0
     dead_letters: int
 
 
@@ -54,6 +56,7 @@ def look(client: redis.Redis, jobs: JobStore, dead: DeadLetters) -> QueueStats:
         waiting=lists.llen(QUEUE),
         in_workers=lists.hlen(_UNACKED) + lists.llen(PROCESSING),
         oldest_s=_age_s(lists.lindex(QUEUE, -1)),
+        newer=newer_messages(client),
         dead_letters=dead.count(),
     )
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Final
 
 import redis
@@ -20,9 +20,11 @@ from celery.worker import state as worker_state
 from redis.backoff import ExponentialWithJitterBackoff
 
 from worker.contract.codec import encode
+from worker.contract.messages import MessageError, split_task_id
 from worker.contract.redis.connections import single_try_client
 from worker.contract.redis.errors import passes, reason_of
-from worker.contract.stores.jobs import JobStore
+from worker.contract.redis.retry import RetryPolicy
+from worker.contract.stores.jobs import LOST, JobStore
 
 # How long a worker that is asked to stop goes on trying to store a result.
 STOP_PATIENCE_S: Final = 15.0
@@ -40,6 +42,13 @@ class ChunkResults(RedisBackend):
 
     Results that have a Redis of their own take two steps: they are stored, then counted.
     """
+
+    def mark_unreadable(self, task_id: str, error: MessageError, images: int) -> None:
+        """Store why a message could not be processed, and count its images, if it is a chunk's."""
+        self.mark_as_failure(task_id, error)
+        if images and (place := split_task_id(task_id)):
+            count = partial(self._jobs.finish_chunk, *place, images=images, failed=images)
+            RetryPolicy().call(lambda: count(codes={LOST: images}))
 
     def _store_result(
         self,

@@ -27,8 +27,8 @@ from worker.contract.messages import (
 from worker.contract.redis.connections import retrying_client
 from worker.contract.settings import Settings
 from worker.contract.stores.blobs import BlobStore
-from worker.contract.stores.dead_letters import DeadLetters
-from worker.contract.stores.jobs import JobStore
+from worker.contract.stores.dead_letters import UNREADABLE, DeadLetters, Unread
+from worker.contract.stores.jobs import LOST, JobStore
 from worker.engines.base import Engine
 from worker.engines.choose import open_engine
 from worker.engines.malloc import disable_malloc_trim
@@ -187,10 +187,11 @@ class Tagger:
         no records. Celery stores the error as the result of `task_id`.
         """
         log.error("message.refused", task=task_id, reason=str(error))
-        self._dead_letters.add_unreadable(encode(wire), str(error))
-        if (place := split_task_id(task_id)) and isinstance(images := wire.get("images"), list):
-            lost = len(images)
-            self._jobs.finish_chunk(*place, images=lost, failed=lost, codes={"lost": lost})
+        images = wire.get("images")
+        lost = len(images) if isinstance(images, list) else 0
+        self._dead_letters.add_unread(Unread(encode(wire), task_id, lost), UNREADABLE, str(error))
+        if lost and (place := split_task_id(task_id)):
+            self._jobs.finish_chunk(*place, images=lost, failed=lost, codes={LOST: lost})
 
     def dead_letter_foreign(self, task_id: str, chunk: Chunk, error: ForeignIdError) -> None:
         """Make a chunk that came under another id a dead letter. It is counted in no job."""

@@ -74,3 +74,39 @@ redis.call('EXPIRE', KEYS[1], seconds)
 redis.call('EXPIRE', KEYS[2], seconds)
 return tonumber(seconds)
 """
+
+# A chunk that was counted as failed is to be tried again: it is counted as if it were just sent.
+# KEYS: job, its bits, its result if that is on the same server. ARGV: seq, images, code, seconds to
+# keep it. Returns whether it was counted.
+REOPEN: Final = """
+redis.call('UNLINK', KEYS[3])
+local there = redis.call('HEXISTS', KEYS[1], ARGV[3])
+if there == 0 or redis.call('GETBIT', KEYS[2], ARGV[1]) == 0 then return 0 end
+redis.call('SETBIT', KEYS[2], ARGV[1], 0)
+for _, field in ipairs({'done', 'failed', ARGV[3]}) do
+  redis.call('HINCRBY', KEYS[1], field, -ARGV[2])
+end
+redis.call('EXPIRE', KEYS[1], ARGV[4])
+redis.call('EXPIRE', KEYS[2], ARGV[4])
+return 1
+"""
+
+# Chunks whose messages are gone are counted as failed, unless something has come meanwhile.
+# KEYS: job, its bits, a key that is not there. ARGV: how many images were done, how many are lost,
+# the field of their code, seconds to keep it when finished, seconds otherwise, and the chunks.
+# Returns whether they were counted, and of a job that is finished how many chunks it has.
+LOSE: Final = f"""{_LIFE}
+redis.call('UNLINK', KEYS[3])
+if redis.call('HGET', KEYS[1], 'done') ~= ARGV[1] then return {{0, 0}} end
+for n = 6, #ARGV do
+  if redis.call('GETBIT', KEYS[2], ARGV[n]) == 1 then return {{0, 0}} end
+end
+for n = 6, #ARGV do redis.call('SETBIT', KEYS[2], ARGV[n], 1) end
+for _, field in ipairs({{'done', 'failed', ARGV[3]}}) do
+  redis.call('HINCRBY', KEYS[1], field, ARGV[2])
+end
+local seconds, _, _, chunks = life(KEYS[1], 0, ARGV[4], ARGV[5])
+redis.call('EXPIRE', KEYS[1], seconds)
+redis.call('EXPIRE', KEYS[2], seconds)
+return {{1, chunks}}
+"""

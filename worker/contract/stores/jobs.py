@@ -2,89 +2,57 @@
 
 from __future__ import annotations
 
-import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from worker.contract.codec import decode
-from worker.contract.i18n import TranslatedError
 from worker.contract.i18n import gettext_noop as N_
 from worker.contract.messages import (
     KEY_PREFIX,
     RESULT_PREFIX,
     ChunkResult,
-    MessageError,
     task_id,
     waiting_s,
 )
-from worker.contract.stores.job_scripts import FINISH_CHUNK, MOVE, TOUCH
+from worker.contract.stores.job_records import (
+    CODE_FIELD,
+    LOST,
+    LOST_ERROR,
+    LOST_REASON,
+    MESSAGE_LOST,
+    Job,
+    JobState,
+    LostChunk,
+    NoSuchJobError,
+    failed_body,
+    job_of,
+    new_job_id,
+    outcome,
+)
+from worker.contract.stores.job_scripts import FINISH_CHUNK, LOSE, MOVE, REOPEN, TOUCH
 
 if TYPE_CHECKING:
     import redis
 
-JobState = Literal["submitting", "submitted", "interrupted", "cancelled"]
+__all__ = [
+    "LOST",
+    "MESSAGE_LOST",
+    "Job",
+    "JobState",
+    "JobStore",
+    "LostChunk",
+    "NoSuchJobError",
+    "attempts_key",
+    "done_key",
+    "new_job_id",
+]
 
 MAX_ABOUT_CHARS: Final = 300
 _INDEX: Final = f"{KEY_PREFIX}jobs"
-_CODE: Final = "failed:"
 # So many keys are named in one round trip.
 _KEYS_AT_ONCE: Final = 1000
-
-
-class NoSuchJobError(TranslatedError, LookupError):
-    """There is no job with this id, or it has expired."""
-
-
-class Job(msgspec.Struct, frozen=True, kw_only=True):
-    """A job's record. `images` and `chunks` count what was sent, `done` what has results.
-
-    `failed` is part of `done`, and `codes` says why. Times are seconds since the epoch. `about` is
-    what was asked for, for a person, and `labels` how many; 0 is the model's own.
-    """
-
-    id: str
-    created_at_s: float
-    state: JobState = "submitting"
-    images: int = 0
-    chunks: int = 0
-    done: int = 0
-    failed: int = 0
-    codes: Mapping[str, int] = {}
-    about: str = ""
-    labels: int = 0
-
-    @property
-    def finished(self) -> bool:
-        """Whether every image sent has its result and no more will be sent."""
-        return self.state != "submitting" and self.done >= self.images
-
-    @property
-    def status(self) -> str:
-        """Where the job stands, in a word: its state, or `finished`."""
-        if self.state in {"cancelled", "interrupted"}:
-            return self.state
-        return "finished" if self.finished else self.state
-
-    @property
-    def outstanding(self) -> int:
-        """Images sent that have no result yet."""
-        return max(0, self.images - self.done)
-
-
-class LostChunk(msgspec.Struct, frozen=True):
-    """A chunk that failed as a whole: it has no results, only the reason."""
-
-    seq: int
-    reason: str
-
-
-def new_job_id(now_s: float | None = None) -> str:
-    """Return a fresh id that sorts by time, such as `20261123-181502-5f3a9c`."""
-    stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime(time.time() if now_s is None else now_s))
-    return f"{stamp}-{secrets.token_hex(3)}"
 
 
 class JobStore:
@@ -111,6 +79,8 @@ class JobStore:
         self._finish: Any = client.register_script(FINISH_CHUNK)
         self._move: Any = client.register_script(MOVE)
         self._touch: Any = client.register_script(TOUCH)
+        self._lose: Any = client.register_script(LOSE)
+        self._reopen: Any = client.register_script(REOPEN)
 
     def create(self, about: str = "", labels: int = 0) -> Job:
         """Record a new job and return it. `about` is text for a person: no bytes of names."""
@@ -119,7 +89,7 @@ class JobStore:
         job = Job(id=new_job_id(now_s), created_at_s=now_s, about=about, labels=labels)
         with self._client.pipeline() as pipe:
             fields = msgspec.to_builtins(job)
-            del fields["codes"]
+            del fields["codes"], fields["published"]
             pipe.hset(_key(job.id), mapping={name: str(value) for name, value in fields.items()})
             kept_s, waiting_s = self._lives_s
             pipe.expire(_key(job.id), waiting_s)
@@ -137,7 +107,7 @@ class JobStore:
         found = self._client.hgetall(_key(job_id))
         if not found:
             raise self._unknown(job_id)
-        return _job(found)
+        return job_of(found)
 
     def list(self) -> list[Job]:
         """Return all jobs that are remembered, the newest first."""
@@ -145,18 +115,38 @@ class JobStore:
         with self._client.pipeline(transaction=False) as pipe:
             for job_id in ids:
                 pipe.hgetall(_key(job_id))
-            return [_job(found) for found in pipe.execute() if found]
+            return [job_of(found) for found in pipe.execute() if found]
 
-    def set_sent(self, job_id: str, *, images: int, chunks: int) -> None:
+    def set_sent(
+        self,
+        job_id: str,
+        *,
+        images: int,
+        chunks: int,
+        published: int | None = None,
+        blobs: int = 0,
+    ) -> None:
         """Note how many images and chunks are sent, with those that are about to be.
 
-        Totals, not increments: where a connection breaks, the same call may be made twice.
+        Totals, not increments: where a connection breaks, the same call may be made twice. So many
+        chunks were `published` before; the largest that has blobs has so many.
         """
+        totals = {
+            "images": images,
+            "chunks": chunks,
+            "published": published,
+            "blobs": blobs or None,
+        }
         with self._client.pipeline() as pipe:
-            pipe.hset(_key(job_id), mapping={"images": images, "chunks": chunks})
+            fields = {name: value for name, value in totals.items() if value is not None}
+            pipe.hset(_key(job_id), mapping=fields)
             for key in (_key(job_id), done_key(job_id)):
                 pipe.expire(key, self._lives_s[1])
             pipe.execute()
+
+    def set_published(self, job_id: str, chunks: int) -> None:
+        """Note that so many chunks are in the queue, and none is on its way."""
+        self._client.hset(_key(job_id), "published", chunks)
 
     def set_state(self, job_id: str, state: JobState) -> bool:
         """Move the job on; return whether it moved. One that is cancelled or finished stays so.
@@ -204,7 +194,7 @@ class JobStore:
         """
         name = task_id(job_id, seq)
         keys = [_key(job_id), done_key(job_id), RESULT_PREFIX + name, attempts_key(name)]
-        added = [part for code, n in (codes or {}).items() for part in (_CODE + code, n)]
+        added = [part for code, n in (codes or {}).items() for part in (CODE_FIELD + code, n)]
         args = [seq, images, failed, *self._lives_s, body, *added]
         counted, known, chunks = self._finish(keys=keys, args=args)
         if chunks > 1:
@@ -213,6 +203,42 @@ class JobStore:
         elif known and not body:
             self._results.expire(RESULT_PREFIX + name, self._lives_s[not chunks])
         return bool(counted)
+
+    def lose_chunks(self, job: Job, seqs: Sequence[int], *, images: int) -> bool:
+        """Count chunks whose messages are gone as failed, if nothing has come since `job` was read.
+
+        Each gets a result that says so. Return whether they were counted.
+        """
+        keys = [_key(job.id), done_key(job.id), attempts_key(job.id)]
+        args = [job.done, images, CODE_FIELD + MESSAGE_LOST, *self._lives_s, *seqs]
+        counted, chunks = self._lose(keys=keys, args=args)
+        if not counted:
+            return False
+        seconds = self._lives_s[not chunks]
+        for start in range(0, len(seqs), _KEYS_AT_ONCE):
+            with self._results.pipeline(transaction=False) as pipe:
+                for seq in seqs[start : start + _KEYS_AT_ONCE]:
+                    name = task_id(job.id, seq)
+                    body = failed_body(name, LOST_ERROR, LOST_REASON)
+                    # One that was revoked has a result of Celery's.
+                    pipe.set(RESULT_PREFIX + name, body, ex=seconds, nx=True)
+                pipe.execute()
+        self._keep_results(job.id, range(chunks), self._ttl_s)
+        return True
+
+    def unfinished_chunks(self, job_id: str, chunks: int) -> Sequence[int]:
+        """Return those of a job's first `chunks` chunks that have not been counted as done."""
+        bits: bytes = self._client.get(done_key(job_id)) or b""
+        bits = bits.ljust((chunks + 7) // 8, b"\0")
+        return [seq for seq in range(chunks) if not bits[seq >> 3] >> (7 - seq % 8) & 1]
+
+    def reopen_chunk(self, job_id: str, seq: int, *, images: int) -> bool:
+        """Count a chunk that was `lost` as not done: it is sent again. Return whether it was."""
+        name = task_id(job_id, seq)
+        self._results.unlink(RESULT_PREFIX + name)
+        keys = [_key(job_id), done_key(job_id), attempts_key(name)]
+        args = [seq, images, CODE_FIELD + LOST, self._lives_s[1]]
+        return bool(self._reopen(keys=keys, args=args))
 
     def finished_chunks(self, job_id: str, seqs: Sequence[int]) -> set[int]:
         """Return those of `seqs` that have been counted as done."""
@@ -243,39 +269,13 @@ class JobStore:
         found = [(seq, body) for seq, body in zip(seqs, bodies, strict=True) if body]
         if keep_s:
             self._keep_results(job_id, [seq for seq, _ in found], keep_s)
-        return [_outcome(seq, body) for seq, body in found]
+        return [outcome(seq, body) for seq, body in found]
 
     def drop_results(self, job_id: str, seqs: Iterable[int]) -> None:
         """Free the results of chunks that are safe elsewhere."""
         keys = [RESULT_PREFIX + task_id(job_id, seq) for seq in seqs]
         if keys:
             self._results.unlink(*keys)
-
-
-def _outcome(seq: int, body: bytes) -> ChunkResult | LostChunk:
-    meta = decode(body)
-    if meta.get("status") != "SUCCESS":
-        return LostChunk(seq, f"{meta.get('status')}: {_message(meta.get('result'))}")
-    try:
-        return ChunkResult.from_wire(meta.get("result"))
-    except MessageError as e:
-        return LostChunk(seq, str(e))
-
-
-def _message(error: Any) -> str:
-    """Return the type and the message of an exception as Celery stores it."""
-    if isinstance(error, dict):
-        return f"{error.get('exc_type')}: {error.get('exc_message')}"
-    return str(error)
-
-
-def _job(found: dict[bytes, bytes]) -> Job:
-    # Fields of a newer version are passed over.
-    fields: dict[str, Any] = {
-        key.decode(errors="replace"): value.decode(errors="replace") for key, value in found.items()
-    }
-    codes = {name.removeprefix(_CODE): n for name, n in fields.items() if name.startswith(_CODE)}
-    return msgspec.convert(fields | {"codes": codes}, Job, strict=False)
 
 
 def _key(job_id: str) -> str:
