@@ -70,7 +70,7 @@ def bulk(connection: Connection) -> APIRouter:
     @routes.get("/{job}")
     def show(job: JobId) -> JobState:
         """Tell how far a job is."""
-        return _state(connection.jobs.get(job))
+        return _state(jobs.look(job))
 
     @routes.delete("/{job}")
     def cancel(job: JobId) -> JobState:

@@ -10,7 +10,7 @@ from typing import Final, NamedTuple, TypeVar
 from producer.jobs.window import Window
 from worker.contract.messages import ChunkResult, Failure, ImageRef, Record
 from worker.contract.redis.retry import RetryPolicy
-from worker.contract.stores.jobs import LOST, JobStore, LostChunk
+from worker.contract.stores.jobs import LOST, MESSAGE_LOST, JobStore, LostChunk
 
 # Results of so many images are fetched and held at a time: some megabytes.
 WINDOW_IMAGES: Final = 2048
@@ -140,6 +140,11 @@ class Collector:
             self._kept_images -= images
             stale.append(seq)
         self._ask(self._jobs.drop_results, stale)
+
+
+def count_lost(records: Sequence[Record]) -> int:
+    """Return how many images have failed because their message left the queue."""
+    return sum(one.error is not None and one.error.code == MESSAGE_LOST for one in records)
 
 
 def _lost(image: ImageRef, chunk: LostChunk) -> Record:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-from producer.backend.connection import Connection
+from producer.backend.connection import Connection, lost_sentence
 from producer.backend.workers import WorkerInfo
 from producer.console.paths import about
 from producer.console.worker_command import can_embed, start_worker, unread
 from producer.errors import LabelsNeededError, NoWorkerError
-from producer.jobs.collector import Collector
+from producer.jobs.collector import Collector, count_lost
 from producer.jobs.feeder import Feeder
 from producer.jobs.options import JobRequest, TagSource
 from producer.jobs.publisher import Stores
@@ -35,6 +35,8 @@ class RedisTransport:
         self._feeder: Feeder
         self._collector: Collector
         self._job = ""
+        self._echo: Echo = lambda _: None
+        self._is_loss_said = False
 
     def check_worker(self, request: JobRequest, echo: Echo, *, waits: bool) -> TagSource:
         """Look who will do the work; see `Transport.check_worker`."""
@@ -97,6 +99,7 @@ class RedisTransport:
 
     def start(self, images: Iterable[Image], total: Total, echo: Echo) -> None:
         """Begin to send."""
+        self._echo = echo
         connection, options = self._connection, self._request.options
         window = Window(MAX_BLOB_IMAGES if options.as_blobs else MAX_IMAGES, MAX_BLOB_BYTES)
         retry_timeout_s = float(connection.settings.redis_retry_timeout_s)
@@ -113,6 +116,7 @@ class RedisTransport:
 
         def still() -> None:
             if sentence := lost():
+                self._is_loss_said = True
                 echo(sentence)
 
         self._feeder = Feeder(
@@ -138,7 +142,12 @@ class RedisTransport:
 
     def records(self) -> Iterator[list[Record]]:
         """Yield the records as chunks finish; see `Transport.records`."""
-        return self._collector.records()
+        lost = 0
+        for records in self._collector.records():
+            lost += count_lost(records)
+            yield records
+        if lost and not self._is_loss_said:
+            self._echo(lost_sentence(self._job, lost))
 
     def drain(self) -> None:
         """Return when all is sent, and leave the results where they are."""

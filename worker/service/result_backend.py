@@ -15,16 +15,17 @@ from typing import Any, Final
 
 import redis
 from celery.backends.redis import RedisBackend
-from celery.states import SUCCESS
+from celery.states import REVOKED, SUCCESS
 from celery.worker import state as worker_state
 from redis.backoff import ExponentialWithJitterBackoff
 
 from worker.contract.codec import encode
 from worker.contract.messages import MessageError, split_task_id
+from worker.contract.queue.envelope import images_shown
 from worker.contract.redis.connections import single_try_client
 from worker.contract.redis.errors import passes, reason_of
 from worker.contract.redis.retry import RetryPolicy
-from worker.contract.stores.jobs import LOST, JobStore
+from worker.contract.stores.jobs import LOST, MESSAGE_LOST, JobStore
 
 # How long a worker that is asked to stop goes on trying to store a result.
 STOP_PATIENCE_S: Final = 15.0
@@ -46,9 +47,13 @@ class ChunkResults(RedisBackend):
     def mark_unreadable(self, task_id: str, error: MessageError, images: int) -> None:
         """Store why a message could not be processed, and count its images, if it is a chunk's."""
         self.mark_as_failure(task_id, error)
+        RetryPolicy().call(partial(self._count_failed, task_id, images, LOST))
+
+    def _count_failed(self, task_id: str, images: int, code: str) -> None:
+        """Count a chunk's images as failed, if it is known how many they are."""
         if images and (place := split_task_id(task_id)):
-            count = partial(self._jobs.finish_chunk, *place, images=images, failed=images)
-            RetryPolicy().call(lambda: count(codes={LOST: images}))
+            codes = {code: images}
+            self._jobs.finish_chunk(*place, images=images, failed=images, codes=codes)
 
     def _store_result(
         self,
@@ -88,6 +93,9 @@ class ChunkResults(RedisBackend):
         apart = self.url != self.app.conf.broker_url
         if apart or not is_chunk:
             super()._store_result(task_id, result, state, traceback, request, **options)
+        if state == REVOKED:
+            images = images_shown(getattr(request, "argsrepr", ""))
+            self._count_failed(task_id, images, MESSAGE_LOST)
         if is_chunk:
             body = b"" if apart else self._body(task_id, result, request)
             errors = (one.get("error") for one in result["images"])

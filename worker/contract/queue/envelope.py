@@ -115,6 +115,12 @@ def open_envelope(raw: bytes) -> dict[str, Any]:
     return found
 
 
+def images_shown(text: object) -> int:
+    """Return how many images a message holds by what its sender wrote for people; 0 if unknown."""
+    found = _SHOWN.match(text) if isinstance(text, str) else None
+    return min(int(found[1]), MAX_CHUNK_IMAGES) if found else 0
+
+
 def _refusal(message: Any, reason: str) -> EnvelopeError:
     """Return the error, with what can be read of the message all the same."""
     chunk = _chunk_in(_body_of(message))
@@ -147,10 +153,9 @@ def _images_in(message: Any, chunk: dict[str, Any]) -> int:
     if isinstance(images, list) and len(images) <= MAX_CHUNK_IMAGES:
         return len(images)
     try:
-        found = _SHOWN.match(message["headers"]["argsrepr"])
+        return images_shown(message["headers"]["argsrepr"])
     except (LookupError, TypeError):
         return 0
-    return min(int(found[1]), MAX_CHUNK_IMAGES) if found else 0
 
 
 def _task_id_of(message: Any) -> str | None:

@@ -125,14 +125,16 @@ class LossCheck:
         """
         if self._now() < self._next_s:
             return 0
-        self._next_s = self._now() + min(_PAUSE_S, self._still_s)
-        job = job or self._jobs.get(self._job_id)
-        if not self._is_still(job):
-            return 0
         began_s = self._now()
-        lost = self._look(job)
-        self._next_s = max(self._next_s, self._now() + _PAUSE_RATIO * (self._now() - began_s))
+        lost = self.look_now(job)
+        took_s = self._now() - began_s
+        self._next_s = self._now() + max(_PAUSE_S, _PAUSE_RATIO * took_s)
         return lost
+
+    def look_now(self, job: Job | None = None) -> int:
+        """Do the same, however soon after the last look."""
+        job = job or self._jobs.get(self._job_id)
+        return self._look(job) if self._is_still(job) else 0
 
     def _is_still(self, job: Job) -> bool:
         state = (job.state, job.images, job.done, job.published)
@@ -176,9 +178,9 @@ def look_twice(
     for job in found:
         if job.outstanding and job.state != "submitting":
             check = checks[job.id] = LossCheck(client, jobs, job.id, still_s=0.0)
-            check.look(job)
+            check.look_now(job)
     suspects = {job_id: check for job_id, check in checks.items() if check.suspects}
     if suspects:
         sleep(_PAUSE_S)
-    lost = {job_id: check.look() for job_id, check in suspects.items()}
+    lost = {job_id: check.look_now() for job_id, check in suspects.items()}
     return {job_id: images for job_id, images in lost.items() if images}
