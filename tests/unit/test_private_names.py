@@ -21,6 +21,7 @@ import pytest
 from conftest import ROOT
 
 from worker.contract.queue.acks_and_leases import Leases
+from worker.contract.queue.prefixed_channel import PrefixedChannel
 from worker.contract.queue.transport import Channel, Transport
 from worker.service.app import ModelStep
 from worker.service.bootsteps import STEPS
@@ -31,6 +32,11 @@ from worker.service.task import ChunkRequest, TagTask
 
 # Private methods that a class of ours replaces, as the library has them.
 OVERRIDDEN: dict[type, dict[str, str]] = {
+    PrefixedChannel: {
+        # Names with our prefix.
+        "_q_for_pri": "(self, queue, pri)",
+        "_get_publish_topic": "(self, exchange, routing_key)",
+    },
     Channel: {
         # One client for all that is not waited for, instead of one for each command.
         "_create_client": "(self, asynchronous=False)",
@@ -39,9 +45,6 @@ OVERRIDDEN: dict[type, dict[str, str]] = {
         # BLMOVE instead of BRPOP: a message is never nowhere.
         "_brpop_start": "(self, timeout=None)",
         "_brpop_read": "(self, **options)",
-        # Names with our prefix.
-        "_q_for_pri": "(self, queue, pri)",
-        "_get_publish_topic": "(self, exchange, routing_key)",
         # Sizes and shapes are looked at before anything is parsed.
         "_receive_one": "(self, c)",
     },
@@ -76,8 +79,9 @@ USED: dict[str, Any] = {
 }
 # Public methods that a class of ours replaces.
 PUBLIC: dict[type, set[str]] = {
-    Channel: {
-        *("QoS", "conn_or_acquire", "from_transport_options"),
+    Channel: {"QoS", "conn_or_acquire"},
+    PrefixedChannel: {
+        "from_transport_options",
         *("unacked_key", "unacked_index_key", "unacked_mutex_key", "keyprefix_queue"),
         *("keyprefix_binding_deadlines", "keyprefix_binding_permanent"),
     },

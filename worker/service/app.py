@@ -32,6 +32,7 @@ from worker.monitoring.http import Sources, answering
 from worker.monitoring.prometheus import metrics_of
 from worker.service.bootsteps import Services, consumer_steps
 from worker.service.control import ControlNode, hide_secrets
+from worker.service.legacy import legacy_queue
 from worker.service.reconnect import reconnecting
 from worker.service.startup_check import check_early, check_once
 from worker.service.tagger import Tagger
@@ -88,6 +89,7 @@ def _services(settings: Settings, tagger: Tagger) -> Services:
         set_latency_mode=pipeline.set_latency_mode,
         is_healthy=lambda: pipeline.problem() is None,
         lease_pause_s=settings.visibility_timeout_s / RENEWALS_PER_LEASE,
+        legacy=legacy_queue(settings),
     )
 
 

@@ -10,10 +10,6 @@ Kombu takes a message by BRPOP and notes it as unacknowledged afterwards: a work
 between, or whose connection breaks, loses it. Here it moves in one step to the processing list, and
 leaves that when it is noted.
 
-Everything in Redis has the names that kombu's option `global_keyprefix` gives. Kombu's own client
-for it changes the keys of some commands and leaves those of others, BLMOVE among them; here a name
-is written out where it is made, and every command has the whole name.
-
 A test names each private part of kombu that this package overrides or uses: test_private_names.
 """
 
@@ -23,7 +19,6 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cached_property
 from queue import Empty
 from typing import Any, Final
 
@@ -32,16 +27,15 @@ from kombu.transport import redis as kombu_redis
 from kombu.utils.encoding import bytes_to_str
 from kombu.utils.json import dumps
 
-from worker.contract.keys import Keys
 from worker.contract.messages import QUEUE, URGENT
 from worker.contract.queue.acks_and_leases import RAW, Leases
-from worker.contract.queue.app import PREFIX_OPTION
 from worker.contract.queue.envelope import (
     MAX_MESSAGE_BYTES,
     EnvelopeError,
     open_control,
     open_envelope,
 )
+from worker.contract.queue.prefixed_channel import PrefixedChannel
 from worker.contract.stores.dead_letters import DeadLetters
 
 log = logging.getLogger(__name__)
@@ -63,7 +57,7 @@ return redis.call('LMOVE', KEYS[1], KEYS[2], 'RIGHT', 'LEFT')
 """
 
 
-class Channel(kombu_redis.Channel):
+class Channel(PrefixedChannel):
     """Takes messages from our queue so that each is in one place at any moment.
 
     `on_unreadable` is called with the id of a message that cannot be processed, if it has one, and
@@ -71,9 +65,6 @@ class Channel(kombu_redis.Channel):
     """
 
     QoS = Leases
-    from_transport_options = tuple(
-        name for name in kombu_redis.Channel.from_transport_options if name != PREFIX_OPTION
-    )
 
     on_unreadable: Callable[[str, str], None] | None = None
     _shared_client: Any = None
@@ -81,49 +72,6 @@ class Channel(kombu_redis.Channel):
     # Whether a reply has not come in time: then other connections may have vanished, too, and each
     # would be found out by a time-out of its own.
     _is_late = False
-
-    @cached_property
-    def keys(self) -> Keys:
-        """The names of everything in Redis."""
-        return Keys(self.connection.client.transport_options[PREFIX_OPTION])
-
-    @property
-    def unacked_key(self) -> str:
-        """Name of the messages that are held."""
-        return self.keys.unacked
-
-    @property
-    def unacked_index_key(self) -> str:
-        """Name of their leases."""
-        return self.keys.unacked_index
-
-    @property
-    def unacked_mutex_key(self) -> str:
-        """Name of the lock of whoever puts them back."""
-        return self.keys.unacked_mutex
-
-    @property
-    def keyprefix_queue(self) -> str:
-        """Name of the queues that are bound to an exchange."""
-        return f"{self.keys.prefix}{kombu_redis.Channel.keyprefix_queue}"
-
-    @property
-    def keyprefix_binding_deadlines(self) -> str:
-        """Name of what kombu notes of bindings that expire."""
-        return f"{self.keys.prefix}{kombu_redis.Channel.keyprefix_binding_deadlines}"
-
-    @property
-    def keyprefix_binding_permanent(self) -> str:
-        """Name of what kombu notes of bindings that do not expire."""
-        return f"{self.keys.prefix}{kombu_redis.Channel.keyprefix_binding_permanent}"
-
-    def _q_for_pri(self, queue: str, pri: int) -> str:
-        """Return the name of a queue's list."""
-        return f"{self.keys.prefix}{super()._q_for_pri(queue, pri)}"
-
-    def _get_publish_topic(self, exchange: str, routing_key: str) -> str:
-        """Return the name of an exchange's channel: of remote control, or of events."""
-        return f"{self.keys.prefix}{super()._get_publish_topic(exchange, routing_key)}"
 
     def _create_client(self, asynchronous: bool = False) -> Any:  # noqa: FBT001, FBT002 - kombu's
         """Return one client for all that is not waited for.
@@ -156,7 +104,7 @@ class Channel(kombu_redis.Channel):
             super()._put(queue, message, **kwargs)
             return
         with self.conn_or_acquire() as client:
-            client.rpush(self._q_for_pri(queue, 0), dumps(_URGENT_HEADER | message))
+            client.rpush(self.keys.queue, dumps(_URGENT_HEADER | message))
 
     def is_urgency_possible(self) -> bool:
         """Whether somebody sends urgent messages.

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 import msgspec
 
+from worker.contract import legacy
 from worker.contract.codec import decode
 from worker.contract.i18n import TranslatedError
 from worker.contract.i18n import gettext_noop as N_
@@ -18,6 +19,7 @@ from worker.contract.messages import ChunkResult, MessageError, task_id
 if TYPE_CHECKING:
     import redis
 
+Names = list[str]
 JobState = Literal["submitting", "submitted", "interrupted", "cancelled"]
 
 MAX_ABOUT_CHARS: Final = 300
@@ -130,6 +132,8 @@ class JobStore:
         self._results: Any = results or client
         self._ttl_s = ttl_s
         self._clock = clock
+        # The last job whose results were fetched, and whether a version before the prefix made it.
+        self._asked_about = ("", False)
         self._finish: Any = client.register_script(_FINISH_CHUNK)
         self._move: Any = client.register_script(_MOVE)
 
@@ -141,6 +145,7 @@ class JobStore:
         with self._client.pipeline() as pipe:
             fields = msgspec.to_builtins(job)
             del fields["codes"]
+            fields[legacy.JOB_FIELD] = self._keys.prefix
             key = self._keys.job(job.id)
             pipe.hset(key, mapping={name: str(value) for name, value in fields.items()})
             pipe.expire(key, self._ttl_s)
@@ -208,17 +213,19 @@ class JobStore:
         failed: int,
         codes: Mapping[str, int] | None = None,
         body: bytes | str = b"",
+        key: str | None = None,
     ) -> bool:
         """Count a chunk's images as done, once however often it came; True if counted now.
 
         `codes` says how many of them failed with which code.
 
         `body` is the chunk's result in the backend's form; it is stored in the same step, unless
-        it was before.
+        it was before, at `key` if that is another than usual.
         """
         name = task_id(job_id, seq)
         names = self._keys
-        keys = [names.job(job_id), names.done(job_id), names.result(name), names.attempts(name)]
+        result = key or names.result(name)
+        keys = [names.job(job_id), names.done(job_id), result, names.attempts(name)]
         added = [part for code, n in (codes or {}).items() for part in (_CODE + code, n)]
         return bool(self._finish(keys=keys, args=[seq, images, failed, self._ttl_s, body, *added]))
 
@@ -236,17 +243,32 @@ class JobStore:
         """
         if not seqs:
             return []
-        bodies = self._results.mget([self._result(job_id, seq) for seq in seqs])
+        bodies = self._results.mget(self._result_keys(job_id, seqs))
+        if self._is_legacy(job_id):
+            older = self._results.mget([legacy.result(task_id(job_id, seq)) for seq in seqs])
+            bodies = [body or old for body, old in zip(bodies, older, strict=True)]
         return [_outcome(seq, body) for seq, body in zip(seqs, bodies, strict=True) if body]
 
     def drop_results(self, job_id: str, seqs: Iterable[int]) -> None:
         """Free the results of chunks that are safe elsewhere."""
-        keys = [self._result(job_id, seq) for seq in seqs]
+        seqs = [*seqs]
+        keys = self._result_keys(job_id, seqs)
+        if keys and self._is_legacy(job_id):
+            keys += [legacy.result(task_id(job_id, seq)) for seq in seqs]
         if keys:
             self._results.unlink(*keys)
 
-    def _result(self, job_id: str, seq: int) -> str:
-        return self._keys.result(task_id(job_id, seq))
+    def _result_keys(self, job_id: str, seqs: Iterable[int]) -> Names:
+        return [self._keys.result(task_id(job_id, seq)) for seq in seqs]
+
+    def _is_legacy(self, job_id: str) -> bool:
+        """Whether a version before the prefix has created the job; its record is asked once."""
+        if job_id != self._asked_about[0]:
+            key = self._keys.job(job_id)
+            created, prefix = self._client.hmget(key, "created_at_s", legacy.JOB_FIELD)
+            is_legacy = created is not None and prefix is None and legacy.is_served(self._keys)
+            self._asked_about = job_id, is_legacy
+        return self._asked_about[1]
 
 
 def _outcome(seq: int, body: bytes) -> ChunkResult | LostChunk:
