@@ -67,6 +67,7 @@ class Client:
         url: str | None = None,
         *,
         api_key: str | None = None,
+        prefix: str | None = None,
         on_note: Callable[[str], object] = _log.info,
     ) -> None:
         """Take where the workers are: at a Redis, or behind a `producer serve` with its API key.
@@ -74,6 +75,7 @@ class Client:
         Args:
             url: `redis://`, `rediss://`, `http://` or `https://`; else WANWU_BROKER_URL.
             api_key: That of a `producer serve`; else WANWU_API_KEY.
+            prefix: That of the workers' names in Redis; else WANWU_PREFIX.
             on_note: Is called with sentences for a person, such as what is waited for.
 
         Raises:
@@ -83,7 +85,9 @@ class Client:
         self._server: Final = url if url and url.startswith(_SERVERS) else ""
         with raises_producer_errors():
             broker_url = None if self._server else url
-            self.settings: Final = Settings.from_env(broker_url=broker_url, api_key=api_key)
+            self.settings: Final = Settings.from_env(
+                broker_url=broker_url, api_key=api_key, prefix=prefix
+            )
         self._embedded, self._model = False, ""
         self._stack = ExitStack()
         self._open_link: Link | None = None
