@@ -116,6 +116,7 @@ class LocalWorker:
         settings = {
             "WANWU_BROKER_URL": self._app.conf.broker_url,
             "WANWU_RESULT_URL": "",
+            "WANWU_PREFIX": "",
             "WANWU_IMAGE_ROOTS": _ROOTS,
             "WANWU_IMAGE_URLS": _URLS,
         }

@@ -20,6 +20,7 @@ from celery.worker import state as worker_state
 from redis.backoff import ExponentialWithJitterBackoff
 
 from worker.contract.codec import encode
+from worker.contract.queue.app import keys_of
 from worker.contract.redis.connections import single_try_client
 from worker.contract.redis.errors import passes, reason_of
 from worker.contract.stores.jobs import JobStore
@@ -100,7 +101,8 @@ class ChunkResults(RedisBackend):
 
     @cached_property
     def _jobs(self) -> JobStore:
-        return JobStore(single_try_client(self.app.conf.broker_url), int(self.expires))
+        client = single_try_client(self.app.conf.broker_url)
+        return JobStore(client, int(self.expires), keys=keys_of(self.app))
 
 
 def _is_stopping() -> bool:

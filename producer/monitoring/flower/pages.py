@@ -30,6 +30,7 @@ from producer.monitoring.flower import svg as plots
 from producer.monitoring.flower.throughput_stats import PERIOD_S, STAGES, Throughput, View
 from producer.monitoring.queue_stats import look
 from worker.contract.messages import QUEUE
+from worker.contract.queue.app import prefix_options
 from worker.contract.redis.connections import BrokerUnreachableError, celery_options, connect
 from worker.contract.settings import Settings, SettingsError
 from worker.contract.stores.dead_letters import DeadLetters
@@ -75,7 +76,7 @@ class ThroughputEvents(Events):
             raise SystemExit(str(e)) from e
         # What an installation without workers asks for, too.
         capp.conf.task_default_queue = QUEUE
-        capp.conf.update(celery_options({}))
+        capp.conf.update(celery_options(prefix_options(self._settings.keys)))
         if files := _tls(self._settings):
             capp.conf.broker_use_ssl = files
         super().__init__(capp, *arguments, **named)
@@ -92,15 +93,16 @@ class ThroughputEvents(Events):
 
     def _look(self) -> None:
         pause = threading.Event()
-        url, ttl_s = self._settings.broker_url, self._settings.result_ttl_s
+        settings = self._settings
+        keys, url, ttl_s = settings.keys, settings.broker_url, settings.result_ttl_s
         while True:
             with (
                 suppress(BrokerUnreachableError, redis.RedisError),
                 connect(url, timeout_s=LOOK_TIMEOUT_S) as client,
             ):
-                jobs, dead = JobStore(client, ttl_s), DeadLetters(client)
+                jobs, dead = JobStore(client, ttl_s, keys=keys), DeadLetters(client, keys)
                 while True:
-                    throughput.look(look(client, jobs, dead))
+                    throughput.look(look(client, keys, jobs, dead))
                     pause.wait(PERIOD_S)
             throughput.look(None)
             pause.wait(PERIOD_S)
