@@ -1,9 +1,9 @@
 """Measure how jobs share a worker: small ones while a large one runs, against each alone.
 
-    python ops/bench/fairness.py [--large 20000] [--small 50] [--jobs 10] [--batch-ms 16] [--json FILE]
+    python ops/bench/fairness.py [--large 20000] [--small 50] [--jobs 10] [--json FILE]
 
-The model takes the same time for each batch, whatever it holds, so that the rate is the worker's own
-and the machine is idle beside it. The small jobs come one after the other, at even distances.
+The model takes the same time for each batch, whatever it holds, so that the machine is idle beside
+it. The small jobs come one after the other, at even distances.
 """
 
 from __future__ import annotations

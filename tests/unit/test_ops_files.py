@@ -14,7 +14,6 @@ import pytest
 import yaml
 from conftest import ROOT
 
-from worker.contract.keys import DEFAULT_KEYS
 from worker.contract.settings import Settings
 
 OPS = ROOT / "ops"
