@@ -48,7 +48,9 @@ class ApiJobs:
         So many `labels` were given for it.
         """
         connection = self._connection
-        job = connection.jobs.create(about(images) if images else "uploads", labels)
+        job = connection.jobs.create(
+            about(images) if images else "uploads", labels, options.priority
+        )
         connection.client.set(
             connection.keys.options(job.id),
             msgspec.json.encode(options),

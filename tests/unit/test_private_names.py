@@ -42,7 +42,10 @@ OVERRIDDEN: dict[type, dict[str, str]] = {
         "_create_client": "(self, asynchronous=False)",
         # Urgent messages to the head of the queue.
         "_put": "(self, queue, message, **kwargs)",
-        # BLMOVE instead of BRPOP: a message is never nowhere.
+        # Of all jobs' lists.
+        "_size": "(self, queue)",
+        "_purge": "(self, queue)",
+        # A script or BLMOVE instead of BRPOP: a message is never nowhere.
         "_brpop_start": "(self, timeout=None)",
         "_brpop_read": "(self, **options)",
         # Sizes and shapes are looked at before anything is parsed.
@@ -57,7 +60,7 @@ OVERRIDDEN: dict[type, dict[str, str]] = {
 INHERITED: dict[type, set[str]] = {
     # What kombu's poller asks of a channel that waits for a message.
     Channel: {
-        *("_in_poll", "_brpop_sent_at", "_flush_brpop_reauth"),
+        *("_in_poll", "_brpop_sent_at", "_closing", "_flush_brpop_reauth"),
         # What kombu does with a command or an event that it has read.
         *("_in_listen", "_handle_message", "_deliver_fanout_message"),
     },

@@ -20,6 +20,7 @@ from celery.events.state import Task
 from flower.api import BaseApiHandler
 from flower.events import Events
 from flower.urls import handlers, settings
+from flower.utils.broker import RedisBase
 from flower.views import BaseHandler
 from flower.views.tasks import TASK_COLUMNS
 from tornado import web
@@ -29,8 +30,10 @@ from producer.console.durations import age
 from producer.monitoring.flower import svg as plots
 from producer.monitoring.flower.throughput_stats import PERIOD_S, STAGES, Throughput, View
 from producer.monitoring.queue_stats import look
+from worker.contract.keys import Keys
 from worker.contract.messages import QUEUE
 from worker.contract.queue.app import prefix_options
+from worker.contract.queue.fair import FairQueue
 from worker.contract.redis.connections import BrokerUnreachableError, celery_options, connect
 from worker.contract.settings import Settings, SettingsError
 from worker.contract.stores.dead_letters import DeadLetters
@@ -108,6 +111,17 @@ class ThroughputEvents(Events):
             pause.wait(PERIOD_S)
 
 
+async def _queues(broker: RedisBase, names: Iterable[str]) -> list[dict[str, Any]]:
+    """Return how many messages wait in each queue; in ours, those of all jobs."""
+    keys = Keys(broker.broker_prefix)
+    waiting = await broker.redis.execute_command(*FairQueue(keys).size_command())
+    found: list[dict[str, Any]] = await _queues_of_flower(broker, names)
+    return [one | {"messages": waiting} if one["name"] == QUEUE else one for one in found]
+
+
+_queues_of_flower: Final = RedisBase.queues
+
+
 class ThroughputView(BaseHandler):
     """`GET /throughput`: the page; with `?figures=1` that of it which changes."""
 
@@ -152,6 +166,7 @@ def install() -> None:
             Task._info_fields += (name,)  # noqa: SLF001 - what the page of a task shows
     TASK_COLUMNS.update(FIELDS)
     flower.app.Events = ThroughputEvents
+    RedisBase.queues = _queues
     # Before the last, which answers whatever no other does.
     handlers[-1:-1] = [
         web.url(r"/throughput", ThroughputView, name="throughput"),

@@ -14,7 +14,7 @@ from worker.contract.codec import decode
 from worker.contract.i18n import TranslatedError
 from worker.contract.i18n import gettext_noop as N_
 from worker.contract.keys import DEFAULT_KEYS, Keys
-from worker.contract.messages import ChunkResult, MessageError, task_id
+from worker.contract.messages import ChunkResult, MessageError, Priority, task_id
 
 if TYPE_CHECKING:
     import redis
@@ -83,6 +83,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     codes: Mapping[str, int] = {}
     about: str = ""
     labels: int = 0
+    priority: Priority = "normal"
 
     @property
     def finished(self) -> bool:
@@ -137,11 +138,17 @@ class JobStore:
         self._finish: Any = client.register_script(_FINISH_CHUNK)
         self._move: Any = client.register_script(_MOVE)
 
-    def create(self, about: str = "", labels: int = 0) -> Job:
+    def create(self, about: str = "", labels: int = 0, priority: Priority = "normal") -> Job:
         """Record a new job and return it. `about` is text for a person: no bytes of names."""
         now_s = self._clock()
         about = about[:MAX_ABOUT_CHARS]
-        job = Job(id=new_job_id(now_s), created_at_s=now_s, about=about, labels=labels)
+        job = Job(
+            id=new_job_id(now_s),
+            created_at_s=now_s,
+            about=about,
+            labels=labels,
+            priority=priority,
+        )
         with self._client.pipeline() as pipe:
             fields = msgspec.to_builtins(job)
             del fields["codes"]
