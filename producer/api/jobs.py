@@ -17,7 +17,7 @@ from producer.formats.jsonl import line_of
 from producer.jobs.chunks import Loaded, grouped, make_chunk
 from producer.jobs.options import JobOptions
 from producer.jobs.publisher import MAX_BYTES, Publisher, Stores
-from worker.contract.messages import KEY_PREFIX, ImageRef, waiting_s
+from worker.contract.messages import ImageRef, waiting_s
 from worker.contract.queue.job_messages import LossCheck
 from worker.contract.stores.jobs import Job, LostChunk
 
@@ -56,9 +56,14 @@ class ApiJobs:
         So many `labels` were given for it.
         """
         connection = self._connection
-        job = connection.jobs.create(about(images) if images else "uploads", labels)
-        kept_s = waiting_s(connection.settings.result_ttl_s)
-        connection.client.set(_options(job.id), msgspec.json.encode(options), ex=kept_s)
+        job = connection.jobs.create(
+            about(images) if images else "uploads", labels, options.priority
+        )
+        connection.client.set(
+            connection.keys.options(job.id),
+            msgspec.json.encode(options),
+            ex=waiting_s(connection.settings.result_ttl_s),
+        )
         self._send(job.id, options, [Loaded(ImageRef(path)) for path in images], REFERENCES)
         if not more:
             connection.jobs.set_state(job.id, "submitted")
@@ -73,9 +78,10 @@ class ApiJobs:
             FullError: too many of it wait already.
         """
         connection = self._connection
-        with connection.client.lock(f"{_options(job_id)}:lock", timeout=_LOCK_S):
+        kept_at = connection.keys.options(job_id)
+        with connection.client.lock(f"{kept_at}:lock", timeout=_LOCK_S):
             job = connection.jobs.get(job_id)
-            kept = connection.client.get(_options(job_id))
+            kept = connection.client.get(kept_at)
             if kept is None or job.state != "submitting":
                 raise ClosedError
             if job.outstanding + len(images) > MOST_OUTSTANDING:
@@ -101,7 +107,7 @@ class ApiJobs:
             try:
                 check = self._checks.get(job_id)
                 if check is None:
-                    check = LossCheck(self._connection.client, self._connection.jobs, job_id)
+                    check = self._connection.loss_check(job_id)
                 self._checks[job_id] = check
                 if check.look(job):
                     job = self._connection.jobs.get(job_id)
@@ -145,10 +151,6 @@ class ApiJobs:
         publisher.start()
         try:
             for seq, some in enumerate(grouped(images, lambda _: size, MAX_BYTES), first):
-                publisher.put(make_chunk(job_id, seq, some, options))
+                publisher.put(make_chunk(job_id, seq, some, options, connection.keys))
         finally:
             publisher.close()
-
-
-def _options(job_id: str) -> str:
-    return f"{KEY_PREFIX}options:{job_id}"

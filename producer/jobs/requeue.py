@@ -13,7 +13,6 @@ from producer.jobs.options import JobOptions
 from producer.jobs.publisher import Publisher, Stores
 from worker.contract.codec import decode
 from worker.contract.messages import QUEUE, TASK, Chunk, split_task_id
-from worker.contract.stores.blobs import blob_key
 
 if TYPE_CHECKING:
     from producer.backend.connection import Connection
@@ -75,7 +74,7 @@ def _send_as_it_was(connection: Connection, letter: DeadLetter) -> None:
         connection.jobs.reopen_chunk(*place, images=letter.images)
     if letter.form == "message":
         client: Any = connection.client
-        client.lpush(QUEUE, letter.raw)
+        client.lpush(connection.keys.queue, letter.raw)
     else:
         args = [decode(letter.raw)]
         connection.app.send_task(TASK, args=args, task_id=letter.task_id, queue=QUEUE, declare=())
@@ -88,7 +87,7 @@ def _resent(connection: Connection, chunk: Chunk, job: str, seq: int) -> Outgoin
     for index, image in enumerate(chunk.images):
         fresh = None
         if image.blob is not None:
-            fresh = blob_key(job, seq, index)
+            fresh = connection.keys.blob(job, seq, index)
             connection.blobs.copy(image.blob, fresh)
         images.append(Loaded(msgspec.structs.replace(image, blob=fresh)))
     options = JobOptions(
@@ -98,4 +97,4 @@ def _resent(connection: Connection, chunk: Chunk, job: str, seq: int) -> Outgoin
         embeddings=chunk.embeddings,
         thumbnail_px=chunk.thumbnail_px,
     )
-    return make_chunk(job, seq, images, options, urgent=chunk.urgent)
+    return make_chunk(job, seq, images, options, connection.keys, urgent=chunk.urgent)

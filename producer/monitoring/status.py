@@ -154,7 +154,7 @@ class StatusSampler:
             dead=() if self._job else tuple(connection.dead.list()),
             job_rates=_rates(done, done_before, passed_s),
             one_job=self._job is not None,
-            newer=newer_messages(connection.client),
+            newer=newer_messages(connection.client, connection.keys),
         )
 
 

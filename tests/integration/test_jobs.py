@@ -7,6 +7,7 @@ import json
 import pytest
 import redis
 
+from worker.contract.keys import DEFAULT_KEYS as KEYS
 from worker.contract.local.redis_server import EmbeddedRedis
 from worker.contract.messages import MAX_WAIT_S, ChunkResult, ImageResult
 from worker.contract.redis.connections import connect
@@ -26,7 +27,7 @@ def chunk_result(job: str, seq: int) -> ChunkResult:
 def store(client: redis.Redis, job: str, seq: int, status: str, result: object) -> None:
     """Store a result as Celery does."""
     body = json.dumps({"status": status, "result": result, "task_id": f"{job}-{seq}"})
-    client.set(f"celery-task-meta-{job}-{seq}", body)
+    client.set(KEYS.result(f"{job}-{seq}"), body)
 
 
 def test_ids_sort_by_time() -> None:
@@ -156,7 +157,7 @@ def test_dropped_results_are_gone(jobs: JobStore, client: redis.Redis) -> None:
 
 def lives(client: redis.Redis, job: str) -> list[int]:
     """Seconds for which a job's record, its bits and its results are kept."""
-    keys = [*client.keys(f"wanwu:job:{job}*"), *client.keys(f"celery-task-meta-{job}-*")]
+    keys = [*client.keys(f"wanwu:job:{job}*"), *client.keys(KEYS.result(f"{job}-*"))]
     return [client.ttl(key) for key in keys]
 
 
@@ -200,7 +201,7 @@ def test_results_apart_live_as_long_as_those_beside_the_queue(
         job = jobs.create()
         jobs.set_sent(job.id, images=2, chunks=2)
         jobs.set_state(job.id, "submitted")
-        names = [f"celery-task-meta-{job.id}-{seq}" for seq in range(2)]
+        names = [KEYS.result(f"{job.id}-{seq}") for seq in range(2)]
         for seq, name in enumerate(names):
             apart.set(name, "{}", ex=3600)
             jobs.finish_chunk(job.id, seq, images=1, failed=0)
@@ -214,7 +215,7 @@ def test_reading_a_job_keeps_it(jobs: JobStore, client: redis.Redis) -> None:
     jobs.set_state(job.id, "submitted")
     body = json.dumps({"status": "SUCCESS", "result": chunk_result(job.id, 0).to_wire()})
     jobs.finish_chunk(job.id, 0, images=1, failed=0, body=body)
-    for key in (f"wanwu:job:{job.id}", f"celery-task-meta-{job.id}-0"):
+    for key in (f"wanwu:job:{job.id}", KEYS.result(f"{job.id}-0")):
         client.expire(key, 60)
     assert len(jobs.collect(job.id, [0], keep_s=jobs.touch(job.id))) == 1
     assert all(60 < life_s <= 3600 for life_s in lives(client, job.id))

@@ -18,11 +18,12 @@ from images import fill
 from server import free_port
 
 from producer import Client
+from worker.contract.keys import DEFAULT_KEYS as KEYS
 from worker.contract.local.redis_server import EmbeddedRedis
 from worker.contract.local.subprocesses import start_child, stop_child
-from worker.contract.messages import QUEUE, TASK, Chunk, ImageRef
-from worker.contract.queue.acks_and_leases import PROCESSING
+from worker.contract.messages import TASK, Chunk, ImageRef, Record
 from worker.contract.queue.app import make_app
+from worker.contract.queue.fair import FairQueue
 from worker.contract.queue.job_messages import LossCheck, chunks_in_redis, look_twice
 from worker.contract.redis.connections import connect
 from worker.contract.secret import SecretUrl
@@ -64,12 +65,12 @@ class Sent:
     def publish(self, seq: int) -> None:
         chunk = Chunk(job=self.id, seq=seq, images=(ImageRef("/a"), ImageRef("/b")), sent_at_s=1.0)
         self.app.send_task(
-            TASK, args=[chunk.to_wire()], task_id=chunk.task_id, argsrepr="(2 images)"
+            TASK, args=[chunk.to_wire()], task_id=chunk.task_id, queue="tag", argsrepr="(2 images)"
         )
 
     def message(self, seq: int) -> bytes:
         name = f'"{self.id}-{seq}"'.encode()
-        messages: list[bytes] = self.client.lrange(QUEUE, 0, -1)
+        messages: list[bytes] = self.client.lrange(KEYS.queue, 0, -1)
         return next(raw for raw in messages if name in raw)
 
     def look(self, seconds: float = 20.0) -> int:
@@ -92,10 +93,10 @@ def sent(server: EmbeddedRedis, client: redis.Redis, jobs: JobStore) -> Sent:
 
 
 def test_what_waits_or_is_held_is_not_lost(sent: Sent) -> None:
-    sent.client.lmove(QUEUE, PROCESSING, "RIGHT", "LEFT")
-    raw = sent.client.rpop(QUEUE)
-    sent.client.hset("unacked", "tag", json.dumps([json.loads(raw), "tag", "tag"]))
-    assert chunks_in_redis(sent.client, sent.id) == dict.fromkeys(range(5), 2)
+    sent.client.lmove(KEYS.queue, KEYS.processing, "RIGHT", "LEFT")
+    raw = sent.client.rpop(KEYS.queue)
+    sent.client.hset(KEYS.unacked, "tag", json.dumps([json.loads(raw), "tag", "tag"]))
+    assert chunks_in_redis(sent.client, KEYS, sent.id) == dict.fromkeys(range(5), 2)
     assert sent.look(600) == 0
     assert sent.jobs.get(sent.id).outstanding == 10
 
@@ -104,7 +105,7 @@ def test_a_purge_counts_what_is_lost_and_nothing_else(
     sent: Sent, server: EmbeddedRedis, jobs: JobStore
 ) -> None:
     jobs.finish_chunk(sent.id, 3, images=2, failed=1)
-    sent.client.delete(QUEUE)
+    sent.client.delete(KEYS.queue)
     other = Sent(sent.client, server.url, 2, jobs)
     assert sent.look(10) == 8, "within ten seconds"
     found = jobs.get(sent.id)
@@ -117,7 +118,7 @@ def test_a_purge_counts_what_is_lost_and_nothing_else(
 
 
 def test_of_a_job_that_waits_only_what_is_missing_is_lost(sent: Sent, jobs: JobStore) -> None:
-    sent.client.lrem(QUEUE, 1, sent.message(2))
+    sent.client.lrem(KEYS.queue, 1, sent.message(2))
     assert sent.look() == 2
     assert jobs.unfinished_chunks(sent.id, 5) == [0, 1, 3, 4]
     assert jobs.get(sent.id).outstanding == 8
@@ -133,7 +134,7 @@ def test_a_chunk_that_finishes_meanwhile_is_not_lost(sent: Sent, jobs: JobStore)
 
 def test_a_result_that_comes_after_all_changes_nothing(sent: Sent, jobs: JobStore) -> None:
     message = sent.message(1)
-    sent.client.lrem(QUEUE, 1, message)
+    sent.client.lrem(KEYS.queue, 1, message)
     assert sent.look() == 2
     assert not jobs.finish_chunk(sent.id, 1, images=2, failed=0, body=b"{}")
     (outcome,) = jobs.collect(sent.id, [1])
@@ -146,7 +147,7 @@ def test_chunks_on_their_way_to_the_queue_have_more_time(
 ) -> None:
     sent = Sent(client, server.url, 3, jobs)
     client.hset(f"wanwu:job:{sent.id}", "state", "submitting")
-    client.delete(QUEUE)
+    client.delete(KEYS.queue)
     jobs.set_sent(sent.id, images=6, chunks=3, published=2)
     assert sent.look(50) == 0
     jobs.set_published(sent.id, 3)
@@ -157,7 +158,7 @@ def test_blobs_of_what_is_lost_are_freed(sent: Sent, jobs: JobStore) -> None:
     jobs.set_sent(sent.id, images=10, chunks=5, blobs=2)
     for seq in (0, 1):
         sent.client.set(f"wanwu:blob:{sent.id}-{seq}:1", b"x")
-    sent.client.lrem(QUEUE, 1, sent.message(1))
+    sent.client.lrem(KEYS.queue, 1, sent.message(1))
     assert sent.look() == 2
     assert sent.client.keys("wanwu:blob:*") == [f"wanwu:blob:{sent.id}-0:1".encode()]
 
@@ -166,7 +167,7 @@ def test_whoever_looks_once_looks_twice_at_what_is_missing(sent: Sent, jobs: Job
     naps: list[float] = []
     assert look_twice(sent.client, jobs, jobs.list(), sleep=naps.append) == {}
     assert naps == []
-    sent.client.delete(QUEUE)
+    sent.client.delete(KEYS.queue)
     found = look_twice(sent.client, jobs, jobs.list(), sleep=naps.append)
     assert (found, len(naps)) == ({sent.id: 10}, 1)
 
@@ -175,7 +176,7 @@ def test_results_apart_say_what_was_lost(server: EmbeddedRedis, client: redis.Re
     with connect(f"{server.url.rpartition('/')[0]}/1") as apart:
         apart.flushdb()
         sent = Sent(client, server.url, 2, JobStore(client, 60, results=apart))
-        client.delete(QUEUE)
+        client.delete(KEYS.queue)
         assert sent.look() == 4
         assert len(sent.jobs.collect(sent.id, [0, 1])) == 2
 
@@ -206,7 +207,8 @@ def revoke(url: str) -> None:
     app = make_app(Settings(broker_url=SecretUrl(url)), stores_results=False)
     with connect(url) as client:
         lists: Any = client
-        names = [json.loads(raw)["headers"]["id"] for raw in lists.lrange(QUEUE, 0, -1)]
+        queues = (KEYS.queue, *lists.keys(KEYS.waiting("*")))
+        names = [json.loads(raw)["headers"]["id"] for q in queues for raw in lists.lrange(q, 0, -1)]
     assert names
     app.control.revoke(names)
 
@@ -220,7 +222,6 @@ def test_a_submit_that_waits_says_what_is_lost_and_resume_sends_it_again(
     tmp_path: Path,
     lose: Callable[[str], None],
 ) -> None:
-    lists: Any = client
     fill(tmp_path / "photos", IMAGES)
     fleet.start(server.url, program=STEADY)
     out = tmp_path / "out.jsonl"
@@ -232,7 +233,7 @@ def test_a_submit_that_waits_says_what_is_lost_and_resume_sends_it_again(
         stderr=subprocess.PIPE,
         text=True,
     )
-    until(lambda: out.exists() and out.stat().st_size > 0 and lists.llen(QUEUE) > 2)
+    until(lambda: out.exists() and out.stat().st_size > 0 and FairQueue(KEYS).size(client) > 2)
     lose(server.url)
     _, said = job.communicate(timeout=PATIENCE_S)
     assert job.returncode == 3, said
@@ -283,19 +284,18 @@ def test_whoever_waits_at_the_http_api_gets_a_record_of_each_image(
         )
     try:
         until(lambda: f":{port}" in (tmp_path / "log").read_text())
-        lists: Any = client
         names, notes = [str(path) for path in photos], list[str]()
         with Client(f"http://127.0.0.1:{port}", on_note=notes.append) as api:
             job = api.submit(names[:40])
-            until(lambda: lists.llen(QUEUE) == 5)
+            until(lambda: FairQueue(KEYS).size(client) == 5)
             purge(server.url)
             api.wait(job)
             assert api.job(job).codes == {"message_lost": 40}
             fleet.start(server.url, program=STEADY)
-            records = []
+            records = list[Record]()
             for record in api.tag(names):
                 if not records:
-                    until(lambda: lists.llen(QUEUE) > 2)
+                    until(lambda: FairQueue(KEYS).size(client) > 2)
                     purge(server.url)
                 records.append(record)
         found = Counter(record.error.code if record.error else "ok" for record in records)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
+from copy import copy
 from functools import cached_property, partial
 from typing import Any, Final
 
@@ -19,8 +20,11 @@ from celery.states import REVOKED, SUCCESS
 from celery.worker import state as worker_state
 from redis.backoff import ExponentialWithJitterBackoff
 
+from worker.contract import legacy
 from worker.contract.codec import encode
+from worker.contract.keys import Keys
 from worker.contract.messages import MessageError, split_task_id
+from worker.contract.queue.app import keys_of
 from worker.contract.queue.envelope import images_shown
 from worker.contract.redis.connections import single_try_client
 from worker.contract.redis.errors import passes, reason_of
@@ -91,8 +95,10 @@ class ChunkResults(RedisBackend):
     ) -> None:
         is_chunk = state == SUCCESS and isinstance(result, dict) and "images" in result
         apart = self.url != self.app.conf.broker_url
+        is_legacy = bool(getattr(request, legacy.MARK, False)) and legacy.is_served(self._keys)
         if apart or not is_chunk:
-            super()._store_result(task_id, result, state, traceback, request, **options)
+            backend = self._legacy if is_legacy else self
+            backend.store_plainly(task_id, result, state, traceback, request, **options)
         if state == REVOKED:
             images = images_shown(getattr(request, "argsrepr", ""))
             self._count_failed(task_id, images, MESSAGE_LOST)
@@ -107,7 +113,12 @@ class ChunkResults(RedisBackend):
                 failed=codes.total(),
                 codes=codes,
                 body=body,
+                key=legacy.result(task_id) if is_legacy else None,
             )
+
+    def store_plainly(self, *arguments: Any, **options: Any) -> None:
+        """Store a result as Celery does, and count nothing."""
+        super()._store_result(*arguments, **options)
 
     def _body(self, task_id: str, result: dict[str, Any], request: Any) -> bytes:
         meta = self._get_result_meta(
@@ -116,10 +127,22 @@ class ChunkResults(RedisBackend):
         return encode(meta)
 
     @cached_property
+    def _keys(self) -> Keys:
+        return keys_of(self.app)
+
+    @cached_property
+    def _legacy(self) -> ChunkResults:
+        """This backend with the names that results had before the prefix."""
+        other = copy(self)
+        other.task_keyprefix = legacy.result("").encode()
+        return other
+
+    @cached_property
     def _jobs(self) -> JobStore:
-        broker = single_try_client(self.app.conf.broker_url)
+        client = single_try_client(self.app.conf.broker_url)
         apart = self.url != self.app.conf.broker_url
-        return JobStore(broker, int(self.expires), results=self.client if apart else None)
+        results = self.client if apart else None
+        return JobStore(client, int(self.expires), keys=self._keys, results=results)
 
 
 def _is_stopping() -> bool:

@@ -17,17 +17,14 @@ import redis
 from kombu.transport import redis as kombu_redis
 
 from worker.contract.codec import encode
-from worker.contract.messages import QUEUE
+from worker.contract.keys import Keys
 from worker.contract.queue.envelope import EnvelopeError, NewerMessageError, open_envelope
 from worker.contract.redis.errors import reason_of
 
 log = logging.getLogger(__name__)
 
-# Where a message is from the moment it leaves the queue until it is noted as unacknowledged.
-PROCESSING: Final = f"{QUEUE}.processing"
-# Where messages wait that only workers of a later version can read.
-NEWER: Final = f"{QUEUE}.newer"
-# For so long; then they are dead letters. Of the oldest, so many are looked at each time.
+# For so long messages wait for workers of a later version; then they are dead letters. Of the
+# oldest, so many are looked at each time.
 NEWER_WAIT_S: Final = 3600.0
 _NEWER_AT_ONCE: Final = 256
 # In a message's delivery info: its bytes, as they are on that list.
@@ -48,6 +45,7 @@ class Leases(kombu_redis.QoS):
         super().__init__(*args, **kwargs)
         # Whether the worker can take in another message, beside kombu's own count of messages.
         self.has_capacity: Callable[[], bool] = lambda: True
+        self._keys: Keys = self.channel.keys
         self._server_ahead_s: float | None = None
         self._processing_since_s: dict[bytes, float] = {}
         self._newer_since_s: dict[bytes, float] = {}
@@ -66,7 +64,7 @@ class Leases(kombu_redis.QoS):
             pipe.zadd(self.unacked_index_key, {delivery_tag: self._server_s()})
             pipe.hset(self.unacked_key, delivery_tag, held)
             if raw is not None:
-                pipe.lrem(PROCESSING, 1, raw)
+                pipe.lrem(self._keys.processing, 1, raw)
             pipe.execute()
         # The memory of it, without kombu's own noting in Redis.
         super(kombu_redis.QoS, self).append(message, delivery_tag)
@@ -156,32 +154,32 @@ class Leases(kombu_redis.QoS):
     def _put_back_processing(self, client: Any) -> None:
         """Put back what has been seen on the processing list for longer than a lease."""
         now_s = time.monotonic()
-        found = set(client.lrange(PROCESSING, 0, -1))
+        found = set(client.lrange(self._keys.processing, 0, -1))
         self._processing_since_s = {raw: self._processing_since_s.get(raw, now_s) for raw in found}
         for raw, since_s in self._processing_since_s.items():
             if now_s - since_s > self.visibility_timeout:
-                client.eval(_PUT_BACK, 2, PROCESSING, QUEUE, raw, "RPUSH")
+                client.eval(_PUT_BACK, 2, self._keys.processing, self._keys.queue, raw, "RPUSH")
 
     def leave_to_newer(self, raw: bytes) -> None:
         """Let a message on the processing list wait, beside the queue, for a later worker."""
         with self.channel.conn_or_acquire() as client:
-            client.eval(_PUT_BACK, 2, PROCESSING, NEWER, raw, "LPUSH")
+            client.eval(_PUT_BACK, 2, self._keys.processing, self._keys.newer, raw, "LPUSH")
 
     def _look_at_newer(self, client: Any) -> None:
         """Put back what waited for this worker; make what has waited for too long dead letters."""
         now_s = time.monotonic()
-        found = client.lrange(NEWER, -_NEWER_AT_ONCE, -1)
+        found = client.lrange(self._keys.newer, -_NEWER_AT_ONCE, -1)
         self._newer_since_s = {raw: self._newer_since_s.get(raw, now_s) for raw in found}
         for raw, since_s in self._newer_since_s.items():
             try:
                 open_envelope(raw)
             except NewerMessageError as e:
                 if now_s - since_s > NEWER_WAIT_S:
-                    self.channel.dead_letter(raw, e, NEWER)
+                    self.channel.dead_letter(raw, e, self._keys.newer)
                 continue
             except EnvelopeError:
                 pass  # Whoever takes it from the queue says so.
-            client.eval(_PUT_BACK, 2, NEWER, QUEUE, raw, "RPUSH")
+            client.eval(_PUT_BACK, 2, self._keys.newer, self._keys.queue, raw, "RPUSH")
 
     def _server_s(self) -> float:
         """Return the server's time; it is asked for at each renewal, not at each message."""

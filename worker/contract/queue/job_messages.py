@@ -10,17 +10,13 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from worker.contract.messages import QUEUE
-from worker.contract.queue.acks_and_leases import NEWER, PROCESSING
-from worker.contract.stores.blobs import BlobStore, blob_key
+from worker.contract.keys import Keys
+from worker.contract.stores.blobs import BlobStore
 from worker.contract.stores.jobs import Job, JobStore
 
 if TYPE_CHECKING:
     import redis
 
-_UNACKED: Final = "unacked"
-# In the order in which messages move: one that moves on meanwhile is seen where it comes to.
-_LISTS: Final = (QUEUE, PROCESSING, NEWER)
 # So many messages are looked at in one step of Redis, which serves nobody else meanwhile.
 _AT_ONCE: Final = 256
 
@@ -59,15 +55,16 @@ _PAUSE_S: Final = 1.0
 _PAUSE_RATIO: Final = 50
 
 
-def chunks_in_redis(client: redis.Redis, job_id: str) -> dict[int, int]:
+def chunks_in_redis(client: redis.Redis, keys: Keys, job_id: str) -> dict[int, int]:
     """Return the chunks of a job that wait or are held, with their images; -1 if unknown.
 
-    The queue is read in parts. A message that a dead worker held and that goes back meanwhile may
-    be missed: look twice before you call one lost.
+    The lists are read in parts, in the order in which messages move: one that moves on meanwhile is
+    seen where it comes to. One that a dead worker held and that goes back may be missed: look twice
+    before you call a chunk lost.
     """
     asked: Any = client
     name, found = f'"{job_id}-', list[int]()
-    for key in _LISTS:
+    for key in (keys.queue, keys.waiting(job_id), keys.processing, keys.newer):
         start = 0
         while True:
             count, some = asked.eval(_IN_LIST, 1, key, name, start, start + _AT_ONCE - 1)
@@ -75,14 +72,14 @@ def chunks_in_redis(client: redis.Redis, job_id: str) -> dict[int, int]:
             start += _AT_ONCE
             if count < _AT_ONCE:
                 break
-    found += asked.eval(_IN_HASH, 1, _UNACKED, name)
+    found += asked.eval(_IN_HASH, 1, keys.unacked, name)
     return dict(zip(found[::2], found[1::2], strict=True))
 
 
-def newer_messages(client: redis.Redis) -> int:
+def newer_messages(client: redis.Redis, keys: Keys) -> int:
     """Return how many messages wait for workers of a later version."""
     asked: Any = client
-    return int(asked.llen(NEWER))
+    return int(asked.llen(keys.newer))
 
 
 class LossCheck:
@@ -141,11 +138,14 @@ class LossCheck:
         if state != self._before:
             self._before, self._since_s, self._missing = state, self._now(), ()
         is_sent = job.state != "submitting" or job.published == job.chunks
+        if job.prefix is None:
+            # Of a version before the prefix: its messages may be where those were.
+            return False
         enough_s = self._still_s if is_sent else max(self._still_s, SENDING_S)
         return job.outstanding > 0 and self._now() - self._since_s >= enough_s
 
     def _look(self, job: Job) -> int:
-        there = chunks_in_redis(self._client, job.id)
+        there = chunks_in_redis(self._client, self._jobs.keys, job.id)
         open_chunks = self._jobs.unfinished_chunks(job.id, job.chunks)
         missing = [seq for seq in open_chunks if seq not in there]
         before, self._missing = self._missing, missing
@@ -157,7 +157,8 @@ class LossCheck:
             return 0
         self._missing = ()
         if job.blobs:
-            names = (blob_key(job.id, seq, index) for seq in missing for index in range(job.blobs))
+            blob = self._jobs.keys.blob
+            names = (blob(job.id, seq, index) for seq in missing for index in range(job.blobs))
             BlobStore(self._client, 1).drop(names)
         return lost
 

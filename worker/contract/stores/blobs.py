@@ -10,22 +10,21 @@ from typing import Any
 
 import redis
 
-from worker.contract.messages import KEY_PREFIX, task_id, waiting_s
+from worker.contract.keys import DEFAULT_KEYS, Keys
+from worker.contract.messages import waiting_s
 from worker.contract.redis.errors import without_command
-
-
-def blob_key(job: str, seq: int, index: int) -> str:
-    """Return the key of image `index` of chunk `seq` of `job`."""
-    return f"{KEY_PREFIX}blob:{task_id(job, seq)}:{index}"
 
 
 class BlobStore:
     """Image bytes in Redis, until their result is stored, or for as long as a message may wait.
 
     Those that are kept for a person stay for `ttl_s` seconds.
+
+    They are named by `keys.blob`.
     """
 
-    def __init__(self, client: redis.Redis, ttl_s: int) -> None:
+    def __init__(self, client: redis.Redis, ttl_s: int, keys: Keys = DEFAULT_KEYS) -> None:
+        self.keys = keys
         self._client: Any = client
         self._ttl_s = ttl_s
 

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 import msgspec
 
 from worker.contract.codec import decode, encode
-from worker.contract.messages import KEY_PREFIX, Chunk, split_task_id
+from worker.contract.keys import DEFAULT_KEYS, Keys
+from worker.contract.messages import Chunk, MessageError, split_task_id
 
 if TYPE_CHECKING:
     import redis
@@ -24,12 +25,12 @@ MAX_LETTERS: Final = 10_000
 # 1,024 images with paths of 400 characters. Of others, and of longer ones, the beginning is kept.
 MAX_WHOLE_BYTES: Final = 1024 * 1024
 MAX_RAW_BYTES: Final = 4096
+MAX_REASON_CHARS: Final = 1024
 # Codes of letters; those of images are in `worker.errors`.
 UNREADABLE: Final = "unreadable_message"
 UNREADABLE_LETTER: Final = "unreadable_letter"
 NEWER_VERSION: Final = "newer_version"
 FOREIGN_ID: Final = "foreign_id"
-_DEAD: Final = f"{KEY_PREFIX}dead"
 
 # KEYS: the letters, and the list that the message is on, if it is on one. ARGV: field, letter, most
 # letters, the message. A full list takes no more; what has left its list is somebody else's by now.
@@ -93,8 +94,15 @@ class Unread(NamedTuple):
 class DeadLetters:
     """The list, in Redis. Adding a letter a second time changes nothing."""
 
-    def __init__(self, client: redis.Redis, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        client: redis.Redis,
+        keys: Keys = DEFAULT_KEYS,
+        *,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self._client: Any = client
+        self._keys = keys
         self._clock = clock
 
     def add_chunk(self, chunk: Chunk, code: str, reason: str) -> None:
@@ -120,7 +128,7 @@ class DeadLetters:
         letter = DeadLetter(
             id=_message_id(body),
             code=code,
-            reason=reason,
+            reason=reason[:MAX_REASON_CHARS],
             at_s=self._clock(),
             raw=(body if form else body[:MAX_RAW_BYTES]).decode("utf-8", "replace"),
             form=form,
@@ -131,40 +139,43 @@ class DeadLetters:
 
     def list(self) -> list[DeadLetter]:
         """Return all, the oldest first."""
-        found = self._client.hgetall(_DEAD).items()
-        letters = [_letter(name.decode("utf-8", "replace"), body) for name, body in found]
+        found = self._client.hgetall(self._keys.dead).items()
+        letters = [self._letter(name.decode("utf-8", "replace"), body) for name, body in found]
         return sorted(letters, key=lambda letter: (letter.at_s, letter.id))
 
     def count(self) -> int:
         """Return how many there are."""
-        return int(self._client.hlen(_DEAD))
+        return int(self._client.hlen(self._keys.dead))
 
     def remove(self, letters: Iterable[DeadLetter]) -> None:
         """Take these off the list."""
         ids = [letter.id for letter in letters]
         if ids:
-            self._client.hdel(_DEAD, *ids)
+            self._client.hdel(self._keys.dead, *ids)
 
     def _add(self, name: str, code: str, reason: str, **more: Any) -> None:
+        reason = reason[:MAX_REASON_CHARS]
         letter = DeadLetter(id=name, code=code, reason=reason, at_s=self._clock(), **more)
         self._store(letter)
 
     def _store(self, letter: DeadLetter, unread: Unread | None = None) -> None:
         source = [unread.source] if unread and unread.source else []
         message = [unread.body] if unread and unread.source else []
-        keys, body = [_DEAD, *source], encode(letter)
+        keys, body = [self._keys.dead, *source], encode(letter)
         self._client.eval(_ADD, len(keys), *keys, letter.id, body, MAX_LETTERS, *message)
+
+    def _letter(self, name: str, body: bytes) -> DeadLetter:
+        try:
+            letter = msgspec.convert(decode(body), DeadLetter)
+            if letter.chunk is not None:
+                self._keys.check_blobs(letter.chunk)
+        except (ValueError, msgspec.ValidationError, MessageError) as e:
+            # Of another version, or not ours: a person should see it all the same.
+            shown, why = body[:MAX_RAW_BYTES].decode("utf-8", "replace"), str(e)[:MAX_REASON_CHARS]
+            return DeadLetter(id=name, code=UNREADABLE_LETTER, reason=why, at_s=0.0, raw=shown)
+        return letter
 
 
 def _message_id(content: bytes | str) -> str:
     body = content if isinstance(content, bytes) else content.encode("utf-8", "surrogatepass")
     return f"message:{hashlib.sha256(body).hexdigest()[:12]}"
-
-
-def _letter(name: str, body: bytes) -> DeadLetter:
-    try:
-        return msgspec.convert(decode(body), DeadLetter)
-    except (ValueError, msgspec.ValidationError) as e:
-        # Of another version, or not ours: a person should see it all the same.
-        shown = body[:MAX_RAW_BYTES].decode("utf-8", "replace")
-        return DeadLetter(id=name, code=UNREADABLE_LETTER, reason=str(e), at_s=0.0, raw=shown)

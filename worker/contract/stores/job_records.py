@@ -11,7 +11,7 @@ import msgspec
 
 from worker.contract.codec import decode, encode
 from worker.contract.i18n import TranslatedError
-from worker.contract.messages import ChunkResult, MessageError
+from worker.contract.messages import ChunkResult, MessageError, Priority
 
 JobState = Literal["submitting", "submitted", "interrupted", "cancelled"]
 
@@ -49,6 +49,9 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     codes: Mapping[str, int] = {}
     about: str = ""
     labels: int = 0
+    priority: Priority = "normal"
+    # That of the installation; None if a version before the prefix has created the job.
+    prefix: str | None = None
     # Chunks that are known to be in the queue, or were: None if their producer does not say.
     published: int | None = None
     # The most blobs of a chunk.

@@ -8,14 +8,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from worker.contract import legacy
 from worker.contract.i18n import gettext_noop as N_
-from worker.contract.messages import (
-    KEY_PREFIX,
-    RESULT_PREFIX,
-    ChunkResult,
-    task_id,
-    waiting_s,
-)
+from worker.contract.keys import DEFAULT_KEYS, Keys
+from worker.contract.messages import ChunkResult, Priority, task_id, waiting_s
 from worker.contract.stores.job_records import (
     CODE_FIELD,
     LOST,
@@ -44,13 +40,12 @@ __all__ = [
     "JobStore",
     "LostChunk",
     "NoSuchJobError",
-    "attempts_key",
-    "done_key",
     "new_job_id",
 ]
 
+Names = list[str]
+
 MAX_ABOUT_CHARS: Final = 300
-_INDEX: Final = f"{KEY_PREFIX}jobs"
 # So many keys are named in one round trip.
 _KEYS_AT_ONCE: Final = 1000
 
@@ -68,33 +63,45 @@ class JobStore:
         client: redis.Redis,
         ttl_s: int,
         *,
+        keys: Keys = DEFAULT_KEYS,
         results: redis.Redis | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        self.keys = self._keys = keys
         self._client: Any = client
         self._results: Any = results or client
         self._ttl_s = ttl_s
         self._lives_s = (ttl_s, waiting_s(ttl_s))
         self._clock = clock
+        # The last job whose results were fetched, and whether a version before the prefix made it.
+        self._asked_about = ("", False)
         self._finish: Any = client.register_script(FINISH_CHUNK)
         self._move: Any = client.register_script(MOVE)
         self._touch: Any = client.register_script(TOUCH)
         self._lose: Any = client.register_script(LOSE)
         self._reopen: Any = client.register_script(REOPEN)
 
-    def create(self, about: str = "", labels: int = 0) -> Job:
+    def create(self, about: str = "", labels: int = 0, priority: Priority = "normal") -> Job:
         """Record a new job and return it. `about` is text for a person: no bytes of names."""
         now_s = self._clock()
         about = about[:MAX_ABOUT_CHARS]
-        job = Job(id=new_job_id(now_s), created_at_s=now_s, about=about, labels=labels)
+        job = Job(
+            id=new_job_id(now_s),
+            created_at_s=now_s,
+            about=about,
+            labels=labels,
+            priority=priority,
+            prefix=self._keys.prefix,
+        )
         with self._client.pipeline() as pipe:
             fields = msgspec.to_builtins(job)
             del fields["codes"], fields["published"]
-            pipe.hset(_key(job.id), mapping={name: str(value) for name, value in fields.items()})
             kept_s, waiting_s = self._lives_s
-            pipe.expire(_key(job.id), waiting_s)
-            pipe.zadd(_INDEX, {job.id: job.created_at_s})
-            pipe.zremrangebyscore(_INDEX, 0, self._clock() - max(kept_s * 30, waiting_s))
+            key = self._keys.job(job.id)
+            pipe.hset(key, mapping={name: str(value) for name, value in fields.items()})
+            pipe.expire(key, waiting_s)
+            pipe.zadd(self._keys.jobs, {job.id: job.created_at_s})
+            pipe.zremrangebyscore(self._keys.jobs, 0, self._clock() - max(kept_s * 30, waiting_s))
             pipe.execute()
         return job
 
@@ -104,17 +111,17 @@ class JobStore:
         Raises:
             NoSuchJobError: there is none.
         """
-        found = self._client.hgetall(_key(job_id))
+        found = self._client.hgetall(self._keys.job(job_id))
         if not found:
             raise self._unknown(job_id)
         return job_of(found)
 
     def list(self) -> list[Job]:
         """Return all jobs that are remembered, the newest first."""
-        ids = [raw.decode() for raw in self._client.zrevrange(_INDEX, 0, -1)]
+        ids = [raw.decode() for raw in self._client.zrevrange(self._keys.jobs, 0, -1)]
         with self._client.pipeline(transaction=False) as pipe:
             for job_id in ids:
-                pipe.hgetall(_key(job_id))
+                pipe.hgetall(self._keys.job(job_id))
             return [job_of(found) for found in pipe.execute() if found]
 
     def set_sent(
@@ -139,14 +146,14 @@ class JobStore:
         }
         with self._client.pipeline() as pipe:
             fields = {name: value for name, value in totals.items() if value is not None}
-            pipe.hset(_key(job_id), mapping=fields)
-            for key in (_key(job_id), done_key(job_id)):
+            pipe.hset(self._keys.job(job_id), mapping=fields)
+            for key in (self._keys.job(job_id), self._keys.done(job_id)):
                 pipe.expire(key, self._lives_s[1])
             pipe.execute()
 
     def set_published(self, job_id: str, chunks: int) -> None:
         """Note that so many chunks are in the queue, and none is on its way."""
-        self._client.hset(_key(job_id), "published", chunks)
+        self._client.hset(self._keys.job(job_id), "published", chunks)
 
     def set_state(self, job_id: str, state: JobState) -> bool:
         """Move the job on; return whether it moved. One that is cancelled or finished stays so.
@@ -154,7 +161,7 @@ class JobStore:
         Raises:
             NoSuchJobError: there is none.
         """
-        keys = [_key(job_id), done_key(job_id), attempts_key(job_id)]
+        keys = [self._keys.job(job_id), self._keys.done(job_id), self._keys.attempts(job_id)]
         there, moved, chunks = self._move(keys=keys, args=[state, *self._lives_s])
         if not there:
             raise self._unknown(job_id)
@@ -163,7 +170,9 @@ class JobStore:
 
     def touch(self, job_id: str) -> int:
         """Keep a job from now on, as it is read; return for how many seconds."""
-        return int(self._touch(keys=[_key(job_id), done_key(job_id)], args=self._lives_s))
+        return int(
+            self._touch(keys=[self._keys.job(job_id), self._keys.done(job_id)], args=self._lives_s)
+        )
 
     def _unknown(self, job_id: str) -> NoSuchJobError:
         kept_h = self._ttl_s // 3600
@@ -173,7 +182,7 @@ class JobStore:
 
     def is_cancelled(self, job_id: str) -> bool:
         """Whether the job was cancelled: workers ask again and again."""
-        return bool(self._client.hget(_key(job_id), "state") == b"cancelled")
+        return bool(self._client.hget(self._keys.job(job_id), "state") == b"cancelled")
 
     def finish_chunk(
         self,
@@ -184,16 +193,19 @@ class JobStore:
         failed: int,
         codes: Mapping[str, int] | None = None,
         body: bytes | str = b"",
+        key: str | None = None,
     ) -> bool:
         """Count a chunk's images as done, once however often it came; True if counted now.
 
         `codes` says how many of them failed with which code.
 
         `body` is the chunk's result in the backend's form; it is stored in the same step, unless
-        it was before.
+        it was before, at `key` if that is another than usual.
         """
         name = task_id(job_id, seq)
-        keys = [_key(job_id), done_key(job_id), RESULT_PREFIX + name, attempts_key(name)]
+        names = self._keys
+        result = key or names.result(name)
+        keys = [names.job(job_id), names.done(job_id), result, names.attempts(name)]
         added = [part for code, n in (codes or {}).items() for part in (CODE_FIELD + code, n)]
         args = [seq, images, failed, *self._lives_s, body, *added]
         counted, known, chunks = self._finish(keys=keys, args=args)
@@ -201,7 +213,7 @@ class JobStore:
             # The job is finished: so long its results are kept from now on.
             self._keep_results(job_id, range(chunks), self._ttl_s)
         elif known and not body:
-            self._results.expire(RESULT_PREFIX + name, self._lives_s[not chunks])
+            self._results.expire(result, self._lives_s[not chunks])
         return bool(counted)
 
     def lose_chunks(self, job: Job, seqs: Sequence[int], *, images: int) -> bool:
@@ -209,7 +221,7 @@ class JobStore:
 
         Each gets a result that says so. Return whether they were counted.
         """
-        keys = [_key(job.id), done_key(job.id), attempts_key(job.id)]
+        keys = [self._keys.job(job.id), self._keys.done(job.id), self._keys.attempts(job.id)]
         args = [job.done, images, CODE_FIELD + MESSAGE_LOST, *self._lives_s, *seqs]
         counted, chunks = self._lose(keys=keys, args=args)
         if not counted:
@@ -221,22 +233,22 @@ class JobStore:
                     name = task_id(job.id, seq)
                     body = failed_body(name, LOST_ERROR, LOST_REASON)
                     # One that was revoked has a result of Celery's.
-                    pipe.set(RESULT_PREFIX + name, body, ex=seconds, nx=True)
+                    pipe.set(self._keys.result(name), body, ex=seconds, nx=True)
                 pipe.execute()
         self._keep_results(job.id, range(chunks), self._ttl_s)
         return True
 
     def unfinished_chunks(self, job_id: str, chunks: int) -> Sequence[int]:
         """Return those of a job's first `chunks` chunks that have not been counted as done."""
-        bits: bytes = self._client.get(done_key(job_id)) or b""
+        bits: bytes = self._client.get(self._keys.done(job_id)) or b""
         bits = bits.ljust((chunks + 7) // 8, b"\0")
         return [seq for seq in range(chunks) if not bits[seq >> 3] >> (7 - seq % 8) & 1]
 
     def reopen_chunk(self, job_id: str, seq: int, *, images: int) -> bool:
         """Count a chunk that was `lost` as not done: it is sent again. Return whether it was."""
         name = task_id(job_id, seq)
-        self._results.unlink(RESULT_PREFIX + name)
-        keys = [_key(job_id), done_key(job_id), attempts_key(name)]
+        self._results.unlink(self._keys.result(name))
+        keys = [self._keys.job(job_id), self._keys.done(job_id), self._keys.attempts(name)]
         args = [seq, images, CODE_FIELD + LOST, self._lives_s[1]]
         return bool(self._reopen(keys=keys, args=args))
 
@@ -244,15 +256,15 @@ class JobStore:
         """Return those of `seqs` that have been counted as done."""
         with self._client.pipeline(transaction=False) as pipe:
             for seq in seqs:
-                pipe.getbit(done_key(job_id), seq)
+                pipe.getbit(self._keys.done(job_id), seq)
             return {seq for seq, bit in zip(seqs, pipe.execute(), strict=True) if bit}
 
     def _keep_results(self, job_id: str, seqs: Sequence[int], seconds: int) -> None:
         """Let results expire in so many seconds: once for a job, not with each of its results."""
         for start in range(0, len(seqs), _KEYS_AT_ONCE):
             with self._results.pipeline(transaction=False) as pipe:
-                for seq in seqs[start : start + _KEYS_AT_ONCE]:
-                    pipe.expire(RESULT_PREFIX + task_id(job_id, seq), seconds)
+                for key in self._result_keys(job_id, seqs[start : start + _KEYS_AT_ONCE]):
+                    pipe.expire(key, seconds)
                 pipe.execute()
 
     def collect(
@@ -265,7 +277,10 @@ class JobStore:
         """
         if not seqs:
             return []
-        bodies = self._results.mget([RESULT_PREFIX + task_id(job_id, seq) for seq in seqs])
+        bodies = self._results.mget(map(self._keys.result, _tasks(job_id, seqs)))
+        if self._is_legacy(job_id):
+            older = self._results.mget(map(legacy.result, _tasks(job_id, seqs)))
+            bodies = [body or old for body, old in zip(bodies, older, strict=True)]
         found = [(seq, body) for seq, body in zip(seqs, bodies, strict=True) if body]
         if keep_s:
             self._keep_results(job_id, [seq for seq, _ in found], keep_s)
@@ -273,20 +288,25 @@ class JobStore:
 
     def drop_results(self, job_id: str, seqs: Iterable[int]) -> None:
         """Free the results of chunks that are safe elsewhere."""
-        keys = [RESULT_PREFIX + task_id(job_id, seq) for seq in seqs]
-        if keys:
+        if keys := self._result_keys(job_id, [*seqs]):
             self._results.unlink(*keys)
 
+    def _result_keys(self, job_id: str, seqs: Sequence[int]) -> Names:
+        """Return where results are, or may be if a version before the prefix made the job."""
+        keys = [*map(self._keys.result, _tasks(job_id, seqs))]
+        if keys and self._is_legacy(job_id):
+            keys += map(legacy.result, _tasks(job_id, seqs))
+        return keys
 
-def _key(job_id: str) -> str:
-    return f"{KEY_PREFIX}job:{job_id}"
+    def _is_legacy(self, job_id: str) -> bool:
+        """Whether a version before the prefix has created the job; its record is asked once."""
+        if job_id != self._asked_about[0]:
+            key = self._keys.job(job_id)
+            created, prefix = self._client.hmget(key, "created_at_s", legacy.JOB_FIELD)
+            is_legacy = created is not None and prefix is None and legacy.is_served(self._keys)
+            self._asked_about = job_id, is_legacy
+        return self._asked_about[1]
 
 
-def attempts_key(name: str) -> str:
-    """Return the key of what is known of a chunk, by its task id, that was delivered again."""
-    return f"{KEY_PREFIX}attempts:{name}"
-
-
-def done_key(job_id: str) -> str:
-    """Return the key of a job's bits: one a chunk, set when its results are stored."""
-    return f"{KEY_PREFIX}job:{job_id}:done"
+def _tasks(job_id: str, seqs: Iterable[int]) -> Names:
+    return [task_id(job_id, seq) for seq in seqs]
