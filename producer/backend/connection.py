@@ -27,6 +27,7 @@ from worker.contract.redis.connections import (
     single_try_client,
     unreachable,
 )
+from worker.contract.redis.room import Room
 from worker.contract.redis.server_check import (
     check_server,
     producer_commands,
@@ -43,6 +44,14 @@ from worker.contract.stores.jobs import JobState, JobStore, NoSuchJobError
 # A worker deep in work may be slow to answer; submit still fails within five seconds.
 ONLINE_TIMEOUT_S: Final = 2.5
 LAST_WORD_TIMEOUT_S: Final = 2.0
+
+
+def full_sentence(percent: int) -> str:
+    """Return what a person should know of a Redis whose memory is short."""
+    return _(
+        "Redis is {percent} % full: nothing more is sent until there is room. producer results JOB "
+        "--drop, and producer cancel JOB --drop, free what a job holds"
+    ).format(percent=percent)
 
 
 def later_sentence(messages: int) -> str:
@@ -80,6 +89,8 @@ class Connection:
         self.blobs = BlobStore(client, settings.result_ttl_s, keys)
         self.labels = LabelStore(client, keys, ttl_s=waiting_s(settings.result_ttl_s))
         self.dead = DeadLetters(client, keys)
+        is_apart = settings.results != settings.broker_url
+        self.room = Room(client, self._results) if is_apart else Room(client)
 
     def close(self) -> None:
         """Close the connections to Redis."""
@@ -117,8 +128,7 @@ class Connection:
             if self.first_worker() is None:
                 return _("no worker is online; the work is kept in the queue")
             self.jobs.get(job)
-            if newer := newer_messages(self.client, self.keys):
-                return later_sentence(newer)
+            return self._queue_problem()
         except BrokerUnreachableError as e:
             return str(e)
         except redis.RedisError as e:
@@ -128,7 +138,13 @@ class Connection:
                 "Redis has lost job {job} (did it restart without its data?): submit again"
             ).format(job=job)
             raise JobLostError(msg) from e
-        return ""
+
+    def _queue_problem(self) -> str:
+        """Return what may keep workers from the messages though all are there; else nothing."""
+        if self.room.is_short:
+            return full_sentence(self.room.percent)
+        newer = newer_messages(self.client, self.keys)
+        return later_sentence(newer) if newer else ""
 
     def loss_check(self, job: str) -> LossCheck:
         """Return what finds out whether messages of a job have vanished."""

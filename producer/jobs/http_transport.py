@@ -45,6 +45,7 @@ class HttpTransport:
         self._error: BaseException | None = None
         self._job = ""
         self._echo: Echo = lambda _: None
+        self._is_full_said = False
         self._ended = False
         self.images = 0
         self.sent_all = False
@@ -111,7 +112,7 @@ class HttpTransport:
         try:
             for group in grouped(self._readable(images), lambda _: UPLOAD_IMAGES, UPLOAD_BYTES):
                 self._open.update(dict.fromkeys(loaded.ref.path for loaded in group))
-                if not self._http.upload(self._job, group, self._stopping):
+                if not self._http.upload(self._job, group, self._stopping, self._say_no_room):
                     return
             self.sent_all = True
         except BaseException as e:  # noqa: BLE001 - raised where the records are read
@@ -131,6 +132,11 @@ class HttpTransport:
                 yield loaded
             else:
                 self._unread.append(Record.untouched(loaded.ref.path, loaded.ref.error))
+
+    def _say_no_room(self, reason: str) -> None:
+        if not self._is_full_said:
+            self._echo(_("waiting: {reason}").format(reason=reason))
+        self._is_full_said = True
 
     def _lost(self) -> list[Record]:
         """Return the records of images that the server has none of; it says why."""

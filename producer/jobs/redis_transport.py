@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-from producer.backend.connection import Connection, lost_sentence
+from producer.backend.connection import Connection, full_sentence, lost_sentence
 from producer.backend.workers import WorkerInfo
 from producer.console.paths import about
 from producer.console.worker_command import can_embed, start_worker, unread
@@ -21,9 +22,23 @@ from worker.contract.i18n import gettext as _
 from worker.contract.messages import Record
 
 MAX_IMAGES: Final = 20_000
+_SAY_AGAIN_S: Final = 60.0
 # In blob mode the bytes lie in Redis.
 MAX_BLOB_IMAGES: Final = 512
 MAX_BLOB_BYTES: Final = 256 * 1024 * 1024
+
+
+class _Saying:
+    """Says a thing at once, and again a minute later if it is still so."""
+
+    def __init__(self, echo: Echo) -> None:
+        self._echo = echo
+        self._next_s = float("-inf")
+
+    def __call__(self, sentence: str) -> None:
+        if time.monotonic() >= self._next_s:
+            self._echo(sentence)
+            self._next_s = time.monotonic() + _SAY_AGAIN_S
 
 
 class RedisTransport:
@@ -105,8 +120,12 @@ class RedisTransport:
         window = Window(MAX_BLOB_IMAGES if options.as_blobs else MAX_IMAGES, MAX_BLOB_BYTES)
         retry_timeout_s = float(connection.settings.redis_retry_timeout_s)
 
+        say_full = _Saying(echo)
+
         def is_feeding() -> bool:
             connection.check()
+            if self._feeder.is_held_up:
+                say_full(full_sentence(connection.room.percent))
             return self._feeder.check()
 
         def stalled() -> None:
@@ -124,7 +143,7 @@ class RedisTransport:
             self._job,
             images,
             options,
-            Stores(connection.app, connection.jobs, connection.blobs),
+            Stores(connection.app, connection.jobs, connection.blobs, connection.room),
             window,
             total=total,
             max_file_bytes=connection.settings.max_file_bytes,
@@ -136,6 +155,7 @@ class RedisTransport:
             window,
             is_feeding,
             on_still=still,
+            is_held_up=lambda: self._feeder.is_held_up,
             on_stall=stalled,
             retry_timeout_s=retry_timeout_s,
         )

@@ -14,6 +14,7 @@ import redis
 from producer.backend.connection import (
     ONLINE_TIMEOUT_S,
     Connection,
+    full_sentence,
     later_sentence,
     lost_sentence,
     open_connection,
@@ -28,6 +29,7 @@ from worker.contract.keys import Keys
 from worker.contract.queue.fair import FairQueue
 from worker.contract.queue.job_messages import look_twice, newer_messages
 from worker.contract.redis.connections import BrokerUnreachableError, connect, unreachable
+from worker.contract.redis.room import FULL_SHARE, memory_share
 from worker.contract.redis.server_check import (
     ServerUnfitError,
     refusal,
@@ -51,7 +53,10 @@ _OTHER: Final = N_("upgrade it, or name another in WANWU_BROKER_URL")
 # By the code of what Redis says.
 _REFUSED: Final = {
     "READONLY": N_("it is a replica: name the master in {variable}, or promote this one"),
-    "OOM": N_("its memory is full: raise maxmemory, or fetch results, which frees it"),
+    "OOM": N_(
+        "its memory is full: producer results JOB --drop, and producer cancel JOB --drop, free "
+        "what a job holds (producer status lists them); or raise maxmemory"
+    ),
     "MISCONF": N_("it cannot write to its disk: make room there; its log says more"),
     "NOPERM": N_("its user lacks rights: ACL SETUSER"),
 }
@@ -211,6 +216,9 @@ def _clock(client: redis.Redis) -> Iterator[Finding]:
 
 
 def _memory(client: Any, about: dict[str, Any]) -> Iterator[Finding]:
+    used, limit = memory_share(about)
+    if limit and used > FULL_SHARE * limit:
+        yield Finding("note", full_sentence(round(100 * used / limit)), _("or raise maxmemory"))
     policy = about.get("maxmemory_policy", "noeviction")
     if about.get("maxmemory") and policy != "noeviction":
         message = _("Redis drops keys when its memory is full ({policy})").format(policy=policy)
