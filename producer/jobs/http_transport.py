@@ -14,6 +14,7 @@ from producer.jobs.http_client import HttpClient
 from producer.jobs.options import JobRequest, TagSource
 from producer.jobs.run import Echo, Total
 from producer.sources.scan import Image
+from worker.contract.failures import CANCELLED
 from worker.contract.i18n import gettext as _
 from worker.contract.messages import Failure, Record
 from worker.contract.stores.jobs import LOST, MESSAGE_LOST
@@ -21,9 +22,11 @@ from worker.contract.stores.jobs import LOST, MESSAGE_LOST
 UPLOAD_IMAGES: Final = 8
 UPLOAD_BYTES: Final = 16 * 1024 * 1024
 STOP_TIMEOUT_S: Final = 1.0
+# Of images that a server has no record of, in the order in which they are looked for.
 _SENTENCES: Final = {
-    LOST: "there is no result of its chunk",
     MESSAGE_LOST: "its message left the queue without a result (purged, revoked or deleted)",
+    CANCELLED: "the job was cancelled",
+    LOST: "there is no result of its chunk",
 }
 
 
@@ -141,7 +144,7 @@ class HttpTransport:
     def _lost(self) -> list[Record]:
         """Return the records of images that the server has none of; it says why."""
         codes = self._http.job(self._job)["codes"]
-        code = MESSAGE_LOST if codes.get(MESSAGE_LOST) else LOST
+        code = next((one for one in _SENTENCES if codes.get(one)), LOST)
         if code == MESSAGE_LOST:
             self._echo(lost_sentence(self._job, len(self._open)))
         failure = Failure(code, "job", _SENTENCES[code])

@@ -162,18 +162,16 @@ class Publisher:
 
     def _take(self) -> list[OutgoingChunk]:
         """Wait for chunks and take all; none means that no more will come."""
-        with self._changed:
-            is_news = self._chunks > self._published
-            due = self._changed.wait_for(self._is_due, _IDLE_S if is_news else None)
-        if not due:
+        while True:
+            with self._changed:
+                is_news = self._chunks > self._published
+                if self._changed.wait_for(self._is_due, _IDLE_S if is_news else None):
+                    waiting = list(self._waiting)
+                    self._waiting.clear()
+                    self._bytes = 0
+                    self._changed.notify_all()
+                    return waiting
             self._note_published()
-        with self._changed:
-            self._changed.wait_for(self._is_due)
-            waiting = list(self._waiting)
-            self._waiting.clear()
-            self._bytes = 0
-            self._changed.notify_all()
-            return waiting
 
     def _is_due(self) -> bool:
         return bool(self._waiting) or self._closing

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 # So many messages are looked at in one step of Redis, which serves nobody else meanwhile.
 _AT_ONCE: Final = 256
 
-# A message names its task id as a JSON string, and for people how many images it holds.
+# A message names its task id as a JSON string; a header says how many images it holds, and so do
+# versions before that header for people. The body is base64, so all that is a header.
 # ARGV: `"JOB-`. Returns the numbers of chunks, each with its images or -1.
 _NOTE: Final = """
 local found = {}
@@ -28,8 +29,8 @@ local function note(message)
   local from = string.find(message, ARGV[1], 1, true)
   local seq = from and string.match(message, '^(%d+)"', from + #ARGV[1])
   if not seq then return end
-  local shown = string.find(message, '"argsrepr"', 1, true)
-  local images = shown and string.match(message, '^"argsrepr":%s*"%((%d+) image', shown)
+  local images = string.match(message, '"images":%s*(%d+)')
+    or string.match(message, '"argsrepr":%s*"%((%d+) image')
   found[#found + 1] = tonumber(seq)
   found[#found + 1] = tonumber(images or -1)
 end
@@ -60,8 +61,9 @@ return {#some, taken}
 
 # A job is looked at when nothing of it has come for so long.
 STILL_S: Final = 4.0
-# Chunks may be on their way to the queue while their producer sends, or waits for Redis.
-SENDING_S: Final = 60.0
+# What a producer has counted and not sent yet may be on its way for as long as it tries: longer
+# than by default (WANWU_REDIS_RETRY_TIMEOUT_S).
+SENDING_S: Final = 900.0
 _PAUSE_S: Final = 1.0
 # Looking takes at most a fiftieth of the time.
 _PAUSE_RATIO: Final = 50
