@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Final, NamedTuple, TypeVar
 
 from producer.jobs.window import Window
-from worker.contract.messages import ChunkResult, Failure, ImageRef, Record
+from worker.contract.messages import ChunkResult, Record
 from worker.contract.redis.retry import RetryPolicy
 from worker.contract.stores.jobs import JobStore, LostChunk
 
@@ -113,12 +113,12 @@ class Collector:
 
     def _records(self, outcome: ChunkResult | LostChunk) -> list[Record]:
         sent = self._window.remove(outcome.seq)
-        if isinstance(outcome, LostChunk):
-            return [_lost(image, outcome) for image in sent.images]
+        paths = tuple(image.path for image in sent.images)
         # Sidecars are written where records say: only of images that we sent.
-        if [image.path for image in outcome.images] != [image.path for image in sent.images]:
-            other = LostChunk(outcome.seq, "its worker answered for other images")
-            return [_lost(image, other) for image in sent.images]
+        if isinstance(outcome, LostChunk):
+            outcome = LostChunk(outcome.seq, outcome.reason, paths)
+        elif tuple(image.path for image in outcome.images) != paths:
+            outcome = LostChunk(outcome.seq, "its worker answered for other images", paths)
         return outcome.records()
 
     def _settle(self, finished: Sequence[ChunkResult | LostChunk]) -> None:
@@ -133,8 +133,3 @@ class Collector:
             self._kept_images -= images
             stale.append(seq)
         self._ask(self._jobs.drop_results, stale)
-
-
-def _lost(image: ImageRef, chunk: LostChunk) -> Record:
-    message = f"there is no result of its chunk: {chunk.reason}"
-    return Record.untouched(image.path, Failure("lost", "job", message))

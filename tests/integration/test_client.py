@@ -37,7 +37,7 @@ from producer.jobs import redis_transport
 from producer.jobs.stream import RecordStream
 from worker.contract.labels import LabelPack
 from worker.contract.local.redis_server import EmbeddedRedis
-from worker.contract.messages import QUEUE
+from worker.contract.messages import QUEUE, TASK
 from worker.contract.stores.jobs import JobStore
 
 LABELS = ["猫", "狗"]
@@ -233,6 +233,22 @@ def test_a_job_is_submitted_looked_at_and_fetched(
         status = client.status()
         assert job in {one.id for one in status.jobs}
         assert len(status.workers) == 1
+
+
+def test_each_image_of_a_chunk_that_was_refused_has_a_record(
+    queue: str, worker: None, photos: list[str], jobs: JobStore
+) -> None:
+    with Client(queue) as client:
+        job = jobs.create().id
+        images = [{"path": photo} for photo in photos]
+        chunk = {"v": 1, "job": job, "seq": 0, "images": images, "sent_at_s": 0.0, "top_k": 0}
+        jobs.set_sent(job, images=len(photos), chunks=1)
+        client.connection.app.send_task(TASK, args=[chunk], task_id=f"{job}-0", queue=QUEUE)
+        jobs.set_state(job, "submitted")
+        records = list(client.results(job, wait=True))
+        assert [record.path for record in records] == photos
+        assert {record.error and record.error.code for record in records} == {"lost"}
+        assert all("top_k" in record.error.message for record in records if record.error)
 
 
 def test_a_job_is_cancelled(queue: str, worker: None, many: list[str]) -> None:

@@ -232,6 +232,20 @@ def test_it_takes_over_what_the_job_before_it_got(
     assert not file.with_name("tags.jsonl.job").read_text()
 
 
+def test_images_that_no_worker_has_answered_for_are_sent_again(
+    tmp_path: Path, photos: list[Path], client: redis.Redis
+) -> None:
+    file, jobs = tmp_path / "tags.jsonl", JobStore(client, 60)
+    job = jobs.create().id
+    lost = {"status": "FAILURE", "result": None, "paths": [str(photos[0])]}
+    client.set(f"celery-task-meta-{job}-0", json.dumps(lost))
+    jobs.set_sent(job, images=1, chunks=1)
+    again = resume_state(file)
+    again.begin(job)
+    assert list(again.take_over(jobs, SOURCE._replace(labels=None))) == []
+    assert pending(again, photos) == [0, 1, 2, 3]
+
+
 def test_sidecars_are_a_state_of_their_own(tmp_path: Path, photos: list[Path]) -> None:
     target = target_of(None, "xmp")
     with open_sink(target) as sink:

@@ -15,8 +15,11 @@ from worker.contract.i18n import gettext_noop as N_
 from worker.contract.messages import (
     KEY_PREFIX,
     RESULT_PREFIX,
+    MAX_PATH_CHARS,
     ChunkResult,
+    Failure,
     MessageError,
+    Record,
     task_id,
 )
 
@@ -28,6 +31,10 @@ JobState = Literal["submitting", "submitted", "interrupted", "cancelled"]
 MAX_ABOUT_CHARS: Final = 300
 _INDEX: Final = f"{KEY_PREFIX}jobs"
 _CODE: Final = "failed:"
+# Of images that no worker has answered for.
+LOST: Final = "lost"
+# In the result of a chunk that failed as a whole: the paths of its images.
+PATHS: Final = "paths"
 
 # A redelivered chunk finds its bit set: its first result stays, and nothing is counted. The result
 # is published too, as Celery's backend does: applications that wait by `AsyncResult` are notified.
@@ -107,10 +114,19 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LostChunk(msgspec.Struct, frozen=True):
-    """A chunk that failed as a whole: it has no results, only the reason."""
+    """A chunk that failed as a whole: it has no results, only the reason.
+
+    `paths` are those of its images, as far as they are known.
+    """
 
     seq: int
     reason: str
+    paths: tuple[str, ...] = ()
+
+    def records(self) -> list[Record]:
+        """Return a failed record of each image that is known."""
+        failure = Failure(LOST, "job", f"there is no result of its chunk: {self.reason}")
+        return [Record.untouched(path, failure) for path in self.paths]
 
 
 def new_job_id(now_s: float | None = None) -> str:
@@ -250,12 +266,26 @@ class JobStore:
 
 def _outcome(seq: int, body: bytes) -> ChunkResult | LostChunk:
     meta = decode(body)
+    result = meta.get("result")
     if meta.get("status") != "SUCCESS":
-        return LostChunk(seq, f"{meta.get('status')}: {_message(meta.get('result'))}")
+        reason = f"{meta.get('status')}: {_message(result)}"
+        return LostChunk(seq, reason, _paths(meta.get(PATHS)))
     try:
-        return ChunkResult.from_wire(meta.get("result"))
+        return ChunkResult.from_wire(result)
     except MessageError as e:
-        return LostChunk(seq, str(e))
+        return LostChunk(seq, str(e), paths_in(result))
+
+
+def paths_in(wire: object) -> tuple[str, ...]:
+    """Return the paths of the images in what should be a chunk or its result, but is none."""
+    images = wire.get("images") if isinstance(wire, dict) else None
+    listed = images if isinstance(images, list | tuple) else ()
+    return _paths([one.get("path") if isinstance(one, dict) else None for one in listed])
+
+
+def _paths(found: object) -> tuple[str, ...]:
+    paths = found if isinstance(found, list) else []
+    return tuple(one for one in paths if isinstance(one, str) and 0 < len(one) <= MAX_PATH_CHARS)
 
 
 def _message(error: Any) -> str:
