@@ -88,18 +88,15 @@ class Connection:
         try:
             if refused := self._refusal():
                 return refused
+            self.jobs.get(job)
             if self.first_worker() is None:
                 return _("no worker is online; the work is kept in the queue")
-            self.jobs.get(job)
         except BrokerUnreachableError as e:
             return str(e)
         except redis.RedisError as e:
             return str(unreachable(self.settings.broker_url, e))
         except NoSuchJobError as e:
-            msg = _(
-                "Redis has lost job {job} (did it restart without its data?): submit again"
-            ).format(job=job)
-            raise JobLostError(msg) from e
+            raise job_lost(job) from e
         return ""
 
     def _refusal(self) -> str:
@@ -122,6 +119,15 @@ class Connection:
             connect(url, timeout_s=LAST_WORD_TIMEOUT_S) as client,
         ):
             JobStore(client, ttl_s).set_state(job, state)
+
+
+def job_lost(job: str) -> JobLostError:
+    """Return the error for a job under way that Redis does not know any more."""
+    return JobLostError(
+        _("Redis has lost job {job} (did it restart without its data?): submit again").format(
+            job=job
+        )
+    )
 
 
 def check_redis(settings: Settings) -> None:

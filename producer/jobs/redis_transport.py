@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Final
 
-from producer.backend.connection import Connection
+from producer.backend.connection import Connection, job_lost
 from producer.backend.workers import WorkerInfo
 from producer.console.paths import about
 from producer.console.worker_command import can_embed, start_worker, unread
@@ -19,6 +20,7 @@ from producer.jobs.window import Window
 from producer.sources.scan import Image
 from worker.contract.i18n import gettext as _
 from worker.contract.messages import Record
+from worker.contract.stores.jobs import NoSuchJobError
 
 MAX_IMAGES: Final = 20_000
 # In blob mode the bytes lie in Redis.
@@ -131,11 +133,21 @@ class RedisTransport:
 
     def records(self) -> Iterator[list[Record]]:
         """Yield the records as chunks finish; see `Transport.records`."""
-        return self._collector.records()
+        with self._known():
+            yield from self._collector.records()
 
     def drain(self) -> None:
         """Return when all is sent, and leave the results where they are."""
-        self._collector.drain()
+        with self._known():
+            self._collector.drain()
+
+    @contextmanager
+    def _known(self) -> Iterator[None]:
+        """Say that the job is lost if Redis does not know it, whoever finds out."""
+        try:
+            yield
+        except NoSuchJobError as e:
+            raise job_lost(self._job) from e
 
     @property
     def images(self) -> int:

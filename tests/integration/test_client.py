@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -23,6 +24,7 @@ from producer import (
     Client,
     ExistingRecordsError,
     InUseError,
+    JobLostError,
     NoImagesError,
     NoSuchJobError,
     NoSuchPathError,
@@ -117,6 +119,32 @@ def test_records_come_while_images_are_still_being_sent(
             # What is under way is bounded, and a chunk of 8 waits to be.
             assert len(taken) - came <= 16 + 8 + 8
     assert came == len(taken) == 200
+
+
+@pytest.mark.parametrize("waits", [True, False])
+def test_a_job_that_redis_has_lost_meanwhile_ends(
+    queue: str,
+    worker: None,
+    many: list[str],
+    jobs: JobStore,
+    monkeypatch: pytest.MonkeyPatch,
+    waits: bool,
+) -> None:
+    monkeypatch.setattr(redis_transport, "MAX_IMAGES", 16)
+    sent = iter(many)
+
+    def names() -> Iterator[str]:
+        yield from islice(sent, 100)
+        with redis.Redis.from_url(queue) as connected:
+            connected.delete(f"wanwu:job:{jobs.list()[0].id}")
+        yield from sent
+
+    with Client(queue) as client, pytest.raises(JobLostError, match="submit again"):
+        if waits:
+            list(client.tag(names(), LABELS))
+        else:
+            client.submit(names(), LABELS)
+    assert next(sent, None)
 
 
 def test_whoever_takes_no_records_stops_the_sending(

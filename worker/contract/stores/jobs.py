@@ -73,6 +73,16 @@ return {1, 1}
 """
 
 
+# KEYS: job. ARGV: images, chunks, ttl_s. Return whether there is such a job: one that a Redis has
+# lost must not come back as half a record.
+_SET_SENT: Final = """
+if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
+redis.call('HSET', KEYS[1], 'images', ARGV[1], 'chunks', ARGV[2])
+redis.call('EXPIRE', KEYS[1], ARGV[3])
+return 1
+"""
+
+
 class NoSuchJobError(TranslatedError, LookupError):
     """There is no job with this id, or it has expired."""
 
@@ -152,6 +162,7 @@ class JobStore:
         self._clock = clock
         self._finish: Any = client.register_script(_FINISH_CHUNK)
         self._move: Any = client.register_script(_MOVE)
+        self._set_sent: Any = client.register_script(_SET_SENT)
 
     def create(self, about: str = "", labels: int = 0) -> Job:
         """Record a new job and return it. `about` is text for a person: no bytes of names."""
@@ -191,11 +202,12 @@ class JobStore:
         """Note how many images and chunks are sent, with those that are about to be.
 
         Totals, not increments: where a connection breaks, the same call may be made twice.
+
+        Raises:
+            NoSuchJobError: there is none.
         """
-        with self._client.pipeline() as pipe:
-            pipe.hset(_key(job_id), mapping={"images": images, "chunks": chunks})
-            pipe.expire(_key(job_id), self._ttl_s)
-            pipe.execute()
+        if not self._set_sent(keys=[_key(job_id)], args=[images, chunks, self._ttl_s]):
+            raise self._unknown(job_id)
 
     def set_state(self, job_id: str, state: JobState) -> bool:
         """Move the job on; return whether it moved. One that is cancelled or finished stays so.
