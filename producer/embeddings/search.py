@@ -16,6 +16,7 @@ import numpy.typing as npt
 from producer.embeddings.ranking import Hit, as_matrix, check_model, matrix_of, nearest
 from producer.embeddings.text_encoder import Asked, Encoding
 from producer.formats import form_of, records_of
+from producer.formats.names import from_utf8
 from producer.formats.parquet import embedded_rows
 from worker.contract.labels import LabelPack
 
@@ -64,7 +65,8 @@ def search(file: Path, encoding: Encoding | Asked, top: int) -> list[Hit]:
     # The file is read while the child loads its libraries.
     with _read_ahead(embedded_rows(file)) as rows:
         embedded = encoding.result()
-        return nearest(_columns(rows, embedded.encoded), embedded, top)
+        hits = nearest(_columns(rows, embedded.encoded), embedded, top)
+    return [hit._replace(path=from_utf8(hit.path)) for hit in hits]
 
 
 def _columns(rows: Iterable[tuple[Any, str, memoryview]], encoded: Encoded) -> Iterator[Block]:

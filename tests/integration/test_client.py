@@ -140,10 +140,7 @@ def test_a_job_that_redis_has_lost_meanwhile_ends(
         yield from sent
 
     with Client(queue) as client, pytest.raises(JobLostError, match="submit again"):
-        if waits:
-            list(client.tag(names(), LABELS))
-        else:
-            client.submit(names(), LABELS)
+        list(client.tag(names(), LABELS) if waits else client.submit(names(), LABELS))
     assert next(sent, None)
 
 

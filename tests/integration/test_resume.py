@@ -64,6 +64,16 @@ def test_what_has_a_record_is_done(tmp_path: Path, photos: list[Path], ending: s
     assert pending(resume_state(file), photos) == [1, 3]
 
 
+@pytest.mark.parametrize("ending", FORMS)
+def test_an_image_whose_name_is_no_utf8_is_done_too(
+    tmp_path: Path, photos: list[Path], ending: str
+) -> None:
+    file, odd = tmp_path / f"tags{ending}", tmp_path / os.fsdecode(b"caf\xe9.jpg")
+    photos[0].rename(odd)
+    write(file, done(odd))
+    assert pending(resume_state(file), [odd, *photos[1:]]) == [1, 2, 3]
+
+
 def test_a_file_that_has_changed_is_not_done(tmp_path: Path, photos: list[Path]) -> None:
     file = tmp_path / "tags.jsonl"
     write(file, *map(done, photos))

@@ -14,8 +14,8 @@ from worker.contract.i18n import TranslatedError
 from worker.contract.i18n import gettext_noop as N_
 from worker.contract.messages import (
     KEY_PREFIX,
-    RESULT_PREFIX,
     MAX_PATH_CHARS,
+    RESULT_PREFIX,
     ChunkResult,
     Failure,
     MessageError,
