@@ -77,8 +77,10 @@ class Client:
             on_note: Is called with sentences for a person, such as what is waited for.
 
         Raises:
-            UsageError: a setting has a value that cannot be used.
+            UsageError: the URL is empty, or a setting has a value that cannot be used.
         """
+        if url is not None and not url.strip():
+            raise UsageError(_("the URL is empty: give one, or None for WANWU_BROKER_URL"))
         self._on_note = on_note
         self._server: Final = url if url and url.startswith(_SERVERS) else ""
         with raises_producer_errors():
@@ -276,9 +278,10 @@ class Client:
         overwrite: bool = False,
         **options: Unpack[LabelOptions],
     ) -> int:
-        """Tag the images of a file of records by other labels; return how many.
+        """Tag the images of a file of records by other labels; return how many were tagged.
 
-        No image is read: the embeddings in the file are. Needs the extra `parquet`, and for the
+        No image is read: the embeddings in the file are. Records of images that failed are taken
+        over as they are. Needs the extra `parquet`, and for the
         labels' own embeddings the extra `worker`.
 
         Raises:
@@ -294,7 +297,7 @@ class Client:
             check_labels(labels)
             output = Output.at(os.fspath(out), None)
             with output.reserved(self._on_note, overwrite=overwrite):
-                return retag_into(
+                done = retag_into(
                     output,
                     Path(file),
                     pack_of(labels, options),
@@ -303,6 +306,7 @@ class Client:
                     threshold=threshold_of(options),
                     echo=self._on_note,
                 )
+            return done.tagged
 
     @property
     def connection(self) -> Connection:

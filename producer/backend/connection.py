@@ -10,10 +10,12 @@ import msgspec
 import redis
 from celery import Celery
 
+from producer.arguments import argument
 from producer.backend.local_worker import LocalWorker, check_libraries
 from producer.backend.workers import WorkerInfo, online
 from producer.errors import JobLostError
 from worker.contract.i18n import gettext as _
+from worker.contract.i18n import gettext_noop as N_
 from worker.contract.labels import LabelStore
 from worker.contract.local.redis_server import EmbeddedRedis
 from worker.contract.queue.app import make_app
@@ -148,6 +150,21 @@ def check_redis(settings: Settings) -> None:
 
 
 @contextmanager
+def _advised(settings: Settings) -> Iterator[None]:
+    """Say what can be done where nobody has said which Redis to take, and none is there."""
+    try:
+        yield
+    except BrokerUnreachableError as e:
+        if settings.broker_url != Settings().broker_url:
+            raise
+        raise BrokerUnreachableError(
+            N_("{error} (start one, or set WANWU_BROKER_URL; {own_redis} needs none)"),
+            error=e,
+            own_redis=argument("own_redis"),
+        ) from e
+
+
+@contextmanager
 def open_connection(
     settings: Settings,
     *,
@@ -167,7 +184,8 @@ def open_connection(
         EmbeddedError: the private server or worker does not come up.
     """
     if not embedded:
-        check_redis(settings)
+        with _advised(settings):
+            check_redis(settings)
         app = make_app(settings, stores_results=False)
         with closing(Connection(settings, app, None, retries=retries)) as connection:
             yield connection

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from producer.arguments import argument
 from producer.errors import RecordsError
 from producer.formats.names import from_utf8, to_utf8
 from worker.contract.i18n import gettext as _
@@ -95,8 +96,8 @@ def embedded_rows(file: Path) -> Iterator[tuple[pa.StringArray, str, memoryview]
     try:
         with pq.ParquetFile(file) as table:
             if _EMBEDDING not in table.schema_arrow.names:
-                msg = _("{file}: it holds no embeddings; submit with --embeddings").format(
-                    file=file
+                msg = _("{file}: it holds no embeddings; submit with {embeddings}").format(
+                    file=file, embeddings=argument("embeddings")
                 )
                 raise RecordsError(msg)
             for batch in table.iter_batches(ROW_GROUP, columns=["path", "model", _EMBEDDING]):

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
+from producer.arguments import argument
 from producer.backend.connection import Connection, job_lost
 from producer.backend.workers import WorkerInfo
 from producer.console.paths import about
@@ -48,9 +49,9 @@ class RedisTransport:
             echo(_("note: {note}").format(note=message))
             return TagSource("", request.options.labels)
         if not worker.has_labels and not request.pack.labels:
-            msg = _(
-                "model {model} has no labels of its own: give --labels FILE or --label TEXT"
-            ).format(model=worker.model)
+            msg = _("model {model} has no labels of its own: give {labels} or {label}").format(
+                model=worker.model, labels=argument("labels"), label=argument("label")
+            )
             raise LabelsNeededError(msg)
         if worker.notice:
             echo(_("note: {note}").format(note=_(worker.notice)))
@@ -69,10 +70,12 @@ class RedisTransport:
         message = _("no worker is online at {url}; start one with: {command}")
         if may_embed:
             message = _(
-                "no worker is online at {url}; start one with: {command} (or let this "
-                "command start its own: --embedded)"
+                "no worker is online at {url}; start one with: {command} (or let one be started "
+                "for this alone: {embedded})"
             )
-        return message.format(url=settings.broker_url, command=command)
+        return message.format(
+            url=settings.broker_url, command=command, embedded=argument("embedded")
+        )
 
     def _note_unread(self, request: JobRequest, worker: WorkerInfo, echo: Echo) -> None:
         """Say if no worker may read some of what is to be tagged: each image of it would fail."""
@@ -84,8 +87,8 @@ class RedisTransport:
             echo(
                 _(
                     "note: no online worker may read {paths}, unless under another path: start "
-                    "one with: {command} (or submit with --blobs)"
-                ).format(paths=about(hidden), command=command)
+                    "one with: {command} (or submit with {blobs})"
+                ).format(paths=about(hidden), command=command, blobs=argument("blobs"))
             )
 
     def create(self, request: JobRequest) -> str:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TypedDict
 
-from producer.errors import UsageError
+from producer.errors import NoImagesError, UsageError
 from producer.jobs.arguments import check_labels, check_tag_options
 from producer.jobs.labels import Labels, label_pack, least_score
 from producer.jobs.options import JobOptions, JobRequest, request_of
@@ -99,6 +99,7 @@ def paths_of(images: Images) -> tuple[tuple[str, ...], Iterator[Image] | None]:
     """Return paths, patterns and URLs to look through; of an iterator, its images themselves.
 
     Raises:
+        NoImagesError: there are none.
         NoSuchPathError: one leads nowhere.
         StoreError: a store cannot be reached from here.
     """
@@ -112,6 +113,8 @@ def paths_of(images: Images) -> tuple[tuple[str, ...], Iterator[Image] | None]:
         # What they are is known only as they come: as with a list on standard input.
         return (STANDARD_INPUT,), (absolute(os.fspath(image)) for image in images)
     paths = tuple(os.fspath(image) for image in images)
+    if not paths:
+        raise NoImagesError(_("no images are given: the list of paths is empty"))
     if STANDARD_INPUT in paths:
         # A library leaves the standard input alone.
         paths = tuple(f"./{path}" if path == STANDARD_INPUT else path for path in paths)

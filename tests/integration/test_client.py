@@ -31,6 +31,7 @@ from producer import (
     NotInstalledError,
     NoWorkerError,
     ProducerError,
+    RecordsError,
     ServerError,
     UnavailableError,
     UsageError,
@@ -290,6 +291,12 @@ def test_what_cannot_be_used_is_refused_before_any_work(queue: str, tmp_path: Pa
             client.tag("/nowhere")
         with pytest.raises(NoImagesError, match="no image found"):
             next(client.tag(tmp_path))
+        for nothing in ([], (), set[str]()):
+            with pytest.raises(NoImagesError, match="the list of paths is empty"):
+                client.tag(nothing)
+        for unnamed in ("", [str(tmp_path), ""]):
+            with pytest.raises(NoSuchPathError, match="the name of a path is empty"):
+                client.tag(unnamed)
         with pytest.raises(UsageError, match="exactly once"):
             client.tag(tmp_path, LABELS, templates="none")
         with pytest.raises(UsageError, match="blank"):
@@ -303,6 +310,26 @@ def test_what_cannot_be_used_is_refused_before_any_work(queue: str, tmp_path: Pa
         client.status()
     with pytest.raises(UsageError, match="only redis"):
         Client("amqp://localhost")
+    for blank in ("", " "):
+        with pytest.raises(UsageError, match="the URL is empty"):
+            Client(blank)
+
+
+def test_errors_name_arguments_as_they_are_written_in_python(
+    queue: str, worker: None, photos: list[str], tmp_path: Path
+) -> None:
+    out = tmp_path / "tags.jsonl"
+    with Client(queue) as client:
+        list(client.tag(photos[:2], LABELS, out=out))
+        advice = "continue with resume=True, or replace them with overwrite=True"
+        with pytest.raises(ExistingRecordsError, match=advice):
+            next(client.tag(photos, LABELS, out=out))
+        with pytest.raises(UsageError, match="or give out_format="):
+            client.tag(photos, LABELS, out=tmp_path / "tags")
+        with pytest.raises(RecordsError, match="submit with embeddings=True"):
+            client.retag(out, LABELS, tmp_path / "new.jsonl")
+        with pytest.raises(ExistingRecordsError, match="choose another out="):
+            client.retag(out, LABELS, out)
 
 
 def test_whatever_stands_in_the_way_is_a_producer_error(
