@@ -113,7 +113,10 @@ class Client:
 
         Raises:
             UnavailableError: Redis does not answer or cannot be used, or nothing can be started.
+            UsageError: the client is open already.
         """
+        if self._open_link is not None:
+            raise UsageError(_("the client is open already"))
         with raises_producer_errors():
             if self._server:
                 http = HttpLink(self.settings, self._server)
@@ -172,9 +175,9 @@ class Client:
             paths, listed = paths_of(images)
             request = request_for(paths, labels, options)
             output = Output.at(None if out is None else os.fspath(out), out_format)
-            check_writing(output, resume=resume, overwrite=overwrite, options=options)
+            writing = Writing(output, resume, retry_failed, overwrite)
+            check_writing(writing, options)
         runner = self.runner(request)
-        writing = Writing(output, resume, retry_failed, overwrite)
         note, jobs = self._on_note, self._link.jobs
         find = partial(find_images, paths, note) if listed is None else lambda: listed
         return self._stream(runner, prepare_and_tag(runner, find, writing, jobs, note))
@@ -294,7 +297,7 @@ class Client:
             from producer.embeddings.retag import retag_into  # noqa: PLC0415 - loads numpy
 
             check_label_options(options)
-            check_labels(labels)
+            check_labels(labels, options)
             output = Output.at(os.fspath(out), None)
             with output.reserved(self._on_note, overwrite=overwrite):
                 done = retag_into(
@@ -303,7 +306,7 @@ class Client:
                     pack_of(labels, options),
                     model=model,
                     top_k=options.get("top_k", 5),
-                    threshold=threshold_of(options),
+                    threshold=threshold_of(labels, options),
                     echo=self._on_note,
                 )
             return done.tagged

@@ -57,7 +57,10 @@ def retag_into(
     Raises:
         RecordsError: these are no records, or one has no embedding.
         EncodingError: the labels cannot be embedded, or an embedding is of another model.
+        OSError: the file cannot be read.
     """
+    # The model takes seconds to load.
+    file.open("rb").close()
     with Encoding(pack, model) as encoding:
         ranker = Ranker(encoding.result(), top_k=top_k)
     echo(

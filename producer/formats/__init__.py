@@ -146,6 +146,9 @@ def target_of(file: Path | None, name: str | None) -> Target:
         ExtraError: what the format needs is not installed.
     """
     name = name or (form_of(file) if file else "jsonl")
+    if name not in FORMATS:
+        msg = _("there is no format {name}: there are {formats}")
+        raise UnknownFormatError(msg.format(name=name, formats=", ".join(FORMATS)))
     target = Target(file, name)
     form = target.form
     problem = None

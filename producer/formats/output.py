@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from producer.arguments import argument
-from producer.errors import ExistingRecordsError
+from producer.errors import ExistingRecordsError, UnknownFormatError
 from producer.formats import Sink, Target, existing_of, is_stream, open_sink, target_of
 from producer.formats.deferred import DeferredSink
 from producer.formats.existing import foreign
@@ -58,12 +58,14 @@ class Output:
         """Return the output of this file or URL, in the format of that name or of its ending.
 
         Raises:
-            UnknownFormatError: they do not belong together.
+            UnknownFormatError: there is none, or they do not belong together.
             ExtraError: what the format needs is not installed.
             StoreError: the URL's store cannot be reached from here.
         """
         if name is None and form is None:
             return cls(None)
+        if name == "":
+            raise UnknownFormatError(_("the name of the file for records is empty"))
         if name is not None and is_url(name):
             urls.check(name)
         place = place_of(name) if name is not None else None

@@ -420,6 +420,18 @@ def test_the_examples_are_found() -> None:
         ({"thumbnail_px": 5000}, "thumbnail_px=5000 cannot be used"),
         ({"calibrated": "yes"}, "calibrated='yes' cannot be used"),
         ({"labels": [1]}, "labels are texts, not int"),
+        ({"labels": iter([1])}, "labels are texts, not int"),
+        ({"labels": 5}, "labels are texts, not int"),
+        ({"labels": b"cat"}, "labels are texts, not bytes"),
+        ({"templates": 5}, "templates are texts, not int"),
+        ({"templates": [1]}, "templates are texts, not int"),
+        ({"background": ["x"]}, "background needs calibrated"),
+        ({"labels": LabelPack(("猫",)), "calibrated": True}, "holds its own calibrated"),
+        ({"labels": LabelPack(("猫",)), "templates": "{}"}, "holds its own templates"),
+        ({"retry_failed": True}, "retry_failed needs resume"),
+        ({"overwrite": True}, "overwrite replaces a file"),
+        ({"out": ""}, "the name of the file for records is empty"),
+        ({"out_format": "pdf"}, "there is no format pdf"),
         ({"resume": True}, "resume continues a file"),
         ({"resume": True, "overwrite": True, "out": "a.jsonl"}, "resume keeps the records"),
         ({"embeddings": True, "out": "a.csv"}, "embeddings need a .jsonl or .parquet file"),
@@ -432,10 +444,24 @@ def test_what_the_command_refuses_the_client_refuses(
         client.tag(tmp_path, **options)
 
 
-@pytest.mark.parametrize("images", [None, 5, b"images"])
+@pytest.mark.parametrize("images", [None, 5, b"images", [b"image"], [None]])
 def test_what_is_no_path_is_refused(server: EmbeddedRedis, images: Any) -> None:
     with Client(server.url) as client, pytest.raises(UsageError, match="images are paths or URLs"):
         client.tag(images)
+
+
+@pytest.mark.parametrize("image", [5, b"image", ""])
+def test_what_is_no_path_in_an_iterator_ends_the_job(queue: str, worker: None, image: Any) -> None:
+    with Client(queue) as client, pytest.raises(UsageError):
+        list(client.tag(iter([image])))
+
+
+def test_a_client_is_entered_once(server: EmbeddedRedis) -> None:
+    client = Client(server.url)
+    with client, pytest.raises(UsageError, match="open already"), client:
+        pass
+    with client:
+        assert client.status().jobs == ()
 
 
 def test_a_misspelt_argument_is_an_error_as_everywhere_in_python(

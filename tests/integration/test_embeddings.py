@@ -246,6 +246,7 @@ def test_a_worker_that_is_online_embeds_the_text(kept: tuple[Path, str]) -> None
         (["search", "{plain}", "x"], "submit with --embeddings"),
         (["retag", "{kept}", "--label", "x", "--out", "{kept}"], "is the input"),
         (["search", "{kept}", "x", "--model", "{out}"], "no model"),
+        (["search", "{kept}", " "], "the text to search for is blank"),
         (["retag", "{kept}", "--label", "x", "--template", "y"], "must hold {{}} exactly once"),
     ],
 )
