@@ -16,17 +16,18 @@ from typing import Any, Final
 
 import redis
 from celery.backends.redis import RedisBackend
-from celery.states import SUCCESS
+from celery.states import FAILURE, SUCCESS
 from celery.worker import state as worker_state
 from redis.backoff import ExponentialWithJitterBackoff
 
 from worker.contract import legacy
 from worker.contract.codec import encode
 from worker.contract.keys import Keys
+from worker.contract.messages import split_task_id
 from worker.contract.queue.app import keys_of
 from worker.contract.redis.connections import single_try_client
 from worker.contract.redis.errors import passes, reason_of
-from worker.contract.stores.jobs import JobStore
+from worker.contract.stores.jobs import LOST, PATHS, JobStore, paths_in
 
 # How long a worker that is asked to stop goes on trying to store a result.
 STOP_PATIENCE_S: Final = 15.0
@@ -98,6 +99,32 @@ class ChunkResults(RedisBackend):
                 body=body,
                 key=legacy.result(task_id) if is_legacy else None,
             )
+        elif state == FAILURE:
+            self._count_lost(task_id, _chunk_of(request))
+
+    def _count_lost(self, task_id: str, wire: Any) -> None:
+        """Count the images of a chunk that failed, so that its job ends.
+
+        After the failure is stored: whoever waits for the job reads it then. A chunk that came
+        under the id of another is not counted as that.
+        """
+        images = wire.get("images") if isinstance(wire, dict) else None
+        if not ((place := split_task_id(task_id)) and isinstance(images, list)):
+            return
+        if (wire.get("job", place[0]), wire.get("seq", place[1])) == place:
+            lost = len(images)
+            self._jobs.finish_chunk(*place, images=lost, failed=lost, codes={LOST: lost})
+
+    def _get_result_meta(
+        self, result: Any, state: str, traceback: Any, request: Any, **options: Any
+    ) -> dict[str, Any]:
+        """Return what Celery stores; of a chunk that failed, with the paths of its images."""
+        meta: dict[str, Any] = super()._get_result_meta(
+            result, state, traceback, request, **options
+        )
+        if state != SUCCESS and (paths := paths_in(_chunk_of(request))):
+            meta[PATHS] = paths
+        return meta
 
     def store_plainly(self, *arguments: Any, **options: Any) -> None:
         """Store a result as Celery does, and count nothing."""
@@ -124,6 +151,12 @@ class ChunkResults(RedisBackend):
     def _jobs(self) -> JobStore:
         client = single_try_client(self.app.conf.broker_url)
         return JobStore(client, int(self.expires), keys=self._keys)
+
+
+def _chunk_of(request: Any) -> object:
+    """Return a task's only argument, whatever it is."""
+    args: Any = getattr(request, "args", None) or ()
+    return args[0] if len(args) == 1 else None
 
 
 def _is_stopping() -> bool:

@@ -14,7 +14,15 @@ from worker.contract.codec import decode
 from worker.contract.i18n import TranslatedError
 from worker.contract.i18n import gettext_noop as N_
 from worker.contract.keys import DEFAULT_KEYS, Keys
-from worker.contract.messages import ChunkResult, MessageError, Priority, task_id
+from worker.contract.messages import (
+    MAX_PATH_CHARS,
+    ChunkResult,
+    Failure,
+    MessageError,
+    Priority,
+    Record,
+    task_id,
+)
 
 if TYPE_CHECKING:
     import redis
@@ -24,6 +32,10 @@ JobState = Literal["submitting", "submitted", "interrupted", "cancelled"]
 
 MAX_ABOUT_CHARS: Final = 300
 _CODE: Final = "failed:"
+# Of images that no worker has answered for.
+LOST: Final = "lost"
+# In the result of a chunk that failed as a whole: the paths of its images.
+PATHS: Final = "paths"
 
 # A redelivered chunk finds its bit set: its first result stays, and nothing is counted. The result
 # is published too, as Celery's backend does: applications that wait by `AsyncResult` are notified.
@@ -59,6 +71,16 @@ local finished = state ~= 'submitting' and tonumber(found[2] or 0) >= tonumber(f
 if finished or state == 'cancelled' or state == ARGV[1] then return {1, 0} end
 redis.call('HSET', KEYS[1], 'state', ARGV[1])
 return {1, 1}
+"""
+
+
+# KEYS: job. ARGV: images, chunks, ttl_s. Return whether there is such a job: one that a Redis has
+# lost must not come back as half a record.
+_SET_SENT: Final = """
+if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
+redis.call('HSET', KEYS[1], 'images', ARGV[1], 'chunks', ARGV[2])
+redis.call('EXPIRE', KEYS[1], ARGV[3])
+return 1
 """
 
 
@@ -104,10 +126,19 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LostChunk(msgspec.Struct, frozen=True):
-    """A chunk that failed as a whole: it has no results, only the reason."""
+    """A chunk that failed as a whole: it has no results, only the reason.
+
+    `paths` are those of its images, as far as they are known.
+    """
 
     seq: int
     reason: str
+    paths: tuple[str, ...] = ()
+
+    def records(self) -> list[Record]:
+        """Return a failed record of each image that is known."""
+        failure = Failure(LOST, "job", f"there is no result of its chunk: {self.reason}")
+        return [Record.untouched(path, failure) for path in self.paths]
 
 
 def new_job_id(now_s: float | None = None) -> str:
@@ -137,6 +168,7 @@ class JobStore:
         self._asked_about = ("", False)
         self._finish: Any = client.register_script(_FINISH_CHUNK)
         self._move: Any = client.register_script(_MOVE)
+        self._set_sent: Any = client.register_script(_SET_SENT)
 
     def create(self, about: str = "", labels: int = 0, priority: Priority = "normal") -> Job:
         """Record a new job and return it. `about` is text for a person: no bytes of names."""
@@ -184,11 +216,13 @@ class JobStore:
         """Note how many images and chunks are sent, with those that are about to be.
 
         Totals, not increments: where a connection breaks, the same call may be made twice.
+
+        Raises:
+            NoSuchJobError: there is none.
         """
-        with self._client.pipeline() as pipe:
-            pipe.hset(self._keys.job(job_id), mapping={"images": images, "chunks": chunks})
-            pipe.expire(self._keys.job(job_id), self._ttl_s)
-            pipe.execute()
+        key = self._keys.job(job_id)
+        if not self._set_sent(keys=[key], args=[images, chunks, self._ttl_s]):
+            raise self._unknown(job_id)
 
     def set_state(self, job_id: str, state: JobState) -> bool:
         """Move the job on; return whether it moved. One that is cancelled or finished stays so.
@@ -280,12 +314,26 @@ class JobStore:
 
 def _outcome(seq: int, body: bytes) -> ChunkResult | LostChunk:
     meta = decode(body)
+    result = meta.get("result")
     if meta.get("status") != "SUCCESS":
-        return LostChunk(seq, f"{meta.get('status')}: {_message(meta.get('result'))}")
+        reason = f"{meta.get('status')}: {_message(result)}"
+        return LostChunk(seq, reason, _paths(meta.get(PATHS)))
     try:
-        return ChunkResult.from_wire(meta.get("result"))
+        return ChunkResult.from_wire(result)
     except MessageError as e:
-        return LostChunk(seq, str(e))
+        return LostChunk(seq, str(e), paths_in(result))
+
+
+def paths_in(wire: object) -> tuple[str, ...]:
+    """Return the paths of the images in what should be a chunk or its result, but is none."""
+    images = wire.get("images") if isinstance(wire, dict) else None
+    listed = images if isinstance(images, list | tuple) else ()
+    return _paths([one.get("path") if isinstance(one, dict) else None for one in listed])
+
+
+def _paths(found: object) -> tuple[str, ...]:
+    paths = found if isinstance(found, list) else []
+    return tuple(one for one in paths if isinstance(one, str) and 0 < len(one) <= MAX_PATH_CHARS)
 
 
 def _message(error: Any) -> str:
