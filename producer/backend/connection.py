@@ -50,7 +50,12 @@ class Connection:
         self.client: Any = client_of(settings.broker_url)
         client = self.client
         self._results: Any = client_of(settings.results)
-        self.jobs = JobStore(client, settings.result_ttl_s, results=self._results)
+        self.jobs = JobStore(
+            client,
+            settings.result_ttl_s,
+            results=self._results,
+            replicas=settings.redis_wait_replicas,
+        )
         self.blobs = BlobStore(client, settings.result_ttl_s)
         self.labels = LabelStore(client)
         self.dead = DeadLetters(client)

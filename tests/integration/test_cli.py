@@ -28,7 +28,7 @@ from producer.jobs.tagging import Writing
 from worker.contract.local.redis_server import EmbeddedRedis
 from worker.contract.messages import QUEUE, Chunk, ChunkResult, ImageResult, Tag
 from worker.contract.queue.app import make_app
-from worker.contract.redis.connections import CONNECT_TIMEOUT_S
+from worker.contract.redis.pools import CONNECT_TIMEOUT_S
 from worker.contract.secret import SecretUrl
 from worker.contract.settings import Settings
 from worker.contract.stores.jobs import JobStore

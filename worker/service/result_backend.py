@@ -20,8 +20,11 @@ from celery.worker import state as worker_state
 from redis.backoff import ExponentialWithJitterBackoff
 
 from worker.contract.codec import encode
+from worker.contract.queue.app import REPLICAS
+from worker.contract.queue.url_numbers import broker_url_of, result_url_of
 from worker.contract.redis.connections import single_try_client
 from worker.contract.redis.errors import passes, reason_of
+from worker.contract.redis.replicas import WAIT_S, await_replicas
 from worker.contract.stores.jobs import JobStore
 
 # How long a worker that is asked to stop goes on trying to store a result.
@@ -76,9 +79,11 @@ class ChunkResults(RedisBackend):
         self, task_id: str, result: Any, state: str, traceback: Any, request: Any, **options: Any
     ) -> None:
         is_chunk = state == SUCCESS and isinstance(result, dict) and "images" in result
-        apart = self.url != self.app.conf.broker_url
+        apart = result_url_of(self.app) != broker_url_of(self.app)
         if apart or not is_chunk:
             super()._store_result(task_id, result, state, traceback, request, **options)
+            # Those beside the queue come and go with what is known of the chunk.
+            await_replicas(self.client, self._replicas if apart else 0, WAIT_S)
         if is_chunk:
             body = b"" if apart else self._body(task_id, result, request)
             errors = (one.get("error") for one in result["images"])
@@ -98,9 +103,20 @@ class ChunkResults(RedisBackend):
         ) | {"task_id": task_id}
         return encode(meta)
 
+    @property
+    def _replicas(self) -> int:
+        return int(self.app.conf.result_backend_transport_options.get(REPLICAS, 0))
+
     @cached_property
     def _jobs(self) -> JobStore:
-        return JobStore(single_try_client(self.app.conf.broker_url), int(self.expires))
+        return JobStore(single_try_client(broker_url_of(self.app)), int(self.expires))
+
+    def _params_from_url(self, url: str, defaults: dict[str, Any]) -> dict[str, Any]:  # noqa: ARG002 - Celery's
+        """Return what Celery would read from a URL: ours is parsed by now."""
+        return defaults
+
+    def _create_client(self, **params: Any) -> Any:  # noqa: ARG002 - Celery's
+        return single_try_client(result_url_of(self.app))
 
 
 def _is_stopping() -> bool:

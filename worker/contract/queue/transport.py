@@ -23,17 +23,18 @@ from queue import Empty
 from typing import Any, Final
 
 import redis
-from kombu.transport import redis as kombu_redis
 from kombu.utils.json import dumps
 
 from worker.contract.messages import QUEUE, URGENT, URGENT_KEY
 from worker.contract.queue.acks_and_leases import PROCESSING, RAW, Leases
+from worker.contract.queue.connecting import ConnectingChannel, ConnectingTransport
 from worker.contract.queue.envelope import EnvelopeError, open_envelope
 from worker.contract.stores.dead_letters import DeadLetters
 
 log = logging.getLogger(__name__)
 
 _LATE: Final = "a reply has not come in time"
+_MOVED: Final = "another server is the master now"
 
 # What an urgent message begins with, as kombu writes JSON: nothing has to be parsed to know it.
 _URGENT_HEADER: Final = {"urgent": True}
@@ -47,7 +48,7 @@ return redis.call('LMOVE', KEYS[1], KEYS[2], 'RIGHT', 'LEFT')
 """
 
 
-class Channel(kombu_redis.Channel):
+class Channel(ConnectingChannel):
     """Takes messages from our queue so that each is in one place at any moment.
 
     `on_unreadable` is called with the id of a message that cannot be processed, if it has one, and
@@ -100,13 +101,16 @@ class Channel(kombu_redis.Channel):
         """Whether somebody sends urgent messages.
 
         Raises:
-            redis.TimeoutError: Redis does not answer, or did not answer somebody else in time:
-                all connections should be made anew.
+            redis.TimeoutError: Redis does not answer, or did not answer somebody else in time, or
+                another server is the master now: all connections should be made anew.
         """
         if self._is_late:
             raise redis.TimeoutError(_LATE)
         with self.conn_or_acquire() as client:
-            return bool(client.exists(URGENT_KEY))
+            is_possible = bool(client.exists(URGENT_KEY))
+        if self.has_moved():
+            raise redis.TimeoutError(_MOVED)
+        return is_possible
 
     def take_urgent(self) -> bool:
         """Take the next message if it is urgent, whatever is held; return whether it was."""
@@ -166,7 +170,7 @@ class Channel(kombu_redis.Channel):
             client.lrem(PROCESSING, 1, raw)
 
 
-class Transport(kombu_redis.Transport):
+class Transport(ConnectingTransport):
     """Kombu's own with these channels."""
 
     Channel = Channel

@@ -19,15 +19,19 @@ from worker.contract.messages import (
     MessageError,
     task_id,
 )
+from worker.contract.redis.replicas import await_replicas
 
 if TYPE_CHECKING:
     import redis
+
 
 JobState = Literal["submitting", "submitted", "interrupted", "cancelled"]
 
 MAX_ABOUT_CHARS: Final = 300
 _INDEX: Final = f"{KEY_PREFIX}jobs"
 _CODE: Final = "failed:"
+_ID: Final = b"id"
+_CREATE_TIMEOUT_S: Final = 10.0
 
 # A redelivered chunk finds its bit set: its first result stays, and nothing is counted. The result
 # is published too, as Celery's backend does: applications that wait by `AsyncResult` are notified.
@@ -129,11 +133,13 @@ class JobStore:
         *,
         results: redis.Redis | None = None,
         clock: Callable[[], float] = time.time,
+        replicas: int = 0,
     ) -> None:
         self._client: Any = client
         self._results: Any = results or client
         self._ttl_s = ttl_s
         self._clock = clock
+        self._replicas = replicas
         self._finish: Any = client.register_script(_FINISH_CHUNK)
         self._move: Any = client.register_script(_MOVE)
 
@@ -150,6 +156,7 @@ class JobStore:
             pipe.zadd(_INDEX, {job.id: job.created_at_s})
             pipe.zremrangebyscore(_INDEX, 0, self._clock() - self._ttl_s * 30)
             pipe.execute()
+        self.confirm_sent(_CREATE_TIMEOUT_S)
         return job
 
     def get(self, job_id: str) -> Job:
@@ -159,7 +166,8 @@ class JobStore:
             NoSuchJobError: there is none.
         """
         found = self._client.hgetall(_key(job_id))
-        if not found:
+        # A failover may lose the record, and its totals are written again afterwards.
+        if _ID not in found:
             raise self._unknown(job_id)
         return _job(found)
 
@@ -169,7 +177,7 @@ class JobStore:
         with self._client.pipeline(transaction=False) as pipe:
             for job_id in ids:
                 pipe.hgetall(_key(job_id))
-            return [_job(found) for found in pipe.execute() if found]
+            return [_job(found) for found in pipe.execute() if _ID in found]
 
     def set_sent(self, job_id: str, *, images: int, chunks: int) -> None:
         """Note how many images and chunks are sent, with those that are about to be.
@@ -180,6 +188,14 @@ class JobStore:
             pipe.hset(_key(job_id), mapping={"images": images, "chunks": chunks})
             pipe.expire(_key(job_id), self._ttl_s)
             pipe.execute()
+
+    def confirm_sent(self, timeout_s: float) -> None:
+        """Wait until as many replicas as asked for have all that was sent so far; 0: not at all.
+
+        Raises:
+            ReplicationError: it may be lost: send it again.
+        """
+        await_replicas(self._client, self._replicas, timeout_s)
 
     def set_state(self, job_id: str, state: JobState) -> bool:
         """Move the job on; return whether it moved. One that is cancelled or finished stays so.
