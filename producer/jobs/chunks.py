@@ -12,8 +12,8 @@ from producer.jobs.options import JobOptions
 from producer.jobs.read_image import read_image
 from producer.sources.scan import Image, path_of
 from worker.contract import failures
+from worker.contract.keys import Keys
 from worker.contract.messages import MAX_PATH_CHARS, Chunk, Failure, ImageRef
-from worker.contract.stores.blobs import blob_key
 
 # A chunk costs a worker up to 4 ms of CPU whatever it holds: a long job has larger ones; but small
 # ones at both ends, so that all workers begin and end at nearly the same time.
@@ -42,7 +42,13 @@ class OutgoingChunk(NamedTuple):
 
 
 def make_chunk(
-    job: str, seq: int, images: Sequence[Loaded], options: JobOptions, *, urgent: bool = False
+    job: str,
+    seq: int,
+    images: Sequence[Loaded],
+    options: JobOptions,
+    keys: Keys,
+    *,
+    urgent: bool = False,
 ) -> OutgoingChunk:
     """Return chunk `seq` of a job; images that have bytes get blobs of the chunk's own."""
     blobs: dict[str, bytes] = {}
@@ -51,7 +57,7 @@ def make_chunk(
         if data is None:
             refs.append(ref)
             continue
-        key = blob_key(job, seq, index)
+        key = keys.blob(job, seq, index)
         blobs[key] = data
         refs.append(msgspec.structs.replace(ref, blob=key))
     chunk = Chunk(

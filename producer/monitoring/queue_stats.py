@@ -6,21 +6,18 @@ import base64
 import time
 from collections import Counter
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 
 from worker.contract.codec import decode
-from worker.contract.messages import QUEUE
-from worker.contract.queue.acks_and_leases import PROCESSING
 
 if TYPE_CHECKING:
     import redis
 
+    from worker.contract.keys import Keys
     from worker.contract.stores.dead_letters import DeadLetters
     from worker.contract.stores.jobs import JobStore
-
-_UNACKED: Final = "unacked"
 
 
 class QueueStats(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,7 +37,7 @@ class QueueStats(msgspec.Struct, frozen=True, kw_only=True):
     dead_letters: int
 
 
-def look(client: redis.Redis, jobs: JobStore, dead: DeadLetters) -> QueueStats:
+def look(client: redis.Redis, keys: Keys, jobs: JobStore, dead: DeadLetters) -> QueueStats:
     """Return the backlog now.
 
     Raises:
@@ -51,9 +48,9 @@ def look(client: redis.Redis, jobs: JobStore, dead: DeadLetters) -> QueueStats:
         images=sum(job.outstanding for job in known),
         done={job.id: job.done for job in known},
         states=Counter(job.status for job in known),
-        waiting=lists.llen(QUEUE),
-        in_workers=lists.hlen(_UNACKED) + lists.llen(PROCESSING),
-        oldest_s=_age_s(lists.lindex(QUEUE, -1)),
+        waiting=lists.llen(keys.queue),
+        in_workers=lists.hlen(keys.unacked) + lists.llen(keys.processing),
+        oldest_s=_age_s(lists.lindex(keys.queue, -1)),
         dead_letters=dead.count(),
     )
 

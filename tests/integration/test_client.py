@@ -35,9 +35,9 @@ from producer import (
 )
 from producer.jobs import redis_transport
 from producer.jobs.stream import RecordStream
+from worker.contract.keys import DEFAULT_KEYS as KEYS
 from worker.contract.labels import LabelPack
 from worker.contract.local.redis_server import EmbeddedRedis
-from worker.contract.messages import QUEUE
 from worker.contract.stores.jobs import JobStore
 
 LABELS = ["猫", "狗"]
@@ -272,7 +272,7 @@ def test_whatever_stands_in_the_way_is_a_producer_error(
     with Client(server.url) as tagger:
         with pytest.raises(NoWorkerError, match="no worker is online"):
             next(tagger.tag(photos, LABELS))
-        client.set(QUEUE, "no list")
+        client.set(KEYS.queue, "no list")
         with pytest.raises(UnavailableError, match="WRONGTYPE"):
             tagger.submit(photos, LABELS)
     with Client("http://127.0.0.1:1") as tagger, pytest.raises(ServerError, match="no answer"):

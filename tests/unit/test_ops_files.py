@@ -14,6 +14,7 @@ import pytest
 import yaml
 from conftest import ROOT
 
+from worker.contract.keys import DEFAULT_KEYS
 from worker.contract.settings import Settings
 
 OPS = ROOT / "ops"
@@ -140,4 +141,4 @@ def test_every_setting_in_these_files_is_one_of_ours_and_every_variable_is_expla
 def test_the_queue_that_is_scaled_by_is_ours() -> None:
     text = (OPS / "k8s" / "autoscale.yaml").read_text(encoding="utf-8")
     (scaled, _) = yaml.safe_load_all(text)
-    assert scaled["spec"]["triggers"][0]["metadata"]["listName"] == "tag"
+    assert scaled["spec"]["triggers"][0]["metadata"]["listName"] == DEFAULT_KEYS.queue

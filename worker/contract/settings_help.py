@@ -26,6 +26,11 @@ GROUPS: Final[Mapping[str, Mapping[str, Entry]]] = {
         "sentinel_password": Entry(
             "Password of the sentinels; that of the servers stands in the URL.", "none"
         ),
+        "prefix": Entry(
+            "Beginning of the name of everything in Redis. Installations with different prefixes "
+            "share a database without seeing each other; producers, workers and Flower of one "
+            "have the same."
+        ),
         "tls_ca": Entry(
             "Certificate authority of a `rediss://` or `sentinels://` Redis, a PEM file. The "
             "server's certificate is checked unless the URL says `ssl_cert_reqs=none`.",

@@ -20,7 +20,7 @@ from celery.worker import state as worker_state
 from redis.backoff import ExponentialWithJitterBackoff
 
 from worker.contract.codec import encode
-from worker.contract.queue.app import REPLICAS
+from worker.contract.queue.app import REPLICAS, keys_of
 from worker.contract.queue.url_numbers import broker_url_of, result_url_of
 from worker.contract.redis.connections import single_try_client
 from worker.contract.redis.errors import passes, reason_of
@@ -83,7 +83,7 @@ class ChunkResults(RedisBackend):
         if apart or not is_chunk:
             super()._store_result(task_id, result, state, traceback, request, **options)
             # Those beside the queue come and go with what is known of the chunk.
-            await_replicas(self.client, self._replicas if apart else 0, WAIT_S)
+            await_replicas(self.client, keys_of(self.app), self._replicas if apart else 0, WAIT_S)
         if is_chunk:
             body = b"" if apart else self._body(task_id, result, request)
             errors = (one.get("error") for one in result["images"])
@@ -109,7 +109,8 @@ class ChunkResults(RedisBackend):
 
     @cached_property
     def _jobs(self) -> JobStore:
-        return JobStore(single_try_client(broker_url_of(self.app)), int(self.expires))
+        client = single_try_client(broker_url_of(self.app))
+        return JobStore(client, int(self.expires), keys=keys_of(self.app))
 
     def _params_from_url(self, url: str, defaults: dict[str, Any]) -> dict[str, Any]:  # noqa: ARG002 - Celery's
         """Return what Celery would read from a URL: ours is parsed by now."""

@@ -33,7 +33,7 @@ from producer.monitoring.flower.broker import QueueLengths, check_url, settings_
 from producer.monitoring.flower.throughput_stats import PERIOD_S, STAGES, Throughput, View
 from producer.monitoring.queue_stats import look
 from worker.contract.messages import QUEUE
-from worker.contract.queue.app import use_broker
+from worker.contract.queue.app import prefix_options, use_broker
 from worker.contract.redis.connections import BrokerUnreachableError, connect
 from worker.contract.stores.dead_letters import DeadLetters
 from worker.contract.stores.jobs import JobStore
@@ -78,7 +78,7 @@ class ThroughputEvents(Events):
         capp.conf.task_default_queue = QUEUE
         # Celery's command sets it, and it is stronger than what is set here.
         os.environ.pop(_URL_VARIABLE, None)
-        use_broker(capp, self._settings.broker_url)
+        use_broker(capp, self._settings.broker_url, prefix_options(self._settings.keys))
         super().__init__(capp, *arguments, **named)
 
     def start(self) -> None:
@@ -93,15 +93,16 @@ class ThroughputEvents(Events):
 
     def _look(self) -> None:
         pause = threading.Event()
-        url, ttl_s = self._settings.broker_url, self._settings.result_ttl_s
+        settings = self._settings
+        keys, url, ttl_s = settings.keys, settings.broker_url, settings.result_ttl_s
         while True:
             with (
                 suppress(BrokerUnreachableError, redis.RedisError),
                 connect(url, timeout_s=LOOK_TIMEOUT_S) as client,
             ):
-                jobs, dead = JobStore(client, ttl_s), DeadLetters(client)
+                jobs, dead = JobStore(client, ttl_s, keys=keys), DeadLetters(client, keys)
                 while True:
-                    throughput.look(look(client, jobs, dead))
+                    throughput.look(look(client, keys, jobs, dead))
                     pause.wait(PERIOD_S)
             throughput.look(None)
             pause.wait(PERIOD_S)

@@ -9,6 +9,7 @@ from celery import Celery
 from kombu import Queue
 from kombu.transport import TRANSPORT_ALIASES
 
+from worker.contract.keys import Keys
 from worker.contract.messages import APP_NAME, QUEUE, TASK
 from worker.contract.queue.url_numbers import URL_NUMBER, number_of
 from worker.contract.redis.pools import IDLE_CHECK_S
@@ -23,6 +24,7 @@ RENEWALS_PER_LEASE: Final = 6
 REPLICAS: Final = "replicas"
 # By name: they are loaded when they are needed, not when a command starts.
 _TRANSPORT: Final = "worker.contract.queue.transport:Transport"
+PREFIX_OPTION: Final = "global_keyprefix"
 _RESULTS: Final = "worker.service.result_backend:ChunkResults"
 _SCHEMES: Final = ("redis", "rediss", "unix", "sentinel", "sentinels")
 
@@ -39,15 +41,26 @@ def make_app(settings: Settings, *, stores_results: bool) -> Celery:
         set_as_current=False,
     )
     app.conf.update(_common(settings))
-    use_broker(app, settings.broker_url, _lease_options(settings))
-    app.conf.result_backend_transport_options = {
+    prefix = prefix_options(settings.keys)
+    use_broker(app, settings.broker_url, prefix | _lease_options(settings))
+    app.conf.result_backend_transport_options = prefix | {
         URL_NUMBER: number_of(settings.results),
         REPLICAS: settings.redis_wait_replicas,
     }
     return app
 
 
-def use_broker(app: Any, url: SecretUrl, options: Mapping[str, Any] | None = None) -> None:
+def prefix_options(keys: Keys) -> dict[str, Any]:
+    """Return the option with which kombu and Celery name all that they have in Redis as `keys`."""
+    return {PREFIX_OPTION: keys.prefix}
+
+
+def keys_of(app: Celery) -> Keys:
+    """Return the names that an app of `make_app` has in Redis."""
+    return Keys(app.conf.broker_transport_options[PREFIX_OPTION])
+
+
+def use_broker(app: Any, url: SecretUrl, options: Mapping[str, Any]) -> None:
     """Let an app reach its queue at `url`, by our subclass of kombu's Redis transport.
 
     What Celery and kombu know as the URL has no password: they log it, answer with it, and send it
@@ -59,7 +72,7 @@ def use_broker(app: Any, url: SecretUrl, options: Mapping[str, Any] | None = Non
     app.conf.broker_transport_options = {
         URL_NUMBER: number_of(url),
         "health_check_interval": IDLE_CHECK_S,
-        **(options or {}),
+        **options,
     }
 
 

@@ -10,6 +10,10 @@ Kombu takes a message by BRPOP and notes it as unacknowledged afterwards: a work
 between, or whose connection breaks, loses it. Here it moves in one step to the processing list, and
 leaves that when it is noted.
 
+Everything in Redis has the names that kombu's option `global_keyprefix` gives. Kombu's own client
+for it changes the keys of some commands and leaves those of others, BLMOVE among them; here a name
+is written out where it is made, and every command has the whole name.
+
 A test names each private part of kombu that this package overrides or uses: test_private_names.
 """
 
@@ -19,20 +23,33 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from queue import Empty
 from typing import Any, Final
 
 import redis
+from kombu.transport import redis as kombu_redis
+from kombu.utils.encoding import bytes_to_str
 from kombu.utils.json import dumps
 
-from worker.contract.messages import QUEUE, URGENT, URGENT_KEY
-from worker.contract.queue.acks_and_leases import PROCESSING, RAW, Leases
+from worker.contract.keys import Keys
+from worker.contract.messages import QUEUE, URGENT
+from worker.contract.queue.acks_and_leases import RAW, Leases
+from worker.contract.queue.app import PREFIX_OPTION
 from worker.contract.queue.connecting import ConnectingChannel, ConnectingTransport
-from worker.contract.queue.envelope import EnvelopeError, open_envelope
+from worker.contract.queue.envelope import (
+    MAX_MESSAGE_BYTES,
+    EnvelopeError,
+    open_control,
+    open_envelope,
+)
 from worker.contract.stores.dead_letters import DeadLetters
 
 log = logging.getLogger(__name__)
 
+# Remote control: a command is a few hundred bytes, a text to be encoded some kilobytes.
+MAX_CONTROL_BYTES: Final = 2**20
+_REPLIES: Final = ".pidbox"
 _LATE: Final = "a reply has not come in time"
 _MOVED: Final = "another server is the master now"
 
@@ -56,6 +73,9 @@ class Channel(ConnectingChannel):
     """
 
     QoS = Leases
+    from_transport_options = tuple(
+        name for name in ConnectingChannel.from_transport_options if name != PREFIX_OPTION
+    )
 
     on_unreadable: Callable[[str, str], None] | None = None
     _shared_client: Any = None
@@ -63,6 +83,49 @@ class Channel(ConnectingChannel):
     # Whether a reply has not come in time: then other connections may have vanished, too, and each
     # would be found out by a time-out of its own.
     _is_late = False
+
+    @cached_property
+    def keys(self) -> Keys:
+        """The names of everything in Redis."""
+        return Keys(self.connection.client.transport_options[PREFIX_OPTION])
+
+    @property
+    def unacked_key(self) -> str:
+        """Name of the messages that are held."""
+        return self.keys.unacked
+
+    @property
+    def unacked_index_key(self) -> str:
+        """Name of their leases."""
+        return self.keys.unacked_index
+
+    @property
+    def unacked_mutex_key(self) -> str:
+        """Name of the lock of whoever puts them back."""
+        return self.keys.unacked_mutex
+
+    @property
+    def keyprefix_queue(self) -> str:
+        """Name of the queues that are bound to an exchange."""
+        return f"{self.keys.prefix}{kombu_redis.Channel.keyprefix_queue}"
+
+    @property
+    def keyprefix_binding_deadlines(self) -> str:
+        """Name of what kombu notes of bindings that expire."""
+        return f"{self.keys.prefix}{kombu_redis.Channel.keyprefix_binding_deadlines}"
+
+    @property
+    def keyprefix_binding_permanent(self) -> str:
+        """Name of what kombu notes of bindings that do not expire."""
+        return f"{self.keys.prefix}{kombu_redis.Channel.keyprefix_binding_permanent}"
+
+    def _q_for_pri(self, queue: str, pri: int) -> str:
+        """Return the name of a queue's list."""
+        return f"{self.keys.prefix}{super()._q_for_pri(queue, pri)}"
+
+    def _get_publish_topic(self, exchange: str, routing_key: str) -> str:
+        """Return the name of an exchange's channel: of remote control, or of events."""
+        return f"{self.keys.prefix}{super()._get_publish_topic(exchange, routing_key)}"
 
     def _create_client(self, asynchronous: bool = False) -> Any:  # noqa: FBT001, FBT002 - kombu's
         """Return one client for all that is not waited for.
@@ -95,7 +158,7 @@ class Channel(ConnectingChannel):
             super()._put(queue, message, **kwargs)
             return
         with self.conn_or_acquire() as client:
-            client.rpush(queue, dumps(_URGENT_HEADER | message))
+            client.rpush(self._q_for_pri(queue, 0), dumps(_URGENT_HEADER | message))
 
     def is_urgency_possible(self) -> bool:
         """Whether somebody sends urgent messages.
@@ -107,7 +170,7 @@ class Channel(ConnectingChannel):
         if self._is_late:
             raise redis.TimeoutError(_LATE)
         with self.conn_or_acquire() as client:
-            is_possible = bool(client.exists(URGENT_KEY))
+            is_possible = bool(client.exists(self.keys.urgent))
         if self.has_moved():
             raise redis.TimeoutError(_MOVED)
         return is_possible
@@ -115,40 +178,49 @@ class Channel(ConnectingChannel):
     def take_urgent(self) -> bool:
         """Take the next message if it is urgent, whatever is held; return whether it was."""
         with self.conn_or_acquire() as client:
-            raw = client.eval(_TAKE_URGENT, 2, QUEUE, PROCESSING, _URGENT_PREFIX)
+            raw = client.eval(_TAKE_URGENT, 2, *self._lists, _URGENT_PREFIX)
         if raw is None:
             return False
         self._hand_over(raw)
         return True
 
     def _brpop_start(self, timeout: float | None = None) -> None:
-        self._moves = set(self.active_queues) == {QUEUE}
+        # Whatever else is to be consumed from beside it: only from there messages are taken safely.
+        self._moves = QUEUE in self.active_queues
         if not self._moves:
             super()._brpop_start(timeout)
             return
         self._in_poll = self.client.connection
         self._brpop_sent_at = time.monotonic()
         timeout_s = timeout or self.brpop_timeout or 0
-        self.client.connection.send_command("BLMOVE", QUEUE, PROCESSING, "RIGHT", "LEFT", timeout_s)
+        command = ("BLMOVE", *self._lists, "RIGHT", "LEFT", timeout_s)
+        self.client.connection.send_command(*command)
 
     def _brpop_read(self, **options: Any) -> bool:
         # The command that was sent: meanwhile the queue may have been cancelled.
-        if not self._moves:
-            return bool(super()._brpop_read(**options))
+        command = "BLMOVE" if self._moves else "BRPOP"
         try:
             try:
-                raw = self.client.parse_response(self.client.connection, "BLMOVE", **options)
+                found = self.client.parse_response(self.client.connection, command, **options)
             except self.connection_errors:
                 # The next turn of the loop connects anew.
                 self.client.connection.disconnect()
                 raise
-            if raw is None:
+            if found is None:
                 raise Empty
-            self._hand_over(raw)
+            if self._moves:
+                self._hand_over(found)
+            else:
+                self._hand_over_reply(*found)
             return True
         finally:
             self._in_poll = None
             self._flush_brpop_reauth()
+
+    @property
+    def _lists(self) -> tuple[str, str]:
+        """From where to where messages are moved."""
+        return self.keys.queue, self.keys.processing
 
     def _hand_over(self, raw: bytes) -> None:
         """Give a message on the processing list to its consumer, or make it a dead letter."""
@@ -159,15 +231,56 @@ class Channel(ConnectingChannel):
             if e.task_id is not None and self.on_unreadable is not None:
                 self.on_unreadable(e.task_id, str(e))
             return
+        info = message["properties"]["delivery_info"]
+        # Where it is put back to, whatever its sender calls that.
+        info["exchange"], info["routing_key"] = "", QUEUE
         # `Leases.append` takes it out again: by it the message is found on the processing list.
-        message["properties"]["delivery_info"][RAW] = raw
+        info[RAW] = raw
         self.connection._deliver(message, QUEUE)  # noqa: SLF001 - as kombu does
+
+    def _hand_over_reply(self, key: bytes, raw: bytes) -> None:
+        """Give a message of another queue to its consumer: the reply of a worker."""
+        queue = key.decode().removeprefix(self.keys.prefix)
+        self._queue_cycle.rotate(queue)
+        is_reply = queue.endswith(_REPLIES)
+        try:
+            message = open_control(raw, MAX_MESSAGE_BYTES) if is_reply else open_envelope(raw)
+        except EnvelopeError as e:
+            log.warning("message.dropped: %d bytes in %s, %s", len(raw), queue[:80], e)
+            return
+        self.connection._deliver(message, queue)  # noqa: SLF001 - as kombu does
+
+    def _receive_one(self, c: Any) -> bool | None:
+        """Give a command or an event to its consumer; drop what is too large, or neither of them.
+
+        Kombu parses all of it first, and inflates it. What it cannot read ends the connection.
+        """
+        try:
+            response = c.parse_response()
+        except self.connection_errors:
+            self._in_listen = None
+            raise
+        if not isinstance(response, list | tuple):
+            return None
+        found = self._handle_message(c, response)
+        if not bytes_to_str(found["type"]).endswith("message"):
+            return None
+        _, _, topic = bytes_to_str(found["channel"]).removeprefix(self.keys.prefix).partition(".")
+        exchange = topic.partition("/")[0]
+        try:
+            message = open_control(found["data"], MAX_CONTROL_BYTES)
+        except EnvelopeError as e:
+            log.warning("control.dropped: %d bytes, %s", len(found["data"]), e)
+            return None
+        if exchange not in self._fanout_to_queue:
+            return None
+        return bool(self._deliver_fanout_message(message, exchange))
 
     def _dead_letter(self, raw: bytes, reason: str) -> None:
         log.error("message.unreadable: %d bytes, %s", len(raw), reason)
         with self.conn_or_acquire() as client:
-            DeadLetters(client).add_unreadable(raw, reason)
-            client.lrem(PROCESSING, 1, raw)
+            DeadLetters(client, self.keys).add_unreadable(raw, reason)
+            client.lrem(self.keys.processing, 1, raw)
 
 
 class Transport(ConnectingTransport):

@@ -14,12 +14,11 @@ from typing import Any, Final
 
 import redis
 
-from worker.contract.messages import KEY_PREFIX
+from worker.contract.keys import Keys
 
 # Less than a reply may take.
 WAIT_S: Final = 2.0
 _KEPT_S: Final = 3600
-_MARK: Final = f"{KEY_PREFIX}replicated:"
 
 
 class ReplicationError(redis.ConnectionError):
@@ -28,6 +27,7 @@ class ReplicationError(redis.ConnectionError):
 
 def await_replicas(
     client: Any,
+    keys: Keys,
     replicas: int,
     timeout_s: float,
     *,
@@ -44,7 +44,7 @@ def await_replicas(
     """
     if not replicas:
         return
-    mark, ends_s = f"{_MARK}{secrets.token_hex(8)}", now() + timeout_s
+    mark, ends_s = keys.replicated(secrets.token_hex(8)), now() + timeout_s
     was_there, reached = _wait(client, mark, replicas)
     while reached < replicas:
         if now() > ends_s:

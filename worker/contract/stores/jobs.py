@@ -12,13 +12,8 @@ import msgspec
 from worker.contract.codec import decode
 from worker.contract.i18n import TranslatedError
 from worker.contract.i18n import gettext_noop as N_
-from worker.contract.messages import (
-    KEY_PREFIX,
-    RESULT_PREFIX,
-    ChunkResult,
-    MessageError,
-    task_id,
-)
+from worker.contract.keys import DEFAULT_KEYS, Keys
+from worker.contract.messages import ChunkResult, MessageError, task_id
 from worker.contract.redis.replicas import await_replicas
 
 if TYPE_CHECKING:
@@ -28,7 +23,6 @@ if TYPE_CHECKING:
 JobState = Literal["submitting", "submitted", "interrupted", "cancelled"]
 
 MAX_ABOUT_CHARS: Final = 300
-_INDEX: Final = f"{KEY_PREFIX}jobs"
 _CODE: Final = "failed:"
 _ID: Final = b"id"
 _CREATE_TIMEOUT_S: Final = 10.0
@@ -131,10 +125,12 @@ class JobStore:
         client: redis.Redis,
         ttl_s: int,
         *,
+        keys: Keys = DEFAULT_KEYS,
         results: redis.Redis | None = None,
         clock: Callable[[], float] = time.time,
         replicas: int = 0,
     ) -> None:
+        self._keys = keys
         self._client: Any = client
         self._results: Any = results or client
         self._ttl_s = ttl_s
@@ -151,10 +147,11 @@ class JobStore:
         with self._client.pipeline() as pipe:
             fields = msgspec.to_builtins(job)
             del fields["codes"]
-            pipe.hset(_key(job.id), mapping={name: str(value) for name, value in fields.items()})
-            pipe.expire(_key(job.id), self._ttl_s)
-            pipe.zadd(_INDEX, {job.id: job.created_at_s})
-            pipe.zremrangebyscore(_INDEX, 0, self._clock() - self._ttl_s * 30)
+            key = self._keys.job(job.id)
+            pipe.hset(key, mapping={name: str(value) for name, value in fields.items()})
+            pipe.expire(key, self._ttl_s)
+            pipe.zadd(self._keys.jobs, {job.id: job.created_at_s})
+            pipe.zremrangebyscore(self._keys.jobs, 0, self._clock() - self._ttl_s * 30)
             pipe.execute()
         self.confirm_sent(_CREATE_TIMEOUT_S)
         return job
@@ -165,7 +162,7 @@ class JobStore:
         Raises:
             NoSuchJobError: there is none.
         """
-        found = self._client.hgetall(_key(job_id))
+        found = self._client.hgetall(self._keys.job(job_id))
         # A failover may lose the record, and its totals are written again afterwards.
         if _ID not in found:
             raise self._unknown(job_id)
@@ -173,10 +170,10 @@ class JobStore:
 
     def list(self) -> list[Job]:
         """Return all jobs that are remembered, the newest first."""
-        ids = [raw.decode() for raw in self._client.zrevrange(_INDEX, 0, -1)]
+        ids = [raw.decode() for raw in self._client.zrevrange(self._keys.jobs, 0, -1)]
         with self._client.pipeline(transaction=False) as pipe:
             for job_id in ids:
-                pipe.hgetall(_key(job_id))
+                pipe.hgetall(self._keys.job(job_id))
             return [_job(found) for found in pipe.execute() if _ID in found]
 
     def set_sent(self, job_id: str, *, images: int, chunks: int) -> None:
@@ -185,8 +182,8 @@ class JobStore:
         Totals, not increments: where a connection breaks, the same call may be made twice.
         """
         with self._client.pipeline() as pipe:
-            pipe.hset(_key(job_id), mapping={"images": images, "chunks": chunks})
-            pipe.expire(_key(job_id), self._ttl_s)
+            pipe.hset(self._keys.job(job_id), mapping={"images": images, "chunks": chunks})
+            pipe.expire(self._keys.job(job_id), self._ttl_s)
             pipe.execute()
 
     def confirm_sent(self, timeout_s: float) -> None:
@@ -195,7 +192,7 @@ class JobStore:
         Raises:
             ReplicationError: it may be lost: send it again.
         """
-        await_replicas(self._client, self._replicas, timeout_s)
+        await_replicas(self._client, self._keys, self._replicas, timeout_s)
 
     def set_state(self, job_id: str, state: JobState) -> bool:
         """Move the job on; return whether it moved. One that is cancelled or finished stays so.
@@ -203,7 +200,7 @@ class JobStore:
         Raises:
             NoSuchJobError: there is none.
         """
-        there, moved = self._move(keys=[_key(job_id)], args=[state])
+        there, moved = self._move(keys=[self._keys.job(job_id)], args=[state])
         if not there:
             raise self._unknown(job_id)
         return bool(moved)
@@ -216,7 +213,7 @@ class JobStore:
 
     def is_cancelled(self, job_id: str) -> bool:
         """Whether the job was cancelled: workers ask again and again."""
-        return bool(self._client.hget(_key(job_id), "state") == b"cancelled")
+        return bool(self._client.hget(self._keys.job(job_id), "state") == b"cancelled")
 
     def finish_chunk(
         self,
@@ -236,7 +233,8 @@ class JobStore:
         it was before.
         """
         name = task_id(job_id, seq)
-        keys = [_key(job_id), done_key(job_id), RESULT_PREFIX + name, attempts_key(name)]
+        names = self._keys
+        keys = [names.job(job_id), names.done(job_id), names.result(name), names.attempts(name)]
         added = [part for code, n in (codes or {}).items() for part in (_CODE + code, n)]
         return bool(self._finish(keys=keys, args=[seq, images, failed, self._ttl_s, body, *added]))
 
@@ -244,7 +242,7 @@ class JobStore:
         """Return those of `seqs` that have been counted as done."""
         with self._client.pipeline(transaction=False) as pipe:
             for seq in seqs:
-                pipe.getbit(done_key(job_id), seq)
+                pipe.getbit(self._keys.done(job_id), seq)
             return {seq for seq, bit in zip(seqs, pipe.execute(), strict=True) if bit}
 
     def collect(self, job_id: str, seqs: Sequence[int]) -> Sequence[ChunkResult | LostChunk]:
@@ -254,14 +252,17 @@ class JobStore:
         """
         if not seqs:
             return []
-        bodies = self._results.mget([RESULT_PREFIX + task_id(job_id, seq) for seq in seqs])
+        bodies = self._results.mget([self._result(job_id, seq) for seq in seqs])
         return [_outcome(seq, body) for seq, body in zip(seqs, bodies, strict=True) if body]
 
     def drop_results(self, job_id: str, seqs: Iterable[int]) -> None:
         """Free the results of chunks that are safe elsewhere."""
-        keys = [RESULT_PREFIX + task_id(job_id, seq) for seq in seqs]
+        keys = [self._result(job_id, seq) for seq in seqs]
         if keys:
             self._results.unlink(*keys)
+
+    def _result(self, job_id: str, seq: int) -> str:
+        return self._keys.result(task_id(job_id, seq))
 
 
 def _outcome(seq: int, body: bytes) -> ChunkResult | LostChunk:
@@ -288,17 +289,3 @@ def _job(found: dict[bytes, bytes]) -> Job:
     }
     codes = {name.removeprefix(_CODE): n for name, n in fields.items() if name.startswith(_CODE)}
     return msgspec.convert(fields | {"codes": codes}, Job, strict=False)
-
-
-def _key(job_id: str) -> str:
-    return f"{KEY_PREFIX}job:{job_id}"
-
-
-def attempts_key(name: str) -> str:
-    """Return the key of what is known of a chunk, by its task id, that was delivered again."""
-    return f"{KEY_PREFIX}attempts:{name}"
-
-
-def done_key(job_id: str) -> str:
-    """Return the key of a job's bits: one a chunk, set when its results are stored."""
-    return f"{KEY_PREFIX}job:{job_id}:done"
