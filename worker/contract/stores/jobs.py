@@ -39,6 +39,8 @@ LOST: Final = "lost"
 PATHS: Final = "paths"
 _ID: Final = b"id"
 _CREATE_TIMEOUT_S: Final = 10.0
+# Jobs about which something is remembered here.
+_MOST_JOBS: Final = 1024
 
 # A redelivered chunk finds its bit set: its first result stays, and nothing is counted. The result
 # is published too, as Celery's backend does: applications that wait by `AsyncResult` are notified.
@@ -168,8 +170,8 @@ class JobStore:
         self._results: Any = results or client
         self._ttl_s = ttl_s
         self._clock = clock
-        # The last job whose results were fetched, and whether a version before the prefix made it.
-        self._asked_about = ("", False)
+        # Jobs whose results were fetched, and whether a version before the prefix created them.
+        self._legacy_jobs: dict[str, bool] = {}
         self._replicas = replicas
         self._finish: Any = client.register_script(_FINISH_CHUNK)
         self._move: Any = client.register_script(_MOVE)
@@ -319,12 +321,15 @@ class JobStore:
 
     def _is_legacy(self, job_id: str) -> bool:
         """Whether a version before the prefix has created the job; its record is asked once."""
-        if job_id != self._asked_about[0]:
+        known = self._legacy_jobs.get(job_id)
+        if known is None:
+            if len(self._legacy_jobs) >= _MOST_JOBS:
+                self._legacy_jobs.clear()
             key = self._keys.job(job_id)
             created, prefix = self._client.hmget(key, "created_at_s", legacy.JOB_FIELD)
-            is_legacy = created is not None and prefix is None and legacy.is_served(self._keys)
-            self._asked_about = job_id, is_legacy
-        return self._asked_about[1]
+            known = created is not None and prefix is None and legacy.is_served(self._keys)
+            self._legacy_jobs[job_id] = known
+        return known
 
 
 def _outcome(seq: int, body: bytes) -> ChunkResult | LostChunk:
