@@ -9,6 +9,7 @@ from typing import Final, Self
 
 from celery import Celery
 
+from producer.arguments import argument
 from producer.backend.subprocesses import WORKER, environment, is_error, without_prefix
 from producer.backend.workers import WorkerInfo, online
 from worker.contract.extras import missing, remedy
@@ -36,8 +37,8 @@ def check_libraries() -> None:
         EmbeddedError: with what to install.
     """
     if missing("worker"):
-        msg = _("--embedded runs a worker, which needs: {install}").format(
-            install=remedy("worker", "embedded")
+        msg = _("{embedded} runs a worker, which needs: {install}").format(
+            embedded=argument("embedded"), install=remedy("worker", "embedded")
         )
         raise EmbeddedError(msg)
 

@@ -20,6 +20,8 @@ from worker.contract.messages import MAX_PATH_CHARS, Chunk, Failure, ImageRef
 SMALLEST_CHUNK: Final = 8
 LARGEST_CHUNK: Final = 64
 CHUNK_SHARE: Final = 64
+# A character of a name becomes six of JSON at most, and those eight of base64.
+_BYTES_PER_CHAR: Final = 8
 
 
 class Loaded(NamedTuple):
@@ -80,21 +82,27 @@ def grouped(
 ) -> Iterator[list[Loaded]]:
     """Yield the images in groups that are full by number or by bytes; no image is split.
 
-    `most_images` says how many the next group may hold, after so many in those before.
+    `most_images` says how many the next group may hold, after so many in those before. So no
+    message is larger than workers read (`worker.contract.queue.envelope`), however long names are.
     """
     before, size_bytes = 0, 0
     group: list[Loaded] = []
     most = most_images(before)
     for image in images:
         group.append(image)
-        if image.data:
-            size_bytes += len(image.data)
+        size_bytes += _size(image)
         if len(group) >= most or size_bytes >= most_bytes:
             yield group
             before += len(group)
             group, size_bytes, most = [], 0, most_images(before)
     if group:
         yield group
+
+
+def _size(image: Loaded) -> int:
+    """Return how many bytes an image takes: its own, and of its message at most."""
+    error = len(image.ref.error.message) if image.ref.error else 0
+    return len(image.data or b"") + _BYTES_PER_CHAR * (len(image.ref.path) + error)
 
 
 def size_of_chunk(before: int, total: int | None) -> int:

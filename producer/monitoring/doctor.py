@@ -20,6 +20,7 @@ from worker.contract.extras import EXTRAS, incomplete, is_wanted, missing, remed
 from worker.contract.i18n import gettext as _
 from worker.contract.i18n import gettext_noop as N_
 from worker.contract.keys import Keys
+from worker.contract.queue.fair import FairQueue
 from worker.contract.redis.connections import BrokerUnreachableError, connect, unreachable
 from worker.contract.redis.server_check import (
     ServerUnfitError,
@@ -130,7 +131,7 @@ def _broker(connection: Connection) -> Iterator[Finding]:
         yield from _refusal(client, connection.keys)
         yield from _memory(client, about)
         yield from _clock(client)
-        waiting = _asked(client.llen, connection.keys.queue)
+        waiting = _asked(FairQueue(connection.keys).size, client)
         dead = _asked(DeadLetters(client, connection.keys).count)
     if waiting is not None:
         yield Finding("ok", _("{messages:,} messages wait in the queue").format(messages=waiting))

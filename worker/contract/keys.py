@@ -49,6 +49,20 @@ class Keys(msgspec.Struct, frozen=True):
         return f"{self.prefix}{QUEUE}"
 
     @property
+    def urgent_queue(self) -> str:
+        """List of the urgent messages, once a worker has sorted them."""
+        return f"{self.prefix}{QUEUE}.urgent"
+
+    @property
+    def turns(self) -> str:
+        """Sorted set of the jobs that have messages waiting, by whose turn it is."""
+        return f"{self.prefix}{QUEUE}.turns"
+
+    def waiting(self, job: str) -> str:
+        """Return the list of a job's messages, once a worker has sorted them."""
+        return f"{self.prefix}{QUEUE}.job:{job}"
+
+    @property
     def processing(self) -> str:
         """List of the messages that have left the queue and are not yet noted as leased."""
         return f"{self.prefix}{QUEUE}.processing"

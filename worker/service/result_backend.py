@@ -10,22 +10,26 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
+from copy import copy
 from functools import cached_property
 from typing import Any, Final
 
 import redis
 from celery.backends.redis import RedisBackend
-from celery.states import SUCCESS
+from celery.states import FAILURE, SUCCESS
 from celery.worker import state as worker_state
 from redis.backoff import ExponentialWithJitterBackoff
 
+from worker.contract import legacy
 from worker.contract.codec import encode
+from worker.contract.keys import Keys
+from worker.contract.messages import split_task_id
 from worker.contract.queue.app import REPLICAS, keys_of
 from worker.contract.queue.url_numbers import broker_url_of, result_url_of
 from worker.contract.redis.connections import single_try_client
 from worker.contract.redis.errors import passes, reason_of
 from worker.contract.redis.replicas import WAIT_S, await_replicas
-from worker.contract.stores.jobs import JobStore
+from worker.contract.stores.jobs import LOST, PATHS, JobStore, paths_in
 
 # How long a worker that is asked to stop goes on trying to store a result.
 STOP_PATIENCE_S: Final = 15.0
@@ -80,10 +84,13 @@ class ChunkResults(RedisBackend):
     ) -> None:
         is_chunk = state == SUCCESS and isinstance(result, dict) and "images" in result
         apart = result_url_of(self.app) != broker_url_of(self.app)
+        is_legacy = bool(getattr(request, legacy.MARK, False)) and legacy.is_served(self._keys)
         if apart or not is_chunk:
-            super()._store_result(task_id, result, state, traceback, request, **options)
+            # Those of old producers are read at the name that they had.
+            backend = self._legacy if is_legacy else self
+            backend.store_plainly(task_id, result, state, traceback, request, **options)
             # Those beside the queue come and go with what is known of the chunk.
-            await_replicas(self.client, keys_of(self.app), self._replicas if apart else 0, WAIT_S)
+            await_replicas(self.client, self._keys, self._replicas if apart else 0, WAIT_S)
         if is_chunk:
             body = b"" if apart else self._body(task_id, result, request)
             errors = (one.get("error") for one in result["images"])
@@ -95,7 +102,38 @@ class ChunkResults(RedisBackend):
                 failed=codes.total(),
                 codes=codes,
                 body=body,
+                key=legacy.result(task_id) if is_legacy else None,
             )
+        elif state == FAILURE:
+            self._count_lost(task_id, _chunk_of(request))
+
+    def _count_lost(self, task_id: str, wire: Any) -> None:
+        """Count the images of a chunk that failed, so that its job ends.
+
+        After the failure is stored: whoever waits for the job reads it then. A chunk that came
+        under the id of another is not counted as that.
+        """
+        images = wire.get("images") if isinstance(wire, dict) else None
+        if not ((place := split_task_id(task_id)) and isinstance(images, list)):
+            return
+        if (wire.get("job", place[0]), wire.get("seq", place[1])) == place:
+            lost = len(images)
+            self._jobs.finish_chunk(*place, images=lost, failed=lost, codes={LOST: lost})
+
+    def _get_result_meta(
+        self, result: Any, state: str, traceback: Any, request: Any, **options: Any
+    ) -> dict[str, Any]:
+        """Return what Celery stores; of a chunk that failed, with the paths of its images."""
+        meta: dict[str, Any] = super()._get_result_meta(
+            result, state, traceback, request, **options
+        )
+        if state != SUCCESS and (paths := paths_in(_chunk_of(request))):
+            meta[PATHS] = paths
+        return meta
+
+    def store_plainly(self, *arguments: Any, **options: Any) -> None:
+        """Store a result as Celery does, and count nothing."""
+        super()._store_result(*arguments, **options)
 
     def _body(self, task_id: str, result: dict[str, Any], request: Any) -> bytes:
         meta = self._get_result_meta(
@@ -108,9 +146,20 @@ class ChunkResults(RedisBackend):
         return int(self.app.conf.result_backend_transport_options.get(REPLICAS, 0))
 
     @cached_property
+    def _keys(self) -> Keys:
+        return keys_of(self.app)
+
+    @cached_property
+    def _legacy(self) -> ChunkResults:
+        """This backend with the names that results had before the prefix."""
+        other = copy(self)
+        other.task_keyprefix = legacy.result("").encode()
+        return other
+
+    @cached_property
     def _jobs(self) -> JobStore:
         client = single_try_client(broker_url_of(self.app))
-        return JobStore(client, int(self.expires), keys=keys_of(self.app))
+        return JobStore(client, int(self.expires), keys=self._keys)
 
     def _params_from_url(self, url: str, defaults: dict[str, Any]) -> dict[str, Any]:  # noqa: ARG002 - Celery's
         """Return what Celery would read from a URL: ours is parsed by now."""
@@ -118,6 +167,12 @@ class ChunkResults(RedisBackend):
 
     def _create_client(self, **params: Any) -> Any:  # noqa: ARG002 - Celery's
         return single_try_client(result_url_of(self.app))
+
+
+def _chunk_of(request: Any) -> object:
+    """Return a task's only argument, whatever it is."""
+    args: Any = getattr(request, "args", None) or ()
+    return args[0] if len(args) == 1 else None
 
 
 def _is_stopping() -> bool:

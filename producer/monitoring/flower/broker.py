@@ -10,7 +10,10 @@ import os
 from collections.abc import Iterable
 from typing import Any, Final
 
+from worker.contract.keys import Keys
+from worker.contract.messages import QUEUE
 from worker.contract.queue.app import PREFIX_OPTION
+from worker.contract.queue.fair import FairQueue
 from worker.contract.queue.url_numbers import URL_NUMBER, url_of
 from worker.contract.redis.connections import connect
 from worker.contract.settings import Settings, SettingsError
@@ -25,7 +28,7 @@ class QueueLengths:
 
     def __init__(self, _url: str, *, broker_options: dict[str, Any], **_options: Any) -> None:
         self._url = url_of(broker_options[URL_NUMBER])
-        self._prefix = broker_options[PREFIX_OPTION]
+        self._keys = Keys(broker_options[PREFIX_OPTION])
 
     async def queues(self, names: Iterable[str]) -> list[dict[str, Any]]:
         """Return the length of each queue, as Flower has it."""
@@ -34,7 +37,11 @@ class QueueLengths:
     def _lengths(self, names: list[str]) -> list[dict[str, Any]]:
         with connect(self._url, timeout_s=_TIMEOUT_S) as client, client.pipeline() as pipe:
             for name in names:
-                pipe.llen(f"{self._prefix}{name}")
+                if name == QUEUE:
+                    # In ours, the messages of all jobs.
+                    pipe.execute_command(*FairQueue(self._keys).size_command())
+                else:
+                    pipe.llen(f"{self._keys.prefix}{name}")
             lengths = pipe.execute()
         return [
             {"name": name, "messages": length} for name, length in zip(names, lengths, strict=True)

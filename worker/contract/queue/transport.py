@@ -2,17 +2,14 @@
 
 ::
 
-    queue --BLMOVE--> processing --append--> unacknowledged (leased) --ack--> gone
-      ^                   |                       |
-      +---- put back when a worker dies ----------+       see `leases`
+    queue --take--> processing --append--> unacknowledged (leased) --ack--> gone
+      ^                 |                       |
+      +--- put back when a worker dies ---------+       see `acks_and_leases`
 
 Kombu takes a message by BRPOP and notes it as unacknowledged afterwards: a worker that is killed in
 between, or whose connection breaks, loses it. Here it moves in one step to the processing list, and
-leaves that when it is noted.
-
-Everything in Redis has the names that kombu's option `global_keyprefix` gives. Kombu's own client
-for it changes the keys of some commands and leaves those of others, BLMOVE among them; here a name
-is written out where it is made, and every command has the whole name.
+leaves that when it is noted. Which one moves, of which job, is said in `fair`; where none waits, a
+BLMOVE waits for the next.
 
 A test names each private part of kombu that this package overrides or uses: test_private_names.
 """
@@ -28,21 +25,20 @@ from queue import Empty
 from typing import Any, Final
 
 import redis
-from kombu.transport import redis as kombu_redis
 from kombu.utils.encoding import bytes_to_str
 from kombu.utils.json import dumps
 
-from worker.contract.keys import Keys
 from worker.contract.messages import QUEUE, URGENT
 from worker.contract.queue.acks_and_leases import RAW, Leases
-from worker.contract.queue.app import PREFIX_OPTION
-from worker.contract.queue.connecting import ConnectingChannel, ConnectingTransport
+from worker.contract.queue.connecting import ConnectingTransport
 from worker.contract.queue.envelope import (
     MAX_MESSAGE_BYTES,
     EnvelopeError,
     open_control,
     open_envelope,
 )
+from worker.contract.queue.fair import FairQueue
+from worker.contract.queue.prefixed_channel import PrefixedChannel
 from worker.contract.stores.dead_letters import DeadLetters
 
 log = logging.getLogger(__name__)
@@ -50,22 +46,12 @@ log = logging.getLogger(__name__)
 # Remote control: a command is a few hundred bytes, a text to be encoded some kilobytes.
 MAX_CONTROL_BYTES: Final = 2**20
 _REPLIES: Final = ".pidbox"
+_TAKE: Final = "EVAL"
 _LATE: Final = "a reply has not come in time"
 _MOVED: Final = "another server is the master now"
 
-# What an urgent message begins with, as kombu writes JSON: nothing has to be parsed to know it.
-_URGENT_HEADER: Final = {"urgent": True}
-_URGENT_PREFIX: Final = dumps(_URGENT_HEADER).removesuffix("}")
 
-# KEYS: the queue, the processing list. ARGV: what an urgent message begins with.
-_TAKE_URGENT: Final = """
-local next = redis.call('LINDEX', KEYS[1], -1)
-if not next or string.sub(next, 1, #ARGV[1]) ~= ARGV[1] then return false end
-return redis.call('LMOVE', KEYS[1], KEYS[2], 'RIGHT', 'LEFT')
-"""
-
-
-class Channel(ConnectingChannel):
+class Channel(PrefixedChannel):
     """Takes messages from our queue so that each is in one place at any moment.
 
     `on_unreadable` is called with the id of a message that cannot be processed, if it has one, and
@@ -73,59 +59,18 @@ class Channel(ConnectingChannel):
     """
 
     QoS = Leases
-    from_transport_options = tuple(
-        name for name in ConnectingChannel.from_transport_options if name != PREFIX_OPTION
-    )
 
     on_unreadable: Callable[[str, str], None] | None = None
     _shared_client: Any = None
     _moves = False
+    _sent = ""
     # Whether a reply has not come in time: then other connections may have vanished, too, and each
     # would be found out by a time-out of its own.
     _is_late = False
 
     @cached_property
-    def keys(self) -> Keys:
-        """The names of everything in Redis."""
-        return Keys(self.connection.client.transport_options[PREFIX_OPTION])
-
-    @property
-    def unacked_key(self) -> str:
-        """Name of the messages that are held."""
-        return self.keys.unacked
-
-    @property
-    def unacked_index_key(self) -> str:
-        """Name of their leases."""
-        return self.keys.unacked_index
-
-    @property
-    def unacked_mutex_key(self) -> str:
-        """Name of the lock of whoever puts them back."""
-        return self.keys.unacked_mutex
-
-    @property
-    def keyprefix_queue(self) -> str:
-        """Name of the queues that are bound to an exchange."""
-        return f"{self.keys.prefix}{kombu_redis.Channel.keyprefix_queue}"
-
-    @property
-    def keyprefix_binding_deadlines(self) -> str:
-        """Name of what kombu notes of bindings that expire."""
-        return f"{self.keys.prefix}{kombu_redis.Channel.keyprefix_binding_deadlines}"
-
-    @property
-    def keyprefix_binding_permanent(self) -> str:
-        """Name of what kombu notes of bindings that do not expire."""
-        return f"{self.keys.prefix}{kombu_redis.Channel.keyprefix_binding_permanent}"
-
-    def _q_for_pri(self, queue: str, pri: int) -> str:
-        """Return the name of a queue's list."""
-        return f"{self.keys.prefix}{super()._q_for_pri(queue, pri)}"
-
-    def _get_publish_topic(self, exchange: str, routing_key: str) -> str:
-        """Return the name of an exchange's channel: of remote control, or of events."""
-        return f"{self.keys.prefix}{super()._get_publish_topic(exchange, routing_key)}"
+    def _fair(self) -> FairQueue:
+        return FairQueue(self.keys)
 
     def _create_client(self, asynchronous: bool = False) -> Any:  # noqa: FBT001, FBT002 - kombu's
         """Return one client for all that is not waited for.
@@ -158,7 +103,7 @@ class Channel(ConnectingChannel):
             super()._put(queue, message, **kwargs)
             return
         with self.conn_or_acquire() as client:
-            client.rpush(self._q_for_pri(queue, 0), dumps(_URGENT_HEADER | message))
+            client.rpush(self.keys.queue, dumps(message))
 
     def is_urgency_possible(self) -> bool:
         """Whether somebody sends urgent messages.
@@ -178,11 +123,25 @@ class Channel(ConnectingChannel):
     def take_urgent(self) -> bool:
         """Take the next message if it is urgent, whatever is held; return whether it was."""
         with self.conn_or_acquire() as client:
-            raw = client.eval(_TAKE_URGENT, 2, *self._lists, _URGENT_PREFIX)
+            raw = client.execute_command(*self._fair.take_command("urgent"))
         if raw is None:
             return False
         self._hand_over(raw)
         return True
+
+    def _size(self, queue: str) -> int:
+        """Return how many messages wait, of all jobs."""
+        if queue != QUEUE:
+            return int(super()._size(queue))
+        with self.conn_or_acquire() as client:
+            return self._fair.size(client)
+
+    def _purge(self, queue: str) -> int:
+        """Delete the messages that wait; return how many."""
+        if queue != QUEUE:
+            return int(super()._purge(queue))
+        with self.conn_or_acquire() as client:
+            return self._fair.purge(client)
 
     def _brpop_start(self, timeout: float | None = None) -> None:
         # Whatever else is to be consumed from beside it: only from there messages are taken safely.
@@ -191,19 +150,35 @@ class Channel(ConnectingChannel):
             super()._brpop_start(timeout)
             return
         self._in_poll = self.client.connection
+        self._send(*self._fair.take_command())
+
+    def _wait_for_next(self) -> None:
+        """Wait for a message; none is in any list. What comes first is taken first."""
+        command = ("BLMOVE", self.keys.queue, self.keys.processing, "RIGHT", "LEFT")
+        self._send(*command, self.brpop_timeout)
+
+    @property
+    def _may_wait(self) -> bool:
+        return not self._closing and self.qos.can_consume()
+
+    def _send(self, *command: Any) -> None:
+        self._sent = command[0]
         self._brpop_sent_at = time.monotonic()
-        timeout_s = timeout or self.brpop_timeout or 0
-        command = ("BLMOVE", *self._lists, "RIGHT", "LEFT", timeout_s)
         self.client.connection.send_command(*command)
 
     def _brpop_read(self, **options: Any) -> bool:
         # The command that was sent: meanwhile the queue may have been cancelled.
-        command = "BLMOVE" if self._moves else "BRPOP"
+        command = self._sent if self._moves else "BRPOP"
+        is_waiting_next = False
         try:
             try:
                 found = self.client.parse_response(self.client.connection, command, **options)
+                if found is None and command == _TAKE and self._may_wait:
+                    is_waiting_next = True
+                    self._wait_for_next()
             except self.connection_errors:
                 # The next turn of the loop connects anew.
+                is_waiting_next = False
                 self.client.connection.disconnect()
                 raise
             if found is None:
@@ -214,13 +189,9 @@ class Channel(ConnectingChannel):
                 self._hand_over_reply(*found)
             return True
         finally:
-            self._in_poll = None
-            self._flush_brpop_reauth()
-
-    @property
-    def _lists(self) -> tuple[str, str]:
-        """From where to where messages are moved."""
-        return self.keys.queue, self.keys.processing
+            if not is_waiting_next:
+                self._in_poll = None
+                self._flush_brpop_reauth()
 
     def _hand_over(self, raw: bytes) -> None:
         """Give a message on the processing list to its consumer, or make it a dead letter."""

@@ -9,21 +9,34 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 import msgspec
 
+from worker.contract import legacy
 from worker.contract.codec import decode
 from worker.contract.i18n import TranslatedError
 from worker.contract.i18n import gettext_noop as N_
 from worker.contract.keys import DEFAULT_KEYS, Keys
-from worker.contract.messages import ChunkResult, MessageError, task_id
+from worker.contract.messages import (
+    MAX_PATH_CHARS,
+    ChunkResult,
+    Failure,
+    MessageError,
+    Priority,
+    Record,
+    task_id,
+)
 from worker.contract.redis.replicas import await_replicas
 
 if TYPE_CHECKING:
     import redis
 
-
+Names = list[str]
 JobState = Literal["submitting", "submitted", "interrupted", "cancelled"]
 
 MAX_ABOUT_CHARS: Final = 300
 _CODE: Final = "failed:"
+# Of images that no worker has answered for.
+LOST: Final = "lost"
+# In the result of a chunk that failed as a whole: the paths of its images.
+PATHS: Final = "paths"
 _ID: Final = b"id"
 _CREATE_TIMEOUT_S: Final = 10.0
 
@@ -64,6 +77,16 @@ return {1, 1}
 """
 
 
+# KEYS: job. ARGV: images, chunks, ttl_s. Return whether there is such a job: one that a Redis has
+# lost must not come back as half a record.
+_SET_SENT: Final = """
+if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
+redis.call('HSET', KEYS[1], 'images', ARGV[1], 'chunks', ARGV[2])
+redis.call('EXPIRE', KEYS[1], ARGV[3])
+return 1
+"""
+
+
 class NoSuchJobError(TranslatedError, LookupError):
     """There is no job with this id, or it has expired."""
 
@@ -85,6 +108,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     codes: Mapping[str, int] = {}
     about: str = ""
     labels: int = 0
+    priority: Priority = "normal"
 
     @property
     def finished(self) -> bool:
@@ -105,10 +129,19 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LostChunk(msgspec.Struct, frozen=True):
-    """A chunk that failed as a whole: it has no results, only the reason."""
+    """A chunk that failed as a whole: it has no results, only the reason.
+
+    `paths` are those of its images, as far as they are known.
+    """
 
     seq: int
     reason: str
+    paths: tuple[str, ...] = ()
+
+    def records(self) -> list[Record]:
+        """Return a failed record of each image that is known."""
+        failure = Failure(LOST, "job", f"there is no result of its chunk: {self.reason}")
+        return [Record.untouched(path, failure) for path in self.paths]
 
 
 def new_job_id(now_s: float | None = None) -> str:
@@ -135,18 +168,28 @@ class JobStore:
         self._results: Any = results or client
         self._ttl_s = ttl_s
         self._clock = clock
+        # The last job whose results were fetched, and whether a version before the prefix made it.
+        self._asked_about = ("", False)
         self._replicas = replicas
         self._finish: Any = client.register_script(_FINISH_CHUNK)
         self._move: Any = client.register_script(_MOVE)
+        self._set_sent: Any = client.register_script(_SET_SENT)
 
-    def create(self, about: str = "", labels: int = 0) -> Job:
+    def create(self, about: str = "", labels: int = 0, priority: Priority = "normal") -> Job:
         """Record a new job and return it. `about` is text for a person: no bytes of names."""
         now_s = self._clock()
         about = about[:MAX_ABOUT_CHARS]
-        job = Job(id=new_job_id(now_s), created_at_s=now_s, about=about, labels=labels)
+        job = Job(
+            id=new_job_id(now_s),
+            created_at_s=now_s,
+            about=about,
+            labels=labels,
+            priority=priority,
+        )
         with self._client.pipeline() as pipe:
             fields = msgspec.to_builtins(job)
             del fields["codes"]
+            fields[legacy.JOB_FIELD] = self._keys.prefix
             key = self._keys.job(job.id)
             pipe.hset(key, mapping={name: str(value) for name, value in fields.items()})
             pipe.expire(key, self._ttl_s)
@@ -180,11 +223,13 @@ class JobStore:
         """Note how many images and chunks are sent, with those that are about to be.
 
         Totals, not increments: where a connection breaks, the same call may be made twice.
+
+        Raises:
+            NoSuchJobError: there is none.
         """
-        with self._client.pipeline() as pipe:
-            pipe.hset(self._keys.job(job_id), mapping={"images": images, "chunks": chunks})
-            pipe.expire(self._keys.job(job_id), self._ttl_s)
-            pipe.execute()
+        key = self._keys.job(job_id)
+        if not self._set_sent(keys=[key], args=[images, chunks, self._ttl_s]):
+            raise self._unknown(job_id)
 
     def confirm_sent(self, timeout_s: float) -> None:
         """Wait until as many replicas as asked for have all that was sent so far; 0: not at all.
@@ -224,17 +269,19 @@ class JobStore:
         failed: int,
         codes: Mapping[str, int] | None = None,
         body: bytes | str = b"",
+        key: str | None = None,
     ) -> bool:
         """Count a chunk's images as done, once however often it came; True if counted now.
 
         `codes` says how many of them failed with which code.
 
         `body` is the chunk's result in the backend's form; it is stored in the same step, unless
-        it was before.
+        it was before, at `key` if that is another than usual.
         """
         name = task_id(job_id, seq)
         names = self._keys
-        keys = [names.job(job_id), names.done(job_id), names.result(name), names.attempts(name)]
+        result = key or names.result(name)
+        keys = [names.job(job_id), names.done(job_id), result, names.attempts(name)]
         added = [part for code, n in (codes or {}).items() for part in (_CODE + code, n)]
         return bool(self._finish(keys=keys, args=[seq, images, failed, self._ttl_s, body, *added]))
 
@@ -252,27 +299,56 @@ class JobStore:
         """
         if not seqs:
             return []
-        bodies = self._results.mget([self._result(job_id, seq) for seq in seqs])
+        bodies = self._results.mget(self._result_keys(job_id, seqs))
+        if self._is_legacy(job_id):
+            older = self._results.mget([legacy.result(task_id(job_id, seq)) for seq in seqs])
+            bodies = [body or old for body, old in zip(bodies, older, strict=True)]
         return [_outcome(seq, body) for seq, body in zip(seqs, bodies, strict=True) if body]
 
     def drop_results(self, job_id: str, seqs: Iterable[int]) -> None:
         """Free the results of chunks that are safe elsewhere."""
-        keys = [self._result(job_id, seq) for seq in seqs]
+        seqs = [*seqs]
+        keys = self._result_keys(job_id, seqs)
+        if keys and self._is_legacy(job_id):
+            keys += [legacy.result(task_id(job_id, seq)) for seq in seqs]
         if keys:
             self._results.unlink(*keys)
 
-    def _result(self, job_id: str, seq: int) -> str:
-        return self._keys.result(task_id(job_id, seq))
+    def _result_keys(self, job_id: str, seqs: Iterable[int]) -> Names:
+        return [self._keys.result(task_id(job_id, seq)) for seq in seqs]
+
+    def _is_legacy(self, job_id: str) -> bool:
+        """Whether a version before the prefix has created the job; its record is asked once."""
+        if job_id != self._asked_about[0]:
+            key = self._keys.job(job_id)
+            created, prefix = self._client.hmget(key, "created_at_s", legacy.JOB_FIELD)
+            is_legacy = created is not None and prefix is None and legacy.is_served(self._keys)
+            self._asked_about = job_id, is_legacy
+        return self._asked_about[1]
 
 
 def _outcome(seq: int, body: bytes) -> ChunkResult | LostChunk:
     meta = decode(body)
+    result = meta.get("result")
     if meta.get("status") != "SUCCESS":
-        return LostChunk(seq, f"{meta.get('status')}: {_message(meta.get('result'))}")
+        reason = f"{meta.get('status')}: {_message(result)}"
+        return LostChunk(seq, reason, _paths(meta.get(PATHS)))
     try:
-        return ChunkResult.from_wire(meta.get("result"))
+        return ChunkResult.from_wire(result)
     except MessageError as e:
-        return LostChunk(seq, str(e))
+        return LostChunk(seq, str(e), paths_in(result))
+
+
+def paths_in(wire: object) -> tuple[str, ...]:
+    """Return the paths of the images in what should be a chunk or its result, but is none."""
+    images = wire.get("images") if isinstance(wire, dict) else None
+    listed = images if isinstance(images, list | tuple) else ()
+    return _paths([one.get("path") if isinstance(one, dict) else None for one in listed])
+
+
+def _paths(found: object) -> tuple[str, ...]:
+    paths = found if isinstance(found, list) else []
+    return tuple(one for one in paths if isinstance(one, str) and 0 < len(one) <= MAX_PATH_CHARS)
 
 
 def _message(error: Any) -> str:
