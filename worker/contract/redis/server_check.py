@@ -171,7 +171,7 @@ def _about(client: redis.Redis, section: str) -> dict[str, Any]:
 def _check_kind(client: redis.Redis, url: object) -> None:
     """Refuse a server that is too old, or in cluster mode."""
     server = _about(client, "server")
-    if server.get("redis_mode") == "sentinel":
+    if "sentinel" in {server.get("redis_mode"), server.get("server_mode")}:  # Valkey's name
         raise ServerUnfitError(
             N_("{url} is a sentinel and no server: sentinel://HOST:26379/0?service=NAME"), url=url
         )
