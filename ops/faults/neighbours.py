@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import redis
-from campaign import images_in
+from campaign import made_images
 from server import Server
 from supervisor import ROOT, Supervisor
 
@@ -249,7 +249,7 @@ def main() -> None:
     parser.add_argument("--every", type=float, default=4.0, help="seconds between faults, mean")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
-    with images_in(options.images) as images:
+    with made_images(options.images) as images:
         dice = random.Random(options.seed)  # noqa: S311 - no secret
         found = run(options.minutes, images, options.every, dice)
     print(json.dumps(found, indent=1))
