@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import redis
-from campaign import small_images
+from campaign import made_images
 from server import Server
 from supervisor import ROOT, Supervisor
 
@@ -161,7 +161,7 @@ def main() -> None:
     dice, found = random.Random(seed), []  # noqa: S311 - no secret
     with (
         tempfile.TemporaryDirectory(prefix="wanwu-full-") as name,
-        small_images(options.images) as images,
+        made_images(options.images) as images,
         Server(Path(name)) as server,
     ):
         staff = Supervisor([server.url] * WORKERS, LEASE_S, Path(name) / "workers.log")

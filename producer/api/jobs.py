@@ -19,7 +19,7 @@ from producer.jobs.options import JobOptions
 from producer.jobs.publisher import MAX_BYTES, Publisher, Stores
 from worker.contract.messages import ImageRef, waiting_s
 from worker.contract.queue.job_messages import LossCheck
-from worker.contract.stores.jobs import Job, LostChunk
+from worker.contract.stores.jobs import Job
 
 UPLOAD_IMAGES: Final = 8
 REFERENCES: Final = 64
@@ -148,8 +148,7 @@ class ApiJobs:
         while some := list(islice(asked, REFERENCES)):
             for outcome in self._connection.jobs.collect(job.id, some):
                 sent.add(outcome.seq)
-                if not isinstance(outcome, LostChunk):
-                    yield from (f"{line_of(record)}\n" for record in outcome.records())
+                yield from (f"{line_of(record)}\n" for record in outcome.records())
 
     def _send(
         self,

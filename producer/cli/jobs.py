@@ -129,11 +129,10 @@ def requeue(letters: tuple[str, ...], broker: str | None, *, everything: bool, d
             echo(_("deleted {letters:,} dead letters").format(letters=len(chosen)))
             return OK
         sendable = [letter for letter in chosen if letter.can_be_sent]
+        stay = len(chosen) - len(sendable)
         if not sendable:
             echo(_("none of them can be sent again"))
             return COULD_NOT_RUN
-        if left := len(chosen) - len(sendable):
-            echo(_("{letters:,} cannot be sent again, and stay").format(letters=left))
         sent = send_again(connection, sendable)
     for name in filter(None, (sent.job, *sent.jobs)):
         click.echo(name)
@@ -145,7 +144,10 @@ def requeue(letters: tuple[str, ...], broker: str | None, *, everything: bool, d
     if sent.messages:
         message = _("sent {messages:,} messages again as they were: their jobs go on")
         echo(message.format(messages=sent.messages))
-    return OK
+    if stay:
+        message = _("{letters:,} dead letters cannot be sent again, and stay: see producer status")
+        echo(message.format(letters=stay))
+    return SOME_FAILED if stay else OK
 
 
 @verb("producer cancel 20261123-181502-5f3a9c")

@@ -96,7 +96,7 @@ def _leave_alone(
 ) -> int:
     """Send the images, and say how to come back to them."""
     runner = client.runner(request)
-    interruption.job = runner
+    interruption.job, interruption.sent = runner, lambda: runner.sent
     runner.check_worker(waits=False)
     sent = runner.send(images)
     click.echo(runner.job)

@@ -9,7 +9,7 @@ from producer.console.failures import sentence
 from producer.formats import Sink
 from producer.jobs.collector import STALL_S, STILL_S, SYSTEM_CLOCK, WINDOW_IMAGES, Clock
 from worker.contract.i18n import gettext as _
-from worker.contract.messages import ChunkResult, Record
+from worker.contract.messages import Record
 from worker.contract.redis.retry import RetryPolicy
 from worker.contract.stores.jobs import LOST, Job, JobStore, LostChunk
 
@@ -19,7 +19,8 @@ POLL_S: Final = 0.2
 class Fetched(NamedTuple):
     """What was there. `gone_chunks` were done, but their results have been dropped or expired.
 
-    The chunks that were `read` still have their results.
+    `lost` are the chunks that failed as a whole and whose images are not known. The chunks that
+    were `read` still have their results.
     """
 
     job: Job
@@ -104,7 +105,7 @@ class StoredResults:
         self._lost: list[LostChunk] = []
 
     def records(self, *, drops: bool = False) -> Iterator[list[Record]]:
-        """Yield the records of all chunks that have results, some at a time.
+        """Yield the records of all chunks that have results or failed, some at a time.
 
         With `drops`, results are deleted when the next records are asked for: those yielded before
         must be safe by then.
@@ -118,13 +119,14 @@ class StoredResults:
             found = self._jobs.collect(job.id, seqs, keep_s=keep_s)
             read = []
             for outcome in found:
-                if isinstance(outcome, ChunkResult):
-                    self._images += len(outcome.images)
-                    self._failed += outcome.failed
-                    yield outcome.records()
-                    read.append(outcome.seq)
-                else:
+                records = outcome.records()
+                if isinstance(outcome, LostChunk) and not records:
                     self._lost.append(outcome)
+                    continue
+                self._images += len(records)
+                self._failed += sum(record.status == "failed" for record in records)
+                yield records
+                read.append(outcome.seq)
             done = self._jobs.finished_chunks(job.id, seqs)
             self._gone += len(done - {outcome.seq for outcome in found})
             if drops and read:

@@ -18,11 +18,11 @@ from producer.jobs.results import StoredResults
 from producer.jobs.resume_state import NoResumeState
 from producer.sources.scan import Image, path_of
 from worker.contract.messages import Record, Stamp
-from worker.contract.stores.jobs import MESSAGE_LOST, JobStore, NoSuchJobError
+from worker.contract.stores.jobs import LOST, MESSAGE_LOST, JobStore, NoSuchJobError
 
 _CANCELLED: Final = "cancelled"
-# Codes of images that nobody has looked at: they are not done.
-_UNTRIED: Final = frozenset({_CANCELLED, MESSAGE_LOST})
+# Images with these codes were never tried: they are sent again.
+_UNTRIED: Final = frozenset({_CANCELLED, LOST, MESSAGE_LOST})
 _DIGEST_BYTES: Final = 8
 
 

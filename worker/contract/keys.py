@@ -16,7 +16,7 @@ from typing import Final
 
 import msgspec
 
-from worker.contract.messages import QUEUE, Chunk, MessageError, task_id
+from worker.contract.messages import QUEUE, Chunk, MessageError, is_index, task_id
 
 DEFAULT_PREFIX: Final = "wanwu:"
 # No sign that means something in a pattern of Redis, in a format, or in the names of kombu.
@@ -142,6 +142,10 @@ class Keys(msgspec.Struct, frozen=True):
         """Sorted set of the images whose embeddings are kept, by a model and way of decoding."""
         return f"{self.prefix}seen:{way}"
 
+    def replicated(self, token: str) -> str:
+        """Return the name of a mark that is written after what replicas are to have."""
+        return f"{self.prefix}replicated:{token}"
+
     @property
     def probe(self) -> str:
         """Return a name that is never used: by it, rights are asked about."""
@@ -155,9 +159,10 @@ class Keys(msgspec.Struct, frozen=True):
         Raises:
             MessageError: one is not.
         """
-        own = re.escape(f"{self.prefix}blob:{chunk.task_id}:")
+        own = f"{self.prefix}blob:{chunk.task_id}:"
         for image in chunk.images:
-            if image.blob and not re.fullmatch(rf"{own}[0-9]{{1,4}}", image.blob):
+            blob = image.blob
+            if blob and not (blob.startswith(own) and is_index(blob[len(own) :])):
                 msg = f"a blob does not belong to chunk {chunk.task_id} at {self.prefix}"
                 raise MessageError(msg)
 

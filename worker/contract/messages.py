@@ -6,7 +6,6 @@ Inside the program these are frozen structs; dicts exist only between `to_wire` 
 from __future__ import annotations
 
 import math
-import re
 from typing import Annotated, Any, Final, Literal, Self, get_args
 
 import msgspec
@@ -29,6 +28,7 @@ MAX_THUMBNAIL_PX: Final = 1024
 # A job's bits, one a chunk, are then 16 MiB at most.
 MAX_CHUNKS: Final = 2**27
 
+_INDEX_DIGITS: Final = 4
 # For so long, in seconds, whatever belongs to a message is kept while the message may wait: longer
 # than any queue should last. Whatever else is forgotten, it does not stay for ever.
 MAX_WAIT_S: Final = 30 * 86_400
@@ -193,8 +193,8 @@ class Chunk(Wire, frozen=True, kw_only=True):
             raise ValueError(msg)
 
     def _owns(self, blob: str) -> bool:
-        name = re.escape(f"blob:{self.task_id}:")
-        return re.fullmatch(rf"[0-9A-Za-z_.:-]+{name}[0-9]{{1,4}}", blob, re.ASCII) is not None
+        prefix, mark, index = blob.rpartition(f"blob:{self.task_id}:")
+        return bool(prefix and mark) and is_index(index)
 
     @property
     def task_id(self) -> str:
@@ -213,6 +213,11 @@ class Chunk(Wire, frozen=True, kw_only=True):
                 f"inside: send it with task_id={self.task_id!r}"
             )
             raise ForeignIdError(msg)
+
+
+def is_index(text: str) -> bool:
+    """Whether a text is the number of an image in its chunk, as it stands in the name of a blob."""
+    return 1 <= len(text) <= _INDEX_DIGITS and text.isascii() and text.isdigit()
 
 
 def waiting_s(kept_s: int) -> int:

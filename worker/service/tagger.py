@@ -22,13 +22,12 @@ from worker.contract.messages import (
     ChunkResult,
     ForeignIdError,
     MessageError,
-    split_task_id,
 )
 from worker.contract.redis.connections import retrying_client
 from worker.contract.settings import Settings
 from worker.contract.stores.blobs import BlobStore
 from worker.contract.stores.dead_letters import UNREADABLE, DeadLetters, Unread
-from worker.contract.stores.jobs import LOST, JobStore
+from worker.contract.stores.jobs import JobStore
 from worker.engines.base import Engine
 from worker.engines.choose import open_engine
 from worker.engines.malloc import disable_malloc_trim
@@ -192,17 +191,14 @@ class Tagger:
         return chunk
 
     def dead_letter(self, task_id: str, wire: Mapping[str, Any], error: MessageError) -> None:
-        """Make a message that is not a chunk a dead letter, and let its job end.
+        """Make a message that is not a chunk a dead letter.
 
-        If its id is a chunk's, its images count as failed, as far as they can be counted; they have
-        no records. Celery stores the error as the result of `task_id`.
+        Celery stores the error as the result of `task_id`; `ChunkResults` counts its images then.
         """
         log.error("message.refused", task=task_id, reason=str(error))
         images = wire.get("images")
         lost = len(images) if isinstance(images, list) else 0
         self._dead_letters.add_unread(Unread(encode(wire), task_id, lost), UNREADABLE, str(error))
-        if lost and (place := split_task_id(task_id)):
-            self._jobs.finish_chunk(*place, images=lost, failed=lost, codes={LOST: lost})
 
     def dead_letter_foreign(self, task_id: str, chunk: Chunk, error: ForeignIdError) -> None:
         """Make a chunk that came under another id a dead letter. It is counted in no job."""

@@ -12,12 +12,22 @@ import msgspec
 from worker.contract import failures
 from worker.contract.codec import decode, encode
 from worker.contract.i18n import TranslatedError
-from worker.contract.messages import ChunkResult, MessageError, Priority, task_id
+from worker.contract.messages import (
+    MAX_PATH_CHARS,
+    ChunkResult,
+    Failure,
+    MessageError,
+    Priority,
+    Record,
+    task_id,
+)
 
 JobState = Literal["submitting", "submitted", "interrupted", "cancelled"]
 
 # The code of images whose chunk was given back without results, whatever the reason.
 LOST: Final = "lost"
+# In the result of a chunk that failed as a whole: the paths of its images.
+PATHS: Final = "paths"
 # Of images whose message left the queue without a result.
 MESSAGE_LOST: Final = "message_lost"
 LOST_ERROR: Final = "MessageLostError"
@@ -78,11 +88,23 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LostChunk(msgspec.Struct, frozen=True):
-    """A chunk that failed as a whole: it has no results, only the reason, and its images' code."""
+    """A chunk that failed as a whole: it has no results, only the reason, and its images' code.
+
+    `paths` are those of its images, as far as they are known.
+    """
 
     seq: int
     reason: str
+    paths: tuple[str, ...] = ()
     code: str = LOST
+
+    def records(self) -> list[Record]:
+        """Return a failed record of each image that is known."""
+        message = self.reason
+        if self.code == LOST:
+            message = f"there is no result of its chunk: {self.reason}"
+        failure = Failure(self.code, "job", message)
+        return [Record.untouched(path, failure) for path in self.paths]
 
 
 def new_job_id(now_s: float | None = None) -> str:
@@ -123,13 +145,25 @@ def outcome(seq: int, body: bytes) -> ChunkResult | LostChunk:
         try:
             return ChunkResult.from_wire(found)
         except MessageError as e:
-            return LostChunk(seq, str(e))
+            return LostChunk(seq, str(e), paths_in(found))
+    paths = _paths(meta.get(PATHS))
     if isinstance(found, dict) and found.get("exc_type") in _CODES:
         reason = "".join(map(str, found.get("exc_message", ())))
-        return LostChunk(seq, reason, _CODES[found["exc_type"]])
-    return LostChunk(
-        seq, f"{status}: {_message(found)}", MESSAGE_LOST if status == _REVOKED else LOST
-    )
+        return LostChunk(seq, reason, paths, _CODES[found["exc_type"]])
+    code = MESSAGE_LOST if status == _REVOKED else LOST
+    return LostChunk(seq, f"{status}: {_message(found)}", paths, code)
+
+
+def paths_in(wire: object) -> tuple[str, ...]:
+    """Return the paths of the images in what should be a chunk or its result, but is none."""
+    images = wire.get("images") if isinstance(wire, dict) else None
+    listed = images if isinstance(images, list | tuple) else ()
+    return _paths([one.get("path") if isinstance(one, dict) else None for one in listed])
+
+
+def _paths(found: object) -> tuple[str, ...]:
+    paths = found if isinstance(found, list) else []
+    return tuple(one for one in paths if isinstance(one, str) and 0 < len(one) <= MAX_PATH_CHARS)
 
 
 def _message(error: Any) -> str:

@@ -67,6 +67,16 @@ redis.call('EXPIRE', KEYS[2], seconds)
 return {{1, 1, chunks}}
 """
 
+# KEYS: job, its bits. ARGV: seconds to keep them, fields with their values. Returns whether there
+# is such a job: one that a Redis has lost must not come back as half a record.
+SET_SENT: Final = """
+if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
+redis.call('HSET', KEYS[1], unpack(ARGV, 2))
+redis.call('EXPIRE', KEYS[1], ARGV[1])
+redis.call('EXPIRE', KEYS[2], ARGV[1])
+return 1
+"""
+
 # KEYS: job, its bits. ARGV: seconds to keep it when finished, seconds otherwise. Returns those.
 TOUCH: Final = f"""{_LIFE}
 local seconds = life(KEYS[1], 0, ARGV[1], ARGV[2])

@@ -12,12 +12,14 @@ from worker.contract import legacy
 from worker.contract.i18n import gettext_noop as N_
 from worker.contract.keys import DEFAULT_KEYS, Keys
 from worker.contract.messages import Chunk, ChunkResult, Priority, task_id, waiting_s
+from worker.contract.redis.replicas import await_replicas
 from worker.contract.stores.job_records import (
     CODE_FIELD,
     LOST,
     LOST_ERROR,
     LOST_REASON,
     MESSAGE_LOST,
+    PATHS,
     Job,
     JobState,
     LostChunk,
@@ -26,8 +28,9 @@ from worker.contract.stores.job_records import (
     job_of,
     new_job_id,
     outcome,
+    paths_in,
 )
-from worker.contract.stores.job_scripts import FINISH_CHUNK, LOSE, MOVE, REOPEN, TOUCH
+from worker.contract.stores.job_scripts import FINISH_CHUNK, LOSE, MOVE, REOPEN, SET_SENT, TOUCH
 
 if TYPE_CHECKING:
     import redis
@@ -35,17 +38,23 @@ if TYPE_CHECKING:
 __all__ = [
     "LOST",
     "MESSAGE_LOST",
+    "PATHS",
     "Job",
     "JobState",
     "JobStore",
     "LostChunk",
     "NoSuchJobError",
     "new_job_id",
+    "paths_in",
 ]
 
 Names = list[str]
 
 MAX_ABOUT_CHARS: Final = 300
+_ID: Final = b"id"
+_CREATE_TIMEOUT_S: Final = 10.0
+# Jobs about which something is remembered here.
+_MOST_JOBS: Final = 1024
 # So many keys are named in one round trip.
 _KEYS_AT_ONCE: Final = 1000
 
@@ -66,6 +75,7 @@ class JobStore:
         keys: Keys = DEFAULT_KEYS,
         results: redis.Redis | None = None,
         clock: Callable[[], float] = time.time,
+        replicas: int = 0,
     ) -> None:
         self.keys = self._keys = keys
         self._client: Any = client
@@ -73,10 +83,12 @@ class JobStore:
         self._ttl_s = ttl_s
         self._lives_s = (ttl_s, waiting_s(ttl_s))
         self._clock = clock
-        # The last job whose results were fetched, and whether a version before the prefix made it.
-        self._asked_about = ("", False)
+        # Jobs whose results were fetched, and whether a version before the prefix created them.
+        self._legacy_jobs: dict[str, bool] = {}
+        self._replicas = replicas
         self._finish: Any = client.register_script(FINISH_CHUNK)
         self._move: Any = client.register_script(MOVE)
+        self._set_sent: Any = client.register_script(SET_SENT)
         self._touch: Any = client.register_script(TOUCH)
         self._lose: Any = client.register_script(LOSE)
         self._reopen: Any = client.register_script(REOPEN)
@@ -103,6 +115,7 @@ class JobStore:
             pipe.zadd(self._keys.jobs, {job.id: job.created_at_s})
             pipe.zremrangebyscore(self._keys.jobs, 0, self._clock() - max(kept_s * 30, waiting_s))
             pipe.execute()
+        self.confirm_sent(_CREATE_TIMEOUT_S)
         return job
 
     def get(self, job_id: str) -> Job:
@@ -112,7 +125,8 @@ class JobStore:
             NoSuchJobError: there is none.
         """
         found = self._client.hgetall(self._keys.job(job_id))
-        if not found:
+        # A failover may lose the record, and its totals are written again afterwards.
+        if _ID not in found:
             raise self._unknown(job_id)
         return job_of(found)
 
@@ -122,7 +136,7 @@ class JobStore:
         with self._client.pipeline(transaction=False) as pipe:
             for job_id in ids:
                 pipe.hgetall(self._keys.job(job_id))
-            return [job_of(found) for found in pipe.execute() if found]
+            return [job_of(found) for found in pipe.execute() if _ID in found]
 
     def set_sent(
         self,
@@ -137,6 +151,9 @@ class JobStore:
 
         Totals, not increments: where a connection breaks, the same call may be made twice. So many
         chunks were `published` before; the largest that has blobs has so many.
+
+        Raises:
+            NoSuchJobError: there is none.
         """
         totals = {
             "images": images,
@@ -144,12 +161,18 @@ class JobStore:
             "published": published,
             "blobs": blobs or None,
         }
-        with self._client.pipeline() as pipe:
-            fields = {name: value for name, value in totals.items() if value is not None}
-            pipe.hset(self._keys.job(job_id), mapping=fields)
-            for key in (self._keys.job(job_id), self._keys.done(job_id)):
-                pipe.expire(key, self._lives_s[1])
-            pipe.execute()
+        fields = [one for pair in totals.items() if pair[1] is not None for one in pair]
+        keys = [self._keys.job(job_id), self._keys.done(job_id)]
+        if not self._set_sent(keys=keys, args=[self._lives_s[1], *fields]):
+            raise self._unknown(job_id)
+
+    def confirm_sent(self, timeout_s: float) -> None:
+        """Wait until as many replicas as asked for have all that was sent so far; 0: not at all.
+
+        Raises:
+            ReplicationError: it may be lost: send it again.
+        """
+        await_replicas(self._client, self._keys, self._replicas, timeout_s)
 
     def set_published(self, job_id: str, chunks: int) -> None:
         """Note that so many chunks are in the queue, and none is on its way."""
@@ -312,12 +335,15 @@ class JobStore:
 
     def _is_legacy(self, job_id: str) -> bool:
         """Whether a version before the prefix has created the job; its record is asked once."""
-        if job_id != self._asked_about[0]:
+        known = self._legacy_jobs.get(job_id)
+        if known is None:
+            if len(self._legacy_jobs) >= _MOST_JOBS:
+                self._legacy_jobs.clear()
             key = self._keys.job(job_id)
             created, prefix = self._client.hmget(key, "created_at_s", legacy.JOB_FIELD)
-            is_legacy = created is not None and prefix is None and legacy.is_served(self._keys)
-            self._asked_about = job_id, is_legacy
-        return self._asked_about[1]
+            known = created is not None and prefix is None and legacy.is_served(self._keys)
+            self._legacy_jobs[job_id] = known
+        return known
 
 
 def _tasks(job_id: str, seqs: Iterable[int]) -> Names:
