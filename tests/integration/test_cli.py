@@ -202,6 +202,13 @@ def test_arguments_are_utf8_whatever_the_locale(
     assert is_text or b"bytes that are no UTF-8" in done.stderr
 
 
+@pytest.mark.parametrize("argv", [["status"], ["submit", "a.jpg"], ["search", "a.jpg", "猫"]])
+def test_an_empty_url_is_named_as_such(argv: list[str]) -> None:
+    done = call(*argv, "--broker=")
+    assert done.exit_code == 2
+    assert "the URL of Redis is empty" in done.stderr
+
+
 def test_an_empty_path_is_named_as_such() -> None:
     done = call("submit", "")
     assert done.exit_code == 2
