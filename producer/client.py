@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self, Unpack
 from weakref import WeakSet
 
@@ -67,6 +66,7 @@ class Client:
         url: str | None = None,
         *,
         api_key: str | None = None,
+        prefix: str | None = None,
         on_note: Callable[[str], object] = _log.info,
     ) -> None:
         """Take where the workers are: at a Redis, or behind a `producer serve` with its API key.
@@ -74,6 +74,7 @@ class Client:
         Args:
             url: `redis://`, `rediss://`, `http://` or `https://`; else WANWU_BROKER_URL.
             api_key: That of a `producer serve`; else WANWU_API_KEY.
+            prefix: That of the workers' names in Redis; else WANWU_PREFIX.
             on_note: Is called with sentences for a person, such as what is waited for.
 
         Raises:
@@ -83,7 +84,9 @@ class Client:
         self._server: Final = url if url and url.startswith(_SERVERS) else ""
         with raises_producer_errors():
             broker_url = None if self._server else url
-            self.settings: Final = Settings.from_env(broker_url=broker_url, api_key=api_key)
+            self.settings: Final = Settings.from_env(
+                broker_url=broker_url, api_key=api_key, prefix=prefix
+            )
         self._embedded, self._model = False, ""
         self._stack = ExitStack()
         self._open_link: Link | None = None
@@ -125,12 +128,7 @@ class Client:
                 self._open_link = self._stack.enter_context(at_redis)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         try:
             for stream in list(self._streams):
                 stream.close()

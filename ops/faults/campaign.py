@@ -38,9 +38,8 @@ from proxy import Proxy
 from server import Server
 from supervisor import ROOT, Supervisor
 
+from worker.contract.keys import DEFAULT_KEYS as KEYS
 from worker.contract.local.subprocesses import start_child
-from worker.contract.messages import KEY_PREFIX, QUEUE
-from worker.contract.queue.acks_and_leases import PROCESSING
 from worker.contract.stores.dead_letters import DeadLetters
 
 # Mean of the pauses between two faults.
@@ -135,7 +134,7 @@ class Campaign:
 
     def _await_job(self, producer: subprocess.Popen[bytes]) -> None:
         with redis.Redis.from_url(self._server.url) as client:
-            while producer.poll() is None and not client.exists(f"{KEY_PREFIX}jobs"):
+            while producer.poll() is None and not client.exists(f"{KEYS.prefix}jobs"):
                 time.sleep(_PAUSE_S)
 
     def _wreck(self, producer: subprocess.Popen[bytes]) -> None:
@@ -246,7 +245,7 @@ class Campaign:
     def _note_orphans(self) -> None:
         """Remember the chunks that are held while a worker is killed, its own among them."""
         with redis.Redis.from_url(self._server.url) as client, suppress(redis.RedisError):
-            held = [json.loads(body)[0]["headers"]["id"] for body in client.hvals("unacked")]
+            held = [json.loads(body)[0]["headers"]["id"] for body in client.hvals(KEYS.unacked)]
             chunks = {(job, int(seq)) for job, _, seq in (one.rpartition("-") for one in held)}
             self._orphans[time.monotonic()] = chunks
 
@@ -257,7 +256,7 @@ class Campaign:
                 chunks -= {
                     (job, seq)
                     for job, seq in chunks
-                    if client.getbit(f"{KEY_PREFIX}job:{job}:done", seq)
+                    if client.getbit(f"{KEYS.prefix}job:{job}:done", seq)
                 }
                 if not chunks:
                     del self._orphans[killed_s]
@@ -293,9 +292,9 @@ class Campaign:
 
 
 def _leftovers(client: redis.Redis) -> list[str]:
-    keys: list[Any] = [QUEUE, PROCESSING, "unacked", "unacked_index"]
+    keys: list[Any] = [KEYS.queue, KEYS.processing, KEYS.unacked, KEYS.unacked_index]
     for kind in ("blob", "attempts"):
-        keys += client.keys(f"{KEY_PREFIX}{kind}:*")
+        keys += client.keys(f"{KEYS.prefix}{kind}:*")
     left = [str(key) for key in keys if client.exists(key)]
     return left + ["dead letters"] * bool(DeadLetters(client).count())
 

@@ -30,6 +30,13 @@ JobId = Annotated[str, Path(pattern=r"^[0-9A-Za-z_.-]{1,64}$")]
 def bulk(connection: Connection) -> APIRouter:
     """Return the routes."""
     routes, jobs = APIRouter(prefix="/jobs"), ApiJobs(connection)
+    _add_sending(routes, connection, jobs)
+    _add_looking(routes, connection, jobs)
+    return routes
+
+
+def _add_sending(routes: APIRouter, connection: Connection, jobs: ApiJobs) -> None:
+    """Add the routes by which images come."""
 
     @routes.post("", status_code=201)
     async def create(asked: NewJob) -> JobState:
@@ -37,13 +44,7 @@ def bulk(connection: Connection) -> APIRouter:
         for place in asked.images:
             check_place(place)
         labels = await labels_of(connection, asked)
-        options = JobOptions(
-            labels=labels,
-            top_k=asked.top_k,
-            threshold=asked.least(),
-            embeddings=asked.embeddings,
-            thumbnail_px=asked.thumbnail_px,
-        )
+        options = _options(asked, labels)
         begin = partial(jobs.create, more=asked.open, labels=len(asked.labels))
         return _state(await run_in_threadpool(begin, options, asked.images))
 
@@ -66,6 +67,10 @@ def bulk(connection: Connection) -> APIRouter:
     def close(job: JobId) -> JobState:
         """Say that an open job gets no more images."""
         return _state(jobs.close(job))
+
+
+def _add_looking(routes: APIRouter, connection: Connection, jobs: ApiJobs) -> None:
+    """Add the routes that show or cancel a job."""
 
     @routes.get("/{job}")
     def show(job: JobId) -> JobState:
@@ -91,7 +96,16 @@ def bulk(connection: Connection) -> APIRouter:
         connection.jobs.get(job)
         return StreamingResponse(jobs.lines(job, follow=follow), media_type=_LINES)
 
-    return routes
+
+def _options(asked: NewJob, labels: str | None) -> JobOptions:
+    return JobOptions(
+        labels=labels,
+        top_k=asked.top_k,
+        threshold=asked.least(),
+        embeddings=asked.embeddings,
+        thumbnail_px=asked.thumbnail_px,
+        priority=asked.priority,
+    )
 
 
 def _named(names: str) -> list[ImageRef]:

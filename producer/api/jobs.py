@@ -15,7 +15,7 @@ from producer.formats.jsonl import line_of
 from producer.jobs.chunks import Loaded, grouped, make_chunk
 from producer.jobs.options import JobOptions
 from producer.jobs.publisher import MAX_BYTES, Publisher, Stores
-from worker.contract.messages import KEY_PREFIX, ImageRef
+from worker.contract.messages import ImageRef
 from worker.contract.stores.jobs import Job
 
 UPLOAD_IMAGES: Final = 8
@@ -48,9 +48,13 @@ class ApiJobs:
         So many `labels` were given for it.
         """
         connection = self._connection
-        job = connection.jobs.create(about(images) if images else "uploads", labels)
+        job = connection.jobs.create(
+            about(images) if images else "uploads", labels, options.priority
+        )
         connection.client.set(
-            _options(job.id), msgspec.json.encode(options), ex=connection.settings.result_ttl_s
+            connection.keys.options(job.id),
+            msgspec.json.encode(options),
+            ex=connection.settings.result_ttl_s,
         )
         self._send(job.id, options, [Loaded(ImageRef(path)) for path in images], REFERENCES)
         if not more:
@@ -66,9 +70,10 @@ class ApiJobs:
             FullError: too many of it wait already.
         """
         connection = self._connection
-        with connection.client.lock(f"{_options(job_id)}:lock", timeout=_LOCK_S):
+        kept_at = connection.keys.options(job_id)
+        with connection.client.lock(f"{kept_at}:lock", timeout=_LOCK_S):
             job = connection.jobs.get(job_id)
-            kept = connection.client.get(_options(job_id))
+            kept = connection.client.get(kept_at)
             if kept is None or job.state != "submitting":
                 raise ClosedError
             if job.outstanding + len(images) > MOST_OUTSTANDING:
@@ -118,10 +123,6 @@ class ApiJobs:
         publisher.start()
         try:
             for seq, some in enumerate(grouped(images, lambda _: size, MAX_BYTES), first):
-                publisher.put(make_chunk(job_id, seq, some, options))
+                publisher.put(make_chunk(job_id, seq, some, options, connection.keys))
         finally:
             publisher.close()
-
-
-def _options(job_id: str) -> str:
-    return f"{KEY_PREFIX}options:{job_id}"

@@ -23,7 +23,6 @@ from worker.contract.messages import (
     QUEUE,
     TASK,
     URGENT,
-    URGENT_KEY,
     ChunkResult,
     ImageRef,
 )
@@ -99,7 +98,7 @@ class UrgentQueue:
     def _send(self, seq: int, request: PredictRequest) -> None:
         connection, options = self._connection, request.options
         image = Loaded(ImageRef(request.name), request.data)
-        chunk, blobs = make_chunk(self._job, seq, [image], options, urgent=True)
+        chunk, blobs = make_chunk(self._job, seq, [image], options, connection.keys, urgent=True)
         if blobs:
             connection.blobs.put(blobs)
         try:
@@ -128,7 +127,8 @@ class UrgentQueue:
 
     def _step(self) -> None:
         if time.monotonic() >= self._announce_at_s:
-            self._connection.client.set(URGENT_KEY, "1", ex=_KEY_TTL_S)
+            connection = self._connection
+            connection.client.set(connection.keys.urgent, "1", ex=_KEY_TTL_S)
             self._announce_at_s = time.monotonic() + _KEY_PAUSE_S
         self._look()
 

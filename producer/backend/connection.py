@@ -16,6 +16,7 @@ from producer.backend.workers import WorkerInfo, online
 from producer.errors import JobLostError
 from worker.contract.i18n import gettext as _
 from worker.contract.i18n import gettext_noop as N_
+from worker.contract.keys import DEFAULT_PREFIX
 from worker.contract.labels import LabelStore
 from worker.contract.local.redis_server import EmbeddedRedis
 from worker.contract.queue.app import make_app
@@ -26,7 +27,13 @@ from worker.contract.redis.connections import (
     single_try_client,
     unreachable,
 )
-from worker.contract.redis.server_check import PRODUCER, RESULTS, check_server, refusal
+from worker.contract.redis.server_check import (
+    check_server,
+    producer_commands,
+    refusal,
+    result_commands,
+    write_commands,
+)
 from worker.contract.secret import SecretUrl
 from worker.contract.settings import Settings
 from worker.contract.stores.blobs import BlobStore
@@ -52,10 +59,11 @@ class Connection:
         self.client: Any = client_of(settings.broker_url)
         client = self.client
         self._results: Any = client_of(settings.results)
-        self.jobs = JobStore(client, settings.result_ttl_s, results=self._results)
-        self.blobs = BlobStore(client, settings.result_ttl_s)
-        self.labels = LabelStore(client)
-        self.dead = DeadLetters(client)
+        self.keys = keys = settings.keys
+        self.jobs = JobStore(client, settings.result_ttl_s, keys=keys, results=self._results)
+        self.blobs = BlobStore(client, settings.result_ttl_s, keys)
+        self.labels = LabelStore(client, keys)
+        self.dead = DeadLetters(client, keys)
 
     def close(self) -> None:
         """Close the connections to Redis."""
@@ -105,10 +113,10 @@ class Connection:
         """Return why Redis takes no work at the moment, though it answers; else nothing."""
         broker, results = self.settings.broker_url, self.settings.results
         with connect(broker) as client:
-            reason, where = refusal(client), broker
+            reason, where = refusal(client, write_commands(self.keys)), broker
         if not reason and results != broker:
             with connect(results) as client:
-                reason, where = refusal(client, RESULTS), results
+                reason, where = refusal(client, result_commands(self.keys)), results
         if reason:
             return _("Redis at {url} refuses work: {reason}").format(url=where, reason=reason)
         return ""
@@ -120,7 +128,7 @@ class Connection:
             suppress(BrokerUnreachableError, redis.RedisError, NoSuchJobError),
             connect(url, timeout_s=LAST_WORD_TIMEOUT_S) as client,
         ):
-            JobStore(client, ttl_s).set_state(job, state)
+            JobStore(client, ttl_s, keys=self.keys).set_state(job, state)
 
 
 def job_lost(job: str) -> JobLostError:
@@ -139,8 +147,9 @@ def check_redis(settings: Settings) -> None:
         BrokerUnreachableError: one does not answer.
         ServerUnfitError: one is too old, in cluster mode, or the user lacks rights there.
     """
-    wanted = {settings.broker_url: PRODUCER}
-    wanted[settings.results] = wanted.get(settings.results, ()) + RESULTS
+    keys = settings.keys
+    wanted = {settings.broker_url: producer_commands(keys)}
+    wanted[settings.results] = wanted.get(settings.results, ()) + result_commands(keys)
     for url, commands in wanted.items():
         try:
             with connect(url) as client:
@@ -194,7 +203,10 @@ def open_connection(
     echo(_("starting a private Redis"))
     with EmbeddedRedis() as server:
         private = msgspec.structs.replace(
-            settings, broker_url=SecretUrl(server.url), result_url=SecretUrl()
+            settings,
+            broker_url=SecretUrl(server.url),
+            result_url=SecretUrl(),
+            prefix=DEFAULT_PREFIX,
         )
         app = make_app(private, stores_results=False)
         with (

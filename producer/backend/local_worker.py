@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from types import TracebackType
 from typing import Final, Self
 
 from celery import Celery
@@ -67,12 +66,7 @@ class LocalWorker:
             raise
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         self.stop()
 
     def start(self) -> None:
@@ -123,6 +117,7 @@ class LocalWorker:
         settings = {
             "WANWU_BROKER_URL": self._app.conf.broker_url,
             "WANWU_RESULT_URL": "",
+            "WANWU_PREFIX": "",
             "WANWU_IMAGE_ROOTS": _ROOTS,
             "WANWU_IMAGE_URLS": _URLS,
         }

@@ -71,6 +71,7 @@ def _request(arguments: SubmitArguments, output: ConsoleOutput) -> JobRequest:
         thumbnail_px=output.form.thumbnail_px,
         chunk_size=arguments.chunk_size,
         as_blobs=arguments.blobs,
+        priority=arguments.priority,
     )
     return request_of(arguments.paths, arguments.pack, options)
 

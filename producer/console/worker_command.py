@@ -28,10 +28,13 @@ def start_worker(settings: Settings, paths: Sequence[str], *, as_blobs: bool = F
     It names no password: arguments are visible in `ps`.
     """
     command = "worker start" if as_blobs else f"worker start {_images(paths)}"
-    shown = str(settings.broker_url)
+    shown, here = str(settings.broker_url), Settings()
     with suppress(SettingsError):
-        if settings.broker_url == Settings.from_env().broker_url:
-            return command
+        here = Settings.from_env()
+    if settings.keys != here.keys:
+        command = f"WANWU_PREFIX={settings.keys.prefix} {command}"
+    if settings.broker_url == here.broker_url:
+        return command
     if shown != settings.broker_url.reveal():
         return _("export WANWU_BROKER_URL=... (the same URL), then {command}").format(
             command=command

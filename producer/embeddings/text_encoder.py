@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import tempfile
 from concurrent.futures import Future, ThreadPoolExecutor
-from types import TracebackType
 from typing import Final, NamedTuple, Self
 
 import msgspec
@@ -62,12 +61,7 @@ class Encoding:
             self._child.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         self._child.stop()
 
     def result(self) -> Embedded:
@@ -98,12 +92,7 @@ class Asked:
         self._answer = self._asking.submit(self._ask)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         self._asking.shutdown(wait=False)
 
     def result(self) -> Embedded:

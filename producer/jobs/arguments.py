@@ -18,7 +18,7 @@ from producer.jobs.options import MOST_TAGS
 from producer.jobs.tagging import Writing
 from worker.contract.i18n import gettext as _
 from worker.contract.labels import LabelPack
-from worker.contract.messages import MAX_CHUNK_IMAGES, MAX_THUMBNAIL_PX
+from worker.contract.messages import MAX_CHUNK_IMAGES, MAX_THUMBNAIL_PX, Priority
 
 # Checked where they are read.
 _ELSEWHERE: Final = frozenset({"templates", "background"})
@@ -36,6 +36,7 @@ class _Tag(_Label, kw_only=True):
     embeddings: bool = False
     thumbnail_px: Annotated[int, Meta(ge=0, le=MAX_THUMBNAIL_PX)] = 0
     blobs: bool = False
+    priority: Priority = "normal"
     chunk_size: Annotated[int, Meta(ge=1, le=MAX_CHUNK_IMAGES)] | None = None
 
 

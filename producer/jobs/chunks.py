@@ -12,14 +12,16 @@ from producer.jobs.options import JobOptions
 from producer.jobs.read_image import read_image
 from producer.sources.scan import Image, path_of
 from worker.contract import failures
+from worker.contract.keys import Keys
 from worker.contract.messages import MAX_PATH_CHARS, Chunk, Failure, ImageRef
-from worker.contract.stores.blobs import blob_key
 
 # A chunk costs a worker up to 4 ms of CPU whatever it holds: a long job has larger ones; but small
 # ones at both ends, so that all workers begin and end at nearly the same time.
 SMALLEST_CHUNK: Final = 8
 LARGEST_CHUNK: Final = 64
 CHUNK_SHARE: Final = 64
+# A character of a name becomes six of JSON at most, and those eight of base64.
+_BYTES_PER_CHAR: Final = 8
 
 
 class Loaded(NamedTuple):
@@ -42,7 +44,13 @@ class OutgoingChunk(NamedTuple):
 
 
 def make_chunk(
-    job: str, seq: int, images: Sequence[Loaded], options: JobOptions, *, urgent: bool = False
+    job: str,
+    seq: int,
+    images: Sequence[Loaded],
+    options: JobOptions,
+    keys: Keys,
+    *,
+    urgent: bool = False,
 ) -> OutgoingChunk:
     """Return chunk `seq` of a job; images that have bytes get blobs of the chunk's own."""
     blobs: dict[str, bytes] = {}
@@ -51,7 +59,7 @@ def make_chunk(
         if data is None:
             refs.append(ref)
             continue
-        key = blob_key(job, seq, index)
+        key = keys.blob(job, seq, index)
         blobs[key] = data
         refs.append(msgspec.structs.replace(ref, blob=key))
     chunk = Chunk(
@@ -74,21 +82,27 @@ def grouped(
 ) -> Iterator[list[Loaded]]:
     """Yield the images in groups that are full by number or by bytes; no image is split.
 
-    `most_images` says how many the next group may hold, after so many in those before.
+    `most_images` says how many the next group may hold, after so many in those before. So no
+    message is larger than workers read (`worker.contract.queue.envelope`), however long names are.
     """
     before, size_bytes = 0, 0
     group: list[Loaded] = []
     most = most_images(before)
     for image in images:
         group.append(image)
-        if image.data:
-            size_bytes += len(image.data)
+        size_bytes += _size(image)
         if len(group) >= most or size_bytes >= most_bytes:
             yield group
             before += len(group)
             group, size_bytes, most = [], 0, most_images(before)
     if group:
         yield group
+
+
+def _size(image: Loaded) -> int:
+    """Return how many bytes an image takes: its own, and of its message at most."""
+    error = len(image.ref.error.message) if image.ref.error else 0
+    return len(image.data or b"") + _BYTES_PER_CHAR * (len(image.ref.path) + error)
 
 
 def size_of_chunk(before: int, total: int | None) -> int:

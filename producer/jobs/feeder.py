@@ -94,9 +94,10 @@ class Feeder:
     def _feed(self) -> None:
         publisher = Publisher(self._stores, self._count, retry_timeout_s=self._retry_timeout_s)
         publisher.start()
+        keys = self._stores.blobs.keys
         try:
             for seq, images in enumerate(grouped(self._loaded(), self._most_images, MAX_BYTES)):
-                outgoing = make_chunk(self._job, seq, images, self._options)
+                outgoing = make_chunk(self._job, seq, images, self._options, keys)
                 self._window.add(seq, Sent(outgoing.chunk.images, outgoing.size_bytes))
                 publisher.put(outgoing)
         finally:

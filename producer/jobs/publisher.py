@@ -19,6 +19,7 @@ from kombu.exceptions import BatchPublishError
 
 from producer.jobs.chunks import OutgoingChunk
 from worker.contract.messages import QUEUE, TASK, Chunk
+from worker.contract.queue.fair import IMAGES_HEADER
 from worker.contract.redis.retry import RetryPolicy
 from worker.contract.stores.blobs import BlobStore
 from worker.contract.stores.jobs import JobStore
@@ -153,6 +154,8 @@ class Publisher:
                     args=[dated.to_wire()],
                     task_id=dated.task_id,
                     queue=QUEUE,
+                    # How much of its job's turn the chunk takes.
+                    headers={IMAGES_HEADER: len(dated.images)},
                     producer=producer,
                     retry=False,
                     # A queue in Redis needs no declaration: it is a list.

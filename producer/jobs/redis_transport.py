@@ -95,7 +95,8 @@ class RedisTransport:
         """Begin a job and return its id; nothing is sent yet."""
         connection = self._connection
         self._request = request
-        self._job = connection.jobs.create(about(request.places), len(request.pack.labels)).id
+        labels, priority = len(request.pack.labels), request.options.priority
+        self._job = connection.jobs.create(about(request.places), labels, priority).id
         if request.options.labels:
             connection.labels.put(request.pack)
         return self._job

@@ -12,7 +12,6 @@ from producer.jobs.chunks import Loaded, OutgoingChunk, make_chunk
 from producer.jobs.options import JobOptions
 from producer.jobs.publisher import Publisher, Stores
 from worker.contract.messages import Chunk
-from worker.contract.stores.blobs import blob_key
 
 if TYPE_CHECKING:
     from producer.backend.connection import Connection
@@ -49,7 +48,7 @@ def _resent(connection: Connection, chunk: Chunk, job: str, seq: int) -> Outgoin
     for index, image in enumerate(chunk.images):
         fresh = None
         if image.blob is not None:
-            fresh = blob_key(job, seq, index)
+            fresh = connection.keys.blob(job, seq, index)
             connection.blobs.copy(image.blob, fresh)
         images.append(Loaded(msgspec.structs.replace(image, blob=fresh)))
     options = JobOptions(
@@ -59,4 +58,4 @@ def _resent(connection: Connection, chunk: Chunk, job: str, seq: int) -> Outgoin
         embeddings=chunk.embeddings,
         thumbnail_px=chunk.thumbnail_px,
     )
-    return make_chunk(job, seq, images, options, urgent=chunk.urgent)
+    return make_chunk(job, seq, images, options, connection.keys, urgent=chunk.urgent)

@@ -18,9 +18,15 @@ from producer.console.worker_command import start_worker
 from worker.contract.extras import EXTRAS, incomplete, is_wanted, missing, remedy
 from worker.contract.i18n import gettext as _
 from worker.contract.i18n import gettext_noop as N_
-from worker.contract.messages import QUEUE
+from worker.contract.keys import Keys
+from worker.contract.queue.fair import FairQueue
 from worker.contract.redis.connections import BrokerUnreachableError, connect, unreachable
-from worker.contract.redis.server_check import RESULTS, ServerUnfitError, refusal
+from worker.contract.redis.server_check import (
+    ServerUnfitError,
+    refusal,
+    result_commands,
+    write_commands,
+)
 from worker.contract.settings import Settings
 from worker.contract.stores.dead_letters import DeadLetters
 from worker.contract.urls import is_url
@@ -115,10 +121,11 @@ def _broker(connection: Connection) -> Iterator[Finding]:
                 version=server, url=url, took_ms=took_ms
             ),
         )
-        yield from _refusal(client)
+        yield from _refusal(client, connection.keys)
         yield from _memory(client, about)
         yield from _clock(client)
-        waiting, dead = _asked(client.llen, QUEUE), _asked(DeadLetters(client).count)
+        waiting = _asked(FairQueue(connection.keys).size, client)
+        dead = _asked(DeadLetters(client, connection.keys).count)
     if waiting is not None:
         yield Finding("ok", _("{messages:,} messages wait in the queue").format(messages=waiting))
     if dead:
@@ -136,7 +143,7 @@ def _results(settings: Settings) -> Iterator[Finding]:
         return
     with connect(url) as client:
         yield Finding("ok", _("Redis of the results at {url} answers").format(url=url))
-        reason = refusal(client, RESULTS)
+        reason = refusal(client, result_commands(settings.keys))
     if reason:
         todo = _todo(reason, "WANWU_RESULT_URL")
         yield Finding(
@@ -154,9 +161,9 @@ def _asked(ask: Callable[..., Any], *arguments: Any) -> Any:
         return None
 
 
-def _refusal(client: redis.Redis) -> Iterator[Finding]:
+def _refusal(client: redis.Redis, keys: Keys) -> Iterator[Finding]:
     """Yield why Redis takes no work at the moment, if it does not."""
-    if reason := refusal(client):
+    if reason := refusal(client, write_commands(keys)):
         todo = _todo(reason, "WANWU_BROKER_URL")
         yield Finding(
             "fail", _("Redis answers, but refuses work: {reason}").format(reason=reason), todo

@@ -29,7 +29,8 @@ class Exporter(Collector):
     def collect(self) -> Iterable[Metric]:
         """Yield the figures; if Redis is away, that alone."""
         try:
-            found = look(self._connection.client, self._connection.jobs, self._connection.dead)
+            at = self._connection
+            found = look(at.client, at.keys, at.jobs, at.dead)
         except (redis.RedisError, OSError):
             yield _up(value=False)
             return

@@ -16,8 +16,8 @@ import pytest
 from conftest import PATIENCE_S, ROOT, Fleet, environment, run
 from images import encoded, fill, huge_png, picture
 
+from worker.contract.keys import DEFAULT_KEYS as KEYS
 from worker.contract.local.redis_server import EmbeddedRedis
-from worker.contract.messages import QUEUE
 from worker.contract.redis.connections import connect
 
 pytestmark = pytest.mark.integration
@@ -250,8 +250,8 @@ def test_a_warm_stop_finishes_what_is_in_flight_and_returns_the_rest(
             wait_until(lambda: out.exists() and len(out.read_bytes().splitlines()) > 20)
             os.kill(first.process.pid, number)
             assert first.process.wait(PATIENCE_S) == 0, first.text
-            waiting, unacked = client.llen(QUEUE), client.hlen("unacked")
-            done = len(client.keys("celery-task-meta-*"))
+            waiting, unacked = client.llen(KEYS.queue), client.hlen(KEYS.unacked)
+            done = len(client.keys(KEYS.result("*")))
             assert unacked == 0
             assert waiting + done == len(paths) / 8
             assert 0 < done < len(paths) / 8

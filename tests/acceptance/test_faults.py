@@ -24,13 +24,12 @@ from images import encoded, fill, picture
 from server import free_port
 
 from producer.cli.exit_codes import SOME_FAILED
+from worker.contract.keys import DEFAULT_KEYS as KEYS
 from worker.contract.local.redis_server import EmbeddedRedis
-from worker.contract.messages import KEY_PREFIX, QUEUE, TASK, Chunk, ImageRef, task_id
-from worker.contract.queue.acks_and_leases import PROCESSING
+from worker.contract.messages import TASK, Chunk, ImageRef, task_id
 from worker.contract.queue.app import make_app
 from worker.contract.secret import SecretUrl
 from worker.contract.settings import Settings
-from worker.contract.stores.blobs import blob_key
 from worker.contract.stores.dead_letters import DeadLetters
 from worker.contract.stores.jobs import JobStore
 
@@ -73,9 +72,11 @@ def supervise(start: Callable[[], Worker], done: Callable[[], bool]) -> int:
 def leftovers(client: redis.Redis) -> list[Any]:
     """Whatever lies in Redis that belongs to work under way."""
     kinds = ("blob:*", "attempts:*")
-    found: list[Any] = [key for kind in kinds for key in client.keys(f"{KEY_PREFIX}{kind}")]
+    found: list[Any] = [key for kind in kinds for key in client.keys(f"{KEYS.prefix}{kind}")]
     return found + [
-        key for key in (QUEUE, PROCESSING, "unacked", "unacked_index") if client.exists(key)
+        key
+        for key in (KEYS.queue, KEYS.processing, KEYS.unacked, KEYS.unacked_index)
+        if client.exists(key)
     ]
 
 
@@ -95,7 +96,7 @@ def test_an_image_that_kills_workers_is_named_after_three_of_them(
         return fleet.start(server.url, program=FAULTY, visibility_timeout_s=LEASE_S)
 
     def done() -> bool:
-        return client.hget(f"{KEY_PREFIX}job:{job}", "done") == b"41"
+        return client.hget(f"{KEYS.prefix}job:{job}", "done") == b"41"
 
     deaths = supervise(start, done)
     got = run("producer", "results", job, "--out", str(out), broker_url=server.url)
@@ -123,12 +124,12 @@ def test_what_a_killed_worker_held_is_taken_over_when_its_lease_ends(
     first = fleet.start(server.url, program=STEADY, visibility_timeout_s=LEASE_S)
     sent = run("producer", "submit", str(tmp_path / "photos"), "--no-wait", broker_url=server.url)
     job = sent.stdout.split()[0]
-    until(lambda: bool(client.hlen("unacked")))
+    until(lambda: bool(client.hlen(KEYS.unacked)))
     first.process.send_signal(signal.SIGKILL)
     first.process.wait()
-    assert client.hlen("unacked") > 0
+    assert client.hlen(KEYS.unacked) > 0
     fleet.start(server.url, visibility_timeout_s=LEASE_S)
-    until(lambda: client.hget(f"{KEY_PREFIX}job:{job}", "done") == b"300")
+    until(lambda: client.hget(f"{KEYS.prefix}job:{job}", "done") == b"300")
     out = tmp_path / "out.jsonl"
     got = run("producer", "results", job, "--out", str(out), broker_url=server.url)
     assert got.returncode == 0, got.stderr
@@ -149,10 +150,10 @@ def test_a_worker_that_stands_still_loses_its_chunks_and_nothing_is_counted_twic
     out = tmp_path / "out.jsonl"
     sent = run("producer", "submit", str(tmp_path / "photos"), "--no-wait", broker_url=server.url)
     job = sent.stdout.split()[0]
-    until(lambda: bool(client.hlen("unacked")))
+    until(lambda: bool(client.hlen(KEYS.unacked)))
     first.process.send_signal(signal.SIGSTOP)
     try:
-        until(lambda: client.hget(f"{KEY_PREFIX}job:{job}", "done") == b"400")
+        until(lambda: client.hget(f"{KEYS.prefix}job:{job}", "done") == b"400")
     finally:
         first.process.send_signal(signal.SIGCONT)
     # It ends what it was at, or gives it back, though the other has done it by now.
@@ -162,7 +163,7 @@ def test_a_worker_that_stands_still_loses_its_chunks_and_nothing_is_counted_twic
     got = run("producer", "results", job, "--out", str(out), broker_url=server.url)
     assert got.returncode == 0, got.stderr
     assert len(records(out)) == 400
-    assert client.hget(f"{KEY_PREFIX}job:{job}", "done") == b"400"
+    assert client.hget(f"{KEYS.prefix}job:{job}", "done") == b"400"
     assert not leftovers(client)
 
 
@@ -186,7 +187,7 @@ def test_when_the_inference_thread_dies_others_tag_what_it_held(
     assert dying.process.wait(PATIENCE_S) == os.EX_SOFTWARE
     assert not fault.exists()
     fleet.start(server.url, visibility_timeout_s=lease_s)
-    until(lambda: client.hget(f"{KEY_PREFIX}job:{job}", "done") == b"60")
+    until(lambda: client.hget(f"{KEYS.prefix}job:{job}", "done") == b"60")
     got = run("producer", "results", job, "--out", str(out), broker_url=server.url)
     assert got.returncode == 0, got.stderr
     assert {one["status"] for one in records(out).values()} == {"ok"}
@@ -200,7 +201,7 @@ def test_what_is_no_message_lies_with_the_dead_letters_and_work_goes_on(
     worker = fleet.start(server.url)
     garbage = [b"", b"\xff\xfe", b"{}", b"[]", b"null", b'{"body": 1}', b"[" * 5000]
     for raw in garbage:
-        client.lpush(QUEUE, raw)
+        client.lpush(KEYS.queue, raw)
     out = tmp_path / "out.jsonl"
     done = run(
         "producer", "submit", str(tmp_path / "photos"), "--out", str(out), broker_url=server.url
@@ -280,7 +281,7 @@ def test_health_is_red_while_the_model_hangs_and_others_take_the_chunks(
     # It is alive, and renews nothing.
     assert worker.process.poll() is None
     fleet.start(server.url, visibility_timeout_s=LEASE_S)
-    until(lambda: client.hget(f"{KEY_PREFIX}job:{job}", "done") == b"40")
+    until(lambda: client.hget(f"{KEYS.prefix}job:{job}", "done") == b"40")
     hang.unlink()
 
 
@@ -288,7 +289,7 @@ def test_dead_letters_are_shown_and_sent_again(
     server: EmbeddedRedis, client: redis.Redis, fleet: Fleet, tmp_path: Path
 ) -> None:
     (photo,) = fill(tmp_path / "photos", 1)
-    blob = blob_key("old", 0, 0)
+    blob = KEYS.blob("old", 0, 0)
     client.set(blob, photo.read_bytes(), ex=3600)
     images = (ImageRef(str(photo)), ImageRef("/gone.jpg", blob=blob))
     dead = DeadLetters(client)

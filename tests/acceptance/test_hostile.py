@@ -18,8 +18,9 @@ from images import encoded, huge_png, picture
 from worker_pool import Member
 
 from producer.cli.exit_codes import SOME_FAILED
+from worker.contract.keys import DEFAULT_KEYS as KEYS
 from worker.contract.local.redis_server import EmbeddedRedis
-from worker.contract.messages import KEY_PREFIX, QUEUE, TASK, Chunk, ChunkResult, ImageRef
+from worker.contract.messages import TASK, Chunk, ChunkResult, ImageRef
 from worker.contract.queue.app import make_app
 from worker.contract.secret import SecretUrl
 from worker.contract.settings import Settings
@@ -109,8 +110,8 @@ def test_every_hostile_file_ends_in_one_record_and_the_worker_stays(
     assert worker.process.poll() is None
     assert "Traceback" not in worker.text
     assert member.peak_mb() - at_rest_mb < BYTES_A_PIXEL * MAX_PIXELS / MB
-    assert not client.exists(QUEUE, "unacked")
-    assert not client.keys(f"{KEY_PREFIX}attempts:*")
+    assert not client.exists(KEYS.queue, KEYS.unacked)
+    assert not client.keys(f"{KEYS.prefix}attempts:*")
     assert worker.stop() == 0
 
 

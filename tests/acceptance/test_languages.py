@@ -32,8 +32,8 @@ from server import free_port
 
 import producer.cli
 import worker.cli
+from worker.contract.keys import DEFAULT_KEYS as KEYS
 from worker.contract.local.redis_server import EmbeddedRedis
-from worker.contract.messages import QUEUE
 from worker.contract.redis.connections import connect
 
 # The round is made before the first test.
@@ -363,7 +363,7 @@ def tag_with_a_worker(speaker: Speaker, client: redis.Redis) -> None:
     speaker.run("producer", "results", sent.data.strip(), "--wait", "--out", "job.jsonl")
     speaker.run("producer", "cancel", sent.data.strip())
     speaker.run("producer", "status", sent.data.strip())
-    client.lpush(QUEUE, b"this is no message")
+    client.lpush(KEYS.queue, b"this is no message")
     until(lambda: bool(client.hlen("wanwu:dead")))
     for verb in ("status", "doctor"):
         speaker.run("producer", verb)

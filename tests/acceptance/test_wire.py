@@ -16,9 +16,10 @@ import redis
 from conftest import PATIENCE_S, ROOT, Fleet, Worker
 from images import fill
 
+from worker.contract.keys import DEFAULT_KEYS as KEYS
 from worker.contract.labels import LabelPack
 from worker.contract.local.redis_server import EmbeddedRedis
-from worker.contract.messages import QUEUE, Chunk, ChunkResult, ImageRef, ImageResult
+from worker.contract.messages import Chunk, ChunkResult, ImageRef, ImageResult
 from worker.contract.stores.dead_letters import FOREIGN_ID, UNREADABLE, DeadLetters
 
 pytestmark = pytest.mark.integration
@@ -32,6 +33,8 @@ import json, sys
 from celery import Celery
 broker, message = sys.argv[1], json.loads(sys.argv[2])
 app = Celery("other", broker=broker, backend=broker)
+app.conf.broker_transport_options = {"global_keyprefix": "wanwu:"}
+app.conf.result_backend_transport_options = {"global_keyprefix": "wanwu:"}
 task = app.send_task("worker.tag", queue="tag", **message)
 try:
     print(json.dumps(task.get(timeout=float(sys.argv[3]))))
@@ -108,7 +111,7 @@ def test_a_chunk_with_its_own_id_is_answered_and_another_id_is_refused_at_once(
     worker.wait_for("message.refused")
     assert "not-mine" in worker.text
     # Nothing was stored where nobody looks for it, and nothing is left.
-    assert not client.exists("celery-task-meta-mine-1", QUEUE, "unacked")
+    assert not client.exists(KEYS.result("mine-1"), KEYS.queue, KEYS.unacked)
 
 
 @pytest.mark.parametrize(
@@ -130,7 +133,7 @@ def test_a_message_that_cannot_be_processed_fails_for_whoever_waits(
     assert letter.code == UNREADABLE
     assert reason in letter.reason
     assert reason in worker.text
-    assert not client.exists(QUEUE, "unacked")
+    assert not client.exists(KEYS.queue, KEYS.unacked)
 
 
 @pytest.mark.parametrize(

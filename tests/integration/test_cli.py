@@ -27,6 +27,7 @@ from producer.cli.output import ConsoleOutput
 from producer.errors import JobLostError, UnavailableError
 from producer.formats import target_of
 from producer.jobs.tagging import Writing
+from worker.contract.keys import DEFAULT_KEYS as KEYS
 from worker.contract.local.redis_server import EmbeddedRedis
 from worker.contract.messages import QUEUE, Chunk, ChunkResult, ImageRef, ImageResult, Tag
 from worker.contract.queue.app import make_app
@@ -91,7 +92,7 @@ def tag(client: redis.Redis, chunk: Chunk) -> None:
         job=chunk.job, seq=chunk.seq, worker="w", device="cpu", model="m", images=images
     )
     body = json.dumps({"status": "SUCCESS", "result": result.to_wire()})
-    client.set(f"celery-task-meta-{chunk.task_id}", body)
+    client.set(KEYS.result(chunk.task_id), body)
     JobStore(client, 3600).finish_chunk(
         chunk.job, chunk.seq, images=len(images), failed=result.failed
     )
@@ -176,7 +177,7 @@ def test_letters_that_cannot_be_sent_again_are_not_passed_over_in_silence(
     assert done.exit_code == 3
     assert "sent 1 images" in done.stderr
     assert "1 dead letters cannot be sent again, and stay" in done.stderr
-    assert (client.llen(QUEUE), letters.count()) == (1, 1)
+    assert (client.llen(KEYS.queue), letters.count()) == (1, 1)
     alone = call("requeue", "--all", "--broker", server.url)
     assert alone.exit_code == 1
     assert "none of them can be sent again" in alone.stderr
@@ -187,9 +188,9 @@ def test_arguments_are_utf8_whatever_the_locale(
     server: EmbeddedRedis, client: redis.Redis, label: bytes
 ) -> None:
     ascii_alone = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
-    argv = ["-m", "producer.cli", "submit", "a.jpg", "--no-wait", "--label", label]
+    argv = ("-m", "producer.cli", "submit", "a.jpg", "--no-wait", "--label")
     done = subprocess.run(
-        [sys.executable, *argv],
+        [sys.executable, *argv, label],
         env=environment(broker_url=server.url) | ascii_alone | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
         timeout=PATIENCE_S,
@@ -229,7 +230,7 @@ def test_a_result_store_that_cannot_be_reached_is_found_before_any_work(
     done = call("submit", "a.jpg", "--no-wait", "--broker", server.url)
     assert done.exit_code == 1
     assert "127.0.0.1:1" in done.stderr
-    assert client.llen(QUEUE) == 0
+    assert client.llen(KEYS.queue) == 0
 
 
 def test_without_a_worker_nothing_is_sent_and_an_old_file_stays_as_it_was(
@@ -243,7 +244,7 @@ def test_without_a_worker_nothing_is_sent_and_an_old_file_stays_as_it_was(
     assert "no worker is online" in line
     assert f"worker start --allow {Path.cwd()}" in line
     assert "--embedded" in line
-    assert client.llen(QUEUE) == 0
+    assert client.llen(KEYS.queue) == 0
     assert Path("tags.jsonl").read_text() == "precious"
 
 
@@ -348,7 +349,7 @@ def test_an_interrupted_submission_is_marked_and_says_how_to_go_on(
         assert producer.stdin is not None
         producer.stdin.write("/a.jpg\n/b.jpg\n")
         producer.stdin.flush()
-        wait_until(lambda: client.llen(QUEUE) == 2)
+        wait_until(lambda: client.llen(KEYS.queue) == 2)
         # Standard input stays open: it waits for more names.
         producer.send_signal(number)
         assert producer.wait(PATIENCE_S) == 130
@@ -370,7 +371,7 @@ def test_it_runs_without_standard_input(server: EmbeddedRedis, client: redis.Red
         ["sh", "-c", command], env=environment() | {"PYTHONPATH": str(ROOT)}, check=False
     )
     assert done.returncode == 0
-    assert client.llen(QUEUE) == 1
+    assert client.llen(KEYS.queue) == 1
 
 
 def test_importing_the_producer_loads_nothing_heavy() -> None:
@@ -406,8 +407,8 @@ def test_a_rehearsal_counts_and_sends_nothing(server: EmbeddedRedis, client: red
     assert "would send 24 images; nothing was sent" in done.stderr
     assert "no worker is online" in done.stderr
     assert not done.stdout
-    assert client.keys("wanwu:*") == []
-    assert client.llen(QUEUE) == 0
+    assert not [key for key in client.keys("wanwu:*") if b"_kombu" not in key]
+    assert client.llen(KEYS.queue) == 0
 
 
 @pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])

@@ -38,6 +38,7 @@ from producer import (
 )
 from producer.jobs import redis_transport
 from producer.jobs.stream import RecordStream
+from worker.contract.keys import DEFAULT_KEYS as KEYS
 from worker.contract.labels import LabelPack
 from worker.contract.local.redis_server import EmbeddedRedis
 from worker.contract.messages import QUEUE, TASK
@@ -291,7 +292,8 @@ def test_what_cannot_be_used_is_refused_before_any_work(queue: str, tmp_path: Pa
             client.tag("/nowhere")
         with pytest.raises(NoImagesError, match="no image found"):
             next(client.tag(tmp_path))
-        for nothing in ([], (), set[str]()):
+        empty: tuple[list[str], set[str]] = ([], set())
+        for nothing in empty:
             with pytest.raises(NoImagesError, match="the list of paths is empty"):
                 client.tag(nothing)
         for unnamed in ("", [str(tmp_path), ""]):
@@ -339,7 +341,7 @@ def test_whatever_stands_in_the_way_is_a_producer_error(
     with Client(server.url) as tagger:
         with pytest.raises(NoWorkerError, match="no worker is online"):
             next(tagger.tag(photos, LABELS))
-        client.set(QUEUE, "no list")
+        client.set(KEYS.queue, "no list")
         with pytest.raises(UnavailableError, match="WRONGTYPE"):
             tagger.submit(photos, LABELS)
     with Client("http://127.0.0.1:1") as tagger, pytest.raises(ServerError, match="no answer"):

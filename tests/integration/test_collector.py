@@ -12,10 +12,11 @@ from producer.jobs import collector as collect
 from producer.jobs.collector import Clock, Collector
 from producer.jobs.results import fetch, wait
 from producer.jobs.window import Sent, Window
+from worker.contract.keys import DEFAULT_KEYS as KEYS
 from worker.contract.messages import ChunkResult, Failure, ImageRef, ImageResult, Record
 from worker.contract.stores.jobs import JobStore, NoSuchJobError
 
-META = "celery-task-meta-"
+META = KEYS.result("")
 
 
 class FakeTime:

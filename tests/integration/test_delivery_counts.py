@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import redis
 
-from worker.contract.messages import KEY_PREFIX, Chunk, ImageRef
+from worker.contract.keys import DEFAULT_KEYS as KEYS
+from worker.contract.messages import Chunk, ImageRef
 from worker.contract.stores.dead_letters import MAX_LETTERS, MAX_RAW_BYTES, DeadLetters
 from worker.contract.stores.jobs import JobStore
 from worker.service.delivery_counts import ChunkDoneError, Deliveries
@@ -33,7 +34,7 @@ def test_what_is_known_of_a_chunk_vanishes_with_it_or_in_time(client: redis.Redi
     jobs, deliveries = JobStore(client, 60), Deliveries(client, 60)
     job = jobs.create().id
     deliveries.begin(chunk(job), 0)
-    (key,) = client.keys(f"{KEY_PREFIX}attempts:*")
+    (key,) = client.keys(f"{KEYS.prefix}attempts:*")
     assert 0 < client.ttl(key) <= 60
     # Whoever stores the results, be it a worker that has not heard of the other delivery.
     jobs.finish_chunk(job, 3, images=2, failed=0)
@@ -73,13 +74,13 @@ def test_what_is_given_up_twice_is_one_letter_and_the_list_ends(client: redis.Re
     for _ in range(2):
         dead.add_image(chunk(), 0, "poison", "it kills")
     assert dead.count() == 1
-    client.hset(f"{KEY_PREFIX}dead", mapping={str(n): b"{}" for n in range(MAX_LETTERS - 1)})
+    client.hset(f"{KEYS.prefix}dead", mapping={str(n): b"{}" for n in range(MAX_LETTERS - 1)})
     dead.add_image(chunk(), 1, "poison", "one too many")
     assert dead.count() == MAX_LETTERS
 
 
 def test_a_letter_that_cannot_be_read_is_shown_all_the_same(client: redis.Redis) -> None:
-    client.hset(f"{KEY_PREFIX}dead", mapping={"x": b"{}", "y": b"\xff"})
+    client.hset(f"{KEYS.prefix}dead", mapping={"x": b"{}", "y": b"\xff"})
     found = DeadLetters(client).list()
     assert [(one.id, one.code, one.chunk) for one in found] == [
         ("x", "unreadable_letter", None),

@@ -19,12 +19,13 @@ from producer.jobs.options import JobOptions
 from producer.jobs.publisher import Stores
 from producer.jobs.read_image import read_image
 from producer.jobs.window import Sent, Window, WindowClosedError
+from worker.contract.keys import DEFAULT_KEYS as KEYS
 from worker.contract.local.redis_server import EmbeddedRedis
 from worker.contract.messages import QUEUE, Chunk, Failure, ImageRef
 from worker.contract.queue.app import make_app
 from worker.contract.secret import SecretUrl
 from worker.contract.settings import Settings
-from worker.contract.stores.blobs import BlobStore, blob_key
+from worker.contract.stores.blobs import BlobStore
 from worker.contract.stores.jobs import JobStore
 
 Wait = Callable[[Callable[[], bool]], None]
@@ -49,7 +50,7 @@ def inbox(app: Celery, client: redis.Redis) -> Iterator[Callable[[], list[Chunk]
         def take() -> list[Chunk]:
             chunks = []
             with connection.SimpleQueue(QUEUE) as queue:
-                while client.llen(QUEUE):
+                while client.llen(KEYS.queue):
                     message = queue.get(timeout=PATIENCE_S)
                     args, _kwargs, _embed = message.payload
                     chunks.append(Chunk.from_wire(args[0]))
@@ -139,8 +140,8 @@ def test_a_message_needs_no_subscription_of_its_own(
     stores: Stores, job: str, client: redis.Redis
 ) -> None:
     send(job, ["/a.jpg"] * 50, stores, chunk_size=1)
-    assert client.pubsub_channels("celery-task-meta-*") == []
-    assert client.llen(QUEUE) == 50
+    assert client.pubsub_channels(KEYS.result("*")) == []
+    assert client.llen(KEYS.queue) == 50
 
 
 def test_blobs_lie_beside_the_queue_and_failures_travel(
@@ -156,8 +157,8 @@ def test_blobs_lie_beside_the_queue_and_failures_travel(
     assert [image.path for image in chunk.images] == paths
     codes = [image.error and image.error.code for image in chunk.images]
     assert codes == ["empty_file", None, "too_large", "not_found"]
-    assert [image.blob for image in chunk.images] == [None, blob_key(job, 0, 1), None, None]
-    assert stores.blobs.get(blob_key(job, 0, 1)) == good.read_bytes()
+    assert [image.blob for image in chunk.images] == [None, KEYS.blob(job, 0, 1), None, None]
+    assert stores.blobs.get(KEYS.blob(job, 0, 1)) == good.read_bytes()
 
 
 def test_large_blobs_make_small_chunks(
@@ -209,14 +210,14 @@ def test_the_feeder_waits_when_enough_is_under_way(
 
     feeder = feeder_of(job, endless(), stores, window)
     feeder.start()
-    wait_until(lambda: client.llen(QUEUE) == 2 and taken == 24)
+    wait_until(lambda: client.llen(KEYS.queue) == 2 and taken == 24)
     window.remove(0)
-    wait_until(lambda: client.llen(QUEUE) == 3 and taken == 32)
+    wait_until(lambda: client.llen(KEYS.queue) == 3 and taken == 32)
     assert feeder.check()
     feeder.stop()
     assert not feeder.check()
     assert not feeder.sent_all
-    assert stores.jobs.get(job).chunks == client.llen(QUEUE) == 3
+    assert stores.jobs.get(job).chunks == client.llen(KEYS.queue) == 3
 
 
 def test_what_goes_wrong_while_sending_is_raised_where_results_are_collected(

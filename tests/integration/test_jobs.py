@@ -7,6 +7,7 @@ import json
 import pytest
 import redis
 
+from worker.contract.keys import DEFAULT_KEYS as KEYS
 from worker.contract.messages import ChunkResult, ImageResult
 from worker.contract.stores.jobs import JobStore, LostChunk, NoSuchJobError, new_job_id
 
@@ -24,7 +25,7 @@ def chunk_result(job: str, seq: int) -> ChunkResult:
 def store(client: redis.Redis, job: str, seq: int, status: str, result: object) -> None:
     """Store a result as Celery does."""
     body = json.dumps({"status": status, "result": result, "task_id": f"{job}-{seq}"})
-    client.set(f"celery-task-meta-{job}-{seq}", body)
+    client.set(KEYS.result(f"{job}-{seq}"), body)
 
 
 def test_ids_sort_by_time() -> None:

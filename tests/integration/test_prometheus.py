@@ -20,9 +20,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from server import free_port
 
 from producer.cli.exit_codes import INTERRUPTED
+from worker.contract.keys import DEFAULT_KEYS as KEYS
 from worker.contract.local.redis_server import EmbeddedRedis
 from worker.contract.local.subprocesses import start_child, stop_child
-from worker.contract.messages import QUEUE
 from worker.contract.stores.jobs import JobStore
 
 
@@ -113,7 +113,7 @@ def test_the_exporter_tells_the_backlog_at_every_moment(
         until(lambda: sample(ask(), "wanwu_oldest_waiting_seconds") >= 1)
         waiting = ask()
         assert sample(waiting, "wanwu_backlog_images") == 400
-        assert sample(waiting, "wanwu_messages", where="waiting") == client.llen(QUEUE) > 5
+        assert sample(waiting, "wanwu_messages", where="waiting") == client.llen(KEYS.queue) > 5
         fleet.start(server.url, program=STEADY)
         jobs, seen = JobStore(client, 60), list[float]()
         while not jobs.get(job).finished:

@@ -13,9 +13,11 @@ from conftest import PATIENCE_S
 from producer.jobs import publisher
 from producer.jobs.chunks import OutgoingChunk
 from producer.jobs.publisher import Publisher, Stores
+from worker.contract.keys import DEFAULT_KEYS as KEYS
 from worker.contract.local.redis_server import EmbeddedRedis
 from worker.contract.messages import QUEUE, Chunk, ImageRef
 from worker.contract.queue.app import make_app
+from worker.contract.queue.fair import FairQueue
 from worker.contract.redis.connections import retrying_client
 from worker.contract.secret import SecretUrl
 from worker.contract.settings import Settings
@@ -46,7 +48,7 @@ def seqs(app: Celery, client: redis.Redis) -> list[int]:
     """The chunks in the queue, in the order in which workers take them."""
     found = []
     with app.connection_for_read() as connection, connection.SimpleQueue(QUEUE) as queue:
-        while client.llen(QUEUE):
+        while FairQueue(KEYS).size(client):
             message = queue.get(timeout=PATIENCE_S)
             args, _kwargs, _embed = message.payload
             chunk = Chunk.from_wire(args[0])
@@ -62,7 +64,7 @@ def test_a_lone_chunk_goes_at_once(
     sending = Publisher(stores, lambda _: None)
     sending.start()
     sending.put(outgoing(job, 0))
-    wait_until(lambda: client.llen(QUEUE) == 1)
+    wait_until(lambda: client.llen(KEYS.queue) == 1)
     sending.close()
     assert (stores.jobs.get(job).images, stores.jobs.get(job).chunks) == (2, 1)
 
@@ -138,7 +140,7 @@ def test_connections_that_break_lose_no_chunk(
 def test_a_redis_that_refuses_is_raised_where_chunks_are_handed_over(
     stores: Stores, job: str, client: redis.Redis, wait_until: Wait
 ) -> None:
-    client.set(QUEUE, "no list")
+    client.set(KEYS.queue, "no list")
     sending = Publisher(stores, lambda _: None)
     sending.start()
     sending.put(outgoing(job, 0))

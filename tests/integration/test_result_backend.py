@@ -15,6 +15,7 @@ from celery.worker import state as worker_state
 from conftest import PATIENCE_S, until
 from server import Server
 
+from worker.contract.keys import DEFAULT_KEYS as KEYS
 from worker.contract.local.redis_server import EmbeddedRedis
 from worker.contract.messages import ChunkResult, Failure, ImageResult
 from worker.contract.queue.app import make_app
@@ -49,7 +50,7 @@ def test_a_result_is_stored_and_counted(backend: ChunkResults, client: redis.Red
     assert jobs.finished_chunks(job, [0]) == {0}
     record = jobs.get(job)
     assert (record.done, record.failed) == (2, 1)
-    assert 0 < client.ttl(f"celery-task-meta-{job}-0") <= Settings().result_ttl_s
+    assert 0 < client.ttl(KEYS.result(f"{job}-0")) <= Settings().result_ttl_s
 
 
 def test_a_chunk_that_comes_twice_keeps_its_first_result(

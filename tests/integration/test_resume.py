@@ -16,6 +16,7 @@ from producer.formats import open_sink, records_of, target_of
 from producer.jobs.options import TagSource
 from producer.jobs.resume import ResumeState, resume_state_of
 from producer.sources.scan import path_of
+from worker.contract.keys import DEFAULT_KEYS as KEYS
 from worker.contract.messages import ChunkResult, Failure, ImageResult, Record, Stamp
 from worker.contract.stores.jobs import JobStore
 
@@ -227,7 +228,7 @@ def test_it_takes_over_what_the_job_before_it_got(
             images=tuple(found),
         )
         client.set(
-            f"celery-task-meta-{job}-{seq}",
+            KEYS.result(f"{job}-{seq}"),
             json.dumps({"status": "SUCCESS", "result": result.to_wire()}),
         )
     jobs.set_sent(job, images=5, chunks=3)

@@ -19,6 +19,7 @@ from conftest import Fleet, run
 from flowers import flower_at
 from images import fill
 
+from worker.contract.keys import DEFAULT_KEYS as KEYS
 from worker.contract.local.redis_server import EmbeddedRedis
 from worker.contract.messages import QUEUE
 from worker.contract.redis.connections import BrokerUnreachableError, connect
@@ -125,7 +126,7 @@ def test_flower_listens_and_looks_through_tls(
         view = flower.wait("/api/throughput", lambda view: view["backlog_images"] == 12)
         assert view["redis_up"]
         (depth,) = flower.get("/api/queues/length")["active_queues"]
-        assert depth == {"name": QUEUE, "messages": client.llen(QUEUE)}
+        assert depth == {"name": QUEUE, "messages": client.llen(KEYS.queue)}
         assert f'id="{QUEUE}"' in flower.get("/broker")
         worker = fleet.start(url, **settings)
         view = flower.wait("/api/throughput", lambda view: view["workers"])

@@ -17,11 +17,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kombu import Consumer, Queue
 
+from worker.contract.keys import DEFAULT_KEYS as KEYS
 from worker.contract.local.redis_server import EmbeddedRedis
-from worker.contract.messages import QUEUE, TASK, URGENT, URGENT_KEY, Chunk, ImageRef
-from worker.contract.queue.acks_and_leases import PROCESSING, Leases
+from worker.contract.messages import QUEUE, TASK, URGENT, Chunk, ImageRef
+from worker.contract.queue.acks_and_leases import Leases
 from worker.contract.queue.app import make_app
 from worker.contract.queue.envelope import EnvelopeError, open_envelope
+from worker.contract.queue.fair import FairQueue
 from worker.contract.secret import SecretUrl
 from worker.contract.settings import Settings
 from worker.contract.stores.dead_letters import DeadLetters
@@ -67,10 +69,10 @@ def test_a_message_is_in_one_place_from_the_queue_to_its_acknowledgement(
     with consuming(settings) as (connection, messages):
         take(connection)
         assert len(messages) == 1
-        assert (client.llen(QUEUE), client.llen(PROCESSING)) == (0, 0)
-        assert client.hlen("unacked") == client.zcard("unacked_index") == 1
+        assert (client.llen(KEYS.queue), client.llen(KEYS.processing)) == (0, 0)
+        assert client.hlen(KEYS.unacked) == client.zcard(KEYS.unacked_index) == 1
         messages[0].ack()
-        assert not client.exists("unacked", "unacked_index")
+        assert not client.exists(KEYS.unacked, KEYS.unacked_index)
 
 
 def test_a_message_left_on_the_processing_list_goes_back(
@@ -78,14 +80,14 @@ def test_a_message_left_on_the_processing_list_goes_back(
 ) -> None:
     send(settings)
     # A worker took it, and was killed before it could note that it holds it.
-    client.lmove(QUEUE, PROCESSING, "RIGHT", "LEFT")
+    client.lmove(KEYS.queue, KEYS.processing, "RIGHT", "LEFT")
     with consuming(settings) as (connection, messages):
         qos = connection.default_channel.qos
         qos.restore_visible()
-        assert client.llen(PROCESSING) == 1
+        assert client.llen(KEYS.processing) == 1
         time.sleep(1.1)
         qos.restore_visible()
-        assert (client.llen(QUEUE), client.llen(PROCESSING)) == (1, 0)
+        assert (client.llen(KEYS.queue), client.llen(KEYS.processing)) == (1, 0)
         take(connection)
         assert len(messages) == 1
         messages[0].ack()
@@ -97,9 +99,9 @@ def test_a_lease_lasts_as_long_as_it_is_renewed(settings: Settings, client: redi
 
     def pass_by(seconds: float) -> None:
         """Let all leases be older, as seen from Redis."""
-        tags: Any = client.zrange("unacked_index", 0, -1)
+        tags: Any = client.zrange(KEYS.unacked_index, 0, -1)
         for tag in tags:
-            client.zincrby("unacked_index", -seconds, tag)
+            client.zincrby(KEYS.unacked_index, -seconds, tag)
 
     with consuming(settings) as (holder, held), consuming(settings) as (other, others):
         take(holder)
@@ -107,7 +109,7 @@ def test_a_lease_lasts_as_long_as_it_is_renewed(settings: Settings, client: redi
         for _ in range(4):
             pass_by(500)
             other.default_channel.qos.restore_visible()
-            assert not client.llen(QUEUE)
+            assert not client.llen(KEYS.queue)
             renewing.renew()
         pass_by(1001)
         other.default_channel.qos.restore_visible()
@@ -117,7 +119,7 @@ def test_a_lease_lasts_as_long_as_it_is_renewed(settings: Settings, client: redi
         others[0].ack()
         # A sign of life that comes too late brings nothing back.
         renewing.renew()
-        assert not client.exists("unacked", "unacked_index", QUEUE)
+        assert not client.exists(KEYS.unacked, KEYS.unacked_index, KEYS.queue)
 
 
 def test_a_channel_whose_connection_is_gone_closes_in_peace(
@@ -131,7 +133,7 @@ def test_a_channel_whose_connection_is_gone_closes_in_peace(
         kept, transport.client = transport.client, None
         qos.restore_unacked()
         transport.client = kept
-    assert client.hlen("unacked") == 1
+    assert client.hlen(KEYS.unacked) == 1
 
 
 def test_leases_do_not_ask_what_time_the_host_has(
@@ -146,7 +148,7 @@ def test_leases_do_not_ask_what_time_the_host_has(
         held[0].channel.qos.renew()
         monkeypatch.setattr(time, "time", lambda: true_time() + 86_400)
         other.default_channel.qos.restore_visible()
-        assert not client.llen(QUEUE)
+        assert not client.llen(KEYS.queue)
         monkeypatch.undo()
         held[0].ack()
 
@@ -155,7 +157,7 @@ def test_leases_do_not_ask_what_time_the_host_has(
 def test_what_is_no_message_becomes_a_dead_letter(
     settings: Settings, client: redis.Redis, raw: bytes
 ) -> None:
-    client.lpush(QUEUE, raw)
+    client.lpush(KEYS.queue, raw)
     send(settings)
     with consuming(settings) as (connection, messages):
         take(connection)
@@ -164,12 +166,12 @@ def test_what_is_no_message_becomes_a_dead_letter(
         messages[0].ack()
     (letter,) = DeadLetters(client).list()
     assert letter.code == "unreadable_message"
-    assert not client.exists(PROCESSING, QUEUE, "unacked")
+    assert not client.exists(KEYS.processing, KEYS.queue, KEYS.unacked)
 
 
 def real_message(settings: Settings, client: redis.Redis) -> dict[str, Any]:
     send(settings)
-    found: dict[str, Any] = json.loads(str(client.rpop(QUEUE), "utf-8"))  # type: ignore[arg-type]
+    found: dict[str, Any] = json.loads(str(client.rpop(KEYS.queue), "utf-8"))  # type: ignore[arg-type]
     return found
 
 
@@ -243,10 +245,10 @@ def test_without_capacity_only_urgent_messages_are_taken(
         assert channel.take_urgent()
         assert not channel.take_urgent()
         # Held and noted like all others.
-        assert client.hlen("unacked") == 2
-        assert client.llen(PROCESSING) == 0
+        assert client.hlen(KEYS.unacked) == 2
+        assert client.llen(KEYS.processing) == 0
     assert [message.headers["id"] for message in messages] == ["j-2", "j-1"]
-    assert client.llen(QUEUE) == 3
+    assert FairQueue(KEYS).size(client) == 3
 
 
 def test_an_urgent_message_that_comes_back_is_still_urgent(
@@ -258,9 +260,7 @@ def test_an_urgent_message_that_comes_back_is_still_urgent(
         assert connection.default_channel.take_urgent()
         messages.pop().reject(requeue=True)
     with consuming(settings) as (connection, messages):
-        assert client.llen(QUEUE) == 2
-        # It was put back at the end of the queue; at the head it is recognised.
-        client.lmove(QUEUE, QUEUE, "LEFT", "RIGHT")
+        assert FairQueue(KEYS).size(client) == 2
         assert connection.default_channel.take_urgent()
         assert messages[0].headers["id"] == "j-1"
         messages[0].ack()
@@ -271,7 +271,7 @@ def test_urgent_messages_are_possible_only_while_somebody_sends_them(
 ) -> None:
     with consuming(settings) as (connection, _):
         assert not connection.default_channel.is_urgency_possible()
-        client.set(URGENT_KEY, "1")
+        client.set(KEYS.urgent, "1")
         assert connection.default_channel.is_urgency_possible()
 
 

@@ -21,23 +21,35 @@ import pytest
 from conftest import ROOT
 
 from worker.contract.queue.acks_and_leases import Leases
+from worker.contract.queue.prefixed_channel import PrefixedChannel
 from worker.contract.queue.transport import Channel, Transport
 from worker.service.app import ModelStep
 from worker.service.bootsteps import STEPS
+from worker.service.control import ControlNode
 from worker.service.reconnect import ReconnectingConsumer
 from worker.service.result_backend import ChunkResults
 from worker.service.task import ChunkRequest, TagTask
 
 # Private methods that a class of ours replaces, as the library has them.
 OVERRIDDEN: dict[type, dict[str, str]] = {
+    PrefixedChannel: {
+        # Names with our prefix.
+        "_q_for_pri": "(self, queue, pri)",
+        "_get_publish_topic": "(self, exchange, routing_key)",
+    },
     Channel: {
         # One client for all that is not waited for, instead of one for each command.
         "_create_client": "(self, asynchronous=False)",
         # Urgent messages to the head of the queue.
         "_put": "(self, queue, message, **kwargs)",
-        # BLMOVE instead of BRPOP: a message is never nowhere.
+        # Of all jobs' lists.
+        "_size": "(self, queue)",
+        "_purge": "(self, queue)",
+        # A script or BLMOVE instead of BRPOP: a message is never nowhere.
         "_brpop_start": "(self, timeout=None)",
         "_brpop_read": "(self, **options)",
+        # Sizes and shapes are looked at before anything is parsed.
+        "_receive_one": "(self, c)",
     },
     ChunkResults: {
         # Stores and counts in one step, and waits for a Redis that cannot store.
@@ -47,7 +59,11 @@ OVERRIDDEN: dict[type, dict[str, str]] = {
 # Private parts that a class of ours uses as its own.
 INHERITED: dict[type, set[str]] = {
     # What kombu's poller asks of a channel that waits for a message.
-    Channel: {"_in_poll", "_brpop_sent_at", "_flush_brpop_reauth"},
+    Channel: {
+        *("_in_poll", "_brpop_sent_at", "_closing", "_flush_brpop_reauth"),
+        # What kombu does with a command or an event that it has read.
+        *("_in_listen", "_handle_message", "_deliver_fanout_message"),
+    },
     # The messages held, those acknowledged meanwhile, and kombu's own removal of one.
     Leases: {"_delivered", "_dirty", "_remove_from_indices"},
     # What the backend writes as a task's result.
@@ -67,6 +83,12 @@ USED: dict[str, Any] = {
 # Public methods that a class of ours replaces.
 PUBLIC: dict[type, set[str]] = {
     Channel: {"QoS", "conn_or_acquire"},
+    PrefixedChannel: {
+        "from_transport_options",
+        *("unacked_key", "unacked_index_key", "unacked_mutex_key", "keyprefix_queue"),
+        *("keyprefix_binding_deadlines", "keyprefix_binding_permanent"),
+    },
+    ControlNode: {"handle_message"},
     Transport: {"Channel"},
     Leases: {
         *("ack", "append", "can_consume", "reject", "restore_unacked", "restore_visible"),

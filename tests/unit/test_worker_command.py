@@ -48,6 +48,12 @@ def test_bytes_need_no_directory() -> None:
     assert start_worker(Settings(), ["."], as_blobs=True) == "worker start"
 
 
+def test_a_prefix_of_the_program_s_own_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert start_worker(Settings(prefix="a"), ["-"]) == "WANWU_PREFIX=a: worker start --allow DIR"
+    monkeypatch.setenv("WANWU_PREFIX", "a")
+    assert start_worker(Settings(prefix="a"), ["-"]) == "worker start --allow DIR"
+
+
 def test_a_broker_of_the_command_line_is_named_without_its_password(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

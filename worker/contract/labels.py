@@ -11,7 +11,8 @@ import msgspec
 
 from worker.contract.i18n import TranslatedError
 from worker.contract.i18n import gettext_noop as N_
-from worker.contract.messages import KEY_PREFIX, MessageError
+from worker.contract.keys import DEFAULT_KEYS, Keys
+from worker.contract.messages import MessageError
 
 if TYPE_CHECKING:
     import redis
@@ -142,13 +143,16 @@ def unique(labels: Iterable[str]) -> tuple[str, ...]:
 class LabelStore:
     """Label packs in Redis, by content hash: put as often as you like, stored once."""
 
-    def __init__(self, client: redis.Redis, ttl_s: int = LABELS_TTL_S) -> None:
+    def __init__(
+        self, client: redis.Redis, keys: Keys = DEFAULT_KEYS, *, ttl_s: int = LABELS_TTL_S
+    ) -> None:
+        self._keys = keys
         self._client = client
         self._ttl_s = ttl_s
 
     def put(self, pack: LabelPack) -> str:
         """Store `pack`, or make it live longer, and return its hash."""
-        self._client.set(_key(pack.hash), msgspec.json.encode(pack), ex=self._ttl_s)
+        self._client.set(self._keys.labels(pack.hash), msgspec.json.encode(pack), ex=self._ttl_s)
         return pack.hash
 
     def get(self, pack_hash: str) -> LabelPack:
@@ -157,7 +161,7 @@ class LabelStore:
         Raises:
             MessageError: it is not there (expired, or Redis lost it), or is no label pack.
         """
-        body = self._client.get(_key(pack_hash))
+        body = self._client.get(self._keys.labels(pack_hash))
         if body is None:
             msg = f"label pack {pack_hash} is not in Redis any more; submit the job again"
             raise MessageError(msg)
@@ -166,7 +170,3 @@ class LabelStore:
         except msgspec.MsgspecError as e:
             msg = f"label pack {pack_hash}: {e}"
             raise MessageError(msg) from e
-
-
-def _key(pack_hash: str) -> str:
-    return f"{KEY_PREFIX}labels:{pack_hash}"

@@ -7,26 +7,22 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Annotated, Any, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self, get_args
 
 import msgspec
 from msgspec import Meta
 
 WIRE_VERSION: Final = 1
 APP_NAME: Final = "wanwu"
+# The queue's name; the list in Redis has a prefix: see `keys`.
 QUEUE: Final = "tag"
 TASK: Final = "worker.tag"
-KEY_PREFIX: Final = "wanwu:"
-# Of Celery's own making.
-RESULT_PREFIX: Final = "celery-task-meta-"
 
 MAX_CHUNK_IMAGES: Final = 1024
 # Eight times the longest that Linux opens.
 MAX_PATH_CHARS: Final = 32_768
 # The priority of a message whose sender waits: it is taken before all others.
 URGENT: Final = 9
-# Exists while some program sends such messages.
-URGENT_KEY: Final = f"{KEY_PREFIX}urgent"
 # Between an archive and the name of an image in it.
 INSIDE: Final = "!/"
 MAX_THUMBNAIL_PX: Final = 1024
@@ -42,6 +38,10 @@ Seq = Annotated[int, Meta(ge=0, lt=MAX_CHUNKS)]
 PackHash = Annotated[str, Meta(pattern=r"\A[0-9a-f]{16,64}\Z")]
 FilePath = Annotated[str, Meta(min_length=1, max_length=MAX_PATH_CHARS)]
 Sentence = Annotated[str, Meta(max_length=4096)]
+
+# How large a share of the workers a job has beside others: a quarter, one, four.
+Priority = Literal["low", "normal", "high"]
+PRIORITIES: Final[tuple[Priority, ...]] = get_args(Priority)
 
 Stage = Literal["message", "read", "decode", "infer", "rank", "job"]
 
@@ -142,8 +142,9 @@ class Chunk(Wire, frozen=True, kw_only=True):
     `labels` is the hash of a label pack in Redis, or None for the model's own labels. With
     `embeddings`, results hold the images' embeddings; with `thumbnail_px`, a small picture of each,
     no side of which is longer than that. An `urgent` one is decoded and inferred before all others.
-    `sent_at_s` is the sender's wall clock (seconds since the epoch). Blobs must be the chunk's own:
-    a message must not make a worker read, or drop, whatever else lies in Redis.
+    `sent_at_s` is the sender's wall clock (seconds since the epoch). Blobs must be named for the
+    chunk; that they are those of this installation is checked where its prefix is known
+    (`Keys.check_blobs`).
     """
 
     job: JobId
@@ -173,8 +174,8 @@ class Chunk(Wire, frozen=True, kw_only=True):
             raise ValueError(msg)
 
     def _owns(self, blob: str) -> bool:
-        name = re.escape(f"{KEY_PREFIX}blob:{self.task_id}:")
-        return re.fullmatch(rf"{name}[0-9]{{1,4}}", blob, re.ASCII) is not None
+        name = re.escape(f"blob:{self.task_id}:")
+        return re.fullmatch(rf"[0-9A-Za-z_.:-]+{name}[0-9]{{1,4}}", blob, re.ASCII) is not None
 
     @property
     def task_id(self) -> str:

@@ -14,6 +14,7 @@ from msgspec import Meta
 
 from worker.contract.i18n import Message, TranslatedError
 from worker.contract.i18n import gettext_noop as N_
+from worker.contract.keys import DEFAULT_PREFIX, Keys
 from worker.contract.reasons import reason
 from worker.contract.secret import Secret, SecretUrl
 
@@ -47,6 +48,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     # Redis
     broker_url: SecretUrl = SecretUrl("redis://localhost:6379/0")
     result_url: SecretUrl = SecretUrl()
+    prefix: str = DEFAULT_PREFIX
     tls_ca: str = ""
     tls_cert: str = ""
     tls_key: str = ""
@@ -88,6 +90,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         for url in (self.broker_url, self.result_url):
             if url and (problem := _problem_of(url)):
                 raise SettingsError(N_("{url}: {problem}"), url=url, problem=Message(problem))
+        try:
+            Keys(self.prefix)
+        except ValueError as e:
+            raise SettingsError(
+                N_("WANWU_PREFIX: 1 to 64 of the characters 0-9 A-Z a-z _ . : - are allowed")
+            ) from e
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None, **overrides: object) -> Self:
@@ -113,6 +121,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def results(self) -> SecretUrl:
         """URL of the result backend: the broker's own unless set apart."""
         return self.result_url or self.broker_url
+
+    @property
+    def keys(self) -> Keys:
+        """The names of all that this installation has in Redis."""
+        return Keys(self.prefix)
 
     @property
     def largest_batch(self) -> int:

@@ -18,6 +18,11 @@ GROUPS: Final[Mapping[str, Mapping[str, Entry]]] = {
     "Redis": {
         "broker_url": Entry("Redis of the queue; `rediss://` for TLS."),
         "result_url": Entry("Redis of the results, if apart from the queue.", "the broker's"),
+        "prefix": Entry(
+            "Beginning of the name of everything in Redis. Installations with different prefixes "
+            "share a database without seeing each other; producers, workers and Flower of one "
+            "have the same."
+        ),
         "tls_ca": Entry(
             "Certificate authority of a `rediss://` Redis, a PEM file. The server's certificate is "
             "always checked.",

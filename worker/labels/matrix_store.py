@@ -16,7 +16,7 @@ import numpy.typing as npt
 import redis
 import structlog
 
-from worker.contract.messages import KEY_PREFIX
+from worker.contract.keys import DEFAULT_KEYS, Keys
 
 if TYPE_CHECKING:
     from redis.lock import Lock
@@ -53,8 +53,14 @@ class RedisLabelMatrixStore:
     """Matrices in Redis, float32 row by row. While one worker makes one, the others wait for it."""
 
     def __init__(
-        self, client: redis.Redis, *, poll_s: float = POLL_S, lock_s: float = LOCK_S
+        self,
+        client: redis.Redis,
+        keys: Keys = DEFAULT_KEYS,
+        *,
+        poll_s: float = POLL_S,
+        lock_s: float = LOCK_S,
     ) -> None:
+        self._keys = keys
         self._client = client
         self._poll_s = poll_s
         self._lock_s = lock_s
@@ -66,7 +72,7 @@ class RedisLabelMatrixStore:
             redis.RedisError: Redis is away.
             Exception: what `make` raised; workers that wait then try for themselves.
         """
-        name = f"{KEY_PREFIX}matrix:{key}"
+        name = self._keys.matrix(key)
         while (found_KD := self._find(name, shape)) is None:
             lock = self._client.lock(f"{name}:lock", timeout=self._lock_s, thread_local=False)
             if not lock.acquire(blocking=False):

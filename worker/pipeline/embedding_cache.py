@@ -17,8 +17,6 @@ import numpy.typing as npt
 import redis
 import structlog
 
-from worker.contract.messages import KEY_PREFIX
-
 if TYPE_CHECKING:
     from worker.artifact.manifest import Artifact
     from worker.contract.settings import Settings
@@ -64,8 +62,8 @@ class EmbeddingCache:
         self._limit = settings.embedding_cache_size
         self._size = artifact.manifest.embedding_dim * np.dtype(np.float32).itemsize
         way = f"{artifact.id}:{'fast' if fast else 'exact'}:{settings.jpeg_max_side}"
-        self._prefix = f"{KEY_PREFIX}seen:{way}:"
-        self._index = f"{KEY_PREFIX}seen:{way}"
+        self._index = settings.keys.seen(way)
+        self._prefix = f"{self._index}:"
         self.hits = 0
 
     @property

@@ -31,6 +31,8 @@ from worker.monitoring import logs
 from worker.monitoring.http import Sources, answering
 from worker.monitoring.prometheus import metrics_of
 from worker.service.bootsteps import Services, consumer_steps
+from worker.service.control import ControlNode, hide_secrets
+from worker.service.legacy import legacy_queue
 from worker.service.reconnect import reconnecting
 from worker.service.startup_check import check_early, check_once
 from worker.service.tagger import Tagger
@@ -65,6 +67,8 @@ def _build(settings: Settings, tagger: Tagger) -> Celery:
         worker_concurrency=settings.concurrency,
         worker_consumer=reconnecting(tagger.redis_contact, check_once(settings, tagger.refuse)),
     )
+    app.control.mailbox.node_cls = ControlNode
+    hide_secrets()
     register(app, tagger)
     answers_texts(tagger.pipeline.label_set, tagger.pipeline.artifact)
     app.steps["worker"].add(type("Model", (ModelStep,), {"tagger": tagger}))
@@ -85,6 +89,7 @@ def _services(settings: Settings, tagger: Tagger) -> Services:
         set_latency_mode=pipeline.set_latency_mode,
         is_healthy=lambda: pipeline.problem() is None,
         lease_pause_s=settings.visibility_timeout_s / RENEWALS_PER_LEASE,
+        legacy=legacy_queue(settings),
     )
 
 

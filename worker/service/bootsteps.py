@@ -11,12 +11,14 @@ from functools import partial
 from typing import Any, ClassVar, Final, NamedTuple
 
 import redis
+import structlog
 from celery import bootsteps
 from celery.worker import state
 from kombu.common import ignore_errors
 
 from worker.contract.messages import MessageError
 from worker.pipeline.capacity import Capacity
+from worker.service.legacy import LegacyQueue
 from worker.service.redis_contact import RedisContact
 
 # Celery publishes events whenever its loop turns, once for each chunk or more often: a tenth of the
@@ -25,6 +27,9 @@ EVENT_PAUSE_S: Final = 0.2
 # How often a busy worker looks for urgent chunks, and whether anybody sends such.
 URGENT_LOOK_S: Final = 0.01
 URGENT_CHECK_S: Final = 1.0
+LEGACY_LOOK_S: Final = 1.0
+
+log = structlog.get_logger()
 
 
 class Services(NamedTuple):
@@ -32,7 +37,7 @@ class Services(NamedTuple):
 
     `set_latency_mode` is called with whether urgent chunks may come, `redis_contact` whenever Redis
     has answered. Leases are renewed every `lease_pause_s` while `is_healthy`: others are to have
-    the chunks of a worker that is not.
+    the chunks of a worker that is not. `legacy` takes what versions before the prefix have left.
     """
 
     capacity: Capacity
@@ -40,6 +45,7 @@ class Services(NamedTuple):
     set_latency_mode: Callable[[bool], None]
     is_healthy: Callable[[], bool]
     lease_pause_s: float
+    legacy: LegacyQueue | None = None
 
 
 class _Step(bootsteps.StartStopStep):
@@ -153,7 +159,35 @@ class UrgentIntake(_Step):
         return is_possible
 
 
-STEPS: Final[tuple[type[_Step], ...]] = (EventPulse, LeaseRenewal, Intake, UrgentIntake)
+class LegacyIntake(_Step):
+    """Takes messages of versions before the prefix into our queue, if there are any."""
+
+    def start(self, parent: Any) -> None:
+        """Begin, with the channel of this connection."""
+        self.stop(parent)
+        if parent.hub and (old := self.services.legacy):
+            channel = parent.task_consumer.channel
+            for pause_s, take in (
+                (LEGACY_LOOK_S, old.take_waiting),
+                (self.services.lease_pause_s, old.take_lost),
+            ):
+                self._repeat(parent, pause_s, self._take, parent, channel, take)
+
+    def _take(self, parent: Any, channel: Any, take: Callable[[Any], int]) -> None:
+        with ignore_errors(parent):
+            try:
+                with channel.conn_or_acquire() as client:
+                    if messages := take(client):
+                        log.info("legacy.taken", messages=messages)
+            except redis.exceptions.NoPermissionError:
+                # Of a user who has rights below the prefix alone.
+                self.stop(parent)
+
+
+STEPS: Final[tuple[type[_Step], ...]] = (
+    *(EventPulse, LeaseRenewal, Intake, UrgentIntake),
+    LegacyIntake,
+)
 
 
 def consumer_steps(services: Services) -> list[type[bootsteps.StartStopStep]]:

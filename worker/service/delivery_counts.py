@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from worker.contract.stores.jobs import attempts_key, done_key
+from worker.contract.keys import DEFAULT_KEYS, Keys
 
 if TYPE_CHECKING:
     import redis
@@ -38,7 +38,8 @@ class Deliveries:
     The counts are deleted when the chunk's results are stored (`JobStore.finish_chunk`).
     """
 
-    def __init__(self, client: redis.Redis, ttl_s: int) -> None:
+    def __init__(self, client: redis.Redis, ttl_s: int, keys: Keys = DEFAULT_KEYS) -> None:
+        self._keys = keys
         self._client: Any = client
         self._ttl_s = ttl_s
         self._count: Any = client.register_script(_COUNT)
@@ -61,10 +62,10 @@ class Deliveries:
 
     def end(self, chunk: Chunk, index: int) -> None:
         """Remove the marks of an image whose attempt has ended, well or not."""
-        self._client.hdel(attempts_key(chunk.task_id), str(index))
+        self._client.hdel(self._keys.attempts(chunk.task_id), str(index))
 
     def _add(self, chunk: Chunk, field: str) -> int:
-        keys = [attempts_key(chunk.task_id), done_key(chunk.job)]
+        keys = [self._keys.attempts(chunk.task_id), self._keys.done(chunk.job)]
         count = self._count(keys=keys, args=[chunk.seq, field, self._ttl_s])
         if count == _DONE:
             raise ChunkDoneError(chunk.task_id)

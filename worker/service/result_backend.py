@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
+from copy import copy
 from functools import cached_property
 from typing import Any, Final
 
@@ -19,8 +20,11 @@ from celery.states import FAILURE, SUCCESS
 from celery.worker import state as worker_state
 from redis.backoff import ExponentialWithJitterBackoff
 
+from worker.contract import legacy
 from worker.contract.codec import encode
+from worker.contract.keys import Keys
 from worker.contract.messages import split_task_id
+from worker.contract.queue.app import keys_of
 from worker.contract.redis.connections import single_try_client
 from worker.contract.redis.errors import passes, reason_of
 from worker.contract.stores.jobs import LOST, PATHS, JobStore, paths_in
@@ -78,8 +82,10 @@ class ChunkResults(RedisBackend):
     ) -> None:
         is_chunk = state == SUCCESS and isinstance(result, dict) and "images" in result
         apart = self.url != self.app.conf.broker_url
+        is_legacy = bool(getattr(request, legacy.MARK, False)) and legacy.is_served(self._keys)
         if apart or not is_chunk:
-            super()._store_result(task_id, result, state, traceback, request, **options)
+            backend = self._legacy if is_legacy else self
+            backend.store_plainly(task_id, result, state, traceback, request, **options)
         if is_chunk:
             body = b"" if apart else self._body(task_id, result, request)
             errors = (one.get("error") for one in result["images"])
@@ -91,6 +97,7 @@ class ChunkResults(RedisBackend):
                 failed=codes.total(),
                 codes=codes,
                 body=body,
+                key=legacy.result(task_id) if is_legacy else None,
             )
         elif state == FAILURE:
             self._count_lost(task_id, _chunk_of(request))
@@ -119,6 +126,10 @@ class ChunkResults(RedisBackend):
             meta[PATHS] = paths
         return meta
 
+    def store_plainly(self, *arguments: Any, **options: Any) -> None:
+        """Store a result as Celery does, and count nothing."""
+        super()._store_result(*arguments, **options)
+
     def _body(self, task_id: str, result: dict[str, Any], request: Any) -> bytes:
         meta = self._get_result_meta(
             result=result, state=SUCCESS, traceback=None, request=request
@@ -126,8 +137,20 @@ class ChunkResults(RedisBackend):
         return encode(meta)
 
     @cached_property
+    def _keys(self) -> Keys:
+        return keys_of(self.app)
+
+    @cached_property
+    def _legacy(self) -> ChunkResults:
+        """This backend with the names that results had before the prefix."""
+        other = copy(self)
+        other.task_keyprefix = legacy.result("").encode()
+        return other
+
+    @cached_property
     def _jobs(self) -> JobStore:
-        return JobStore(single_try_client(self.app.conf.broker_url), int(self.expires))
+        client = single_try_client(self.app.conf.broker_url)
+        return JobStore(client, int(self.expires), keys=self._keys)
 
 
 def _chunk_of(request: Any) -> object:

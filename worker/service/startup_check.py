@@ -11,10 +11,10 @@ from celery.exceptions import WorkerShutdown
 
 from worker.contract.redis.connections import BrokerUnreachableError, connect, unreachable
 from worker.contract.redis.server_check import (
-    WORKER,
-    WORKER_RESULTS,
     ServerUnfitError,
     check_server,
+    worker_commands,
+    worker_result_commands,
 )
 from worker.contract.settings import Settings
 from worker.errors import BrokerError
@@ -31,8 +31,9 @@ def check_redis(settings: Settings) -> None:
         BrokerUnreachableError: one is away.
         BrokerError: one cannot be used, or refuses the password.
     """
-    wanted = {settings.broker_url: WORKER}
-    wanted[settings.results] = wanted.get(settings.results, ()) + WORKER_RESULTS
+    keys = settings.keys
+    wanted = {settings.broker_url: worker_commands(keys)}
+    wanted[settings.results] = wanted.get(settings.results, ()) + worker_result_commands(keys)
     for url, commands in wanted.items():
         try:
             with connect(url) as client:

@@ -70,13 +70,14 @@ class Tagger:
         name: str,
         load_engine: Callable[[Artifact, Settings], Engine] = open_engine,
     ) -> None:
-        client = retrying_client(settings.broker_url)
-        self._blobs = BlobStore(client, settings.result_ttl_s)
-        self._jobs = JobStore(client, settings.result_ttl_s)
+        client, keys = retrying_client(settings.broker_url), settings.keys
+        self._keys = keys
+        self._blobs = BlobStore(client, settings.result_ttl_s, keys)
+        self._jobs = JobStore(client, settings.result_ttl_s, keys=keys)
         self._cancelled: TTLCache[str, bool] = TTLCache(_MOST_JOBS, CANCEL_CHECK_S)
         self._cancelled_lock = threading.Lock()
-        self._deliveries = Deliveries(client, settings.result_ttl_s)
-        self._dead_letters = DeadLetters(client)
+        self._deliveries = Deliveries(client, settings.result_ttl_s, keys)
+        self._dead_letters = DeadLetters(client, keys)
         self._exclusive_lock = ExclusiveLock()
         self.refusal: TaggerError | None = None
         self.redis_contact: Final = RedisContact()
@@ -84,8 +85,8 @@ class Tagger:
             settings,
             artifact,
             blobs=self._blobs,
-            labels=LabelStore(client),
-            matrix_store=RedisLabelMatrixStore(client),
+            labels=LabelStore(client, keys),
+            matrix_store=RedisLabelMatrixStore(client, keys),
             embedding_cache=EmbeddingCache(client, artifact, settings),
             worker=name,
             load_engine=load_engine,
@@ -178,6 +179,16 @@ class Tagger:
             self._deliveries.end(chunk, index)
             raise
         self._deliveries.end(chunk, index)
+
+    def chunk_of(self, wire: dict[str, Any]) -> Chunk:
+        """Return the chunk of a message.
+
+        Raises:
+            MessageError: it is none, or names bytes that are not its own.
+        """
+        chunk = Chunk.from_wire(wire)
+        self._keys.check_blobs(chunk)
+        return chunk
 
     def dead_letter(self, task_id: str, wire: Mapping[str, Any], error: MessageError) -> None:
         """Make a message that is not a chunk a dead letter.

@@ -100,7 +100,7 @@ class TagTask(Task):
     def _chunk_of(self, wire: dict[str, Any]) -> Chunk:
         task_id = self.request.id
         try:
-            chunk = Chunk.from_wire(wire)
+            chunk = self._tagger.chunk_of(wire)
         except MessageError as e:
             self._tagger.dead_letter(task_id, wire, e)
             raise

@@ -20,6 +20,7 @@ from celery.events.state import Task
 from flower.api import BaseApiHandler
 from flower.events import Events
 from flower.urls import handlers, settings
+from flower.utils.broker import RedisBase
 from flower.views import BaseHandler
 from flower.views.tasks import TASK_COLUMNS
 from tornado import web
@@ -29,7 +30,10 @@ from producer.console.durations import age
 from producer.monitoring.flower import svg as plots
 from producer.monitoring.flower.throughput_stats import PERIOD_S, STAGES, Throughput, View
 from producer.monitoring.queue_stats import look
+from worker.contract.keys import Keys
 from worker.contract.messages import QUEUE
+from worker.contract.queue.app import prefix_options
+from worker.contract.queue.fair import FairQueue
 from worker.contract.redis.connections import BrokerUnreachableError, celery_options, connect
 from worker.contract.settings import Settings, SettingsError
 from worker.contract.stores.dead_letters import DeadLetters
@@ -75,7 +79,7 @@ class ThroughputEvents(Events):
             raise SystemExit(str(e)) from e
         # What an installation without workers asks for, too.
         capp.conf.task_default_queue = QUEUE
-        capp.conf.update(celery_options({}))
+        capp.conf.update(celery_options(prefix_options(self._settings.keys)))
         if files := _tls(self._settings):
             capp.conf.broker_use_ssl = files
         super().__init__(capp, *arguments, **named)
@@ -92,18 +96,30 @@ class ThroughputEvents(Events):
 
     def _look(self) -> None:
         pause = threading.Event()
-        url, ttl_s = self._settings.broker_url, self._settings.result_ttl_s
+        settings = self._settings
+        keys, url, ttl_s = settings.keys, settings.broker_url, settings.result_ttl_s
         while True:
             with (
                 suppress(BrokerUnreachableError, redis.RedisError),
                 connect(url, timeout_s=LOOK_TIMEOUT_S) as client,
             ):
-                jobs, dead = JobStore(client, ttl_s), DeadLetters(client)
+                jobs, dead = JobStore(client, ttl_s, keys=keys), DeadLetters(client, keys)
                 while True:
-                    throughput.look(look(client, jobs, dead))
+                    throughput.look(look(client, keys, jobs, dead))
                     pause.wait(PERIOD_S)
             throughput.look(None)
             pause.wait(PERIOD_S)
+
+
+async def _queues(broker: RedisBase, names: Iterable[str]) -> list[dict[str, Any]]:
+    """Return how many messages wait in each queue; in ours, those of all jobs."""
+    keys = Keys(broker.broker_prefix)
+    waiting = await broker.redis.execute_command(*FairQueue(keys).size_command())
+    found: list[dict[str, Any]] = await _queues_of_flower(broker, names)
+    return [one | {"messages": waiting} if one["name"] == QUEUE else one for one in found]
+
+
+_queues_of_flower: Final = RedisBase.queues
 
 
 class ThroughputView(BaseHandler):
@@ -150,6 +166,7 @@ def install() -> None:
             Task._info_fields += (name,)  # noqa: SLF001 - what the page of a task shows
     TASK_COLUMNS.update(FIELDS)
     flower.app.Events = ThroughputEvents
+    RedisBase.queues = _queues
     # Before the last, which answers whatever no other does.
     handlers[-1:-1] = [
         web.url(r"/throughput", ThroughputView, name="throughput"),

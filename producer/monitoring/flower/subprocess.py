@@ -46,6 +46,7 @@ def flower_beside(broker_url: str, echo: Callable[[str], None]) -> Iterator[int]
     variables = {
         "BROKER_URL": broker_url,
         "WANWU_BROKER_URL": broker_url,
+        "WANWU_PREFIX": "",
         "FLOWER_ADDRESS": HOST,
         "FLOWER_PORT": str(port),
         "FLOWER_BASIC_AUTH": f"{_USER}:{password}",

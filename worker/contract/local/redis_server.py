@@ -8,7 +8,6 @@ import socket
 import tempfile
 from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import Final, Self
 
 import redis
@@ -57,12 +56,7 @@ class EmbeddedRedis:
         self.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         self.stop()
 
     def start(self) -> None:

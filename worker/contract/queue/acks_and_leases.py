@@ -17,13 +17,11 @@ import redis
 from kombu.transport import redis as kombu_redis
 
 from worker.contract.codec import encode
-from worker.contract.messages import QUEUE
+from worker.contract.keys import Keys
 from worker.contract.redis.errors import reason_of
 
 log = logging.getLogger(__name__)
 
-# Where a message is from the moment it leaves the queue until it is noted as unacknowledged.
-PROCESSING: Final = f"{QUEUE}.processing"
 # In a message's delivery info: its bytes, as they are on that list.
 RAW: Final = "raw"
 
@@ -42,6 +40,7 @@ class Leases(kombu_redis.QoS):
         super().__init__(*args, **kwargs)
         # Whether the worker can take in another message, beside kombu's own count of messages.
         self.has_capacity: Callable[[], bool] = lambda: True
+        self._keys: Keys = self.channel.keys
         self._server_ahead_s: float | None = None
         self._processing_since_s: dict[bytes, float] = {}
         self._late_acks: set[str] = set()
@@ -59,7 +58,7 @@ class Leases(kombu_redis.QoS):
             pipe.zadd(self.unacked_index_key, {delivery_tag: self._server_s()})
             pipe.hset(self.unacked_key, delivery_tag, held)
             if raw is not None:
-                pipe.lrem(PROCESSING, 1, raw)
+                pipe.lrem(self._keys.processing, 1, raw)
             pipe.execute()
         # The memory of it, without kombu's own noting in Redis.
         super(kombu_redis.QoS, self).append(message, delivery_tag)
@@ -148,11 +147,11 @@ class Leases(kombu_redis.QoS):
     def _put_back_processing(self, client: Any) -> None:
         """Put back what has been seen on the processing list for longer than a lease."""
         now_s = time.monotonic()
-        found = set(client.lrange(PROCESSING, 0, -1))
+        found = set(client.lrange(self._keys.processing, 0, -1))
         self._processing_since_s = {raw: self._processing_since_s.get(raw, now_s) for raw in found}
         for raw, since_s in self._processing_since_s.items():
             if now_s - since_s > self.visibility_timeout:
-                client.eval(_PUT_BACK, 2, PROCESSING, QUEUE, raw)
+                client.eval(_PUT_BACK, 2, self._keys.processing, self._keys.queue, raw)
 
     def _server_s(self) -> float:
         """Return the server's time; it is asked for at each renewal, not at each message."""

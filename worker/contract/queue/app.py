@@ -8,6 +8,7 @@ from celery import Celery
 from kombu import Queue
 from kombu.transport import TRANSPORT_ALIASES
 
+from worker.contract.keys import Keys
 from worker.contract.messages import APP_NAME, QUEUE, TASK
 from worker.contract.redis.connections import celery_options
 from worker.contract.settings import Settings
@@ -18,6 +19,7 @@ _MAX_RESTORE_PAUSE_S: Final = 10
 RENEWALS_PER_LEASE: Final = 6
 # By name: they are loaded when they are needed, not when a command starts.
 _TRANSPORT: Final = "worker.contract.queue.transport:Transport"
+PREFIX_OPTION: Final = "global_keyprefix"
 _RESULTS: Final = "worker.service.result_backend:ChunkResults"
 
 
@@ -35,8 +37,20 @@ def make_app(settings: Settings, *, stores_results: bool) -> Celery:
         set_as_current=False,
     )
     app.conf.update(_common(settings))
-    app.conf.update(celery_options(_lease_options(settings)))
+    prefix = prefix_options(settings.keys)
+    app.conf.update(celery_options(prefix | _lease_options(settings)))
+    app.conf.result_backend_transport_options = prefix
     return app
+
+
+def prefix_options(keys: Keys) -> dict[str, Any]:
+    """Return the option with which kombu and Celery name all that they have in Redis as `keys`."""
+    return {PREFIX_OPTION: keys.prefix}
+
+
+def keys_of(app: Celery) -> Keys:
+    """Return the names that an app of `make_app` has in Redis."""
+    return Keys(app.conf.broker_transport_options[PREFIX_OPTION])
 
 
 def _use_our_transport() -> None:

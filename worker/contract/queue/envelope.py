@@ -1,19 +1,27 @@
 """Message in Redis -> kombu's form of it, if it is one that a worker can process.
 
 Kombu and Celery take much for granted. Anything else ends in a traceback at best, and at worst in a
-consumer that restarts for ever, with the same message before it.
+consumer that restarts for ever, with the same message before it. Nothing is parsed that is larger
+than what a program of ours sends, and nothing is inflated.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 from msgspec import Meta
 
 from worker.contract.codec import decode
 
+# Twice what a producer sends at most: see `producer.jobs.chunks`.
+MAX_MESSAGE_BYTES: Final = 64 * 2**20
+# How much of a library's sentence an error repeats: it may name what it found.
+_DETAIL_CHARS: Final = 160
+
 Name = Annotated[str, Meta(max_length=1024)]
+# What Celery writes of a task's arguments, for people: a thousand characters.
+Shown = Annotated[str, Meta(max_length=16_384)]
 Count = Annotated[int, Meta(ge=0, le=1_000_000)]
 
 
@@ -57,8 +65,8 @@ class _Headers(msgspec.Struct):
     expires: None = None
     retries: Literal[0] = 0
     timelimit: tuple[None, None] = (None, None)
-    argsrepr: str = ""
-    kwargsrepr: str = ""
+    argsrepr: Shown = ""
+    kwargsrepr: Shown = ""
     origin: Name = ""
     ignore_result: bool | None = None
     replaced_task_nesting: Count = 0
@@ -75,6 +83,29 @@ class _Envelope(msgspec.Struct, rename="kebab"):
     properties: _Properties
 
 
+class _ControlHeaders(msgspec.Struct):
+    """Those that kombu reads of a message of remote control."""
+
+    clock: Annotated[int, Meta(ge=0, lt=2**62)] | None = None
+    expires: float | None = None
+    ticket: Name | None = None
+    compression: None = None
+
+
+class _ControlProperties(msgspec.Struct):
+    delivery_tag: Name
+    delivery_info: _DeliveryInfo
+    body_encoding: Literal["base64"]
+
+
+class _ControlEnvelope(msgspec.Struct, rename="kebab"):
+    body: bytes
+    content_type: Literal["application/json"]
+    content_encoding: Literal["utf-8"]
+    headers: _ControlHeaders
+    properties: _ControlProperties
+
+
 # Positional arguments, named ones, and what to do next.
 _Body = tuple[tuple[dict[str, Any]], dict[str, None], dict[str, None]]
 
@@ -85,16 +116,39 @@ def open_envelope(raw: bytes) -> dict[str, Any]:
     Raises:
         EnvelopeError: saying what is wrong with it.
     """
+    _check_size(raw, MAX_MESSAGE_BYTES)
     message: Any = None
     try:
         message = decode(raw)
         envelope = msgspec.convert(message, _Envelope)
         msgspec.convert(decode(envelope.body), _Body)
     except (ValueError, msgspec.ValidationError) as e:
-        msg = f"this is not a message for a worker: {e}"
+        msg = f"this is not a message for a worker: {str(e)[:_DETAIL_CHARS]}"
         raise EnvelopeError(msg, _task_id_of(message)) from e
     found: dict[str, Any] = message
     return found
+
+
+def open_control(raw: bytes, max_bytes: int) -> dict[str, Any]:
+    """Return a message of Celery's remote control, an event, or a reply, in kombu's form.
+
+    Raises:
+        EnvelopeError: saying what is wrong with it.
+    """
+    _check_size(raw, max_bytes)
+    try:
+        message: dict[str, Any] = decode(raw)
+        decode(msgspec.convert(message, _ControlEnvelope).body)
+    except (ValueError, msgspec.ValidationError) as e:
+        msg = f"this is no message of remote control: {str(e)[:_DETAIL_CHARS]}"
+        raise EnvelopeError(msg) from e
+    return message
+
+
+def _check_size(raw: bytes, max_bytes: int) -> None:
+    if len(raw) > max_bytes:
+        msg = f"this is larger than any message: {len(raw)} bytes, more than {max_bytes}"
+        raise EnvelopeError(msg)
 
 
 def _task_id_of(message: Any) -> str | None:

@@ -2,13 +2,14 @@
 
 ::
 
-    queue --BLMOVE--> processing --append--> unacknowledged (leased) --ack--> gone
-      ^                   |                       |
-      +---- put back when a worker dies ----------+       see `leases`
+    queue --take--> processing --append--> unacknowledged (leased) --ack--> gone
+      ^                 |                       |
+      +--- put back when a worker dies ---------+       see `acks_and_leases`
 
 Kombu takes a message by BRPOP and notes it as unacknowledged afterwards: a worker that is killed in
 between, or whose connection breaks, loses it. Here it moves in one step to the processing list, and
-leaves that when it is noted.
+leaves that when it is noted. Which one moves, of which job, is said in `fair`; where none waits, a
+BLMOVE waits for the next.
 
 A test names each private part of kombu that this package overrides or uses: test_private_names.
 """
@@ -19,35 +20,37 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from queue import Empty
 from typing import Any, Final
 
 import redis
 from kombu.transport import redis as kombu_redis
+from kombu.utils.encoding import bytes_to_str
 from kombu.utils.json import dumps
 
-from worker.contract.messages import QUEUE, URGENT, URGENT_KEY
-from worker.contract.queue.acks_and_leases import PROCESSING, RAW, Leases
-from worker.contract.queue.envelope import EnvelopeError, open_envelope
+from worker.contract.messages import QUEUE, URGENT
+from worker.contract.queue.acks_and_leases import RAW, Leases
+from worker.contract.queue.envelope import (
+    MAX_MESSAGE_BYTES,
+    EnvelopeError,
+    open_control,
+    open_envelope,
+)
+from worker.contract.queue.fair import FairQueue
+from worker.contract.queue.prefixed_channel import PrefixedChannel
 from worker.contract.stores.dead_letters import DeadLetters
 
 log = logging.getLogger(__name__)
 
+# Remote control: a command is a few hundred bytes, a text to be encoded some kilobytes.
+MAX_CONTROL_BYTES: Final = 2**20
+_REPLIES: Final = ".pidbox"
+_TAKE: Final = "EVAL"
 _LATE: Final = "a reply has not come in time"
 
-# What an urgent message begins with, as kombu writes JSON: nothing has to be parsed to know it.
-_URGENT_HEADER: Final = {"urgent": True}
-_URGENT_PREFIX: Final = dumps(_URGENT_HEADER).removesuffix("}")
 
-# KEYS: the queue, the processing list. ARGV: what an urgent message begins with.
-_TAKE_URGENT: Final = """
-local next = redis.call('LINDEX', KEYS[1], -1)
-if not next or string.sub(next, 1, #ARGV[1]) ~= ARGV[1] then return false end
-return redis.call('LMOVE', KEYS[1], KEYS[2], 'RIGHT', 'LEFT')
-"""
-
-
-class Channel(kombu_redis.Channel):
+class Channel(PrefixedChannel):
     """Takes messages from our queue so that each is in one place at any moment.
 
     `on_unreadable` is called with the id of a message that cannot be processed, if it has one, and
@@ -59,9 +62,14 @@ class Channel(kombu_redis.Channel):
     on_unreadable: Callable[[str, str], None] | None = None
     _shared_client: Any = None
     _moves = False
+    _sent = ""
     # Whether a reply has not come in time: then other connections may have vanished, too, and each
     # would be found out by a time-out of its own.
     _is_late = False
+
+    @cached_property
+    def _fair(self) -> FairQueue:
+        return FairQueue(self.keys)
 
     def _create_client(self, asynchronous: bool = False) -> Any:  # noqa: FBT001, FBT002 - kombu's
         """Return one client for all that is not waited for.
@@ -94,7 +102,7 @@ class Channel(kombu_redis.Channel):
             super()._put(queue, message, **kwargs)
             return
         with self.conn_or_acquire() as client:
-            client.rpush(queue, dumps(_URGENT_HEADER | message))
+            client.rpush(self.keys.queue, dumps(message))
 
     def is_urgency_possible(self) -> bool:
         """Whether somebody sends urgent messages.
@@ -106,45 +114,80 @@ class Channel(kombu_redis.Channel):
         if self._is_late:
             raise redis.TimeoutError(_LATE)
         with self.conn_or_acquire() as client:
-            return bool(client.exists(URGENT_KEY))
+            return bool(client.exists(self.keys.urgent))
 
     def take_urgent(self) -> bool:
         """Take the next message if it is urgent, whatever is held; return whether it was."""
         with self.conn_or_acquire() as client:
-            raw = client.eval(_TAKE_URGENT, 2, QUEUE, PROCESSING, _URGENT_PREFIX)
+            raw = client.execute_command(*self._fair.take_command("urgent"))
         if raw is None:
             return False
         self._hand_over(raw)
         return True
 
+    def _size(self, queue: str) -> int:
+        """Return how many messages wait, of all jobs."""
+        if queue != QUEUE:
+            return int(super()._size(queue))
+        with self.conn_or_acquire() as client:
+            return self._fair.size(client)
+
+    def _purge(self, queue: str) -> int:
+        """Delete the messages that wait; return how many."""
+        if queue != QUEUE:
+            return int(super()._purge(queue))
+        with self.conn_or_acquire() as client:
+            return self._fair.purge(client)
+
     def _brpop_start(self, timeout: float | None = None) -> None:
-        self._moves = set(self.active_queues) == {QUEUE}
+        # Whatever else is to be consumed from beside it: only from there messages are taken safely.
+        self._moves = QUEUE in self.active_queues
         if not self._moves:
             super()._brpop_start(timeout)
             return
         self._in_poll = self.client.connection
+        self._send(*self._fair.take_command())
+
+    def _wait_for_next(self) -> None:
+        """Wait for a message; none is in any list. What comes first is taken first."""
+        command = ("BLMOVE", self.keys.queue, self.keys.processing, "RIGHT", "LEFT")
+        self._send(*command, self.brpop_timeout)
+
+    @property
+    def _may_wait(self) -> bool:
+        return not self._closing and self.qos.can_consume()
+
+    def _send(self, *command: Any) -> None:
+        self._sent = command[0]
         self._brpop_sent_at = time.monotonic()
-        timeout_s = timeout or self.brpop_timeout or 0
-        self.client.connection.send_command("BLMOVE", QUEUE, PROCESSING, "RIGHT", "LEFT", timeout_s)
+        self.client.connection.send_command(*command)
 
     def _brpop_read(self, **options: Any) -> bool:
         # The command that was sent: meanwhile the queue may have been cancelled.
-        if not self._moves:
-            return bool(super()._brpop_read(**options))
+        command = self._sent if self._moves else "BRPOP"
+        is_waiting_next = False
         try:
             try:
-                raw = self.client.parse_response(self.client.connection, "BLMOVE", **options)
+                found = self.client.parse_response(self.client.connection, command, **options)
+                if found is None and command == _TAKE and self._may_wait:
+                    is_waiting_next = True
+                    self._wait_for_next()
             except self.connection_errors:
                 # The next turn of the loop connects anew.
+                is_waiting_next = False
                 self.client.connection.disconnect()
                 raise
-            if raw is None:
+            if found is None:
                 raise Empty
-            self._hand_over(raw)
+            if self._moves:
+                self._hand_over(found)
+            else:
+                self._hand_over_reply(*found)
             return True
         finally:
-            self._in_poll = None
-            self._flush_brpop_reauth()
+            if not is_waiting_next:
+                self._in_poll = None
+                self._flush_brpop_reauth()
 
     def _hand_over(self, raw: bytes) -> None:
         """Give a message on the processing list to its consumer, or make it a dead letter."""
@@ -155,15 +198,56 @@ class Channel(kombu_redis.Channel):
             if e.task_id is not None and self.on_unreadable is not None:
                 self.on_unreadable(e.task_id, str(e))
             return
+        info = message["properties"]["delivery_info"]
+        # Where it is put back to, whatever its sender calls that.
+        info["exchange"], info["routing_key"] = "", QUEUE
         # `Leases.append` takes it out again: by it the message is found on the processing list.
-        message["properties"]["delivery_info"][RAW] = raw
+        info[RAW] = raw
         self.connection._deliver(message, QUEUE)  # noqa: SLF001 - as kombu does
+
+    def _hand_over_reply(self, key: bytes, raw: bytes) -> None:
+        """Give a message of another queue to its consumer: the reply of a worker."""
+        queue = key.decode().removeprefix(self.keys.prefix)
+        self._queue_cycle.rotate(queue)
+        is_reply = queue.endswith(_REPLIES)
+        try:
+            message = open_control(raw, MAX_MESSAGE_BYTES) if is_reply else open_envelope(raw)
+        except EnvelopeError as e:
+            log.warning("message.dropped: %d bytes in %s, %s", len(raw), queue[:80], e)
+            return
+        self.connection._deliver(message, queue)  # noqa: SLF001 - as kombu does
+
+    def _receive_one(self, c: Any) -> bool | None:
+        """Give a command or an event to its consumer; drop what is too large, or neither of them.
+
+        Kombu parses all of it first, and inflates it. What it cannot read ends the connection.
+        """
+        try:
+            response = c.parse_response()
+        except self.connection_errors:
+            self._in_listen = None
+            raise
+        if not isinstance(response, list | tuple):
+            return None
+        found = self._handle_message(c, response)
+        if not bytes_to_str(found["type"]).endswith("message"):
+            return None
+        _, _, topic = bytes_to_str(found["channel"]).removeprefix(self.keys.prefix).partition(".")
+        exchange = topic.partition("/")[0]
+        try:
+            message = open_control(found["data"], MAX_CONTROL_BYTES)
+        except EnvelopeError as e:
+            log.warning("control.dropped: %d bytes, %s", len(found["data"]), e)
+            return None
+        if exchange not in self._fanout_to_queue:
+            return None
+        return bool(self._deliver_fanout_message(message, exchange))
 
     def _dead_letter(self, raw: bytes, reason: str) -> None:
         log.error("message.unreadable: %d bytes, %s", len(raw), reason)
         with self.conn_or_acquire() as client:
-            DeadLetters(client).add_unreadable(raw, reason)
-            client.lrem(PROCESSING, 1, raw)
+            DeadLetters(client, self.keys).add_unreadable(raw, reason)
+            client.lrem(self.keys.processing, 1, raw)
 
 
 class Transport(kombu_redis.Transport):

@@ -12,72 +12,89 @@ import redis
 
 from worker.contract.i18n import Message, TranslatedError
 from worker.contract.i18n import gettext_noop as N_
-from worker.contract.messages import KEY_PREFIX, QUEUE, RESULT_PREFIX
+from worker.contract.keys import Keys
 from worker.contract.redis.errors import passes, reason_message, reason_of
 
 OLDEST: Final = (6, 2)
-_PROBE: Final = f"{KEY_PREFIX}probe"
-_PROCESSING: Final = f"{QUEUE}.processing"
-_RESULT: Final = f"{RESULT_PREFIX}probe"
 _NO_SCRIPT: Final = "0" * 40
 
 Command = tuple[str | int, ...]
 
+
 # What each does in Redis, a command for each kind of key. They are queued and discarded, never
 # executed: the server looks at the command, the keys and the channels when it queues.
-PRODUCER: Final[tuple[Command, ...]] = (
-    ("LPUSH", QUEUE, "x"),
-    ("RPUSH", QUEUE, "x"),
-    ("LINDEX", QUEUE, -1),
-    ("LLEN", QUEUE),
-    ("EVALSHA", _NO_SCRIPT, 1, _PROBE),
-    ("SCRIPT", "LOAD", "return 1"),
-    ("GET", _PROBE),
-    ("SET", _PROBE, "x", "EX", 1),
-    ("SETEX", _PROBE, 1, "x"),
-    ("EXPIRE", _PROBE, 1),
-    ("EXISTS", _PROBE),
-    ("UNLINK", _PROBE),
-    ("COPY", _PROBE, _PROBE),
-    ("HSET", _PROBE, "x", "x"),
-    ("HGETALL", _PROBE),
-    ("HLEN", _PROBE),
-    ("HDEL", _PROBE, "x"),
-    ("GETBIT", _PROBE, 0),
-    ("ZADD", _PROBE, 0, "x"),
-    ("ZREVRANGE", _PROBE, 0, 1),
-    ("SMEMBERS", "_kombu.binding.probe"),
-    ("PUBLISH", "/0.celery.pidbox", "x"),
-    ("TIME",),
-)
-WORKER: Final[tuple[Command, ...]] = (
-    *PRODUCER,
-    ("BLMOVE", QUEUE, _PROCESSING, "RIGHT", "LEFT", 1),
-    ("LMOVE", QUEUE, _PROCESSING, "RIGHT", "LEFT"),
-    ("LRANGE", _PROCESSING, 0, -1),
-    ("LREM", _PROCESSING, 1, "x"),
-    ("HSET", "unacked", "x", "x"),
-    ("HGET", "unacked", "x"),
-    ("HDEL", "unacked", "x"),
-    ("ZADD", "unacked_index", 0, "x"),
-    ("ZREM", "unacked_index", "x"),
-    ("ZRANGE", "unacked_index", 0, 1, "BYSCORE"),
-    ("SET", "unacked_mutex", "x", "NX", "PX", 1),
-    ("SADD", "_kombu.binding.probe", "x"),
-    ("EVAL", "return 1", 1, _PROBE),
-    ("MGET", _PROBE),
-    ("HINCRBY", _PROBE, "x", 1),
-    ("SETBIT", _PROBE, 0, 1),
-    ("PUBLISH", "/0.celeryev/worker.heartbeat", "x"),
-)
-RESULTS: Final[tuple[Command, ...]] = (
-    ("SETEX", _RESULT, 1, "x"),
-    ("MGET", _RESULT),
-    ("UNLINK", _RESULT),
-)
-WORKER_RESULTS: Final[tuple[Command, ...]] = (*RESULTS, ("PUBLISH", _RESULT, "x"))
-# What shows whether the server takes work at the moment.
-_WRITE: Final[tuple[Command, ...]] = (("SETEX", _PROBE, 1, "x"), ("LPUSH", QUEUE, "x"))
+
+
+def producer_commands(keys: Keys) -> tuple[Command, ...]:
+    """Return what a producer does where the queue is."""
+    queue, probe, binding = keys.queue, keys.probe, f"{keys.prefix}_kombu.binding.probe"
+    return (
+        ("LPUSH", queue, "x"),
+        ("RPUSH", queue, "x"),
+        ("LINDEX", queue, -1),
+        ("LLEN", queue),
+        ("EVALSHA", _NO_SCRIPT, 1, probe),
+        ("SCRIPT", "LOAD", "return 1"),
+        ("GET", probe),
+        ("SET", probe, "x", "EX", 1),
+        ("SETEX", probe, 1, "x"),
+        ("EXPIRE", probe, 1),
+        ("EXISTS", probe),
+        ("UNLINK", probe),
+        ("COPY", probe, probe),
+        ("HSET", probe, "x", "x"),
+        ("HGETALL", probe),
+        ("HLEN", probe),
+        ("HDEL", probe, "x"),
+        ("GETBIT", probe, 0),
+        ("ZADD", probe, 0, "x"),
+        ("ZREVRANGE", probe, 0, 1),
+        ("SMEMBERS", binding),
+        ("PUBLISH", f"{keys.prefix}/0.celery.pidbox", "x"),
+        ("TIME",),
+    )
+
+
+def worker_commands(keys: Keys) -> tuple[Command, ...]:
+    """Return what a worker does where the queue is."""
+    queue, processing, probe = keys.queue, keys.processing, keys.probe
+    unacked, index, mutex = keys.unacked, keys.unacked_index, keys.unacked_mutex
+    return (
+        *producer_commands(keys),
+        ("BLMOVE", queue, processing, "RIGHT", "LEFT", 1),
+        ("LMOVE", queue, processing, "RIGHT", "LEFT"),
+        ("LRANGE", processing, 0, -1),
+        ("LREM", processing, 1, "x"),
+        ("HSET", unacked, "x", "x"),
+        ("HGET", unacked, "x"),
+        ("HDEL", unacked, "x"),
+        ("ZADD", index, 0, "x"),
+        ("ZREM", index, "x"),
+        ("ZRANGE", index, 0, 1, "BYSCORE"),
+        ("SET", mutex, "x", "NX", "PX", 1),
+        ("SADD", f"{keys.prefix}_kombu.binding.probe", "x"),
+        ("EVAL", "return 1", 1, probe),
+        ("MGET", probe),
+        ("HINCRBY", probe, "x", 1),
+        ("SETBIT", probe, 0, 1),
+        ("PUBLISH", f"{keys.prefix}/0.celeryev/worker.heartbeat", "x"),
+    )
+
+
+def result_commands(keys: Keys) -> tuple[Command, ...]:
+    """Return what a producer does where the results are."""
+    result = keys.result("probe")
+    return (("SETEX", result, 1, "x"), ("MGET", result), ("UNLINK", result))
+
+
+def worker_result_commands(keys: Keys) -> tuple[Command, ...]:
+    """Return what a worker does where the results are."""
+    return (*result_commands(keys), ("PUBLISH", keys.result("probe"), "x"))
+
+
+def write_commands(keys: Keys) -> tuple[Command, ...]:
+    """Return what shows whether the server of the queue takes work at the moment."""
+    return (("SETEX", keys.probe, 1, "x"), ("LPUSH", keys.queue, "x"))
 
 
 class ServerUnfitError(TranslatedError, RuntimeError):
@@ -122,10 +139,10 @@ def check_server(client: redis.Redis, url: object, commands: Iterable[Command]) 
         )
 
 
-def refusal(client: redis.Redis, commands: Iterable[Command] = _WRITE) -> str:
+def refusal(client: redis.Redis, commands: Iterable[Command]) -> str:
     """Return why a server that answers takes no work at the moment (READONLY, OOM, ...), or "".
 
-    `commands` are what is to be done there; by default, what is done where the queue is.
+    `commands` are what is to be done there.
 
     Raises:
         redis.RedisError: it does not answer.

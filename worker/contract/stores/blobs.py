@@ -8,21 +8,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from worker.contract.messages import KEY_PREFIX, task_id
+from worker.contract.keys import DEFAULT_KEYS, Keys
 
 if TYPE_CHECKING:
     import redis
 
 
-def blob_key(job: str, seq: int, index: int) -> str:
-    """Return the key of image `index` of chunk `seq` of `job`."""
-    return f"{KEY_PREFIX}blob:{task_id(job, seq)}:{index}"
-
-
 class BlobStore:
-    """Image bytes in Redis, until their result is stored, or for `ttl_s` seconds."""
+    """Image bytes in Redis, until their result is stored, or for `ttl_s` seconds.
 
-    def __init__(self, client: redis.Redis, ttl_s: int) -> None:
+    They are named by `keys.blob`.
+    """
+
+    def __init__(self, client: redis.Redis, ttl_s: int, keys: Keys = DEFAULT_KEYS) -> None:
+        self.keys = keys
         self._client: Any = client
         self._ttl_s = ttl_s
 

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from worker.contract.codec import decode, encode
-from worker.contract.messages import KEY_PREFIX, Chunk
+from worker.contract.keys import DEFAULT_KEYS, Keys
+from worker.contract.messages import Chunk, MessageError
 
 if TYPE_CHECKING:
     import redis
@@ -22,11 +23,11 @@ if TYPE_CHECKING:
 MAX_LETTERS: Final = 10_000
 # How much of an unreadable message is kept.
 MAX_RAW_BYTES: Final = 4096
+MAX_REASON_CHARS: Final = 1024
 # Codes of letters; those of images are in `worker.errors`.
 UNREADABLE: Final = "unreadable_message"
 UNREADABLE_LETTER: Final = "unreadable_letter"
 FOREIGN_ID: Final = "foreign_id"
-_DEAD: Final = f"{KEY_PREFIX}dead"
 
 # KEYS: the letters. ARGV: field, letter, most letters. A full list takes no more.
 _ADD: Final = """
@@ -53,8 +54,15 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
 class DeadLetters:
     """The list, in Redis. Adding a letter a second time changes nothing."""
 
-    def __init__(self, client: redis.Redis, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        client: redis.Redis,
+        keys: Keys = DEFAULT_KEYS,
+        *,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self._client: Any = client
+        self._keys = keys
         self._clock = clock
 
     def add_chunk(self, chunk: Chunk, code: str, reason: str) -> None:
@@ -77,34 +85,37 @@ class DeadLetters:
 
     def list(self) -> list[DeadLetter]:
         """Return all, the oldest first."""
-        found = self._client.hgetall(_DEAD).items()
-        letters = [_letter(name.decode("utf-8", "replace"), body) for name, body in found]
+        found = self._client.hgetall(self._keys.dead).items()
+        letters = [self._letter(name.decode("utf-8", "replace"), body) for name, body in found]
         return sorted(letters, key=lambda letter: (letter.at_s, letter.id))
 
     def count(self) -> int:
         """Return how many there are."""
-        return int(self._client.hlen(_DEAD))
+        return int(self._client.hlen(self._keys.dead))
 
     def remove(self, letters: Iterable[DeadLetter]) -> None:
         """Take these off the list."""
         ids = [letter.id for letter in letters]
         if ids:
-            self._client.hdel(_DEAD, *ids)
+            self._client.hdel(self._keys.dead, *ids)
 
     def _add(self, name: str, code: str, reason: str, **more: Any) -> None:
+        reason = reason[:MAX_REASON_CHARS]
         letter = DeadLetter(id=name, code=code, reason=reason, at_s=self._clock(), **more)
-        self._client.eval(_ADD, 1, _DEAD, name, encode(letter), MAX_LETTERS)
+        self._client.eval(_ADD, 1, self._keys.dead, name, encode(letter), MAX_LETTERS)
+
+    def _letter(self, name: str, body: bytes) -> DeadLetter:
+        try:
+            letter = msgspec.convert(decode(body), DeadLetter)
+            if letter.chunk is not None:
+                self._keys.check_blobs(letter.chunk)
+        except (ValueError, msgspec.ValidationError, MessageError) as e:
+            # Of another version, or not ours: a person should see it all the same.
+            shown, why = body[:MAX_RAW_BYTES].decode("utf-8", "replace"), str(e)[:MAX_REASON_CHARS]
+            return DeadLetter(id=name, code=UNREADABLE_LETTER, reason=why, at_s=0.0, raw=shown)
+        return letter
 
 
 def _message_id(content: bytes | str) -> str:
     body = content if isinstance(content, bytes) else content.encode("utf-8", "surrogatepass")
     return f"message:{hashlib.sha256(body).hexdigest()[:12]}"
-
-
-def _letter(name: str, body: bytes) -> DeadLetter:
-    try:
-        return msgspec.convert(decode(body), DeadLetter)
-    except (ValueError, msgspec.ValidationError) as e:
-        # Of another version, or not ours: a person should see it all the same.
-        shown = body[:MAX_RAW_BYTES].decode("utf-8", "replace")
-        return DeadLetter(id=name, code=UNREADABLE_LETTER, reason=str(e), at_s=0.0, raw=shown)

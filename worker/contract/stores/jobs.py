@@ -9,16 +9,17 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 import msgspec
 
+from worker.contract import legacy
 from worker.contract.codec import decode
 from worker.contract.i18n import TranslatedError
 from worker.contract.i18n import gettext_noop as N_
+from worker.contract.keys import DEFAULT_KEYS, Keys
 from worker.contract.messages import (
-    KEY_PREFIX,
     MAX_PATH_CHARS,
-    RESULT_PREFIX,
     ChunkResult,
     Failure,
     MessageError,
+    Priority,
     Record,
     task_id,
 )
@@ -26,10 +27,10 @@ from worker.contract.messages import (
 if TYPE_CHECKING:
     import redis
 
+Names = list[str]
 JobState = Literal["submitting", "submitted", "interrupted", "cancelled"]
 
 MAX_ABOUT_CHARS: Final = 300
-_INDEX: Final = f"{KEY_PREFIX}jobs"
 _CODE: Final = "failed:"
 # Of images that no worker has answered for.
 LOST: Final = "lost"
@@ -104,6 +105,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     codes: Mapping[str, int] = {}
     about: str = ""
     labels: int = 0
+    priority: Priority = "normal"
 
     @property
     def finished(self) -> bool:
@@ -153,29 +155,41 @@ class JobStore:
         client: redis.Redis,
         ttl_s: int,
         *,
+        keys: Keys = DEFAULT_KEYS,
         results: redis.Redis | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        self._keys = keys
         self._client: Any = client
         self._results: Any = results or client
         self._ttl_s = ttl_s
         self._clock = clock
+        # The last job whose results were fetched, and whether a version before the prefix made it.
+        self._asked_about = ("", False)
         self._finish: Any = client.register_script(_FINISH_CHUNK)
         self._move: Any = client.register_script(_MOVE)
         self._set_sent: Any = client.register_script(_SET_SENT)
 
-    def create(self, about: str = "", labels: int = 0) -> Job:
+    def create(self, about: str = "", labels: int = 0, priority: Priority = "normal") -> Job:
         """Record a new job and return it. `about` is text for a person: no bytes of names."""
         now_s = self._clock()
         about = about[:MAX_ABOUT_CHARS]
-        job = Job(id=new_job_id(now_s), created_at_s=now_s, about=about, labels=labels)
+        job = Job(
+            id=new_job_id(now_s),
+            created_at_s=now_s,
+            about=about,
+            labels=labels,
+            priority=priority,
+        )
         with self._client.pipeline() as pipe:
             fields = msgspec.to_builtins(job)
             del fields["codes"]
-            pipe.hset(_key(job.id), mapping={name: str(value) for name, value in fields.items()})
-            pipe.expire(_key(job.id), self._ttl_s)
-            pipe.zadd(_INDEX, {job.id: job.created_at_s})
-            pipe.zremrangebyscore(_INDEX, 0, self._clock() - self._ttl_s * 30)
+            fields[legacy.JOB_FIELD] = self._keys.prefix
+            key = self._keys.job(job.id)
+            pipe.hset(key, mapping={name: str(value) for name, value in fields.items()})
+            pipe.expire(key, self._ttl_s)
+            pipe.zadd(self._keys.jobs, {job.id: job.created_at_s})
+            pipe.zremrangebyscore(self._keys.jobs, 0, self._clock() - self._ttl_s * 30)
             pipe.execute()
         return job
 
@@ -185,17 +199,17 @@ class JobStore:
         Raises:
             NoSuchJobError: there is none.
         """
-        found = self._client.hgetall(_key(job_id))
+        found = self._client.hgetall(self._keys.job(job_id))
         if not found:
             raise self._unknown(job_id)
         return _job(found)
 
     def list(self) -> list[Job]:
         """Return all jobs that are remembered, the newest first."""
-        ids = [raw.decode() for raw in self._client.zrevrange(_INDEX, 0, -1)]
+        ids = [raw.decode() for raw in self._client.zrevrange(self._keys.jobs, 0, -1)]
         with self._client.pipeline(transaction=False) as pipe:
             for job_id in ids:
-                pipe.hgetall(_key(job_id))
+                pipe.hgetall(self._keys.job(job_id))
             return [_job(found) for found in pipe.execute() if found]
 
     def set_sent(self, job_id: str, *, images: int, chunks: int) -> None:
@@ -206,7 +220,8 @@ class JobStore:
         Raises:
             NoSuchJobError: there is none.
         """
-        if not self._set_sent(keys=[_key(job_id)], args=[images, chunks, self._ttl_s]):
+        key = self._keys.job(job_id)
+        if not self._set_sent(keys=[key], args=[images, chunks, self._ttl_s]):
             raise self._unknown(job_id)
 
     def set_state(self, job_id: str, state: JobState) -> bool:
@@ -215,7 +230,7 @@ class JobStore:
         Raises:
             NoSuchJobError: there is none.
         """
-        there, moved = self._move(keys=[_key(job_id)], args=[state])
+        there, moved = self._move(keys=[self._keys.job(job_id)], args=[state])
         if not there:
             raise self._unknown(job_id)
         return bool(moved)
@@ -228,7 +243,7 @@ class JobStore:
 
     def is_cancelled(self, job_id: str) -> bool:
         """Whether the job was cancelled: workers ask again and again."""
-        return bool(self._client.hget(_key(job_id), "state") == b"cancelled")
+        return bool(self._client.hget(self._keys.job(job_id), "state") == b"cancelled")
 
     def finish_chunk(
         self,
@@ -239,16 +254,19 @@ class JobStore:
         failed: int,
         codes: Mapping[str, int] | None = None,
         body: bytes | str = b"",
+        key: str | None = None,
     ) -> bool:
         """Count a chunk's images as done, once however often it came; True if counted now.
 
         `codes` says how many of them failed with which code.
 
         `body` is the chunk's result in the backend's form; it is stored in the same step, unless
-        it was before.
+        it was before, at `key` if that is another than usual.
         """
         name = task_id(job_id, seq)
-        keys = [_key(job_id), done_key(job_id), RESULT_PREFIX + name, attempts_key(name)]
+        names = self._keys
+        result = key or names.result(name)
+        keys = [names.job(job_id), names.done(job_id), result, names.attempts(name)]
         added = [part for code, n in (codes or {}).items() for part in (_CODE + code, n)]
         return bool(self._finish(keys=keys, args=[seq, images, failed, self._ttl_s, body, *added]))
 
@@ -256,7 +274,7 @@ class JobStore:
         """Return those of `seqs` that have been counted as done."""
         with self._client.pipeline(transaction=False) as pipe:
             for seq in seqs:
-                pipe.getbit(done_key(job_id), seq)
+                pipe.getbit(self._keys.done(job_id), seq)
             return {seq for seq, bit in zip(seqs, pipe.execute(), strict=True) if bit}
 
     def collect(self, job_id: str, seqs: Sequence[int]) -> Sequence[ChunkResult | LostChunk]:
@@ -266,14 +284,32 @@ class JobStore:
         """
         if not seqs:
             return []
-        bodies = self._results.mget([RESULT_PREFIX + task_id(job_id, seq) for seq in seqs])
+        bodies = self._results.mget(self._result_keys(job_id, seqs))
+        if self._is_legacy(job_id):
+            older = self._results.mget([legacy.result(task_id(job_id, seq)) for seq in seqs])
+            bodies = [body or old for body, old in zip(bodies, older, strict=True)]
         return [_outcome(seq, body) for seq, body in zip(seqs, bodies, strict=True) if body]
 
     def drop_results(self, job_id: str, seqs: Iterable[int]) -> None:
         """Free the results of chunks that are safe elsewhere."""
-        keys = [RESULT_PREFIX + task_id(job_id, seq) for seq in seqs]
+        seqs = [*seqs]
+        keys = self._result_keys(job_id, seqs)
+        if keys and self._is_legacy(job_id):
+            keys += [legacy.result(task_id(job_id, seq)) for seq in seqs]
         if keys:
             self._results.unlink(*keys)
+
+    def _result_keys(self, job_id: str, seqs: Iterable[int]) -> Names:
+        return [self._keys.result(task_id(job_id, seq)) for seq in seqs]
+
+    def _is_legacy(self, job_id: str) -> bool:
+        """Whether a version before the prefix has created the job; its record is asked once."""
+        if job_id != self._asked_about[0]:
+            key = self._keys.job(job_id)
+            created, prefix = self._client.hmget(key, "created_at_s", legacy.JOB_FIELD)
+            is_legacy = created is not None and prefix is None and legacy.is_served(self._keys)
+            self._asked_about = job_id, is_legacy
+        return self._asked_about[1]
 
 
 def _outcome(seq: int, body: bytes) -> ChunkResult | LostChunk:
@@ -314,17 +350,3 @@ def _job(found: dict[bytes, bytes]) -> Job:
     }
     codes = {name.removeprefix(_CODE): n for name, n in fields.items() if name.startswith(_CODE)}
     return msgspec.convert(fields | {"codes": codes}, Job, strict=False)
-
-
-def _key(job_id: str) -> str:
-    return f"{KEY_PREFIX}job:{job_id}"
-
-
-def attempts_key(name: str) -> str:
-    """Return the key of what is known of a chunk, by its task id, that was delivered again."""
-    return f"{KEY_PREFIX}attempts:{name}"
-
-
-def done_key(job_id: str) -> str:
-    """Return the key of a job's bits: one a chunk, set when its results are stored."""
-    return f"{KEY_PREFIX}job:{job_id}:done"
