@@ -60,7 +60,13 @@ class Connection:
         client = self.client
         self._results: Any = client_of(settings.results)
         self.keys = keys = settings.keys
-        self.jobs = JobStore(client, settings.result_ttl_s, keys=keys, results=self._results)
+        self.jobs = JobStore(
+            client,
+            settings.result_ttl_s,
+            keys=keys,
+            results=self._results,
+            replicas=settings.redis_wait_replicas,
+        )
         self.blobs = BlobStore(client, settings.result_ttl_s, keys)
         self.labels = LabelStore(client, keys)
         self.dead = DeadLetters(client, keys)

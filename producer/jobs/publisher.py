@@ -134,6 +134,7 @@ class Publisher:
         # Where it is not known whether some of them have arrived, all are sent again: a chunk that
         # comes twice has the same task id and is counted once.
         RetryPolicy().call(partial(self._publish, chunks))
+        self._stores.jobs.confirm_sent(self._retry_timeout_s)
         self._images, self._chunks = totals["images"], totals["chunks"]
         return images
 

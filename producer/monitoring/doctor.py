@@ -15,6 +15,7 @@ from producer.backend.connection import ONLINE_TIMEOUT_S, Connection, open_conne
 from producer.backend.workers import BrokerRefusesError, WorkerInfo, online
 from producer.console.paths import printable
 from producer.console.worker_command import start_worker
+from worker.contract.cpus import usable_cpus
 from worker.contract.extras import EXTRAS, incomplete, is_wanted, missing, remedy
 from worker.contract.i18n import gettext as _
 from worker.contract.i18n import gettext_noop as N_
@@ -40,6 +41,7 @@ _WRONG_LOGIN: Final = N_(
     "put the right password into WANWU_BROKER_URL: redis://:PASSWORD@HOST:6379/0"
 )
 _OTHER: Final = N_("upgrade it, or name another in WANWU_BROKER_URL")
+_LIMITS: Final = {"": "", "affinity": N_("affinity"), "cgroup quota": N_("cgroup quota")}
 # By the code of what Redis says.
 _REFUSED: Final = {
     "READONLY": N_("it is a replica: name the master in {variable}, or promote this one"),
@@ -98,6 +100,11 @@ def _installed() -> Iterator[Finding]:
     else:
         what = _("wanwu-tagger {version} without extras").format(version=ours)
     yield Finding("ok", what)
+    if (cpus := usable_cpus()).limit:
+        what = _("{usable} of {there} CPUs may be used here: {limit}").format(
+            usable=cpus.usable, there=cpus.there, limit=_(_LIMITS[cpus.limit])
+        )
+        yield Finding("ok", what)
     for name in wanted:
         if lacking := missing(name):
             yield Finding(

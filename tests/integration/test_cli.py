@@ -31,7 +31,7 @@ from worker.contract.keys import DEFAULT_KEYS as KEYS
 from worker.contract.local.redis_server import EmbeddedRedis
 from worker.contract.messages import QUEUE, Chunk, ChunkResult, ImageRef, ImageResult, Tag
 from worker.contract.queue.app import make_app
-from worker.contract.redis.connections import CONNECT_TIMEOUT_S
+from worker.contract.redis.pools import CONNECT_TIMEOUT_S
 from worker.contract.secret import SecretUrl
 from worker.contract.settings import Settings
 from worker.contract.stores.dead_letters import DeadLetters

@@ -462,7 +462,7 @@ def test_a_client_is_entered_once(server: EmbeddedRedis) -> None:
     with client, pytest.raises(UsageError, match="open already"), client:
         pass
     with client:
-        assert client.status().jobs == ()
+        client.status()
 
 
 def test_a_misspelt_argument_is_an_error_as_everywhere_in_python(

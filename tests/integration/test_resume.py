@@ -249,7 +249,7 @@ def test_images_that_no_worker_has_answered_for_are_sent_again(
     file, jobs = tmp_path / "tags.jsonl", JobStore(client, 60)
     job = jobs.create().id
     lost = {"status": "FAILURE", "result": None, "paths": [str(photos[0])]}
-    client.set(f"celery-task-meta-{job}-0", json.dumps(lost))
+    client.set(KEYS.result(f"{job}-0"), json.dumps(lost))
     jobs.set_sent(job, images=1, chunks=1)
     again = resume_state(file)
     again.begin(job)

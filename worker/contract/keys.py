@@ -137,6 +137,10 @@ class Keys(msgspec.Struct, frozen=True):
         """Sorted set of the images whose embeddings are kept, by a model and way of decoding."""
         return f"{self.prefix}seen:{way}"
 
+    def replicated(self, token: str) -> str:
+        """Return the name of a mark that is written after what replicas are to have."""
+        return f"{self.prefix}replicated:{token}"
+
     @property
     def probe(self) -> str:
         """Return a name that is never used: by it, rights are asked about."""

@@ -24,9 +24,11 @@ from worker.contract import legacy
 from worker.contract.codec import encode
 from worker.contract.keys import Keys
 from worker.contract.messages import split_task_id
-from worker.contract.queue.app import keys_of
+from worker.contract.queue.app import REPLICAS, keys_of
+from worker.contract.queue.url_numbers import broker_url_of, result_url_of
 from worker.contract.redis.connections import single_try_client
 from worker.contract.redis.errors import passes, reason_of
+from worker.contract.redis.replicas import WAIT_S, await_replicas
 from worker.contract.stores.jobs import LOST, PATHS, JobStore, paths_in
 
 # How long a worker that is asked to stop goes on trying to store a result.
@@ -81,11 +83,14 @@ class ChunkResults(RedisBackend):
         self, task_id: str, result: Any, state: str, traceback: Any, request: Any, **options: Any
     ) -> None:
         is_chunk = state == SUCCESS and isinstance(result, dict) and "images" in result
-        apart = self.url != self.app.conf.broker_url
+        apart = result_url_of(self.app) != broker_url_of(self.app)
         is_legacy = bool(getattr(request, legacy.MARK, False)) and legacy.is_served(self._keys)
         if apart or not is_chunk:
+            # Those of old producers are read at the name that they had.
             backend = self._legacy if is_legacy else self
             backend.store_plainly(task_id, result, state, traceback, request, **options)
+            # Those beside the queue come and go with what is known of the chunk.
+            await_replicas(self.client, self._keys, self._replicas if apart else 0, WAIT_S)
         if is_chunk:
             body = b"" if apart else self._body(task_id, result, request)
             errors = (one.get("error") for one in result["images"])
@@ -136,6 +141,10 @@ class ChunkResults(RedisBackend):
         ) | {"task_id": task_id}
         return encode(meta)
 
+    @property
+    def _replicas(self) -> int:
+        return int(self.app.conf.result_backend_transport_options.get(REPLICAS, 0))
+
     @cached_property
     def _keys(self) -> Keys:
         return keys_of(self.app)
@@ -149,8 +158,15 @@ class ChunkResults(RedisBackend):
 
     @cached_property
     def _jobs(self) -> JobStore:
-        client = single_try_client(self.app.conf.broker_url)
+        client = single_try_client(broker_url_of(self.app))
         return JobStore(client, int(self.expires), keys=self._keys)
+
+    def _params_from_url(self, url: str, defaults: dict[str, Any]) -> dict[str, Any]:  # noqa: ARG002 - Celery's
+        """Return what Celery would read from a URL: ours is parsed by now."""
+        return defaults
+
+    def _create_client(self, **params: Any) -> Any:  # noqa: ARG002 - Celery's
+        return single_try_client(result_url_of(self.app))
 
 
 def _chunk_of(request: Any) -> object:

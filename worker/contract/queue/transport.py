@@ -25,12 +25,12 @@ from queue import Empty
 from typing import Any, Final
 
 import redis
-from kombu.transport import redis as kombu_redis
 from kombu.utils.encoding import bytes_to_str
 from kombu.utils.json import dumps
 
 from worker.contract.messages import QUEUE, URGENT
 from worker.contract.queue.acks_and_leases import RAW, Leases
+from worker.contract.queue.connecting import ConnectingTransport
 from worker.contract.queue.envelope import (
     MAX_MESSAGE_BYTES,
     EnvelopeError,
@@ -48,6 +48,7 @@ MAX_CONTROL_BYTES: Final = 2**20
 _REPLIES: Final = ".pidbox"
 _TAKE: Final = "EVAL"
 _LATE: Final = "a reply has not come in time"
+_MOVED: Final = "another server is the master now"
 
 
 class Channel(PrefixedChannel):
@@ -108,13 +109,16 @@ class Channel(PrefixedChannel):
         """Whether somebody sends urgent messages.
 
         Raises:
-            redis.TimeoutError: Redis does not answer, or did not answer somebody else in time:
-                all connections should be made anew.
+            redis.TimeoutError: Redis does not answer, or did not answer somebody else in time, or
+                another server is the master now: all connections should be made anew.
         """
         if self._is_late:
             raise redis.TimeoutError(_LATE)
         with self.conn_or_acquire() as client:
-            return bool(client.exists(self.keys.urgent))
+            is_possible = bool(client.exists(self.keys.urgent))
+        if self.has_moved():
+            raise redis.TimeoutError(_MOVED)
+        return is_possible
 
     def take_urgent(self) -> bool:
         """Take the next message if it is urgent, whatever is held; return whether it was."""
@@ -250,7 +254,7 @@ class Channel(PrefixedChannel):
             client.lrem(self.keys.processing, 1, raw)
 
 
-class Transport(kombu_redis.Transport):
+class Transport(ConnectingTransport):
     """Kombu's own with these channels."""
 
     Channel = Channel

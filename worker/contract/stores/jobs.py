@@ -23,6 +23,7 @@ from worker.contract.messages import (
     Record,
     task_id,
 )
+from worker.contract.redis.replicas import await_replicas
 
 if TYPE_CHECKING:
     import redis
@@ -36,6 +37,8 @@ _CODE: Final = "failed:"
 LOST: Final = "lost"
 # In the result of a chunk that failed as a whole: the paths of its images.
 PATHS: Final = "paths"
+_ID: Final = b"id"
+_CREATE_TIMEOUT_S: Final = 10.0
 
 # A redelivered chunk finds its bit set: its first result stays, and nothing is counted. The result
 # is published too, as Celery's backend does: applications that wait by `AsyncResult` are notified.
@@ -158,6 +161,7 @@ class JobStore:
         keys: Keys = DEFAULT_KEYS,
         results: redis.Redis | None = None,
         clock: Callable[[], float] = time.time,
+        replicas: int = 0,
     ) -> None:
         self._keys = keys
         self._client: Any = client
@@ -166,6 +170,7 @@ class JobStore:
         self._clock = clock
         # The last job whose results were fetched, and whether a version before the prefix made it.
         self._asked_about = ("", False)
+        self._replicas = replicas
         self._finish: Any = client.register_script(_FINISH_CHUNK)
         self._move: Any = client.register_script(_MOVE)
         self._set_sent: Any = client.register_script(_SET_SENT)
@@ -191,6 +196,7 @@ class JobStore:
             pipe.zadd(self._keys.jobs, {job.id: job.created_at_s})
             pipe.zremrangebyscore(self._keys.jobs, 0, self._clock() - self._ttl_s * 30)
             pipe.execute()
+        self.confirm_sent(_CREATE_TIMEOUT_S)
         return job
 
     def get(self, job_id: str) -> Job:
@@ -200,7 +206,8 @@ class JobStore:
             NoSuchJobError: there is none.
         """
         found = self._client.hgetall(self._keys.job(job_id))
-        if not found:
+        # A failover may lose the record, and its totals are written again afterwards.
+        if _ID not in found:
             raise self._unknown(job_id)
         return _job(found)
 
@@ -210,7 +217,7 @@ class JobStore:
         with self._client.pipeline(transaction=False) as pipe:
             for job_id in ids:
                 pipe.hgetall(self._keys.job(job_id))
-            return [_job(found) for found in pipe.execute() if found]
+            return [_job(found) for found in pipe.execute() if _ID in found]
 
     def set_sent(self, job_id: str, *, images: int, chunks: int) -> None:
         """Note how many images and chunks are sent, with those that are about to be.
@@ -223,6 +230,14 @@ class JobStore:
         key = self._keys.job(job_id)
         if not self._set_sent(keys=[key], args=[images, chunks, self._ttl_s]):
             raise self._unknown(job_id)
+
+    def confirm_sent(self, timeout_s: float) -> None:
+        """Wait until as many replicas as asked for have all that was sent so far; 0: not at all.
+
+        Raises:
+            ReplicationError: it may be lost: send it again.
+        """
+        await_replicas(self._client, self._keys, self._replicas, timeout_s)
 
     def set_state(self, job_id: str, state: JobState) -> bool:
         """Move the job on; return whether it moved. One that is cancelled or finished stays so.
