@@ -12,6 +12,7 @@ from celery import Celery
 
 from producer.arguments import argument
 from producer.backend.local_worker import LocalWorker, check_libraries
+from producer.backend.queue_problems import full_sentence, later_sentence, lost_sentence
 from producer.backend.workers import WorkerInfo, online
 from producer.errors import JobLostError
 from worker.contract.i18n import gettext as _
@@ -46,30 +47,6 @@ from worker.contract.stores.jobs import JobState, JobStore, NoSuchJobError
 # A worker deep in work may be slow to answer; submit still fails within five seconds.
 ONLINE_TIMEOUT_S: Final = 2.5
 LAST_WORD_TIMEOUT_S: Final = 2.0
-
-
-def full_sentence(percent: int) -> str:
-    """Return what a person should know of a Redis whose memory is short."""
-    return _(
-        "Redis is {percent} % full: nothing more is sent until there is room. producer results JOB "
-        "--drop, and producer cancel JOB --drop, free what a job holds"
-    ).format(percent=percent)
-
-
-def later_sentence(messages: int) -> str:
-    """Return what a person should know of messages that the workers here cannot read."""
-    return _(
-        "{messages:,} messages are of a later version: they wait for workers that can read them"
-    ).format(messages=messages)
-
-
-def lost_sentence(job: str, images: int) -> str:
-    """Return what a person should know of images whose messages have vanished."""
-    return _(
-        "{images:,} images of job {job} are lost to the queue: their messages were purged, revoked "
-        "or deleted. They count as failed (message_lost); the same submit with --resume sends them "
-        "again"
-    ).format(images=images, job=job)
 
 
 class Connection:

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-from producer.backend.connection import lost_sentence
+from producer.backend.queue_problems import lost_sentence
 from producer.errors import NoWorkerError, ServerError
 from producer.jobs.chunks import Loaded, grouped, with_bytes
 from producer.jobs.http_client import HttpClient

@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from typing import Final
 
 from producer.arguments import argument
-from producer.backend.connection import Connection, full_sentence, job_lost, lost_sentence
+from producer.backend.connection import Connection, job_lost
+from producer.backend.queue_problems import full_sentence, lost_sentence
 from producer.backend.workers import WorkerInfo
 from producer.console.paths import about
 from producer.console.worker_command import can_embed, start_worker, unread
@@ -121,11 +122,29 @@ class RedisTransport:
     def start(self, images: Iterable[Image], total: Total, echo: Echo) -> None:
         """Begin to send."""
         self._echo = echo
-        connection, options = self._connection, self._request.options
+        options = self._request.options
         window = Window(MAX_BLOB_IMAGES if options.as_blobs else MAX_IMAGES, MAX_BLOB_BYTES)
-        retry_timeout_s = float(connection.settings.redis_retry_timeout_s)
+        self._feeder = self._feeder_of(images, total, window)
+        self._collector = self._collector_of(window)
+        self._feeder.start()
 
-        say_full = _Saying(echo)
+    def _feeder_of(self, images: Iterable[Image], total: Total, window: Window) -> Feeder:
+        connection = self._connection
+        return Feeder(
+            self._job,
+            images,
+            self._request.options,
+            Stores(connection.app, connection.jobs, connection.blobs, connection.room),
+            window,
+            total=total,
+            max_file_bytes=connection.settings.max_file_bytes,
+            retry_timeout_s=float(connection.settings.redis_retry_timeout_s),
+        )
+
+    def _collector_of(self, window: Window) -> Collector:
+        """Return the collector; it says why nothing comes, or nothing is sent."""
+        connection, echo = self._connection, self._echo
+        say_full, lost = _Saying(echo), connection.loss_watch(self._job)
 
         def is_feeding() -> bool:
             connection.check()
@@ -137,34 +156,21 @@ class RedisTransport:
             if reason := connection.stall_reason(self._job):
                 echo(_("waiting: {reason}").format(reason=reason))
 
-        lost = connection.loss_watch(self._job)
-
         def still() -> None:
             if sentence := lost():
                 self._is_loss_said = True
                 echo(sentence)
 
-        self._feeder = Feeder(
-            self._job,
-            images,
-            options,
-            Stores(connection.app, connection.jobs, connection.blobs, connection.room),
-            window,
-            total=total,
-            max_file_bytes=connection.settings.max_file_bytes,
-            retry_timeout_s=retry_timeout_s,
-        )
-        self._collector = Collector(
+        return Collector(
             connection.jobs,
             self._job,
             window,
             is_feeding,
             on_still=still,
-            is_held_up=lambda: self._feeder.is_held_up,
             on_stall=stalled,
-            retry_timeout_s=retry_timeout_s,
+            is_held_up=lambda: self._feeder.is_held_up,
+            retry_timeout_s=float(connection.settings.redis_retry_timeout_s),
         )
-        self._feeder.start()
 
     def records(self) -> Iterator[list[Record]]:
         """Yield the records as chunks finish; see `Transport.records`."""

@@ -14,11 +14,9 @@ import redis
 from producer.backend.connection import (
     ONLINE_TIMEOUT_S,
     Connection,
-    full_sentence,
-    later_sentence,
-    lost_sentence,
     open_connection,
 )
+from producer.backend.queue_problems import full_sentence, later_sentence, lost_sentence
 from producer.backend.workers import BrokerRefusesError, WorkerInfo, online
 from producer.console.paths import printable
 from producer.console.worker_command import start_worker
