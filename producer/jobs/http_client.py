@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import threading
-<<<<<<< HEAD
-from collections.abc import Callable, Iterator, Sequence
-=======
 from collections import Counter
-from collections.abc import Iterator, Sequence
->>>>>>> main
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from typing import Any, Final, Self
 from urllib.parse import quote
@@ -215,18 +211,17 @@ class _RecordStream:
         return _checked(answer).iter_bytes()
 
 
-<<<<<<< HEAD
 def _problem(answer: httpx.Response) -> dict[str, Any]:
     """Return what a server says is wrong; nothing if it is another program's answer."""
     try:
         return msgspec.json.decode(answer.content, type=dict[str, Any])
     except msgspec.MsgspecError:
         return {}
-=======
+
+
 def _place(job: str) -> str:
     """Return where a job is at a server, whatever its id holds."""
     return f"/jobs/{quote(job, safe='', errors='backslashreplace')}"
->>>>>>> main
 
 
 def _is_away(error: Exception) -> bool:
