@@ -78,8 +78,10 @@ class Client:
             on_note: Is called with sentences for a person, such as what is waited for.
 
         Raises:
-            UsageError: a setting has a value that cannot be used.
+            UsageError: the URL is empty, or a setting has a value that cannot be used.
         """
+        if url is not None and not url.strip():
+            raise UsageError(_("the URL is empty: give one, or None for WANWU_BROKER_URL"))
         self._on_note = on_note
         self._server: Final = url if url and url.startswith(_SERVERS) else ""
         with raises_producer_errors():
@@ -114,7 +116,10 @@ class Client:
 
         Raises:
             UnavailableError: Redis does not answer or cannot be used, or nothing can be started.
+            UsageError: the client is open already.
         """
+        if self._open_link is not None:
+            raise UsageError(_("the client is open already"))
         with raises_producer_errors():
             if self._server:
                 http = HttpLink(self.settings, self._server)
@@ -168,9 +173,9 @@ class Client:
             paths, listed = paths_of(images)
             request = request_for(paths, labels, options)
             output = Output.at(None if out is None else os.fspath(out), out_format)
-            check_writing(output, resume=resume, overwrite=overwrite, options=options)
+            writing = Writing(output, resume, retry_failed, overwrite)
+            check_writing(writing, options)
         runner = self.runner(request)
-        writing = Writing(output, resume, retry_failed, overwrite)
         note, jobs = self._on_note, self._link.jobs
         find = partial(find_images, paths, note) if listed is None else lambda: listed
         return self._stream(runner, prepare_and_tag(runner, find, writing, jobs, note))
@@ -274,9 +279,10 @@ class Client:
         overwrite: bool = False,
         **options: Unpack[LabelOptions],
     ) -> int:
-        """Tag the images of a file of records by other labels; return how many.
+        """Tag the images of a file of records by other labels; return how many were tagged.
 
-        No image is read: the embeddings in the file are. Needs the extra `parquet`, and for the
+        No image is read: the embeddings in the file are. Records of images that failed are taken
+        over as they are. Needs the extra `parquet`, and for the
         labels' own embeddings the extra `worker`.
 
         Raises:
@@ -289,18 +295,19 @@ class Client:
             from producer.embeddings.retag import retag_into  # noqa: PLC0415 - loads numpy
 
             check_label_options(options)
-            check_labels(labels)
+            check_labels(labels, options)
             output = Output.at(os.fspath(out), None)
             with output.reserved(self._on_note, overwrite=overwrite):
-                return retag_into(
+                done = retag_into(
                     output,
                     Path(file),
                     pack_of(labels, options),
                     model=model,
                     top_k=options.get("top_k", 5),
-                    threshold=threshold_of(options),
+                    threshold=threshold_of(labels, options),
                     echo=self._on_note,
                 )
+            return done.tagged
 
     @property
     def connection(self) -> Connection:

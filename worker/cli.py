@@ -73,7 +73,7 @@ def main() -> None:
 @click.option(
     "--threads",
     type=click.IntRange(min=1),
-    help="CPU threads of the model. [default: one per physical core]",
+    help="CPU threads of the model. [default: one per physical core, within the CPU quota]",
 )
 @click.option(
     "--max-batch",

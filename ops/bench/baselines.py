@@ -20,6 +20,7 @@ from worker_pool import HERE, Member, worker_at, workers_at
 
 from producer.backend.connection import open_connection
 from worker.artifact.manifest import open_artifact
+from worker.contract.cpus import usable_cpus
 from worker.contract.local.redis_server import EmbeddedRedis
 from worker.contract.messages import Record
 from worker.contract.redis.connections import connect
@@ -31,7 +32,7 @@ from worker.labels.encoder import LabelEncoder
 
 BATCH: Final = 4
 LOOP, PIPELINE, OURS = "bare loop", "transformers pipeline", "wanwu"
-CORES: Final = len(os.sched_getaffinity(0))
+CORES: Final = usable_cpus().usable
 # As many tasks under way keep a child a core busy, and no result waits for long.
 _NAIVE_AHEAD: Final = 8 * CORES
 Tag = Callable[[Sequence[str]], Sequence[Record]]

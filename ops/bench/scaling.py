@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import tempfile
 import time
 from collections.abc import Sequence
@@ -26,6 +25,7 @@ from tiny_images import small_images
 from worker_pool import HERE, Member, workers_at
 
 from producer.backend.connection import Connection, open_connection
+from worker.contract.cpus import usable_cpus
 from worker.contract.local.redis_server import EmbeddedRedis
 from worker.contract.redis.connections import connect
 from worker.contract.secret import SecretUrl
@@ -70,7 +70,7 @@ def run(
     tag(connection, paths, take=len)
     rate = len(paths) / (time.perf_counter() - began_s)
     cpu_ms = bill.per_image_ms(len(paths))
-    cores = len(os.sched_getaffinity(0))
+    cores = usable_cpus().usable
     return {
         "images_per_s": rate,
         "cpu_ms": cpu_ms,

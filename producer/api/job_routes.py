@@ -104,6 +104,7 @@ def _options(asked: NewJob, labels: str | None) -> JobOptions:
         threshold=asked.least(),
         embeddings=asked.embeddings,
         thumbnail_px=asked.thumbnail_px,
+        priority=asked.priority,
     )
 
 

@@ -16,7 +16,7 @@ from producer.jobs.chunks import Loaded, grouped, make_chunk
 from producer.jobs.options import JobOptions
 from producer.jobs.publisher import MAX_BYTES, Publisher, Stores
 from worker.contract.messages import ImageRef
-from worker.contract.stores.jobs import Job, LostChunk
+from worker.contract.stores.jobs import Job
 
 UPLOAD_IMAGES: Final = 8
 REFERENCES: Final = 64
@@ -48,7 +48,9 @@ class ApiJobs:
         So many `labels` were given for it.
         """
         connection = self._connection
-        job = connection.jobs.create(about(images) if images else "uploads", labels)
+        job = connection.jobs.create(
+            about(images) if images else "uploads", labels, options.priority
+        )
         connection.client.set(
             connection.keys.options(job.id),
             msgspec.json.encode(options),
@@ -102,8 +104,7 @@ class ApiJobs:
         while some := list(islice(asked, REFERENCES)):
             for outcome in self._connection.jobs.collect(job.id, some):
                 sent.add(outcome.seq)
-                if not isinstance(outcome, LostChunk):
-                    yield from (f"{line_of(record)}\n" for record in outcome.records())
+                yield from (f"{line_of(record)}\n" for record in outcome.records())
 
     def _send(
         self,

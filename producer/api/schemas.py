@@ -13,7 +13,7 @@ from worker.contract.labels import (
     LabelsError,
     unique,
 )
-from worker.contract.messages import MAX_PATH_CHARS, MAX_THUMBNAIL_PX
+from worker.contract.messages import MAX_PATH_CHARS, MAX_THUMBNAIL_PX, Priority
 
 Label = Annotated[str, Field(min_length=1, max_length=MAX_LABEL_CHARS)]
 Template = Annotated[str, Field(min_length=2, max_length=MAX_LABEL_CHARS)]
@@ -67,6 +67,7 @@ class NewJob(Manner):
     open: bool = Field(default=False, description="more images will be uploaded")
     embeddings: bool = Field(default=False, description="keep them in the records")
     thumbnail_px: int = Field(default=0, ge=0, le=MAX_THUMBNAIL_PX, description="keep one so large")
+    priority: Priority = Field(default="normal", description="share of the workers: 1/4, 1 or 4")
 
 
 class Result(BaseModel):

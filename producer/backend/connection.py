@@ -10,10 +10,12 @@ import msgspec
 import redis
 from celery import Celery
 
+from producer.arguments import argument
 from producer.backend.local_worker import LocalWorker, check_libraries
 from producer.backend.workers import WorkerInfo, online
 from producer.errors import JobLostError
 from worker.contract.i18n import gettext as _
+from worker.contract.i18n import gettext_noop as N_
 from worker.contract.keys import DEFAULT_PREFIX
 from worker.contract.labels import LabelStore
 from worker.contract.local.redis_server import EmbeddedRedis
@@ -58,7 +60,13 @@ class Connection:
         client = self.client
         self._results: Any = client_of(settings.results)
         self.keys = keys = settings.keys
-        self.jobs = JobStore(client, settings.result_ttl_s, keys=keys, results=self._results)
+        self.jobs = JobStore(
+            client,
+            settings.result_ttl_s,
+            keys=keys,
+            results=self._results,
+            replicas=settings.redis_wait_replicas,
+        )
         self.blobs = BlobStore(client, settings.result_ttl_s, keys)
         self.labels = LabelStore(client, keys)
         self.dead = DeadLetters(client, keys)
@@ -96,18 +104,15 @@ class Connection:
         try:
             if refused := self._refusal():
                 return refused
+            self.jobs.get(job)
             if self.first_worker() is None:
                 return _("no worker is online; the work is kept in the queue")
-            self.jobs.get(job)
         except BrokerUnreachableError as e:
             return str(e)
         except redis.RedisError as e:
             return str(unreachable(self.settings.broker_url, e))
         except NoSuchJobError as e:
-            msg = _(
-                "Redis has lost job {job} (did it restart without its data?): submit again"
-            ).format(job=job)
-            raise JobLostError(msg) from e
+            raise job_lost(job) from e
         return ""
 
     def _refusal(self) -> str:
@@ -132,6 +137,15 @@ class Connection:
             JobStore(client, ttl_s, keys=self.keys).set_state(job, state)
 
 
+def job_lost(job: str) -> JobLostError:
+    """Return the error for a job under way that Redis does not know any more."""
+    return JobLostError(
+        _("Redis has lost job {job} (did it restart without its data?): submit again").format(
+            job=job
+        )
+    )
+
+
 def check_redis(settings: Settings) -> None:
     """Make sure that the Redis of the settings, and that of the results, can be used.
 
@@ -148,6 +162,21 @@ def check_redis(settings: Settings) -> None:
                 check_server(client, url, commands)
         except redis.RedisError as e:
             raise unreachable(url, e) from e
+
+
+@contextmanager
+def _advised(settings: Settings) -> Iterator[None]:
+    """Say what can be done where nobody has said which Redis to take, and none is there."""
+    try:
+        yield
+    except BrokerUnreachableError as e:
+        if settings.broker_url != Settings().broker_url:
+            raise
+        raise BrokerUnreachableError(
+            N_("{error} (start one, or set WANWU_BROKER_URL; {own_redis} needs none)"),
+            error=e,
+            own_redis=argument("own_redis"),
+        ) from e
 
 
 @contextmanager
@@ -170,7 +199,8 @@ def open_connection(
         EmbeddedError: the private server or worker does not come up.
     """
     if not embedded:
-        check_redis(settings)
+        with _advised(settings):
+            check_redis(settings)
         app = make_app(settings, stores_results=False)
         with closing(Connection(settings, app, None, retries=retries)) as connection:
             yield connection

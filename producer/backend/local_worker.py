@@ -9,12 +9,14 @@ from typing import Final, Self
 
 from celery import Celery
 
+from producer.arguments import argument
 from producer.backend.subprocesses import WORKER, environment, is_error, without_prefix
 from producer.backend.workers import WorkerInfo, online
 from worker.contract.extras import missing, remedy
 from worker.contract.i18n import gettext as _
 from worker.contract.local.redis_server import EmbeddedError
 from worker.contract.local.subprocesses import ManagedProcess
+from worker.contract.queue.url_numbers import broker_url_of
 from worker.contract.settings import expanded
 
 START_TIMEOUT_S: Final = 120.0
@@ -35,8 +37,8 @@ def check_libraries() -> None:
         EmbeddedError: with what to install.
     """
     if missing("worker"):
-        msg = _("--embedded runs a worker, which needs: {install}").format(
-            install=remedy("worker", "embedded")
+        msg = _("{embedded} runs a worker, which needs: {install}").format(
+            embedded=argument("embedded"), install=remedy("worker", "embedded")
         )
         raise EmbeddedError(msg)
 
@@ -114,7 +116,7 @@ class LocalWorker:
 
     def _environment(self) -> dict[str, str]:
         settings = {
-            "WANWU_BROKER_URL": self._app.conf.broker_url,
+            "WANWU_BROKER_URL": broker_url_of(self._app).reveal(),
             "WANWU_RESULT_URL": "",
             "WANWU_PREFIX": "",
             "WANWU_IMAGE_ROOTS": _ROOTS,

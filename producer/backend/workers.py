@@ -8,9 +8,9 @@ from celery import Celery
 from kombu.exceptions import OperationalError
 
 from worker.contract.i18n import gettext as _
+from worker.contract.queue.url_numbers import broker_url_of
 from worker.contract.redis.connections import BrokerUnreachableError, unreachable
 from worker.contract.redis.errors import passes, reason_of
-from worker.contract.secret import SecretUrl
 from worker.contract.worker_info import STATS_KEY, WorkerInfo
 
 __all__ = ["BrokerRefusesError", "WorkerInfo", "online"]
@@ -30,7 +30,7 @@ def online(app: Celery, timeout_s: float, *, limit: int | None = None) -> list[W
     try:
         stats = app.control.inspect(timeout=timeout_s, limit=limit).stats() or {}
     except (OperationalError, OSError, redis.RedisError) as e:
-        url = SecretUrl(app.conf.broker_url)
+        url = broker_url_of(app)
         if any(isinstance(each, redis.ResponseError) and passes(each) for each in (e, e.__cause__)):
             msg = _("Redis at {url} refuses work: {reason}").format(url=url, reason=reason_of(e))
             raise BrokerRefusesError(msg) from e

@@ -28,6 +28,7 @@ _STANDARD_ERROR: Final = 2
 @version_option
 def main() -> None:
     """Send images to be tagged, and collect the tags."""
+    from producer.arguments import write_as_options
     from producer.backend.malloc import limit_malloc_arenas
 
     # Where a standard stream is closed (`>&-`), no file or connection may take its number.
@@ -35,6 +36,7 @@ def main() -> None:
         pass
     os.close(number)
     limit_malloc_arenas()
+    write_as_options()
 
 
 @verb("producer doctor ./images")

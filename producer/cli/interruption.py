@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -24,7 +25,10 @@ class JobUnderWay(Protocol):
 
 
 class Interruption:
-    """Explains, if its block ends early, what has become of `job`."""
+    """Explains, if its block ends early, what has become of `job`.
+
+    Of one whose results are not waited for, `sent` says how many images have gone.
+    """
 
     def __init__(self, writing: Writing, *, keeps: bool) -> None:
         """Take where records go; Redis `keeps` what was sent, unless it was that of a command."""
@@ -32,6 +36,7 @@ class Interruption:
         self._writing = writing
         self._keeps = keeps
         self.job: JobUnderWay | None = None
+        self.sent: Callable[[], int] | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -67,20 +72,27 @@ class Interruption:
     def _state(self, *, is_interrupt: bool) -> str:
         """Return where the results are; "" if there is nothing to say."""
         file = self._output.target and self._output.target.file
-        job = self.job
-        if job and job.job and self._output.is_untouched:
-            if is_interrupt:
-                return _("interrupted before any result came; {file} is unchanged").format(
-                    file=file
-                )
-            return _("stopped before any result came; {file} is unchanged").format(file=file)
-        if job and job.job:
-            message = _("stopped: {results:,} results are in {place}")
-            if is_interrupt:
-                message = _("interrupted: {results:,} results are in {place}")
-            return message.format(results=job.done, place=self._output.place)
+        if self.job and self.job.job:
+            return self._state_of(self.job, is_interrupt=is_interrupt)
         if not is_interrupt:
             return ""
         if file:
             return _("interrupted before any work began; {file} is unchanged").format(file=file)
         return _("interrupted before any work began")
+
+    def _state_of(self, job: JobUnderWay, *, is_interrupt: bool) -> str:
+        """Return how far a job is that has begun."""
+        if self.sent:
+            message = _("stopped while sending: {images:,} images were sent")
+            if is_interrupt:
+                message = _("interrupted while sending: {images:,} images were sent")
+            return message.format(images=self.sent())
+        if self._output.is_untouched:
+            message = _("stopped before any result came; {file} is unchanged")
+            if is_interrupt:
+                message = _("interrupted before any result came; {file} is unchanged")
+            return message.format(file=self._output.target and self._output.target.file)
+        message = _("stopped: {results:,} results are in {place}")
+        if is_interrupt:
+            message = _("interrupted: {results:,} results are in {place}")
+        return message.format(results=job.done, place=self._output.place)

@@ -123,6 +123,7 @@ def requeue(letters: tuple[str, ...], broker: str | None, *, everything: bool, d
             echo(_("deleted {letters:,} dead letters").format(letters=len(chosen)))
             return OK
         sendable = [letter for letter in chosen if letter.chunk]
+        stay = len(chosen) - len(sendable)
         if not sendable:
             echo(_("none of them can be sent again"))
             return COULD_NOT_RUN
@@ -133,7 +134,10 @@ def requeue(letters: tuple[str, ...], broker: str | None, *, everything: bool, d
             "sent {images:,} images; get their tags: producer results {job} --wait --out tags.jsonl"
         ).format(images=images, job=job)
     )
-    return OK
+    if stay:
+        message = _("{letters:,} dead letters cannot be sent again, and stay: see producer status")
+        echo(message.format(letters=stay))
+    return SOME_FAILED if stay else OK
 
 
 @verb("producer cancel 20261123-181502-5f3a9c")

@@ -16,6 +16,7 @@ from producer.jobs.options import MOST_TAGS
 from worker.contract.i18n import gettext as _
 from worker.contract.i18n import gettext_noop as N_
 from worker.contract.labels import LabelPack, LabelsError, unique
+from worker.contract.messages import PRIORITIES
 from worker.contract.options import Rule
 
 LABELS: Final = N_("Labels")
@@ -106,6 +107,19 @@ def address_options(port: int) -> Decorator:
         )(with_address)
 
     return add
+
+
+def priority_option(command: Command) -> Command:
+    """Add --priority, which all verbs share that send jobs."""
+    return option(
+        "--priority",
+        type=click.Choice(PRIORITIES),
+        default="normal",
+        show_default=True,
+        section=SENDING,
+        help="Share of the workers beside other jobs: low is a quarter of normal, high four times "
+        "as much.",
+    )(command)
 
 
 def model_option(command: Command) -> Command:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import time
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from producer.cli.options import (
 from producer.cli.output_options import OVERWRITE_RULE, output_options, overwrite_option
 from producer.cli.verbs import option, takes, verb
 from producer.console.paths import printable
+from producer.console.summary import untagged
 from producer.formats.output import Place
 from worker.contract.extras import need
 from worker.contract.i18n import gettext as _
@@ -98,7 +101,10 @@ class RetagArguments(LabelArguments, frozen=True, kw_only=True):
 @exits_with_code
 @takes(RetagArguments)
 def retag(arguments: RetagArguments) -> int:
-    """Tag the images of FILE with other labels, from the embeddings kept in FILE."""
+    """Tag the images of FILE with other labels, from the embeddings kept in FILE.
+
+    Records of images that failed are taken over as they are; the exit code is then 3.
+    """
     need("parquet")
     from producer.cli.output import output_of
     from producer.embeddings.retag import retag_into
@@ -113,7 +119,7 @@ def retag(arguments: RetagArguments) -> int:
         began_s = time.monotonic()
 
     with output.reserved(echo, overwrite=arguments.overwrite):
-        count = retag_into(
+        done = retag_into(
             output,
             arguments.file,
             arguments.pack,
@@ -124,8 +130,14 @@ def retag(arguments: RetagArguments) -> int:
         )
     output.say_remarks()
     seconds = time.monotonic() - began_s
-    echo(_("tagged {images:,} images in {seconds:.1f} s").format(images=count, seconds=seconds))
-    return SOME_FAILED if output.unwritten else OK
+    message = _("tagged {images:,} images in {seconds:.1f} s")
+    echo(message.format(images=done.tagged, seconds=seconds))
+    if done.untagged:
+        echo(untagged(done.untagged))
+    if done.failed:
+        message = _("{images:,} images failed before: their records were taken over as they are")
+        echo(message.format(images=done.failed))
+    return SOME_FAILED if done.failed or output.unwritten else OK
 
 
 @verb("producer search tags.parquet 海边的狗 --top 10")
@@ -150,6 +162,7 @@ def search(
     A worker that is online embeds the text; without one, or with --model, a separate process does.
     """
     need("parquet")
+    from producer.cli.output import is_terminal
     from producer.embeddings.search import search_text
     from worker.contract import codec
     from worker.contract.queue.app import make_app
@@ -159,8 +172,11 @@ def search(
     for hit in search_text(file, text, top, model, app):
         if as_json:
             click.echo(codec.encode({"path": hit.path, "score": round(hit.score, 6)}))
-        else:
+        elif is_terminal(sys.stdout):
             click.echo(f"{hit.score:.4f}  {printable(hit.path)}")
+        else:
+            # A program wants the name as it is on disk, whatever its bytes.
+            click.echo(f"{hit.score:.4f}  ".encode() + os.fsencode(hit.path))
     return OK
 
 

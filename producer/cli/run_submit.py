@@ -71,6 +71,7 @@ def _request(arguments: SubmitArguments, output: ConsoleOutput) -> JobRequest:
         thumbnail_px=output.form.thumbnail_px,
         chunk_size=arguments.chunk_size,
         as_blobs=arguments.blobs,
+        priority=arguments.priority,
     )
     return request_of(arguments.paths, arguments.pack, options)
 
@@ -95,7 +96,7 @@ def _leave_alone(
 ) -> int:
     """Send the images, and say how to come back to them."""
     runner = client.runner(request)
-    interruption.job = runner
+    interruption.job, interruption.sent = runner, lambda: runner.sent
     runner.check_worker(waits=False)
     sent = runner.send(images)
     click.echo(runner.job)

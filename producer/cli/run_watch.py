@@ -34,7 +34,9 @@ def run(arguments: WatchArguments) -> int:
             "watch writes records as images arrive: give --out FILE.jsonl or .csv, or --format xmp"
         )
         raise click.UsageError(msg)
-    options = JobOptions(top_k=arguments.top_k, threshold=arguments.least_score)
+    options = JobOptions(
+        top_k=arguments.top_k, threshold=arguments.least_score, priority=arguments.priority
+    )
     # What is counted beforehand is known to be all; here more come.
     paths, about = (STANDARD_INPUT,), str(arguments.directory)
     request = request_of(paths, arguments.pack, options, about=about)

@@ -15,12 +15,13 @@ from producer.cli.options import (
     LabelArguments,
     broker_option,
     label_options,
+    priority_option,
 )
 from producer.cli.output_options import OVERWRITE_RULE, output_options, overwrite_option
 from producer.cli.verbs import option, takes, verb
 from producer.formats.output import Place
 from worker.contract.i18n import gettext_noop as N_
-from worker.contract.messages import MAX_CHUNK_IMAGES
+from worker.contract.messages import MAX_CHUNK_IMAGES, Priority
 from worker.contract.options import Rule
 
 _RULES: Final = (
@@ -69,6 +70,7 @@ class SubmitArguments(LabelArguments, frozen=True, kw_only=True):
     paths: tuple[str, ...]
     blobs: bool
     chunk_size: int | None
+    priority: Priority
     out: Place | None
     form: str | None
     no_wait: bool
@@ -122,6 +124,7 @@ class SubmitArguments(LabelArguments, frozen=True, kw_only=True):
     section=SENDING,
     help="Images per message. [default: 8, growing to 64 in a large job; 8 with --blobs]",
 )
+@priority_option
 @option(
     "--no-wait",
     is_flag=True,

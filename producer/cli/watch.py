@@ -15,12 +15,14 @@ from producer.cli.options import (
     broker_option,
     finite,
     label_options,
+    priority_option,
 )
 from producer.cli.output_options import output_options
 from producer.cli.verbs import option, takes, verb
 from producer.formats.output import Place
 from producer.sources.watch import SETTLE_S
 from worker.contract.i18n import gettext_noop as N_
+from worker.contract.messages import Priority
 from worker.contract.options import Rule
 
 _EMBEDDED: Final = N_(
@@ -40,6 +42,7 @@ class WatchArguments(LabelArguments, frozen=True, kw_only=True):
     out: Place | None
     form: str | None
     settle_seconds: float
+    priority: Priority
     embedded: bool
     model: str | None
     broker: str | None
@@ -61,6 +64,7 @@ class WatchArguments(LabelArguments, frozen=True, kw_only=True):
     show_default=True,
     help="Seconds for which a file must not change before it is sent.",
 )
+@priority_option
 @option(
     "--embedded",
     is_flag=True,

@@ -13,10 +13,20 @@ from rich.table import Table
 from producer.console.failures import sentence
 from producer.console.paths import printable
 from worker.contract.i18n import gettext as _
+from worker.contract.i18n import ngettext
 from worker.contract.messages import Record
 
 TOP_LABELS: Final = 15
 LISTED_FAILURES: Final = 20
+
+
+def untagged(images: int) -> str:
+    """Return that so many images have no tag, and why."""
+    return ngettext(
+        "{images:,} image has no tag: no label reached the threshold",
+        "{images:,} images have no tag: no label reached the threshold",
+        images,
+    ).format(images=images)
 
 
 class Summary:
@@ -25,7 +35,7 @@ class Summary:
     def __init__(self) -> None:
         self._scores: dict[str, list[float]] = defaultdict(lambda: [0, 0.0])
         self._failures: list[Record] = []
-        self._failed = 0
+        self._failed = self._untagged = 0
 
     def add(self, records: Iterable[Record]) -> None:
         """Count the best tag of each image, and failures by name."""
@@ -38,11 +48,15 @@ class Summary:
                 entry = self._scores[record.tags[0].label]
                 entry[0] += 1
                 entry[1] += record.tags[0].score
+            else:
+                self._untagged += 1
 
     def show(self, console: Console) -> None:
         """Print the table of tags, then the failures."""
         if self._scores:
             console.print(self._table())
+        if self._untagged:
+            console.print(untagged(self._untagged), highlight=False)
         for record in self._failures:
             if record.error is not None:
                 name = printable(record.path)

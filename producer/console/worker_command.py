@@ -35,7 +35,7 @@ def start_worker(settings: Settings, paths: Sequence[str], *, as_blobs: bool = F
         command = f"WANWU_PREFIX={settings.keys.prefix} {command}"
     if settings.broker_url == here.broker_url:
         return command
-    if shown != settings.broker_url.reveal():
+    if settings.broker_url.has_secret:
         return _("export WANWU_BROKER_URL=... (the same URL), then {command}").format(
             command=command
         )

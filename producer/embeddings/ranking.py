@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from producer.arguments import argument
 from producer.embeddings.text_encoder import Embedded
 from producer.errors import EncodingError, RecordsError
 from worker.contract.i18n import gettext as _
@@ -88,7 +89,9 @@ def matrix_of(records: Sequence[Record], encoded: Encoded) -> npt.NDArray[np.flo
     for record in records:
         check_model(record.model, encoded)
         if record.embedding is None:
-            msg = _("{path} has no embedding: submit with --embeddings").format(path=record.path)
+            msg = _("{path} has no embedding: submit with {embeddings}").format(
+                path=record.path, embeddings=argument("embeddings")
+            )
             raise RecordsError(msg)
         parts.append(base64.b64decode(record.embedding))
     return as_matrix(b"".join(parts), encoded)
@@ -107,8 +110,9 @@ def check_model(model: str, encoded: Encoded) -> None:
     """
     if model != encoded.model:
         msg = _(
-            "the embeddings are of model {model}, the labels of {other}: give --model {model}"
-        ).format(model=model, other=encoded.model)
+            "the embeddings are of model {model}, the labels of {other}: give that model "
+            "({argument})"
+        ).format(model=model, other=encoded.model, argument=argument("model"))
         raise EncodingError(msg)
 
 

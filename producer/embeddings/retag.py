@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from producer.arguments import argument
 from producer.embeddings.ranking import Ranker, as_matrix, check_model, retagged
 from producer.embeddings.text_encoder import Encoding
 from producer.errors import RecordsError
@@ -28,6 +29,17 @@ if TYPE_CHECKING:
 _SCORE_DIGITS: Final = 6
 
 
+class Retagged(NamedTuple):
+    """How many images were tagged, and how many failed before, whose records stay as they are.
+
+    `untagged` are those of the tagged ones that no label suits.
+    """
+
+    tagged: int
+    failed: int
+    untagged: int
+
+
 def retag_into(
     output: Output,
     file: Path,
@@ -37,15 +49,18 @@ def retag_into(
     top_k: int,
     threshold: float,
     echo: Callable[[str], object],
-) -> int:
-    """Write the records of `file` with tags by other labels to an output; return how many.
+) -> Retagged:
+    """Write the records of `file` with tags by other labels to an output.
 
     `echo` is called with which labels these are, once they are embedded.
 
     Raises:
         RecordsError: these are no records, or one has no embedding.
         EncodingError: the labels cannot be embedded, or an embedding is of another model.
+        OSError: the file cannot be read.
     """
+    # The model takes seconds to load.
+    file.open("rb").close()
     with Encoding(pack, model) as encoding:
         ranker = Ranker(encoding.result(), top_k=top_k)
     echo(
@@ -56,40 +71,44 @@ def retag_into(
     pack_hash = pack.hash if pack != LabelPack() else None
     target = output.target
     if target and target.file and target.format == form_of(file) == "parquet":
-        count = retag_table(file, target.file, ranker, labels=pack_hash, threshold=threshold)
+        done = retag_table(file, target.file, ranker, labels=pack_hash, threshold=threshold)
     else:
         with output.sink() as sink:
-            count = retag(file, sink, ranker, labels=pack_hash, threshold=threshold)
+            done = retag(file, sink, ranker, labels=pack_hash, threshold=threshold)
     output.deliver()
-    return count
+    return done
 
 
-def retag(file: Path, sink: Sink, ranker: Ranker, *, labels: str | None, threshold: float) -> int:
-    """Write the records of `file`, retagged, to a sink; return how many.
+def retag(
+    file: Path, sink: Sink, ranker: Ranker, *, labels: str | None, threshold: float
+) -> Retagged:
+    """Write the records of `file`, retagged, to a sink.
 
     Raises:
         RecordsError: these are no records, or one has no embedding.
         EncodingError: one is of another model than the labels.
     """
-    count = 0
+    count = failed = untagged = 0
     for record in retagged(records_of(file), ranker, labels, threshold):
         sink.write(record)
         count += 1
-    return count
+        failed += record.error is not None
+        untagged += not (record.error or record.tags)
+    return Retagged(count - failed, failed, untagged)
 
 
 def retag_table(
     file: Path, out: Path, ranker: Ranker, *, labels: str | None, threshold: float
-) -> int:
+) -> Retagged:
     """Do the same from Parquet to Parquet, by whole columns: all others are passed on unread."""
     change = _Change(ranker, labels, threshold)
     counts: list[int] = []
     replace(out, lambda new: counts.append(rewrite(file, new, change)))
-    return counts[0]
+    return Retagged(change.tagged, counts[0] - change.tagged, change.untagged)
 
 
 class _Change:
-    """Puts other tags into a batch of rows."""
+    """Puts other tags into a batch of rows, and counts the images that are tagged."""
 
     def __init__(self, ranker: Ranker, labels: str | None, threshold: float) -> None:
         import pyarrow as pa  # noqa: PLC0415
@@ -98,6 +117,7 @@ class _Change:
         self._ranker = ranker
         self._labels = labels
         self._threshold = threshold
+        self.tagged = self.untagged = 0
         self._names = pa.array(encoded.labels, pa.string())
         self._parents = pa.array(
             [encoded.parents.get(name) for name in encoded.labels], pa.string()
@@ -109,7 +129,9 @@ class _Change:
         tagged = pc.equal(batch.column("status"), "ok")
         some = batch.filter(tagged)
         if "embedding" not in batch.schema.names or some.column("embedding").null_count:
-            msg = _("an image has no embedding: submit with --embeddings")
+            msg = _("an image has no embedding: submit with {embeddings}").format(
+                embeddings=argument("embeddings")
+            )
             raise RecordsError(msg)
         for model in some.column("model").unique().to_pylist():
             check_model(model, self._ranker.encoded)
@@ -138,6 +160,8 @@ class _Change:
         scores_NT = np.concatenate([one.scores_NT for one in parts])
         kept_NT = scores_NT >= self._threshold
         counts_N[tagged_N] = kept_NT.sum(axis=1)
+        self.tagged += len(kept_NT)
+        self.untagged += int((~kept_NT.any(axis=1)).sum())
         which = pa.array(order_NT[kept_NT])
         entries = pa.StructArray.from_arrays(
             [

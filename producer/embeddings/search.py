@@ -15,8 +15,11 @@ import numpy.typing as npt
 
 from producer.embeddings.ranking import Hit, as_matrix, check_model, matrix_of, nearest
 from producer.embeddings.text_encoder import Asked, Encoding
+from producer.errors import UsageError
 from producer.formats import form_of, records_of
+from producer.formats.names import from_utf8
 from producer.formats.parquet import embedded_rows
+from worker.contract.i18n import gettext as _
 from worker.contract.labels import LabelPack
 
 if TYPE_CHECKING:
@@ -43,9 +46,14 @@ def search_text(
     own does.
 
     Raises:
+        UsageError: there is no text, or no image is asked for.
         RecordsError: there are no embeddings in the file.
         EncodingError: the text cannot be embedded, or the embeddings are of another model.
     """
+    if not text.strip():
+        raise UsageError(_("the text to search for is blank"))
+    if top < 1:
+        raise UsageError(_("top must be at least 1"))
     pack = LabelPack((text,), ("{}",))
     with Encoding(pack, model) if model or app is None else Asked(pack, model, app) as encoding:
         return search(file, encoding, top)
@@ -64,7 +72,8 @@ def search(file: Path, encoding: Encoding | Asked, top: int) -> list[Hit]:
     # The file is read while the child loads its libraries.
     with _read_ahead(embedded_rows(file)) as rows:
         embedded = encoding.result()
-        return nearest(_columns(rows, embedded.encoded), embedded, top)
+        hits = nearest(_columns(rows, embedded.encoded), embedded, top)
+    return [hit._replace(path=from_utf8(hit.path)) for hit in hits]
 
 
 def _columns(rows: Iterable[tuple[Any, str, memoryview]], encoded: Encoded) -> Iterator[Block]:

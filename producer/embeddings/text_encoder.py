@@ -18,6 +18,7 @@ from worker.contract.extras import missing, remedy
 from worker.contract.i18n import gettext as _
 from worker.contract.labels import LabelPack
 from worker.contract.local.subprocesses import ManagedProcess
+from worker.contract.queue.url_numbers import broker_url_of
 from worker.contract.redis.connections import connect
 from worker.contract.text_embeddings import ENCODE, Encoded
 
@@ -110,7 +111,7 @@ class Asked:
         inspect = self._app.control.inspect(timeout=_ANSWER_S, limit=1)
         try:
             # Celery would try again and again to reach a Redis that is not there.
-            connect(self._app.conf.broker_url, timeout_s=_ANSWER_S).close()
+            connect(broker_url_of(self._app), timeout_s=_ANSWER_S).close()
             answers = inspect._request(ENCODE, pack=msgspec.to_builtins(self._pack)) or {}  # noqa: SLF001 - Celery's way to own commands
             (answer,) = answers.values()
             encoded = msgspec.convert(answer["encoded"], Encoded)

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple, Protocol
 
+from producer.arguments import argument
 from producer.errors import UnknownFormatError
 from producer.formats.csv import HEADER, MARK, CsvSink, read_csv, records_in_rows, whole_rows
 from producer.formats.deferred import DeferredSink
@@ -145,14 +146,21 @@ def target_of(file: Path | None, name: str | None) -> Target:
         ExtraError: what the format needs is not installed.
     """
     name = name or (form_of(file) if file else "jsonl")
+    if name not in FORMATS:
+        msg = _("there is no format {name}: there are {formats}")
+        raise UnknownFormatError(msg.format(name=name, formats=", ".join(FORMATS)))
     target = Target(file, name)
     form = target.form
     problem = None
     _check_extra(name)
     if file is None and not target.in_sidecars and not form.stream:
-        problem = _("the format {name} needs a file: give --out").format(name=name)
+        problem = _("the format {name} needs a file: give {out}").format(
+            name=name, out=argument("out")
+        )
     elif file is not None and target.in_sidecars:
-        problem = _("the format {name} writes beside each image: leave out --out").format(name=name)
+        problem = _("the format {name} writes beside each image: leave out {out}").format(
+            name=name, out=argument("out")
+        )
     if problem:
         raise UnknownFormatError(problem)
     return target
@@ -183,8 +191,8 @@ def form_of(file: Path) -> str:
     """
     name = ENDINGS.get(file.suffix.lower())
     if name is None:
-        msg = _("{file}: the ending must be one of {endings}, or give --format").format(
-            file=file.name, endings=", ".join(ENDINGS)
+        msg = _("{file}: the ending must be one of {endings}, or give {format}").format(
+            file=file.name, endings=", ".join(ENDINGS), format=argument("format")
         )
         raise UnknownFormatError(msg)
     return name

@@ -11,6 +11,7 @@ from typing import IO, Any, Final
 import msgspec
 
 from producer.errors import RecordsError
+from producer.formats.names import from_utf8, to_utf8
 from producer.formats.stream import StreamSink
 from worker.contract.i18n import gettext as _
 from worker.contract.messages import Record, Timing
@@ -50,7 +51,7 @@ class CsvSink(StreamSink):
             if self._marked:
                 self._stream.write(MARK)
         self._rows.writerow(_row(record))
-        # A name that is no UTF-8 is shown with its bytes escaped.
+        # The sentence of an error may repeat a name that is no UTF-8.
         self._stream.write(self._text.getvalue().encode("utf-8", "backslashreplace"))
         self._text.seek(0)
         self._text.truncate()
@@ -104,7 +105,7 @@ def _row(record: Record) -> list[object]:
     best = record.tags[0] if record.tags else None
     error, stamp = record.error, record.file
     return [
-        record.path,
+        to_utf8(record.path),
         record.status,
         best and best.label,
         best and round(best.score, 6),
@@ -124,7 +125,8 @@ def _record(row: dict[str, str]) -> Record:
     if not row["tags"]:
         names = scores = parents = []
     wire: dict[str, Any] = {
-        **{name: row[name] for name in ("path", "status", "worker", "device", "model")},
+        "path": from_utf8(row["path"]),
+        **{name: row[name] for name in ("status", "worker", "device", "model")},
         "tags": [
             {"label": name, "score": score, "parent": parent or None}
             for name, score, parent in zip(names, scores, parents, strict=True)

@@ -8,6 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from producer.arguments import argument
 from producer.errors import RecordsError
 from worker.contract.i18n import gettext as _
 from worker.contract.messages import Record
@@ -81,6 +82,14 @@ def lines_in(
         return ExistingRecords(file, found, is_whole=file.stat().st_size <= MOST_BYTES)
 
     return existing_in(file, read, count)
+
+
+def foreign(file: Path) -> str:
+    """Return the sentence that a file holds something other than records, and what to do."""
+    return _(
+        "{file} holds something other than records: choose another {out}, or replace it with "
+        "{overwrite}"
+    ).format(file=file, out=argument("out"), overwrite=argument("overwrite"))
 
 
 def read_through(file: Path, read: Read) -> ExistingRecords:

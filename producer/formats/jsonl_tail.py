@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from producer.errors import RecordsError
-from worker.contract.i18n import gettext as _
+from producer.formats.existing import foreign
 from worker.contract.messages import Record
 
 if TYPE_CHECKING:
@@ -81,9 +81,4 @@ def _begins_alike(end: bytes, start: bytes) -> bool:
 
 
 def _foreign(file: Path) -> RecordsError:
-    return RecordsError(
-        _(
-            "{file} holds something other than records: choose another --out, or "
-            "replace it with --overwrite"
-        ).format(file=file)
-    )
+    return RecordsError(foreign(file))

@@ -13,9 +13,11 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from producer.errors import ExistingRecordsError
+from producer.arguments import argument
+from producer.errors import ExistingRecordsError, UnknownFormatError
 from producer.formats import Sink, Target, existing_of, is_stream, open_sink, target_of
 from producer.formats.deferred import DeferredSink
+from producer.formats.existing import foreign
 from producer.formats.journal import journal_of
 from producer.formats.output_lock import OutputLock, lock_of_url
 from producer.formats.xmp import XmpSink
@@ -56,12 +58,14 @@ class Output:
         """Return the output of this file or URL, in the format of that name or of its ending.
 
         Raises:
-            UnknownFormatError: they do not belong together.
+            UnknownFormatError: there is none, or they do not belong together.
             ExtraError: what the format needs is not installed.
             StoreError: the URL's store cannot be reached from here.
         """
         if name is None and form is None:
             return cls(None)
+        if name == "":
+            raise UnknownFormatError(_("the name of the file for records is empty"))
         if name is not None and is_url(name):
             urls.check(name)
         place = place_of(name) if name is not None else None
@@ -105,7 +109,7 @@ class Output:
         """
         with self.held(echo):
             if not overwrite:
-                self.refuse_to_replace(_("choose another --out"))
+                self.refuse_to_replace(_("choose another {out}").format(out=argument("out")))
             yield
 
     def refuse_to_replace(self, way_on: str) -> None:
@@ -121,21 +125,27 @@ class Output:
             if size_bytes := urls.size(self._url):
                 self._drop_copy()
                 msg = _(
-                    "{url} already holds {size:,} bytes: {way_on}, or replace them with --overwrite"
-                ).format(url=self._url, size=size_bytes, way_on=way_on)
+                    "{url} already holds {size:,} bytes: {way_on}, or replace them with {overwrite}"
+                ).format(
+                    url=self._url,
+                    size=size_bytes,
+                    way_on=way_on,
+                    overwrite=argument("overwrite"),
+                )
                 raise ExistingRecordsError(msg)
             return
         found = existing_of(self.target)
         if found.foreign:
-            msg = _(
-                "{file} holds something other than records: choose another --out, or "
-                "replace it with --overwrite"
-            ).format(file=found.file)
-            raise ExistingRecordsError(msg)
+            raise ExistingRecordsError(foreign(found.file))
         if found.records:
             msg = _(
-                "{file} already holds {count} records: {way_on}, or replace them with --overwrite"
-            ).format(file=found.file, count=found.how_many, way_on=way_on)
+                "{file} already holds {count} records: {way_on}, or replace them with {overwrite}"
+            ).format(
+                file=found.file,
+                count=found.how_many,
+                way_on=way_on,
+                overwrite=argument("overwrite"),
+            )
             raise ExistingRecordsError(msg)
 
     def fetch(self) -> None:

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+from producer.arguments import argument
 from producer.errors import InUseError
 from worker.contract.i18n import gettext as _
 from worker.contract.reasons import os_reason
@@ -160,10 +161,10 @@ class OutputLock:
     def _in_use(self, holder: int | None) -> str:
         if holder:
             return _(
-                "{file} is being written by another command (process {pid}): choose another --out"
-            ).format(file=self._name, pid=holder)
-        return _("{file} is being written by another command: choose another --out").format(
-            file=self._name
+                "{file} is being written by another command (process {pid}): choose another {out}"
+            ).format(file=self._name, pid=holder, out=argument("out"))
+        return _("{file} is being written by another command: choose another {out}").format(
+            file=self._name, out=argument("out")
         )
 
 

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from producer.console.paths import utf8
+from producer.arguments import argument
 from producer.errors import RecordsError
+from producer.formats.names import from_utf8, to_utf8
 from worker.contract.i18n import gettext as _
 from worker.contract.messages import Record, Timing
 
@@ -83,7 +84,8 @@ def rewrite(file: Path, new: Path, change: Callable[[pa.RecordBatch], pa.RecordB
 def embedded_rows(file: Path) -> Iterator[tuple[pa.StringArray, str, memoryview]]:
     """Yield paths, model and embeddings, float16 row by row, of those images that have one.
 
-    All images of a group are of one model, or it counts as "".
+    Paths are as they stand in the file, for `from_utf8`. All images of a group are of one model, or
+    it counts as "".
 
     Raises:
         RecordsError: it is no Parquet of records, or it was written without embeddings.
@@ -94,8 +96,8 @@ def embedded_rows(file: Path) -> Iterator[tuple[pa.StringArray, str, memoryview]
     try:
         with pq.ParquetFile(file) as table:
             if _EMBEDDING not in table.schema_arrow.names:
-                msg = _("{file}: it holds no embeddings; submit with --embeddings").format(
-                    file=file
+                msg = _("{file}: it holds no embeddings; submit with {embeddings}").format(
+                    file=file, embeddings=argument("embeddings")
                 )
                 raise RecordsError(msg)
             for batch in table.iter_batches(ROW_GROUP, columns=["path", "model", _EMBEDDING]):
@@ -129,7 +131,7 @@ def read_parquet(file: Path) -> Iterator[Record]:
             for batch in table.iter_batches(ROW_GROUP):
                 for row in _rows(batch):
                     yield msgspec.convert(row, Record)
-    except (pa.ArrowException, msgspec.ValidationError) as e:
+    except (pa.ArrowException, KeyError, TypeError, msgspec.ValidationError) as e:
         msg = _("{file}: these are not records ({reason})").format(file=file, reason=e)
         raise RecordsError(msg) from e
 
@@ -168,7 +170,7 @@ def _batch(records: Sequence[Record], schema: pa.Schema, dim: int) -> pa.RecordB
 
     rows = [msgspec.to_builtins(record) for record in records]
     for row in rows:
-        row["path"] = utf8(row["path"])
+        row["path"] = to_utf8(row["path"])
     columns = [
         _embeddings(records, dim)
         if field.name == _EMBEDDING
@@ -200,6 +202,7 @@ def _rows(batch: pa.RecordBatch) -> Iterator[dict[str, Any]]:
     for index, row in enumerate(plain.to_pylist()):
         if vectors is not None and vectors[index].is_valid:
             row[_EMBEDDING] = _text(vectors, index)
+        row["path"] = from_utf8(row["path"])
         yield row
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Final, NamedTuple, TypeVar
 
 from producer.jobs.window import Window
-from worker.contract.messages import ChunkResult, Failure, ImageRef, Record
+from worker.contract.messages import ChunkResult, Record
 from worker.contract.redis.retry import RetryPolicy
 from worker.contract.stores.jobs import JobStore, LostChunk
 
@@ -20,6 +20,8 @@ SHORTEST_PAUSE_S: Final = 0.005
 LONGEST_PAUSE_S: Final = 0.1
 # The more there is to ask for, the rarer: asking takes at most a tenth of the time.
 PAUSE_RATIO: Final = 9
+# A Redis that was restarted without its data does not know the job: nothing will come any more.
+LOOK_S: Final = 5.0
 STALL_S: Final = 30.0
 STILL_S: Final = 60.0
 
@@ -65,6 +67,9 @@ class Collector:
 
         When the next ones are asked for, those yielded before must be safe: the oldest results are
         then dropped from Redis.
+
+        Raises:
+            NoSuchJobError: Redis does not know the job any more.
         """
         for seqs in self._busy():
             finished = self._finished(seqs)
@@ -74,7 +79,11 @@ class Collector:
             self._settle(finished)
 
     def drain(self) -> None:
-        """Let the feeder go on as chunks finish, leaving all results where they are."""
+        """Let the feeder go on as chunks finish, leaving all results where they are.
+
+        Raises:
+            NoSuchJobError: Redis does not know the job any more.
+        """
         for seqs in self._busy(until_sent=True):
             for seq in self._ask(self._jobs.finished_chunks, seqs):
                 self._window.remove(seq)
@@ -82,16 +91,19 @@ class Collector:
     def _busy(self, *, until_sent: bool = False) -> Iterator[list[int]]:
         """Yield windows over the chunks under way; rest longer the longer nothing comes back."""
         now = self._clock.now
-        pause_s, stall_at_s = SHORTEST_PAUSE_S, now() + STALL_S
+        pause_s, look_at_s, stall_at_s = SHORTEST_PAUSE_S, now() + LOOK_S, now() + STALL_S
         # The feeder is asked first: what it sent before it ended is then seen in the window.
         while self._is_feeding() or (self._window.images and not until_sent):
             began_s, under_way = now(), self._window.parts(WINDOW_IMAGES)
             yield from under_way
             self._stalled = False
             if not under_way or any(map(self._window.has_lost, under_way)):
-                pause_s, stall_at_s = SHORTEST_PAUSE_S, now() + STALL_S
+                pause_s, look_at_s, stall_at_s = SHORTEST_PAUSE_S, now() + LOOK_S, now() + STALL_S
             else:
                 pause_s = min(pause_s * 1.5, LONGEST_PAUSE_S)
+            if now() > look_at_s:
+                look_at_s = now() + LOOK_S
+                self._retry.call(lambda: self._jobs.get(self._job), lambda _: self._on_stall())
             if now() > stall_at_s:
                 self._stalled, stall_at_s = True, now() + STILL_S
                 self._on_stall()
@@ -113,12 +125,12 @@ class Collector:
 
     def _records(self, outcome: ChunkResult | LostChunk) -> list[Record]:
         sent = self._window.remove(outcome.seq)
-        if isinstance(outcome, LostChunk):
-            return [_lost(image, outcome) for image in sent.images]
+        paths = tuple(image.path for image in sent.images)
         # Sidecars are written where records say: only of images that we sent.
-        if [image.path for image in outcome.images] != [image.path for image in sent.images]:
-            other = LostChunk(outcome.seq, "its worker answered for other images")
-            return [_lost(image, other) for image in sent.images]
+        if isinstance(outcome, LostChunk):
+            outcome = LostChunk(outcome.seq, outcome.reason, paths)
+        elif tuple(image.path for image in outcome.images) != paths:
+            outcome = LostChunk(outcome.seq, "its worker answered for other images", paths)
         return outcome.records()
 
     def _settle(self, finished: Sequence[ChunkResult | LostChunk]) -> None:
@@ -133,8 +145,3 @@ class Collector:
             self._kept_images -= images
             stale.append(seq)
         self._ask(self._jobs.drop_results, stale)
-
-
-def _lost(image: ImageRef, chunk: LostChunk) -> Record:
-    message = f"there is no result of its chunk: {chunk.reason}"
-    return Record.untouched(image.path, Failure("lost", "job", message))

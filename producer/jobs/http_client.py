@@ -71,6 +71,7 @@ class HttpClient:
             "threshold": options.threshold,
             "embeddings": options.embeddings,
             "thumbnail_px": options.thumbnail_px,
+            "priority": options.priority,
         }
         return str(self._ask("POST", "/jobs", json=body)["id"])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -69,7 +70,9 @@ def read_labels(file: Path) -> LabelPack:
 
 
 def _texts(labels: str | Iterable[str] | None) -> tuple[str, ...]:
-    given = (labels,) if isinstance(labels, str) else tuple(labels or ())
+    given: tuple[Any, ...] = (labels,) if isinstance(labels, str) else tuple(labels or ())
+    if wrong := [text for text in given if not isinstance(text, str)]:
+        raise LabelsError(N_("labels are texts, not {type}"), type=type(wrong[0]).__name__)
     texts = unique(given)
     if given and not texts:
         msg = _("all labels are blank")

@@ -7,6 +7,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from worker.contract.labels import LabelPack
+from worker.contract.messages import Priority
 
 # More than any label set has labels.
 MOST_TAGS: Final = 100_000
@@ -16,7 +17,8 @@ class JobOptions(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """How each image of a job is to be tagged and sent.
 
     `labels` is the hash of a label pack in Redis, or None for the model's own. Without a
-    `chunk_size`, chunks grow with the job. With `as_blobs` the images' bytes are sent.
+    `chunk_size`, chunks grow with the job. With `as_blobs` the images' bytes are sent. By its
+    `priority`, the job has a smaller or larger share of the workers than others.
     """
 
     labels: str | None = None
@@ -26,6 +28,7 @@ class JobOptions(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     thumbnail_px: int = 0
     chunk_size: int | None = None
     as_blobs: bool = False
+    priority: Priority = "normal"
 
 
 class JobRequest(msgspec.Struct, frozen=True, kw_only=True):

@@ -19,6 +19,7 @@ from kombu.exceptions import BatchPublishError
 
 from producer.jobs.chunks import OutgoingChunk
 from worker.contract.messages import QUEUE, TASK, Chunk
+from worker.contract.queue.fair import IMAGES_HEADER
 from worker.contract.redis.retry import RetryPolicy
 from worker.contract.stores.blobs import BlobStore
 from worker.contract.stores.jobs import JobStore
@@ -133,6 +134,7 @@ class Publisher:
         # Where it is not known whether some of them have arrived, all are sent again: a chunk that
         # comes twice has the same task id and is counted once.
         RetryPolicy().call(partial(self._publish, chunks))
+        self._stores.jobs.confirm_sent(self._retry_timeout_s)
         self._images, self._chunks = totals["images"], totals["chunks"]
         return images
 
@@ -153,6 +155,8 @@ class Publisher:
                     args=[dated.to_wire()],
                     task_id=dated.task_id,
                     queue=QUEUE,
+                    # How much of its job's turn the chunk takes.
+                    headers={IMAGES_HEADER: len(dated.images)},
                     producer=producer,
                     retry=False,
                     # A queue in Redis needs no declaration: it is a list.

@@ -12,7 +12,7 @@ from worker.contract.urls import is_url
 def read_image(ref: ImageRef, max_bytes: int) -> tuple[bytes, Stamp | None] | Failure:
     """Return a file's bytes and stamp, or why there are none, as workers report it."""
     if is_url(ref.place):
-        return failures.unreadable("workers fetch what lies at a URL: leave --blobs away")
+        return failures.unreadable("workers fetch what lies at a URL: send it without blobs")
     try:
         # Looked at before it is opened: to open a FIFO or a device can be an act.
         if refused := _refused(os.stat(ref.place), max_bytes, ref.part):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Final
 
-from producer.backend.connection import Connection
+from producer.arguments import argument
+from producer.backend.connection import Connection, job_lost
 from producer.backend.workers import WorkerInfo
 from producer.console.paths import about
 from producer.console.worker_command import can_embed, start_worker, unread
@@ -19,6 +21,7 @@ from producer.jobs.window import Window
 from producer.sources.scan import Image
 from worker.contract.i18n import gettext as _
 from worker.contract.messages import Record
+from worker.contract.stores.jobs import NoSuchJobError
 
 MAX_IMAGES: Final = 20_000
 # In blob mode the bytes lie in Redis.
@@ -46,9 +49,9 @@ class RedisTransport:
             echo(_("note: {note}").format(note=message))
             return TagSource("", request.options.labels)
         if not worker.has_labels and not request.pack.labels:
-            msg = _(
-                "model {model} has no labels of its own: give --labels FILE or --label TEXT"
-            ).format(model=worker.model)
+            msg = _("model {model} has no labels of its own: give {labels} or {label}").format(
+                model=worker.model, labels=argument("labels"), label=argument("label")
+            )
             raise LabelsNeededError(msg)
         if worker.notice:
             echo(_("note: {note}").format(note=_(worker.notice)))
@@ -67,10 +70,12 @@ class RedisTransport:
         message = _("no worker is online at {url}; start one with: {command}")
         if may_embed:
             message = _(
-                "no worker is online at {url}; start one with: {command} (or let this "
-                "command start its own: --embedded)"
+                "no worker is online at {url}; start one with: {command} (or let one be started "
+                "for this alone: {embedded})"
             )
-        return message.format(url=settings.broker_url, command=command)
+        return message.format(
+            url=settings.broker_url, command=command, embedded=argument("embedded")
+        )
 
     def _note_unread(self, request: JobRequest, worker: WorkerInfo, echo: Echo) -> None:
         """Say if no worker may read some of what is to be tagged: each image of it would fail."""
@@ -82,15 +87,16 @@ class RedisTransport:
             echo(
                 _(
                     "note: no online worker may read {paths}, unless under another path: start "
-                    "one with: {command} (or submit with --blobs)"
-                ).format(paths=about(hidden), command=command)
+                    "one with: {command} (or submit with {blobs})"
+                ).format(paths=about(hidden), command=command, blobs=argument("blobs"))
             )
 
     def create(self, request: JobRequest) -> str:
         """Begin a job and return its id; nothing is sent yet."""
         connection = self._connection
         self._request = request
-        self._job = connection.jobs.create(about(request.places), len(request.pack.labels)).id
+        labels, priority = len(request.pack.labels), request.options.priority
+        self._job = connection.jobs.create(about(request.places), labels, priority).id
         if request.options.labels:
             connection.labels.put(request.pack)
         return self._job
@@ -131,11 +137,21 @@ class RedisTransport:
 
     def records(self) -> Iterator[list[Record]]:
         """Yield the records as chunks finish; see `Transport.records`."""
-        return self._collector.records()
+        with self._known():
+            yield from self._collector.records()
 
     def drain(self) -> None:
         """Return when all is sent, and leave the results where they are."""
-        self._collector.drain()
+        with self._known():
+            self._collector.drain()
+
+    @contextmanager
+    def _known(self) -> Iterator[None]:
+        """Say that the job is lost if Redis does not know it, whoever finds out."""
+        try:
+            yield
+        except NoSuchJobError as e:
+            raise job_lost(self._job) from e
 
     @property
     def images(self) -> int:

@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 from producer.formats import Sink
 from producer.jobs.collector import STALL_S, STILL_S, SYSTEM_CLOCK, WINDOW_IMAGES, Clock
 from worker.contract.i18n import gettext as _
-from worker.contract.messages import ChunkResult, Record
+from worker.contract.messages import Record
 from worker.contract.redis.retry import RetryPolicy
 from worker.contract.stores.jobs import Job, JobStore, LostChunk
 
@@ -16,7 +16,10 @@ POLL_S: Final = 0.2
 
 
 class Fetched(NamedTuple):
-    """What was there. `gone_chunks` were done, but their results have been dropped or expired."""
+    """What was there. `gone_chunks` were done, but their results have been dropped or expired.
+
+    `lost` are the chunks that failed as a whole and whose images are not known.
+    """
 
     job: Job
     images: int
@@ -84,19 +87,20 @@ class StoredResults:
         self._lost: list[LostChunk] = []
 
     def records(self) -> Iterator[list[Record]]:
-        """Yield the records of all chunks that have results, some at a time."""
+        """Yield the records of all chunks that have results or failed, some at a time."""
         job = self._job
         step = max(1, WINDOW_IMAGES * job.chunks // max(1, job.images))
         for start in range(0, job.chunks, step):
             seqs = range(start, min(start + step, job.chunks))
             found = self._jobs.collect(job.id, seqs)
             for outcome in found:
-                if isinstance(outcome, ChunkResult):
-                    self._images += len(outcome.images)
-                    self._failed += outcome.failed
-                    yield outcome.records()
-                else:
+                records = outcome.records()
+                if isinstance(outcome, LostChunk) and not records:
                     self._lost.append(outcome)
+                    continue
+                self._images += len(records)
+                self._failed += sum(record.status == "failed" for record in records)
+                yield records
             done = self._jobs.finished_chunks(job.id, seqs)
             self._gone += len(done - {outcome.seq for outcome in found})
 

@@ -18,9 +18,11 @@ from producer.jobs.results import StoredResults
 from producer.jobs.resume_state import NoResumeState
 from producer.sources.scan import Image, path_of
 from worker.contract.messages import Record, Stamp
-from worker.contract.stores.jobs import JobStore, NoSuchJobError
+from worker.contract.stores.jobs import LOST, JobStore, NoSuchJobError
 
 _CANCELLED: Final = "cancelled"
+# Images with these codes were never tried: they are sent again.
+_UNTRIED: Final = frozenset({_CANCELLED, LOST})
 _DIGEST_BYTES: Final = 8
 
 
@@ -121,7 +123,7 @@ class FileResumeState(NoResumeState):
         if record.labels != source.labels or record.model not in {"", source.model}:
             return False
         if record.error is not None:
-            known = record.error.code == _CANCELLED or _digest(record.path) in self._paths
+            known = record.error.code in _UNTRIED or _digest(record.path) in self._paths
         else:
             known = _key(record.path, record.file, source) in self._done
         if not known:

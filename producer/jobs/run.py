@@ -137,6 +137,11 @@ class JobRunner:
         return self.tally.done
 
     @property
+    def sent(self) -> int:
+        """How many images have been sent."""
+        return self._transport.images
+
+    @property
     def total(self) -> int | None:
         """How many images there are, as far as that is known."""
         if not self.job:  # Records of a job before it may come first: nothing is sent yet.

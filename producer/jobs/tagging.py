@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import NamedTuple
 
+from producer.arguments import argument
 from producer.errors import ExistingRecordsError, raises_producer_errors
 from producer.formats import Sink
 from producer.formats.output import Output
@@ -49,7 +50,9 @@ def prepared(writing: Writing, echo: Echo, *, is_dry: bool = False) -> Iterator[
             state.read()
         elif not writing.overwrite:
             try:
-                output.refuse_to_replace(_("continue with --resume"))
+                output.refuse_to_replace(
+                    _("continue with {resume}").format(resume=argument("resume"))
+                )
             except ExistingRecordsError as e:
                 if not is_dry:
                     raise

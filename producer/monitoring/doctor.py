@@ -15,10 +15,12 @@ from producer.backend.connection import ONLINE_TIMEOUT_S, Connection, open_conne
 from producer.backend.workers import BrokerRefusesError, WorkerInfo, online
 from producer.console.paths import printable
 from producer.console.worker_command import start_worker
+from worker.contract.cpus import usable_cpus
 from worker.contract.extras import EXTRAS, incomplete, is_wanted, missing, remedy
 from worker.contract.i18n import gettext as _
 from worker.contract.i18n import gettext_noop as N_
 from worker.contract.keys import Keys
+from worker.contract.queue.fair import FairQueue
 from worker.contract.redis.connections import BrokerUnreachableError, connect, unreachable
 from worker.contract.redis.server_check import (
     ServerUnfitError,
@@ -39,6 +41,7 @@ _WRONG_LOGIN: Final = N_(
     "put the right password into WANWU_BROKER_URL: redis://:PASSWORD@HOST:6379/0"
 )
 _OTHER: Final = N_("upgrade it, or name another in WANWU_BROKER_URL")
+_LIMITS: Final = {"": "", "affinity": N_("affinity"), "cgroup quota": N_("cgroup quota")}
 # By the code of what Redis says.
 _REFUSED: Final = {
     "READONLY": N_("it is a replica: name the master in {variable}, or promote this one"),
@@ -97,6 +100,11 @@ def _installed() -> Iterator[Finding]:
     else:
         what = _("wanwu-tagger {version} without extras").format(version=ours)
     yield Finding("ok", what)
+    if (cpus := usable_cpus()).limit:
+        what = _("{usable} of {there} CPUs may be used here: {limit}").format(
+            usable=cpus.usable, there=cpus.there, limit=_(_LIMITS[cpus.limit])
+        )
+        yield Finding("ok", what)
     for name in wanted:
         if lacking := missing(name):
             yield Finding(
@@ -123,7 +131,7 @@ def _broker(connection: Connection) -> Iterator[Finding]:
         yield from _refusal(client, connection.keys)
         yield from _memory(client, about)
         yield from _clock(client)
-        waiting = _asked(client.llen, connection.keys.queue)
+        waiting = _asked(FairQueue(connection.keys).size, client)
         dead = _asked(DeadLetters(client, connection.keys).count)
     if waiting is not None:
         yield Finding("ok", _("{messages:,} messages wait in the queue").format(messages=waiting))

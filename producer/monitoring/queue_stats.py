@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 import msgspec
 
 from worker.contract.codec import decode
+from worker.contract.queue.fair import FairQueue
 
 if TYPE_CHECKING:
     import redis
@@ -43,22 +44,22 @@ def look(client: redis.Redis, keys: Keys, jobs: JobStore, dead: DeadLetters) -> 
     Raises:
         redis.RedisError: Redis does not answer.
     """
-    known, lists = jobs.list(), cast("Any", client)
+    known, queue, lists = jobs.list(), FairQueue(keys), cast("Any", client)
     return QueueStats(
         images=sum(job.outstanding for job in known),
         done={job.id: job.done for job in known},
         states=Counter(job.status for job in known),
-        waiting=lists.llen(keys.queue),
+        waiting=queue.size(client),
         in_workers=lists.hlen(keys.unacked) + lists.llen(keys.processing),
-        oldest_s=_age_s(lists.lindex(keys.queue, -1)),
+        oldest_s=max(map(_age_s, queue.oldest(client)), default=0.0),
         dead_letters=dead.count(),
     )
 
 
-def _age_s(raw: Any) -> float:
+def _age_s(message: Mapping[str, Any]) -> float:
     try:
-        body = decode(base64.b64decode(decode(raw)["body"]))
+        body = decode(base64.b64decode(message["body"]))
         return max(0.0, time.time() - float(body[0][0]["sent_at_s"]))
     except (ValueError, LookupError, TypeError):
-        # None waits, or what waits is no message of ours: workers will say so.
+        # What waits is no message of ours: workers will say so.
         return 0.0

@@ -46,6 +46,9 @@ def check(names: Iterable[str]) -> None:
         if is_url(name):
             urls.check_images(name)
             continue
+        if not name:
+            msg = _("the name of a path is empty")
+            raise NoSuchPathError(msg)
         if not glob.has_magic(name):
             msg = _("{path} does not exist").format(path=name)
             raise NoSuchPathError(msg)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,37 @@ def test_what_is_missing_or_wrong_is_one_sentence(checkout: Path) -> None:
 def test_a_directory_that_is_not_there_is_said_before_anything_is_installed(checkout: Path) -> None:
     assert call(checkout, "ops/quickstart", "none") == (2, "ops/quickstart: there is no none")
     assert not (checkout / ".venv").exists()
+
+
+@pytest.mark.parametrize(
+    ("locale", "sentence"),
+    [("C", "The tags are in {file}."), ("zh_CN.UTF-8", "标签在 {file} 中。")],
+)
+def test_each_directory_has_a_file_of_its_own_and_the_end_speaks_the_users_language(
+    checkout: Path, locale: str, sentence: str
+) -> None:
+    programs = checkout / ".venv" / "bin"
+    programs.mkdir(parents=True)
+    scripts = {
+        checkout / "ops/setup": "exit 0",
+        programs / "producer": f'echo "$*" >> {checkout}/calls',
+        programs / "python": f'PYTHONPATH={ROOT} exec {sys.executable} "$@"',
+    }
+    for place, line in scripts.items():
+        place.write_text(f"#!/bin/sh\n{line}\n")
+        place.chmod(0o755)
+    (checkout / "my photos").mkdir()
+    (checkout / "ops/examples").mkdir()
+    said = [
+        call(checkout, "ops/quickstart", *argv, LC_ALL=locale, LANGUAGE="")
+        for argv in ((), (str(checkout / "my photos"),), (".", "mine.csv"))
+    ]
+    calls = (checkout / "calls").read_text().splitlines()
+    files = ["tags.jsonl", "tags-my photos.jsonl", "mine.csv"]
+    for (code, reply), argv, file in zip(said, calls, files, strict=True):
+        assert code == 0, reply
+        assert argv.endswith(f"--embedded --out {file}")
+        assert sentence.format(file=file) in reply
 
 
 @pytest.mark.integration

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -27,11 +28,12 @@ from producer.formats import target_of
 from producer.jobs.tagging import Writing
 from worker.contract.keys import DEFAULT_KEYS as KEYS
 from worker.contract.local.redis_server import EmbeddedRedis
-from worker.contract.messages import QUEUE, Chunk, ChunkResult, ImageResult, Tag
+from worker.contract.messages import QUEUE, Chunk, ChunkResult, ImageRef, ImageResult, Tag
 from worker.contract.queue.app import make_app
-from worker.contract.redis.connections import CONNECT_TIMEOUT_S
+from worker.contract.redis.pools import CONNECT_TIMEOUT_S
 from worker.contract.secret import SecretUrl
 from worker.contract.settings import Settings
+from worker.contract.stores.dead_letters import DeadLetters
 from worker.contract.stores.jobs import JobStore
 
 NOWHERE = "redis://:geheim@127.0.0.1:1/0"
@@ -149,6 +151,41 @@ def test_a_broker_that_cannot_be_reached_is_one_line(argv: list[str]) -> None:
     assert done.exit_code == 1
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: cannot reach Redis at redis://:***@127.0.0.1:1/0: ")
+
+
+def test_where_no_redis_was_named_it_is_said_what_can_be_done() -> None:
+    with socket.socket() as usual:
+        if usual.connect_ex(("127.0.0.1", 6379)) == 0:
+            pytest.skip("a Redis is at its usual place here")
+    for argv in (["submit", "a.jpg"], ["status"]):
+        done = call(*argv)
+        (line,) = done.stderr.splitlines()
+        assert done.exit_code == 1
+        assert line.startswith("error: cannot reach Redis at redis://localhost:6379/0: ")
+        assert "or set WANWU_BROKER_URL; producer submit --embedded needs none)" in line
+
+
+def test_letters_that_cannot_be_sent_again_are_not_passed_over_in_silence(
+    server: EmbeddedRedis, client: redis.Redis
+) -> None:
+    letters = DeadLetters(client)
+    letters.add_unreadable(b"no message", "it is none")
+    chunk = Chunk(job="j", seq=0, images=(ImageRef("/a.jpg"),), sent_at_s=0.0)
+    letters.add_chunk(chunk, "poison", "workers died")
+    done = call("requeue", "--all", "--broker", server.url)
+    assert done.exit_code == 3
+    assert "sent 1 images" in done.stderr
+    assert "1 dead letters cannot be sent again, and stay" in done.stderr
+    assert (client.llen(KEYS.queue), letters.count()) == (1, 1)
+    alone = call("requeue", "--all", "--broker", server.url)
+    assert alone.exit_code == 1
+    assert "none of them can be sent again" in alone.stderr
+
+
+def test_an_empty_path_is_named_as_such() -> None:
+    done = call("submit", "")
+    assert done.exit_code == 2
+    assert "the name of a path is empty" in done.stderr
 
 
 def test_without_redis_or_worker_five_seconds_are_enough_to_say_so() -> None:
@@ -293,6 +330,7 @@ def test_an_interrupted_submission_is_marked_and_says_how_to_go_on(
     (job,) = JobStore(client, 3600).list()
     assert job.state == "interrupted"
     assert (job.images, job.chunks) == (2, 2)
+    assert "interrupted while sending: 2 images were sent" in said
     assert f"producer results {job.id}" in said
     assert f"producer cancel {job.id}" in said
     assert "Traceback" not in said

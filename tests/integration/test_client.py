@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -23,12 +24,14 @@ from producer import (
     Client,
     ExistingRecordsError,
     InUseError,
+    JobLostError,
     NoImagesError,
     NoSuchJobError,
     NoSuchPathError,
     NotInstalledError,
     NoWorkerError,
     ProducerError,
+    RecordsError,
     ServerError,
     UnavailableError,
     UsageError,
@@ -38,6 +41,7 @@ from producer.jobs.stream import RecordStream
 from worker.contract.keys import DEFAULT_KEYS as KEYS
 from worker.contract.labels import LabelPack
 from worker.contract.local.redis_server import EmbeddedRedis
+from worker.contract.messages import QUEUE, TASK
 from worker.contract.stores.jobs import JobStore
 
 LABELS = ["猫", "狗"]
@@ -117,6 +121,29 @@ def test_records_come_while_images_are_still_being_sent(
             # What is under way is bounded, and a chunk of 8 waits to be.
             assert len(taken) - came <= 16 + 8 + 8
     assert came == len(taken) == 200
+
+
+@pytest.mark.parametrize("waits", [True, False])
+def test_a_job_that_redis_has_lost_meanwhile_ends(
+    queue: str,
+    worker: None,
+    many: list[str],
+    jobs: JobStore,
+    monkeypatch: pytest.MonkeyPatch,
+    waits: bool,
+) -> None:
+    monkeypatch.setattr(redis_transport, "MAX_IMAGES", 16)
+    sent = iter(many)
+
+    def names() -> Iterator[str]:
+        yield from islice(sent, 100)
+        with redis.Redis.from_url(queue) as connected:
+            connected.delete(f"wanwu:job:{jobs.list()[0].id}")
+        yield from sent
+
+    with Client(queue) as client, pytest.raises(JobLostError, match="submit again"):
+        list(client.tag(names(), LABELS) if waits else client.submit(names(), LABELS))
+    assert next(sent, None)
 
 
 def test_whoever_takes_no_records_stops_the_sending(
@@ -235,6 +262,22 @@ def test_a_job_is_submitted_looked_at_and_fetched(
         assert len(status.workers) == 1
 
 
+def test_each_image_of_a_chunk_that_was_refused_has_a_record(
+    queue: str, worker: None, photos: list[str], jobs: JobStore
+) -> None:
+    with Client(queue) as client:
+        job = jobs.create().id
+        images = [{"path": photo} for photo in photos]
+        chunk = {"v": 1, "job": job, "seq": 0, "images": images, "sent_at_s": 0.0, "top_k": 0}
+        jobs.set_sent(job, images=len(photos), chunks=1)
+        client.connection.app.send_task(TASK, args=[chunk], task_id=f"{job}-0", queue=QUEUE)
+        jobs.set_state(job, "submitted")
+        records = list(client.results(job, wait=True))
+        assert [record.path for record in records] == photos
+        assert {record.error and record.error.code for record in records} == {"lost"}
+        assert all("top_k" in record.error.message for record in records if record.error)
+
+
 def test_a_job_is_cancelled(queue: str, worker: None, many: list[str]) -> None:
     with Client(queue) as client:
         job = client.submit(many, LABELS)
@@ -249,6 +292,13 @@ def test_what_cannot_be_used_is_refused_before_any_work(queue: str, tmp_path: Pa
             client.tag("/nowhere")
         with pytest.raises(NoImagesError, match="no image found"):
             next(client.tag(tmp_path))
+        empty: tuple[list[str], set[str]] = ([], set())
+        for nothing in empty:
+            with pytest.raises(NoImagesError, match="the list of paths is empty"):
+                client.tag(nothing)
+        for unnamed in ("", [str(tmp_path), ""]):
+            with pytest.raises(NoSuchPathError, match="the name of a path is empty"):
+                client.tag(unnamed)
         with pytest.raises(UsageError, match="exactly once"):
             client.tag(tmp_path, LABELS, templates="none")
         with pytest.raises(UsageError, match="blank"):
@@ -262,6 +312,26 @@ def test_what_cannot_be_used_is_refused_before_any_work(queue: str, tmp_path: Pa
         client.status()
     with pytest.raises(UsageError, match="only redis"):
         Client("amqp://localhost")
+    for blank in ("", " "):
+        with pytest.raises(UsageError, match="the URL is empty"):
+            Client(blank)
+
+
+def test_errors_name_arguments_as_they_are_written_in_python(
+    queue: str, worker: None, photos: list[str], tmp_path: Path
+) -> None:
+    out = tmp_path / "tags.jsonl"
+    with Client(queue) as client:
+        list(client.tag(photos[:2], LABELS, out=out))
+        advice = "continue with resume=True, or replace them with overwrite=True"
+        with pytest.raises(ExistingRecordsError, match=advice):
+            next(client.tag(photos, LABELS, out=out))
+        with pytest.raises(UsageError, match="or give out_format="):
+            client.tag(photos, LABELS, out=tmp_path / "tags")
+        with pytest.raises(RecordsError, match="submit with embeddings=True"):
+            client.retag(out, LABELS, tmp_path / "new.jsonl")
+        with pytest.raises(ExistingRecordsError, match="choose another out="):
+            client.retag(out, LABELS, out)
 
 
 def test_whatever_stands_in_the_way_is_a_producer_error(
@@ -352,6 +422,18 @@ def test_the_examples_are_found() -> None:
         ({"thumbnail_px": 5000}, "thumbnail_px=5000 cannot be used"),
         ({"calibrated": "yes"}, "calibrated='yes' cannot be used"),
         ({"labels": [1]}, "labels are texts, not int"),
+        ({"labels": iter([1])}, "labels are texts, not int"),
+        ({"labels": 5}, "labels are texts, not int"),
+        ({"labels": b"cat"}, "labels are texts, not bytes"),
+        ({"templates": 5}, "templates are texts, not int"),
+        ({"templates": [1]}, "templates are texts, not int"),
+        ({"background": ["x"]}, "background needs calibrated"),
+        ({"labels": LabelPack(("猫",)), "calibrated": True}, "holds its own calibrated"),
+        ({"labels": LabelPack(("猫",)), "templates": "{}"}, "holds its own templates"),
+        ({"retry_failed": True}, "retry_failed needs resume"),
+        ({"overwrite": True}, "overwrite replaces a file"),
+        ({"out": ""}, "the name of the file for records is empty"),
+        ({"out_format": "pdf"}, "there is no format pdf"),
         ({"resume": True}, "resume continues a file"),
         ({"resume": True, "overwrite": True, "out": "a.jsonl"}, "resume keeps the records"),
         ({"embeddings": True, "out": "a.csv"}, "embeddings need a .jsonl or .parquet file"),
@@ -364,10 +446,24 @@ def test_what_the_command_refuses_the_client_refuses(
         client.tag(tmp_path, **options)
 
 
-@pytest.mark.parametrize("images", [None, 5, b"images"])
+@pytest.mark.parametrize("images", [None, 5, b"images", [b"image"], [None]])
 def test_what_is_no_path_is_refused(server: EmbeddedRedis, images: Any) -> None:
     with Client(server.url) as client, pytest.raises(UsageError, match="images are paths or URLs"):
         client.tag(images)
+
+
+@pytest.mark.parametrize("image", [5, b"image", ""])
+def test_what_is_no_path_in_an_iterator_ends_the_job(queue: str, worker: None, image: Any) -> None:
+    with Client(queue) as client, pytest.raises(UsageError):
+        list(client.tag(iter([image])))
+
+
+def test_a_client_is_entered_once(server: EmbeddedRedis) -> None:
+    client = Client(server.url)
+    with client, pytest.raises(UsageError, match="open already"), client:
+        pass
+    with client:
+        assert client.status().jobs == ()
 
 
 def test_a_misspelt_argument_is_an_error_as_everywhere_in_python(

@@ -201,6 +201,20 @@ def test_a_long_silence_is_told_after_half_a_minute_and_then_each_minute(job: Jo
     assert [round(stall_s) for stall_s in job.stalls] == [30, 90]
 
 
+def test_a_job_that_redis_has_lost_is_found_out_soon(job: Job) -> None:
+    def work() -> None:
+        if job.time.now_s > 20:
+            job.client.flushdb()
+
+    job.time.on_nap = work
+    with pytest.raises(NoSuchJobError):
+        list(job.collector.records())
+    assert 20 < job.time.now_s <= 20 + 2 * collect.LOOK_S
+    with pytest.raises(NoSuchJobError):
+        job.jobs.set_sent(job.id, images=8, chunks=4)
+    assert not job.client.keys("wanwu:job:*")
+
+
 def test_a_result_that_was_counted_and_is_gone_is_lost_not_waited_for(job: Job) -> None:
     job.finish(0, 1, 2)
     job.client.delete(f"{META}{job.id}-1")

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +14,13 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import pytest
-from conftest import ROOT, Fleet, run
+from conftest import PATIENCE_S, ROOT, Fleet, environment, run
 from records import MODEL, embedding, failed, record
 
 from producer.embeddings.ranking import Ranker, matrix_of, nearest, retagged
 from producer.embeddings.text_encoder import Embedded
 from producer.errors import EncodingError, RecordsError
-from producer.formats import open_sink, target_of
+from producer.formats import open_sink, records_of, target_of
 from worker.contract.local.redis_server import EmbeddedRedis
 from worker.contract.scoring import Background
 from worker.contract.text_embeddings import Encoded
@@ -89,7 +92,7 @@ def test_embeddings_of_another_model_or_none_are_refused() -> None:
     encoded = embedded(2).encoded
     with pytest.raises(EncodingError, match="of model other@1"):
         matrix_of([record(model="other@1", embedding=embedding(1))], encoded)
-    with pytest.raises(RecordsError, match="--embeddings"):
+    with pytest.raises(RecordsError, match="submit with embeddings=True"):
         matrix_of([record()], encoded)
 
 
@@ -159,8 +162,11 @@ def test_retag_gives_the_tags_of_a_fresh_run(
         str(out),
         broker_url="redis://localhost:1",
     )
-    assert done.returncode == 0, done.stderr
+    # One image had failed before: its record is taken over, and not all are tagged.
+    assert done.returncode == 3, done.stderr
     assert "with 8 labels and model wanwu" in done.stderr
+    assert "tagged 24 images" in done.stderr
+    assert "1 images failed before: their records were taken over as they are" in done.stderr
     if after == "csv":
         assert len(pd.read_csv(out)) == 25
         return
@@ -187,6 +193,40 @@ def test_search_finds_what_a_text_says(kept: tuple[Path, str]) -> None:
     assert hits[0]["score"] > hits[2]["score"]
 
 
+@pytest.mark.parametrize("form", ["parquet", "jsonl"])
+def test_retag_says_what_no_label_suits(kept: tuple[Path, str], form: str, tmp_path: Path) -> None:
+    argv = (
+        "--label",
+        "猫",
+        "--label",
+        "狗",
+        "--threshold",
+        "1",
+        "--out",
+        str(tmp_path / f"t.{form}"),
+    )
+    done = run("producer", "retag", str(kept[0] / "tags.parquet"), *argv)
+    assert "24 images have no tag: no label reached the threshold" in done.stderr
+
+
+@pytest.mark.parametrize("form", ["parquet", "jsonl"])
+def test_search_gives_programs_the_names_that_are_on_disk(
+    kept: tuple[Path, str], form: str, tmp_path: Path
+) -> None:
+    name, file = os.fsdecode(b"/caf\xe9\t.jpg"), tmp_path / f"odd.{form}"
+    images = (one for one in records_of(kept[0] / "tags.parquet") if one.embedding)
+    with open_sink(target_of(file, None)) as sink:
+        sink.write(msgspec.structs.replace(next(images), path=name))
+    done = subprocess.run(
+        [sys.executable, "-m", "producer.cli", "search", str(file), "猫"],
+        env=environment() | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        timeout=PATIENCE_S,
+        check=True,
+    )
+    assert done.stdout.partition(b"  ")[2] == b"/caf\xe9\t.jpg\n"
+
+
 def test_a_worker_that_is_online_embeds_the_text(kept: tuple[Path, str]) -> None:
     source = str(kept[0] / "tags.parquet")
     alone = run("producer", "search", source, "一只猫", "--top", "3")
@@ -206,6 +246,7 @@ def test_a_worker_that_is_online_embeds_the_text(kept: tuple[Path, str]) -> None
         (["search", "{plain}", "x"], "submit with --embeddings"),
         (["retag", "{kept}", "--label", "x", "--out", "{kept}"], "is the input"),
         (["search", "{kept}", "x", "--model", "{out}"], "no model"),
+        (["search", "{kept}", " "], "the text to search for is blank"),
         (["retag", "{kept}", "--label", "x", "--template", "y"], "must hold {{}} exactly once"),
     ],
 )

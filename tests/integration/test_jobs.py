@@ -145,6 +145,18 @@ def test_a_task_that_failed_is_a_lost_chunk_with_its_reason(
     assert "version 2" in first.reason
     assert isinstance(second, LostChunk)
     assert "version 9" in second.reason
+    assert first.records() == second.records() == []
+
+
+def test_of_a_chunk_that_failed_each_image_that_is_known_has_a_record(
+    jobs: JobStore, client: redis.Redis
+) -> None:
+    store(client, "j", 0, "SUCCESS", {"v": 9, "images": [{"path": "/a.jpg"}, {"path": 5}, None]})
+    meta = {"status": "FAILURE", "result": None, "paths": ["/b.jpg", "/\udce9.jpg", "", 5]}
+    client.set(KEYS.result("j-1"), json.dumps(meta))
+    records = [record for lost in jobs.collect("j", [0, 1]) for record in lost.records()]
+    assert [record.path for record in records] == ["/a.jpg", "/b.jpg", "/\udce9.jpg"]
+    assert {record.error and record.error.code for record in records} == {"lost"}
 
 
 def test_dropped_results_are_gone(jobs: JobStore, client: redis.Redis) -> None:

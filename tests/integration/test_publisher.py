@@ -17,6 +17,7 @@ from worker.contract.keys import DEFAULT_KEYS as KEYS
 from worker.contract.local.redis_server import EmbeddedRedis
 from worker.contract.messages import QUEUE, Chunk, ImageRef
 from worker.contract.queue.app import make_app
+from worker.contract.queue.fair import FairQueue
 from worker.contract.redis.connections import retrying_client
 from worker.contract.secret import SecretUrl
 from worker.contract.settings import Settings
@@ -47,7 +48,7 @@ def seqs(app: Celery, client: redis.Redis) -> list[int]:
     """The chunks in the queue, in the order in which workers take them."""
     found = []
     with app.connection_for_read() as connection, connection.SimpleQueue(QUEUE) as queue:
-        while client.llen(KEYS.queue):
+        while FairQueue(KEYS).size(client):
             message = queue.get(timeout=PATIENCE_S)
             args, _kwargs, _embed = message.payload
             chunk = Chunk.from_wire(args[0])

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import redis
+from celery.app.task import Context
 from celery.worker import state as worker_state
 from conftest import PATIENCE_S, until
 from server import Server
@@ -131,6 +132,18 @@ def test_a_failed_task_is_left_to_celery(backend: ChunkResults, client: redis.Re
     (lost,) = jobs.collect(job, [0])
     assert isinstance(lost, LostChunk)
     assert "broken" in lost.reason
+    assert lost.paths == ()
+
+
+@pytest.mark.filterwarnings("ignore:Call to deprecated setex:DeprecationWarning")
+def test_the_failure_of_a_chunk_names_its_images(
+    backend: ChunkResults, client: redis.Redis
+) -> None:
+    refused = {"v": 1, "images": [{"path": "/a.jpg"}, {"path": "/\udce9.jpg"}], "top_k": 0}
+    backend.mark_as_failure("j-0", ValueError("top_k"), request=Context(args=[refused], kwargs={}))
+    (lost,) = JobStore(client, 60).collect("j", [0])
+    assert isinstance(lost, LostChunk)
+    assert lost.paths == ("/a.jpg", "/\udce9.jpg")
 
 
 @pytest.mark.filterwarnings("ignore:Call to deprecated setex:DeprecationWarning")

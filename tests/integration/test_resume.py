@@ -65,6 +65,16 @@ def test_what_has_a_record_is_done(tmp_path: Path, photos: list[Path], ending: s
     assert pending(resume_state(file), photos) == [1, 3]
 
 
+@pytest.mark.parametrize("ending", FORMS)
+def test_an_image_whose_name_is_no_utf8_is_done_too(
+    tmp_path: Path, photos: list[Path], ending: str
+) -> None:
+    file, odd = tmp_path / f"tags{ending}", tmp_path / os.fsdecode(b"caf\xe9.jpg")
+    photos[0].rename(odd)
+    write(file, done(odd))
+    assert pending(resume_state(file), [odd, *photos[1:]]) == [1, 2, 3]
+
+
 def test_a_file_that_has_changed_is_not_done(tmp_path: Path, photos: list[Path]) -> None:
     file = tmp_path / "tags.jsonl"
     write(file, *map(done, photos))
@@ -231,6 +241,20 @@ def test_it_takes_over_what_the_job_before_it_got(
     assert jobs.is_cancelled(job)
     again.end()
     assert not file.with_name("tags.jsonl.job").read_text()
+
+
+def test_images_that_no_worker_has_answered_for_are_sent_again(
+    tmp_path: Path, photos: list[Path], client: redis.Redis
+) -> None:
+    file, jobs = tmp_path / "tags.jsonl", JobStore(client, 60)
+    job = jobs.create().id
+    lost = {"status": "FAILURE", "result": None, "paths": [str(photos[0])]}
+    client.set(KEYS.result(f"{job}-0"), json.dumps(lost))
+    jobs.set_sent(job, images=1, chunks=1)
+    again = resume_state(file)
+    again.begin(job)
+    assert list(again.take_over(jobs, SOURCE._replace(labels=None))) == []
+    assert pending(again, photos) == [0, 1, 2, 3]
 
 
 def test_sidecars_are_a_state_of_their_own(tmp_path: Path, photos: list[Path]) -> None:

@@ -23,6 +23,7 @@ from worker.contract.messages import QUEUE, TASK, URGENT, Chunk, ImageRef
 from worker.contract.queue.acks_and_leases import Leases
 from worker.contract.queue.app import make_app
 from worker.contract.queue.envelope import EnvelopeError, open_envelope
+from worker.contract.queue.fair import FairQueue
 from worker.contract.secret import SecretUrl
 from worker.contract.settings import Settings
 from worker.contract.stores.dead_letters import DeadLetters
@@ -247,7 +248,7 @@ def test_without_capacity_only_urgent_messages_are_taken(
         assert client.hlen(KEYS.unacked) == 2
         assert client.llen(KEYS.processing) == 0
     assert [message.headers["id"] for message in messages] == ["j-2", "j-1"]
-    assert client.llen(KEYS.queue) == 3
+    assert FairQueue(KEYS).size(client) == 3
 
 
 def test_an_urgent_message_that_comes_back_is_still_urgent(
@@ -259,9 +260,7 @@ def test_an_urgent_message_that_comes_back_is_still_urgent(
         assert connection.default_channel.take_urgent()
         messages.pop().reject(requeue=True)
     with consuming(settings) as (connection, messages):
-        assert client.llen(KEYS.queue) == 2
-        # It was put back at the end of the queue; at the head it is recognised.
-        client.lmove(KEYS.queue, KEYS.queue, "LEFT", "RIGHT")
+        assert FairQueue(KEYS).size(client) == 2
         assert connection.default_channel.take_urgent()
         assert messages[0].headers["id"] == "j-1"
         messages[0].ack()

@@ -19,6 +19,9 @@ from conftest import PATIENCE_S, ROOT
 from documents import DOCS, PAGES, commands, help_of, inline, lines, name_of, options_of, verbs
 
 from worker import errors
+from worker.artifact.manifest import open_artifact
+from worker.contract.i18n import gettext as _
+from worker.contract.i18n import in_language
 from worker.contract.messages import Record, Timing
 from worker.contract.settings import Settings
 
@@ -51,6 +54,19 @@ pages = pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_readme_and_changelog_are_short() -> None:
     for page, most in ((README, 150), (CHINESE, 150), (CHANGELOG, 60)):
         assert len(page.read_text(encoding="utf-8").splitlines()) <= most, page
+
+
+@pytest.mark.parametrize(("language", "page"), [("en", README), ("zh", CHINESE)])
+def test_the_notice_of_the_bundled_model_names_a_heading_that_is_there(
+    language: str, page: Path
+) -> None:
+    notice = open_artifact().manifest.notice
+    assert notice
+    with in_language(language):
+        quoted = re.search('["“](.+)["”]', _(notice))
+    assert quoted
+    headings = re.findall(r"^#+ (.*)", page.read_text(encoding="utf-8"), re.MULTILINE)
+    assert any(quoted[1] in heading for heading in headings)
 
 
 @pages

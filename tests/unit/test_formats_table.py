@@ -10,14 +10,18 @@ import duckdb
 import msgspec
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 from conftest import produced
+from hypothesis import given
+from hypothesis import strategies as st
 from records import embedding, failed, record, several
 
 from producer.errors import RecordsError
 from producer.formats import open_sink, records_of, target_of
 from producer.formats.csv import COLUMNS
 from producer.formats.jsonl import line_of
+from producer.formats.names import from_utf8, to_utf8
 from producer.formats.parquet import ROW_GROUP
 from worker.contract.messages import Record
 
@@ -147,13 +151,28 @@ def test_embeddings_of_two_models_do_not_fit_into_one_table(tmp_path: Path) -> N
         write(file, record(embedding=embedding(1, 2)), record(embedding=embedding(1, 2, 3)))
 
 
-@pytest.mark.parametrize("ending", [".csv", ".parquet"])
-def test_a_name_that_is_no_utf8_is_written_with_its_bytes_escaped(
-    tmp_path: Path, ending: str
-) -> None:
+@pytest.mark.parametrize("ending", [".csv", ".parquet", ".jsonl", ".html"])
+def test_any_name_comes_back_from_a_file_that_is_true_utf8(tmp_path: Path, ending: str) -> None:
     file = tmp_path / f"tags{ending}"
-    write(file, record(os.fsdecode(b"/\xff.jpg")))
-    assert [each.path for each in records_of(file)] == ["/\\udcff.jpg"]
+    names = [
+        os.fsdecode(b"/\xff.jpg"),
+        "/\\udcff.jpg",
+        "/\\\\udcff.jpg",
+        "C:\\users",
+        "/\\\udcff.jpg",
+    ]
+    write(file, *map(record, names))
+    assert [each.path for each in records_of(file)] == names
+    if ending == ".csv":
+        assert "\n/\\udcff.jpg," in file.read_text(encoding="utf-8")
+    if ending == ".parquet":
+        assert pq.read_table(file)["path"][0].as_py() == "/\\udcff.jpg"
+
+
+@given(st.text(st.sampled_from(["\\", *"udcDE9x猫", "\udce9", "\ud800"])))
+def test_what_stands_for_bytes_that_are_no_utf8_is_taken_for_no_other_name(name: str) -> None:
+    to_utf8(name).encode()
+    assert from_utf8(to_utf8(name)) == name
 
 
 def test_a_file_keeps_its_permissions_and_a_link_its_target(tmp_path: Path) -> None:

@@ -14,7 +14,6 @@ import pytest
 import yaml
 from conftest import ROOT
 
-from worker.contract.keys import DEFAULT_KEYS
 from worker.contract.settings import Settings
 
 OPS = ROOT / "ops"
@@ -138,7 +137,15 @@ def test_every_setting_in_these_files_is_one_of_ours_and_every_variable_is_expla
     assert asked <= set(re.findall(r"^([A-Z_]+)=", example, re.MULTILINE))
 
 
-def test_the_queue_that_is_scaled_by_is_ours() -> None:
+def test_workers_are_scaled_by_a_figure_that_the_exporter_has() -> None:
     text = (OPS / "k8s" / "autoscale.yaml").read_text(encoding="utf-8")
-    (scaled, _) = yaml.safe_load_all(text)
-    assert scaled["spec"]["triggers"][0]["metadata"]["listName"] == DEFAULT_KEYS.queue
+    scaled, deployment, service = yaml.safe_load_all(text)
+    (trigger,) = scaled["spec"]["triggers"]
+    asked = trigger["metadata"]
+    exported = (ROOT / "producer" / "monitoring" / "prometheus.py").read_text(encoding="utf-8")
+    assert f'"{asked["valueLocation"]}"' in exported
+    name, port = service["metadata"]["name"], service["spec"]["ports"][0]["port"]
+    assert asked["url"] == f"http://{name}:{port}/metrics"
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    assert container["args"][0] == "exporter"
+    assert container["ports"][0]["containerPort"] == port

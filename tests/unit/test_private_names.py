@@ -21,6 +21,7 @@ import pytest
 from conftest import ROOT
 
 from worker.contract.queue.acks_and_leases import Leases
+from worker.contract.queue.connecting import ConnectingChannel, ConnectingTransport
 from worker.contract.queue.prefixed_channel import PrefixedChannel
 from worker.contract.queue.transport import Channel, Transport
 from worker.service.app import ModelStep
@@ -42,22 +43,34 @@ OVERRIDDEN: dict[type, dict[str, str]] = {
         "_create_client": "(self, asynchronous=False)",
         # Urgent messages to the head of the queue.
         "_put": "(self, queue, message, **kwargs)",
-        # BLMOVE instead of BRPOP: a message is never nowhere.
+        # Of all jobs' lists.
+        "_size": "(self, queue)",
+        "_purge": "(self, queue)",
+        # A script or BLMOVE instead of BRPOP: a message is never nowhere.
         "_brpop_start": "(self, timeout=None)",
         "_brpop_read": "(self, **options)",
         # Sizes and shapes are looked at before anything is parsed.
         "_receive_one": "(self, c)",
     },
+    ConnectingChannel: {
+        # Pools of ours, by a URL that kombu need not understand.
+        "_get_pool": "(self, asynchronous=False)",
+    },
     ChunkResults: {
         # Stores and counts in one step, and waits for a Redis that cannot store.
         "_store_result": ("(self, task_id, result, state, traceback=None, request=None, **kwargs)"),
+        # Clients of ours, by a URL that Celery need not understand.
+        "_params_from_url": "(self, url, defaults)",
+        "_create_client": "(self, **params)",
     },
 }
 # Private parts that a class of ours uses as its own.
 INHERITED: dict[type, set[str]] = {
+    # Which connections kombu's poller is to forget.
+    ConnectingChannel: {"_on_connection_disconnect"},
     # What kombu's poller asks of a channel that waits for a message.
     Channel: {
-        *("_in_poll", "_brpop_sent_at", "_flush_brpop_reauth"),
+        *("_in_poll", "_brpop_sent_at", "_closing", "_flush_brpop_reauth"),
         # What kombu does with a command or an event that it has read.
         *("_in_listen", "_handle_message", "_deliver_fanout_message"),
     },
@@ -86,6 +99,8 @@ PUBLIC: dict[type, set[str]] = {
         *("keyprefix_binding_deadlines", "keyprefix_binding_permanent"),
     },
     ControlNode: {"handle_message"},
+    ConnectingChannel: {"from_transport_options"},
+    ConnectingTransport: {"as_uri", "can_parse_url", "supports_batch_publish"},
     Transport: {"Channel"},
     Leases: {
         *("ack", "append", "can_consume", "reject", "restore_unacked", "restore_visible"),

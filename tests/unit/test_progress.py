@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 
+import msgspec
 from rich.console import Console
 
 from producer.console.durations import age
@@ -181,3 +182,11 @@ def test_a_job_stands_where_its_state_and_its_counts_say() -> None:
 
 def test_an_age_has_a_sensible_unit() -> None:
     assert [age(s) for s in (-1, 5, 90, 7200)] == ["0 s", "5 s", "2 min", "2.0 h"]
+
+
+def test_a_summary_tells_how_many_images_no_label_suits() -> None:
+    for untagged, sentence in ((1, "1 image has no tag"), (2000, "2,000 images have no tag")):
+        summary, where = Summary(), console()
+        summary.add([msgspec.structs.replace(record(), tags=())] * untagged)
+        summary.show(where)
+        assert f"{sentence}: no label reached the threshold" in said(where)

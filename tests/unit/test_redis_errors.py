@@ -12,7 +12,7 @@ from kombu.exceptions import OperationalError
 from redis._parsers.base import BaseParser
 
 from worker.contract.redis.errors import code_of, passes, reason_of
-from worker.contract.secret import Secret, SecretUrl, mask
+from worker.contract.secret import Secret, SecretUrl
 from worker.contract.settings import Settings
 
 # As servers of several versions say it.
@@ -98,7 +98,7 @@ def test_a_secret_is_shown_by_nothing_but_reveal() -> None:
         text += f"{secret} {secret!r} {secret!s} {secret:>40} {[secret]} {copy.copy(secret)}"
         text += "%s %r" % (secret, secret)  # noqa: UP031 - another way to print
     assert "geheim" not in text
-    assert "redis://me:***@host:6379/0" in text
+    assert "redis://***:***@host:6379/0" in text
     assert key.reveal() == "geheim"
     assert url.reveal() == "redis://me:geheim@host:6379/0"
 
@@ -113,21 +113,3 @@ def test_no_secret_of_the_settings_is_printed_or_encoded() -> None:
     assert "geheim" not in f"{settings} {settings!r} {msgspec.structs.asdict(settings)}"
     with pytest.raises(TypeError):
         msgspec.json.encode(settings)
-
-
-@pytest.mark.parametrize(
-    ("url", "shown"),
-    [
-        ("redis://localhost:6379/0", "redis://localhost:6379/0"),
-        ("redis://:pw@localhost", "redis://:***@localhost"),
-        ("redis://[::1:pw@x", "redis://[:***@x"),
-        ("redis://:p/w@x:6379/0", "redis://:***@x:6379/0"),
-        ("redis://me:p?w#@x", "redis://me:***@x"),
-        ("redis://pw@x", "redis://***@x"),
-        ("redis:pw@x", "redis:***@x"),
-        ("redis://x?password=pw&db=1", "redis://x?password=***&db=1"),
-        ("rediss://x?ssl_keyfile_password=pw", "rediss://x?ssl_keyfile_password=***"),
-    ],
-)
-def test_a_url_is_shown_without_its_password(url: str, shown: str) -> None:
-    assert mask(url) == shown

@@ -101,7 +101,8 @@ def tune(request: Request, settings: Settings, echo: Callable[[str], None]) -> N
 
 def _cpu() -> str:
     found = machine()
-    return f"{found['processor']}, {found['cores']} cores"
+    limit = f" ({found['cores_limit']})" if found["cores_limit"] else ""
+    return f"{found['processor']}, {found['cores']} cores{limit}"
 
 
 def _files(places: Sequence[Path]) -> Iterator[Path]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from rich.table import Table
 from worker.bench.run import BATCHES, Figure
 from worker.bench.subjects import PLAIN, WITH_TEXT
 from worker.bench.tune import Rate
+from worker.contract.cpus import usable_cpus
 from worker.contract.i18n import gettext as _
 from worker.contract.i18n import gettext_noop as N_
 from worker.engines.base import device_name
@@ -103,10 +103,12 @@ def as_json(figures: Sequence[Figure], model: str, device: str) -> str:
 
 def machine() -> dict[str, Any]:
     """Return what the figures depend on beside the model."""
+    cpus = usable_cpus()
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
         "processor": device_name(torch.device("cpu")),
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": cpus.usable,
+        "cores_limit": f"{cpus.limit}, {cpus.there} there" if cpus.limit else "",
         "gpu": gpu,
         "torch": torch.__version__,
         "python": platform.python_version(),

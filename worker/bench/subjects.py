@@ -16,7 +16,7 @@ from torch import Tensor
 
 from worker.artifact.manifest import TOKENIZER, Artifact
 from worker.contract.settings import Settings
-from worker.engines.base import resolve_device
+from worker.engines.base import resolve_device, use_threads
 from worker.engines.choose import LOADERS
 from worker.engines.malloc import disable_malloc_trim
 from worker.model.original import image_tower, original_model
@@ -65,8 +65,7 @@ def open_subject(
     Raises:
         TaggerError: it cannot be run here.
     """
-    if settings.threads:
-        torch.set_num_threads(settings.threads)
+    use_threads(settings)
     if subject.engine is not None:
         disable_malloc_trim()
         return LOADERS[subject.engine](artifact, settings.device).embed

@@ -49,6 +49,20 @@ class Keys(msgspec.Struct, frozen=True):
         return f"{self.prefix}{QUEUE}"
 
     @property
+    def urgent_queue(self) -> str:
+        """List of the urgent messages, once a worker has sorted them."""
+        return f"{self.prefix}{QUEUE}.urgent"
+
+    @property
+    def turns(self) -> str:
+        """Sorted set of the jobs that have messages waiting, by whose turn it is."""
+        return f"{self.prefix}{QUEUE}.turns"
+
+    def waiting(self, job: str) -> str:
+        """Return the list of a job's messages, once a worker has sorted them."""
+        return f"{self.prefix}{QUEUE}.job:{job}"
+
+    @property
     def processing(self) -> str:
         """List of the messages that have left the queue and are not yet noted as leased."""
         return f"{self.prefix}{QUEUE}.processing"
@@ -122,6 +136,10 @@ class Keys(msgspec.Struct, frozen=True):
     def seen(self, way: str) -> str:
         """Sorted set of the images whose embeddings are kept, by a model and way of decoding."""
         return f"{self.prefix}seen:{way}"
+
+    def replicated(self, token: str) -> str:
+        """Return the name of a mark that is written after what replicas are to have."""
+        return f"{self.prefix}replicated:{token}"
 
     @property
     def probe(self) -> str:

@@ -6,7 +6,7 @@ Inside the program these are frozen structs; dicts exist only between `to_wire` 
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self, get_args
 
 import msgspec
 from msgspec import Meta
@@ -38,6 +38,10 @@ Seq = Annotated[int, Meta(ge=0, lt=MAX_CHUNKS)]
 PackHash = Annotated[str, Meta(pattern=r"\A[0-9a-f]{16,64}\Z")]
 FilePath = Annotated[str, Meta(min_length=1, max_length=MAX_PATH_CHARS)]
 Sentence = Annotated[str, Meta(max_length=4096)]
+
+# How large a share of the workers a job has beside others: a quarter, one, four.
+Priority = Literal["low", "normal", "high"]
+PRIORITIES: Final[tuple[Priority, ...]] = get_args(Priority)
 
 Stage = Literal["message", "read", "decode", "infer", "rank", "job"]
 

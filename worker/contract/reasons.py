@@ -66,6 +66,28 @@ _PATTERNS: Final = (
     (r"connection closed by server", N_("the server closed the connection")),
     (r"connection to .+ lost.*|error while (reading|writing).+", N_("the connection was lost")),
     (r"protocol error.*", N_("it does not answer as Redis does")),
+    # Ours, of sentinels.
+    (r"no sentinel of (?P<service>.+) answers", N_("no sentinel of {service} answers")),
+    (
+        r"the sentinels know no master of (?P<service>.+) that is there",
+        N_("the sentinels know no master of {service} that is there"),
+    ),
+    (
+        r"only (?P<reached>\d+) of (?P<replicas>\d+) replicas have what was sent",
+        N_("only {reached} of {replicas} replicas have what was sent"),
+    ),
+    (
+        r"another master has not got what was sent",
+        N_("another master has not got what was sent"),
+    ),
+    (
+        r"the sentinels refuse the name or the password",
+        N_("the sentinels refuse the name or the password: see WANWU_SENTINEL_PASSWORD"),
+    ),
+    (
+        r"what answers for (?P<service>.+) is no sentinel",
+        N_("what answers for {service} is no sentinel: redis:// is for servers"),
+    ),
     # Those of a Redis server; the first word of most is a code.
     (r"(?P<code>WRONGPASS|NOAUTH) .*", N_("{code}: the name or the password is wrong")),
     (r"invalid username-password pair.*", N_("the name or the password is wrong")),

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Mapping
+from urllib.parse import quote, urlencode
 
-STARS: Final = "***"
-# Of parameters in a URL.
-_SECRET_NAMES: Final = ("pass", "secret", "token")
+from worker.contract.redis_address import STARS, AddressError, RedisAddress, masked, parse
 
 
 class Secret:
@@ -41,36 +40,50 @@ class Secret:
 
 
 class SecretUrl(Secret):
-    """A URL that shows itself with its password masked."""
+    """The URL of a Redis. It is parsed when it is made, and shows itself without its password.
 
-    __slots__ = ()
+    One that cannot be read is shown by its scheme alone, and `problem` says what is wrong with it.
+    """
+
+    __slots__ = ("_found", "problem")
+
+    def __init__(self, text: str = "") -> None:
+        super().__init__(text)
+        self._found: RedisAddress | None = None
+        # In English; no part of the URL is in it.
+        self.problem = ""
+        if text:
+            try:
+                self._found = parse(text)
+            except AddressError as e:
+                self.problem = str(e)
 
     def __str__(self) -> str:
-        return mask(self._text)
+        if self._found is not None:
+            return self._found.shown
+        return masked(self._text) if self._text else ""
 
     @property
-    def scheme(self) -> str:
-        """The part before `://`, or nothing."""
-        return self._text.partition("://")[0].lower() if "://" in self._text else ""
+    def address(self) -> RedisAddress:
+        """Which Redis it means.
 
+        Raises:
+            AddressError: it cannot be read: see `problem`.
+        """
+        if self._found is None:
+            raise AddressError(self.problem)
+        return self._found
 
-def mask(url: str) -> str:
-    """Return `url` with whatever may be a secret hidden, however badly it is written.
+    def with_parameters(self, wanted: Mapping[str, str]) -> SecretUrl:
+        """Return it with these parameters, where it lacks them; it must be one that can be read."""
+        there = {part.partition("=")[0] for part in self._text.partition("?")[2].split("&")}
+        added = {name: value for name, value in wanted.items() if name not in there}
+        if not added:
+            return self
+        query = urlencode(added, quote_via=quote)
+        return SecretUrl(f"{self._text}{'&' if '?' in self._text else '?'}{query}")
 
-    The part before the last `@` is a user and a password, also where a password that was not
-    escaped holds a `/`, `?` or `#`. A user's name is shown if a password follows it.
-    """
-    scheme, mark, rest = url.partition("://") if "://" in url else ("", "", url)
-    who, at, where = rest.rpartition("@")
-    if at:
-        user = who.partition(":")[0] if ":" in who else ""
-        who = f"{user}:{STARS}" if ":" in who else STARS
-    place, question, query = where.partition("?")
-    shown = "&".join(map(_masked, query.split("&")))
-    return f"{scheme}{mark}{who}{at}{place}{question}{shown}"
-
-
-def _masked(parameter: str) -> str:
-    name, equals, _ = parameter.partition("=")
-    is_secret = any(part in name.lower() for part in _SECRET_NAMES)
-    return f"{name}{equals}{STARS}" if is_secret else parameter
+    @property
+    def has_secret(self) -> bool:
+        """Whether it is shown otherwise than it is written."""
+        return str(self) != self._text

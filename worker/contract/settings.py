@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self, TypeVar
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import msgspec
 from msgspec import Meta
 
+from worker.contract.cpus import usable_cpus
 from worker.contract.i18n import Message, TranslatedError
 from worker.contract.i18n import gettext_noop as N_
 from worker.contract.keys import DEFAULT_PREFIX, Keys
@@ -24,10 +23,6 @@ DEFAULT_BATCH: Final = 4
 
 
 S = TypeVar("S", bound="Settings")
-_DATABASE: Final = re.compile(r"/?[0-9]*")
-_ESCAPE: Final = N_(
-    "this URL cannot be read; in a password, write / as %2F, # as %23, ? as %3F, @ as %40"
-)
 # What separates the items of a list; None is any blank.
 _LISTS: Final = frozenset({"image_roots", "image_urls"})
 _SEPARATOR: Final = ","
@@ -48,6 +43,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     # Redis
     broker_url: SecretUrl = SecretUrl("redis://localhost:6379/0")
     result_url: SecretUrl = SecretUrl()
+    sentinel_user: str = ""
+    sentinel_password: Secret = Secret()
     prefix: str = DEFAULT_PREFIX
     tls_ca: str = ""
     tls_cert: str = ""
@@ -55,6 +52,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     result_ttl_s: Positive = 86_400
     visibility_timeout_s: Positive = 60
     redis_retry_timeout_s: Positive = 600
+    redis_wait_replicas: Annotated[int, Meta(ge=0)] = 0
 
     # Model
     model: str = ""
@@ -86,8 +84,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         """Refuse brokers that the rest of the program cannot speak to."""
         for url in (self.broker_url, self.result_url):
-            if url and (problem := _problem_of(url)):
-                raise SettingsError(N_("{url}: {problem}"), url=url, problem=Message(problem))
+            if url.problem:
+                problem = Message(url.problem)
+                raise SettingsError(N_("{url}: {problem}"), url=url, problem=problem)
         try:
             Keys(self.prefix)
         except ValueError as e:
@@ -132,8 +131,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def decoders(self) -> int:
-        """Decode threads: as set, else one per core that this process may use."""
-        return self.decode_threads or len(os.sched_getaffinity(0))
+        """Decode threads: as set, else one per CPU that this process may use."""
+        return self.decode_threads or usable_cpus().usable
 
     @property
     def concurrency(self) -> int:
@@ -156,27 +155,6 @@ def expanded(path: str) -> Path:
     return Path(os.path.expanduser(path))  # noqa: PTH111 - Path's own raises
 
 
-def _problem_of(url: SecretUrl) -> str:
-    """Return why a URL of Redis cannot be used, or nothing; in English, no part of it repeated."""
-    text = url.reveal()
-    if not text.startswith(("redis://", "rediss://")):
-        return N_("only redis:// and rediss:// URLs are understood")
-    try:
-        parts = urlsplit(text)
-        _ = parts.port, parts.hostname
-    except ValueError:
-        return _ESCAPE
-    if "@" in f"{parts.path}{parts.query}{parts.fragment}" or parts.fragment:
-        return _ESCAPE
-    if not _DATABASE.fullmatch(parts.path):
-        return N_("what follows the host must be the number of a database, such as /0")
-    if not all(
-        name.startswith("ssl_") for name, _ in parse_qsl(parts.query, keep_blank_values=True)
-    ):
-        return N_("of parameters, only those of TLS are understood, such as ?ssl_ca_certs=FILE")
-    return ""
-
-
 def _secret(kind: type, text: Any) -> Any:
     """Let msgspec read secrets, which are a type of ours."""
     if not issubclass(kind, Secret):
@@ -185,7 +163,7 @@ def _secret(kind: type, text: Any) -> Any:
 
 
 def secured(settings: S) -> S:
-    """Return the settings with the TLS files in the URLs, where all clients look for them.
+    """Return the settings with the URLs completed: all clients look for everything there.
 
     Raises:
         SettingsError: a file is missing, or only one of certificate and key is there.
@@ -198,24 +176,26 @@ def secured(settings: S) -> S:
             )
     if bool(settings.tls_cert) != bool(settings.tls_key):
         raise SettingsError(N_("WANWU_TLS_CERT and WANWU_TLS_KEY belong together"))
-    named = {"ssl_ca_certs": "tls_ca", "ssl_certfile": "tls_cert", "ssl_keyfile": "tls_key"}
-    wanted = {"ssl_cert_reqs": "required"} | {
-        name: files[setting] for name, setting in named.items() if files[setting]
-    }
     return msgspec.structs.replace(
         settings,
-        broker_url=_with_query(settings.broker_url, wanted),
-        result_url=_with_query(settings.result_url, wanted),
+        broker_url=_completed(settings.broker_url, settings),
+        result_url=_completed(settings.result_url, settings),
     )
 
 
-def _with_query(url: SecretUrl, wanted: Mapping[str, str]) -> SecretUrl:
-    """Return a `rediss://` URL with these parameters where it lacks them; another as it is."""
-    if url.scheme != "rediss":
+def _completed(url: SecretUrl, settings: Settings) -> SecretUrl:
+    """Return a URL with what other settings add to it, where it lacks that itself."""
+    if not url:
         return url
-    parts = urlsplit(url.reveal())
-    query = dict(wanted) | dict(parse_qsl(parts.query))
-    return SecretUrl(urlunsplit(parts._replace(query=urlencode(query, safe="/"))))
+    wanted: dict[str, str] = {}
+    if url.address.kind == "sentinel":
+        wanted["sentinel_user"] = settings.sentinel_user
+        wanted["sentinel_password"] = settings.sentinel_password.reveal()
+    if url.address.tls is not None:
+        wanted["ssl_ca_certs"] = settings.tls_ca
+        wanted["ssl_certfile"] = settings.tls_cert
+        wanted["ssl_keyfile"] = settings.tls_key
+    return url.with_parameters({name: value for name, value in wanted.items() if value})
 
 
 def _explained(error: msgspec.ValidationError) -> SettingsError:

@@ -16,16 +16,24 @@ class Entry(NamedTuple):
 # Each field of `Settings` stands in one group.
 GROUPS: Final[Mapping[str, Mapping[str, Entry]]] = {
     "Redis": {
-        "broker_url": Entry("Redis of the queue; `rediss://` for TLS."),
+        "broker_url": Entry(
+            "Redis of the queue: `redis://:PASSWORD@HOST:6379/0`; `rediss://` for TLS; "
+            "`unix:///PATH?db=0`; `sentinel://:PASSWORD@HOST1:26379,HOST2:26379/0?service=NAME`, "
+            "or `sentinels://` for TLS."
+        ),
         "result_url": Entry("Redis of the results, if apart from the queue.", "the broker's"),
+        "sentinel_user": Entry("User of the sentinels of a `sentinel://` URL.", "none"),
+        "sentinel_password": Entry(
+            "Password of the sentinels; that of the servers stands in the URL.", "none"
+        ),
         "prefix": Entry(
             "Beginning of the name of everything in Redis. Installations with different prefixes "
             "share a database without seeing each other; producers, workers and Flower of one "
             "have the same."
         ),
         "tls_ca": Entry(
-            "Certificate authority of a `rediss://` Redis, a PEM file. The server's certificate is "
-            "always checked.",
+            "Certificate authority of a `rediss://` or `sentinels://` Redis, a PEM file. The "
+            "server's certificate is checked unless the URL says `ssl_cert_reqs=none`.",
             "the system's",
         ),
         "tls_cert": Entry("Client certificate, a PEM file; needs `WANWU_TLS_KEY`.", "none"),
@@ -37,6 +45,10 @@ GROUPS: Final[Mapping[str, Mapping[str, Entry]]] = {
         "redis_retry_timeout_s": Entry(
             "Seconds to keep retrying while Redis is unreachable; a worker retries without limit."
         ),
+        "redis_wait_replicas": Entry(
+            "Replicas that must have a message before it counts as sent (`WAIT`). With 1, a "
+            "failover loses nothing, and nothing is sent while there is no replica."
+        ),
     },
     "Model": {
         "model": Entry(
@@ -45,7 +57,9 @@ GROUPS: Final[Mapping[str, Mapping[str, Entry]]] = {
         "device": Entry("Where the model runs: `cpu`, `cuda`, `cuda:1`."),
         "precision": Entry("Precision of a model that is exported on first use."),
         "engine": Entry("What runs the image tower."),
-        "threads": Entry("CPU threads of the model.", "one per physical core"),
+        "threads": Entry(
+            "CPU threads of the model.", "one per physical core, within the CPU quota"
+        ),
         "max_batch": Entry(
             "Largest micro-batch, in images.", "what `worker bench --tune` found, else 4"
         ),
@@ -65,7 +79,9 @@ GROUPS: Final[Mapping[str, Mapping[str, Entry]]] = {
             "Whether JPEGs are scaled while they are decoded: `fast` always, `exact` never, `auto` "
             "where the model's manifest says that embeddings agree."
         ),
-        "decode_threads": Entry("Threads that read and decode.", "one per core"),
+        "decode_threads": Entry(
+            "Threads that read and decode.", "one per CPU, within the CPU quota"
+        ),
         "prefetch_chunks": Entry(
             "Most chunks that a worker holds at once.", "two batches and one per decode thread"
         ),

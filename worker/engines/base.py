@@ -13,10 +13,23 @@ from typing import Protocol
 
 import torch
 
+from worker.contract.cpus import usable_cpus
 from worker.contract.i18n import gettext_noop as N_
+from worker.contract.settings import Settings
 from worker.errors import DeviceError
 
 Wait = Callable[[], torch.Tensor]
+
+
+def model_threads(settings: Settings) -> int:
+    """Return the CPU threads of a model: as set, else as torch has it, within the CPU quota."""
+    return settings.threads or min(torch.get_num_threads(), usable_cpus().usable)
+
+
+def use_threads(settings: Settings) -> None:
+    """Let torch work with the threads of the settings."""
+    if (threads := model_threads(settings)) != torch.get_num_threads():
+        torch.set_num_threads(threads)
 
 
 class Engine(Protocol):

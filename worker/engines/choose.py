@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-import torch
-
 from worker.artifact.manifest import ORIGINAL
 from worker.contract.settings import Settings
-from worker.engines.base import Engine
+from worker.engines.base import Engine, use_threads
 from worker.engines.compiled import CompileEngine
 from worker.engines.eager import EagerEngine
 from worker.engines.fallback import FallbackEngine
@@ -36,8 +34,7 @@ def open_engine(artifact: Artifact, settings: Settings) -> Engine:
         DeviceError: the device is not here, or something that the engine needs.
         ArtifactError: the artifact cannot be used with this engine.
     """
-    if settings.threads:
-        torch.set_num_threads(settings.threads)
+    use_threads(settings)
     first = LOADERS[settings.engine](artifact, settings.device)
     if (
         settings.engine == EagerEngine.name

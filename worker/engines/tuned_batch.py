@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 import structlog
-import torch
 
 from worker.artifact.cache_dir import cache_directory
 from worker.contract.i18n import gettext_noop as N_
 from worker.contract.reasons import os_reason
-from worker.engines.base import device_name, resolve_device
+from worker.engines.base import device_name, model_threads, resolve_device
 from worker.errors import NoCacheError
 
 if TYPE_CHECKING:
@@ -78,5 +77,5 @@ def _key(settings: Settings, artifact: Artifact) -> str:
     device = resolve_device(settings.device, artifact.manifest.precision)
     name = device_name(device)
     if device.type == "cpu":
-        name += f", {settings.threads or torch.get_num_threads()} threads"
+        name += f", {model_threads(settings)} threads"
     return f"{artifact.id} in {settings.engine} on {name}"

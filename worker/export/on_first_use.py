@@ -14,7 +14,7 @@ from worker.artifact.manifest import FORMAT, HUB_ID, MANIFEST, Artifact, Source,
 from worker.contract.i18n import gettext as _
 from worker.contract.i18n import gettext_noop as N_
 from worker.contract.settings import Settings, expanded
-from worker.engines.base import resolve_device
+from worker.engines.base import resolve_device, use_threads
 from worker.errors import ArtifactError
 from worker.images.decode import set_up
 
@@ -49,6 +49,7 @@ def export_to(out: Path | None, settings: Settings, revision: str | None, echo: 
     from worker.export.export import export_found  # noqa: PLC0415
     from worker.model.hub import find  # noqa: PLC0415
 
+    use_threads(settings)
     set_up(settings.max_pixels)
     device = resolve_device(settings.device, settings.precision)
     found = find(settings.model, revision, echo)

@@ -19,10 +19,11 @@ from celery.exceptions import SecurityWarning, WorkerShutdown
 from celery.signals import setup_logging, worker_ready, worker_shutdown, worker_shutting_down
 
 from worker.artifact.manifest import Artifact
+from worker.contract.cpus import usable_cpus
 from worker.contract.queue.app import RENEWALS_PER_LEASE, make_app
 from worker.contract.settings import Settings
 from worker.contract.worker_info import STATS_KEY
-from worker.engines.base import Engine
+from worker.engines.base import Engine, model_threads
 from worker.engines.choose import open_engine
 from worker.engines.tuned_batch import tuned
 from worker.errors import TaggerError
@@ -118,6 +119,7 @@ def serve(settings: Settings, load_engine: LoadEngine = open_engine) -> int:
         without_gossip=True,
         without_mingle=True,
     )
+    _log_threads(settings)
     metrics = metrics_of(tagger.pipeline, tagger.problem)
     with answering(settings, Sources(tagger.problem, tagger.fatal_problem, metrics)):
         worker.start()
@@ -152,6 +154,17 @@ class ModelStep(bootsteps.StartStopStep):
     def info(self, parent: Any) -> dict[str, Any]:  # noqa: ARG002
         """Return what `inspect stats` and Flower show."""
         return {STATS_KEY: msgspec.to_builtins(self.tagger.pipeline.info())}
+
+
+def _log_threads(settings: Settings) -> None:
+    cpus = usable_cpus()
+    log.info(
+        "worker.threads",
+        model=model_threads(settings),
+        decode=settings.decoders,
+        cpus=f"{cpus.usable} of {cpus.there}",
+        limit=cpus.limit or "none",
+    )
 
 
 def _log_ready(settings: Settings) -> None:

@@ -15,7 +15,7 @@ from celery.worker.control import conf, inspect_command
 from kombu.pidbox import Node
 from msgspec import Meta
 
-from worker.contract.secret import mask
+from worker.contract.redis_address import masked
 from worker.contract.text_embeddings import ENCODE
 
 # What Flower's pages and our own programs ask for, and which arguments each has.
@@ -123,7 +123,7 @@ def _masked(value: Any) -> Any:
         return {name: _masked(one) for name, one in value.items()}
     if isinstance(value, list | tuple):
         return [_masked(one) for one in value]
-    return mask(value) if isinstance(value, str) and "://" in value else value
+    return masked(value) if isinstance(value, str) and "://" in value else value
 
 
 def _shown(text: str) -> str:

@@ -15,6 +15,7 @@ from worker.contract.codec import decode
 from worker.contract.keys import Keys
 from worker.contract.messages import URGENT
 from worker.contract.queue.envelope import EnvelopeError, open_envelope
+from worker.contract.queue.fair import FairQueue
 from worker.contract.settings import Settings
 
 # How many messages are looked at, and taken, at a time.
@@ -48,6 +49,7 @@ class LegacyQueue:
 
     def __init__(self, keys: Keys, lease_s: float) -> None:
         self._keys = keys
+        self._fair = FairQueue(keys)
         self._lease_s = lease_s
         self._processing_since_s: dict[bytes, float] = {}
         self._offset = 0
@@ -58,7 +60,7 @@ class LegacyQueue:
         if self._looks_left_out:
             self._looks_left_out -= 1
             return 0
-        if not _is(client, legacy.QUEUE, b"list") or client.llen(self._keys.queue) >= _ENOUGH:
+        if not _is(client, legacy.QUEUE, b"list") or self._fair.size(client) >= _ENOUGH:
             return 0
         # The oldest are at the end.
         found = client.lrange(legacy.QUEUE, -MOST, -1)[::-1]

@@ -16,17 +16,20 @@ from typing import Any, Final
 
 import redis
 from celery.backends.redis import RedisBackend
-from celery.states import SUCCESS
+from celery.states import FAILURE, SUCCESS
 from celery.worker import state as worker_state
 from redis.backoff import ExponentialWithJitterBackoff
 
 from worker.contract import legacy
 from worker.contract.codec import encode
 from worker.contract.keys import Keys
-from worker.contract.queue.app import keys_of
+from worker.contract.messages import split_task_id
+from worker.contract.queue.app import REPLICAS, keys_of
+from worker.contract.queue.url_numbers import broker_url_of, result_url_of
 from worker.contract.redis.connections import single_try_client
 from worker.contract.redis.errors import passes, reason_of
-from worker.contract.stores.jobs import JobStore
+from worker.contract.redis.replicas import WAIT_S, await_replicas
+from worker.contract.stores.jobs import LOST, PATHS, JobStore, paths_in
 
 # How long a worker that is asked to stop goes on trying to store a result.
 STOP_PATIENCE_S: Final = 15.0
@@ -80,11 +83,14 @@ class ChunkResults(RedisBackend):
         self, task_id: str, result: Any, state: str, traceback: Any, request: Any, **options: Any
     ) -> None:
         is_chunk = state == SUCCESS and isinstance(result, dict) and "images" in result
-        apart = self.url != self.app.conf.broker_url
+        apart = result_url_of(self.app) != broker_url_of(self.app)
         is_legacy = bool(getattr(request, legacy.MARK, False)) and legacy.is_served(self._keys)
         if apart or not is_chunk:
+            # Those of old producers are read at the name that they had.
             backend = self._legacy if is_legacy else self
             backend.store_plainly(task_id, result, state, traceback, request, **options)
+            # Those beside the queue come and go with what is known of the chunk.
+            await_replicas(self.client, self._keys, self._replicas if apart else 0, WAIT_S)
         if is_chunk:
             body = b"" if apart else self._body(task_id, result, request)
             errors = (one.get("error") for one in result["images"])
@@ -98,6 +104,32 @@ class ChunkResults(RedisBackend):
                 body=body,
                 key=legacy.result(task_id) if is_legacy else None,
             )
+        elif state == FAILURE:
+            self._count_lost(task_id, _chunk_of(request))
+
+    def _count_lost(self, task_id: str, wire: Any) -> None:
+        """Count the images of a chunk that failed, so that its job ends.
+
+        After the failure is stored: whoever waits for the job reads it then. A chunk that came
+        under the id of another is not counted as that.
+        """
+        images = wire.get("images") if isinstance(wire, dict) else None
+        if not ((place := split_task_id(task_id)) and isinstance(images, list)):
+            return
+        if (wire.get("job", place[0]), wire.get("seq", place[1])) == place:
+            lost = len(images)
+            self._jobs.finish_chunk(*place, images=lost, failed=lost, codes={LOST: lost})
+
+    def _get_result_meta(
+        self, result: Any, state: str, traceback: Any, request: Any, **options: Any
+    ) -> dict[str, Any]:
+        """Return what Celery stores; of a chunk that failed, with the paths of its images."""
+        meta: dict[str, Any] = super()._get_result_meta(
+            result, state, traceback, request, **options
+        )
+        if state != SUCCESS and (paths := paths_in(_chunk_of(request))):
+            meta[PATHS] = paths
+        return meta
 
     def store_plainly(self, *arguments: Any, **options: Any) -> None:
         """Store a result as Celery does, and count nothing."""
@@ -108,6 +140,10 @@ class ChunkResults(RedisBackend):
             result=result, state=SUCCESS, traceback=None, request=request
         ) | {"task_id": task_id}
         return encode(meta)
+
+    @property
+    def _replicas(self) -> int:
+        return int(self.app.conf.result_backend_transport_options.get(REPLICAS, 0))
 
     @cached_property
     def _keys(self) -> Keys:
@@ -122,8 +158,21 @@ class ChunkResults(RedisBackend):
 
     @cached_property
     def _jobs(self) -> JobStore:
-        client = single_try_client(self.app.conf.broker_url)
+        client = single_try_client(broker_url_of(self.app))
         return JobStore(client, int(self.expires), keys=self._keys)
+
+    def _params_from_url(self, url: str, defaults: dict[str, Any]) -> dict[str, Any]:  # noqa: ARG002 - Celery's
+        """Return what Celery would read from a URL: ours is parsed by now."""
+        return defaults
+
+    def _create_client(self, **params: Any) -> Any:  # noqa: ARG002 - Celery's
+        return single_try_client(result_url_of(self.app))
+
+
+def _chunk_of(request: Any) -> object:
+    """Return a task's only argument, whatever it is."""
+    args: Any = getattr(request, "args", None) or ()
+    return args[0] if len(args) == 1 else None
 
 
 def _is_stopping() -> bool:

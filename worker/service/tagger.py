@@ -22,7 +22,6 @@ from worker.contract.messages import (
     ChunkResult,
     ForeignIdError,
     MessageError,
-    split_task_id,
 )
 from worker.contract.redis.connections import retrying_client
 from worker.contract.settings import Settings
@@ -192,16 +191,12 @@ class Tagger:
         return chunk
 
     def dead_letter(self, task_id: str, wire: Mapping[str, Any], error: MessageError) -> None:
-        """Make a message that is not a chunk a dead letter, and let its job end.
+        """Make a message that is not a chunk a dead letter.
 
-        If its id is a chunk's, its images count as failed, as far as they can be counted; they have
-        no records. Celery stores the error as the result of `task_id`.
+        Celery stores the error as the result of `task_id`; `ChunkResults` counts its images then.
         """
         log.error("message.refused", task=task_id, reason=str(error))
         self._dead_letters.add_unreadable(encode(wire), str(error))
-        if (place := split_task_id(task_id)) and isinstance(images := wire.get("images"), list):
-            lost = len(images)
-            self._jobs.finish_chunk(*place, images=lost, failed=lost, codes={"lost": lost})
 
     def dead_letter_foreign(self, task_id: str, chunk: Chunk, error: ForeignIdError) -> None:
         """Make a chunk that came under another id a dead letter. It is counted in no job."""

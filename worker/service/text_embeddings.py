@@ -20,6 +20,7 @@ from worker.artifact.manifest import Artifact
 from worker.contract.labels import LabelPack, LabelsError
 from worker.contract.settings import Settings
 from worker.contract.text_embeddings import ENCODE, MOST_TEXTS, Encoded
+from worker.engines.base import use_threads
 from worker.errors import TaggerError
 from worker.export.on_first_use import open_model
 from worker.labels.encoder import LabelSet, encoder_of
@@ -35,6 +36,7 @@ def encode_texts(settings: Settings, source: IO[bytes], target: IO[bytes]) -> No
         InferenceError: the text tower failed.
         msgspec.MsgspecError: what came in is no label pack.
     """
+    use_threads(settings)
     pack = msgspec.json.decode(source.read(), type=LabelPack)
     artifact: Artifact = open_model(settings)
     description, matrices = encoded(artifact, encoder_of(artifact, "cpu").encode(pack))

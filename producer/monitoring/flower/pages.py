@@ -7,6 +7,7 @@ ours are left out, and the rest works.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterable
 from contextlib import suppress
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import flower.app
+import flower.views
 import msgspec
 import redis
 from celery.events.state import Task
@@ -27,12 +29,12 @@ from tornado.template import DictLoader
 
 from producer.console.durations import age
 from producer.monitoring.flower import svg as plots
+from producer.monitoring.flower.broker import QueueLengths, check_url, settings_of
 from producer.monitoring.flower.throughput_stats import PERIOD_S, STAGES, Throughput, View
 from producer.monitoring.queue_stats import look
 from worker.contract.messages import QUEUE
-from worker.contract.queue.app import prefix_options
-from worker.contract.redis.connections import BrokerUnreachableError, celery_options, connect
-from worker.contract.settings import Settings, SettingsError
+from worker.contract.queue.app import prefix_options, use_broker
+from worker.contract.redis.connections import BrokerUnreachableError, connect
 from worker.contract.stores.dead_letters import DeadLetters
 from worker.contract.stores.jobs import JobStore
 
@@ -54,6 +56,7 @@ FIELDS: Final = {
 # A worker says every two seconds that it lives.
 SILENT_S: Final = 15.0
 LOOK_TIMEOUT_S: Final = 5.0
+_URL_VARIABLE: Final = "CELERY_BROKER_URL"
 _HERE: Final = Path(__file__).parent
 _NAVIGATION: Final = "      </ul>\n"
 _LINK: Final = """        <li class="nav-item">
@@ -70,15 +73,12 @@ class ThroughputEvents(Events):
     """Flower's ears, with ours beside them; and where it learns our settings of the broker."""
 
     def __init__(self, capp: Any, *arguments: Any, **named: Any) -> None:
-        try:
-            self._settings = Settings.from_env(broker_url=capp.conf.broker_url)
-        except SettingsError as e:
-            raise SystemExit(str(e)) from e
+        self._settings = settings_of(capp)
         # What an installation without workers asks for, too.
         capp.conf.task_default_queue = QUEUE
-        capp.conf.update(celery_options(prefix_options(self._settings.keys)))
-        if files := _tls(self._settings):
-            capp.conf.broker_use_ssl = files
+        # Celery's command sets it, and it is stronger than what is set here.
+        os.environ.pop(_URL_VARIABLE, None)
+        use_broker(capp, self._settings.broker_url, prefix_options(self._settings.keys))
         super().__init__(capp, *arguments, **named)
 
     def start(self) -> None:
@@ -143,7 +143,12 @@ class ThroughputApi(BaseApiHandler):
 
 
 def install() -> None:
-    """Teach the Flower of this process, before it starts."""
+    """Teach the Flower of this process, before it starts.
+
+    Raises:
+        SystemExit: the URL of its broker cannot be used, in a sentence.
+    """
+    check_url()
     for name in FIELDS:
         if name not in Task._fields:
             # A task that is not finished has none of them.
@@ -152,6 +157,7 @@ def install() -> None:
             Task._info_fields += (name,)  # noqa: SLF001 - what the page of a task shows
     TASK_COLUMNS.update(FIELDS)
     flower.app.Events = ThroughputEvents
+    flower.views.Broker = QueueLengths
     # Before the last, which answers whatever no other does.
     handlers[-1:-1] = [
         web.url(r"/throughput", ThroughputView, name="throughput"),
@@ -196,15 +202,3 @@ def _plots(view: View) -> list[tuple[str, str, float, str]]:
         top = plots.top_of(values)
         found.append((name, label, top, plots.points(ago_s, values, top, plots.span_of(ago_s))))
     return found
-
-
-def _tls(settings: Settings) -> dict[str, str]:
-    """Return our files for TLS by the names of Flower's own client, which reads no URL for them."""
-    if settings.broker_url.scheme != "rediss":
-        return {}
-    named = {
-        "ssl_ca_certs": settings.tls_ca,
-        "ssl_certfile": settings.tls_cert,
-        "ssl_keyfile": settings.tls_key,
-    }
-    return {"ssl_cert_reqs": "required"} | {name: file for name, file in named.items() if file}

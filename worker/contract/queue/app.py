@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 from celery import Celery
@@ -10,17 +11,22 @@ from kombu.transport import TRANSPORT_ALIASES
 
 from worker.contract.keys import Keys
 from worker.contract.messages import APP_NAME, QUEUE, TASK
-from worker.contract.redis.connections import celery_options
+from worker.contract.queue.url_numbers import URL_NUMBER, number_of
+from worker.contract.redis.pools import IDLE_CHECK_S
+from worker.contract.secret import SecretUrl
 from worker.contract.settings import Settings
 
 # Workers look for messages of dead ones at least this often, and so many times in a lease; as many
 # times they renew their own leases.
 _MAX_RESTORE_PAUSE_S: Final = 10
 RENEWALS_PER_LEASE: Final = 6
+# The option of our result backend: how many replicas must have a result.
+REPLICAS: Final = "replicas"
 # By name: they are loaded when they are needed, not when a command starts.
 _TRANSPORT: Final = "worker.contract.queue.transport:Transport"
 PREFIX_OPTION: Final = "global_keyprefix"
 _RESULTS: Final = "worker.service.result_backend:ChunkResults"
+_SCHEMES: Final = ("redis", "rediss", "unix", "sentinel", "sentinels")
 
 
 def make_app(settings: Settings, *, stores_results: bool) -> Celery:
@@ -29,17 +35,18 @@ def make_app(settings: Settings, *, stores_results: bool) -> Celery:
     A producer's app has no result backend: with one, every message sent would subscribe to a
     channel of its own. Producers read results by key instead (see `stores.jobs.JobStore.collect`).
     """
-    _use_our_transport()
     app = Celery(
         APP_NAME,
-        broker=settings.broker_url.reveal(),
-        backend=f"{_RESULTS}+{settings.results.reveal()}" if stores_results else None,
+        backend=f"{_RESULTS}+{_label(settings.results)}" if stores_results else None,
         set_as_current=False,
     )
     app.conf.update(_common(settings))
     prefix = prefix_options(settings.keys)
-    app.conf.update(celery_options(prefix | _lease_options(settings)))
-    app.conf.result_backend_transport_options = prefix
+    use_broker(app, settings.broker_url, prefix | _lease_options(settings))
+    app.conf.result_backend_transport_options = prefix | {
+        URL_NUMBER: number_of(settings.results),
+        REPLICAS: settings.redis_wait_replicas,
+    }
     return app
 
 
@@ -53,10 +60,25 @@ def keys_of(app: Celery) -> Keys:
     return Keys(app.conf.broker_transport_options[PREFIX_OPTION])
 
 
-def _use_our_transport() -> None:
-    """Let kombu use our subclass of its Redis transport in this process."""
-    for scheme in ("redis", "rediss"):
+def use_broker(app: Any, url: SecretUrl, options: Mapping[str, Any]) -> None:
+    """Let an app reach its queue at `url`, by our subclass of kombu's Redis transport.
+
+    What Celery and kombu know as the URL has no password: they log it, answer with it, and send it
+    to Flower. Our transport finds the whole one by its number.
+    """
+    for scheme in _SCHEMES:
         TRANSPORT_ALIASES[scheme] = _TRANSPORT
+    app.conf.broker_url = _label(url)
+    app.conf.broker_transport_options = {
+        URL_NUMBER: number_of(url),
+        "health_check_interval": IDLE_CHECK_S,
+        **options,
+    }
+
+
+def _label(url: SecretUrl) -> str:
+    """Return a URL as it is shown; kombu takes what stands before a plus for another thing."""
+    return str(url).replace("redis+socket://", "unix://", 1)
 
 
 def _lease_options(settings: Settings) -> dict[str, Any]:

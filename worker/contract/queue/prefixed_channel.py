@@ -13,14 +13,15 @@ from kombu.transport import redis as kombu_redis
 
 from worker.contract.keys import Keys
 from worker.contract.queue.app import PREFIX_OPTION
+from worker.contract.queue.connecting import ConnectingChannel
 
 
-class PrefixedChannel(kombu_redis.Channel):
+class PrefixedChannel(ConnectingChannel):
     """Uses only names of `keys`, for lists, hashes, and channels of remote control and events."""
 
     # Without the option, kombu's own client for it is not used.
     from_transport_options = tuple(
-        name for name in kombu_redis.Channel.from_transport_options if name != PREFIX_OPTION
+        name for name in ConnectingChannel.from_transport_options if name != PREFIX_OPTION
     )
 
     @cached_property

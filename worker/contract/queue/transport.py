@@ -2,13 +2,14 @@
 
 ::
 
-    queue --BLMOVE--> processing --append--> unacknowledged (leased) --ack--> gone
-      ^                   |                       |
-      +---- put back when a worker dies ----------+       see `leases`
+    queue --take--> processing --append--> unacknowledged (leased) --ack--> gone
+      ^                 |                       |
+      +--- put back when a worker dies ---------+       see `acks_and_leases`
 
 Kombu takes a message by BRPOP and notes it as unacknowledged afterwards: a worker that is killed in
 between, or whose connection breaks, loses it. Here it moves in one step to the processing list, and
-leaves that when it is noted.
+leaves that when it is noted. Which one moves, of which job, is said in `fair`; where none waits, a
+BLMOVE waits for the next.
 
 A test names each private part of kombu that this package overrides or uses: test_private_names.
 """
@@ -19,22 +20,24 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from queue import Empty
 from typing import Any, Final
 
 import redis
-from kombu.transport import redis as kombu_redis
 from kombu.utils.encoding import bytes_to_str
 from kombu.utils.json import dumps
 
 from worker.contract.messages import QUEUE, URGENT
 from worker.contract.queue.acks_and_leases import RAW, Leases
+from worker.contract.queue.connecting import ConnectingTransport
 from worker.contract.queue.envelope import (
     MAX_MESSAGE_BYTES,
     EnvelopeError,
     open_control,
     open_envelope,
 )
+from worker.contract.queue.fair import FairQueue
 from worker.contract.queue.prefixed_channel import PrefixedChannel
 from worker.contract.stores.dead_letters import DeadLetters
 
@@ -43,18 +46,9 @@ log = logging.getLogger(__name__)
 # Remote control: a command is a few hundred bytes, a text to be encoded some kilobytes.
 MAX_CONTROL_BYTES: Final = 2**20
 _REPLIES: Final = ".pidbox"
+_TAKE: Final = "EVAL"
 _LATE: Final = "a reply has not come in time"
-
-# What an urgent message begins with, as kombu writes JSON: nothing has to be parsed to know it.
-_URGENT_HEADER: Final = {"urgent": True}
-_URGENT_PREFIX: Final = dumps(_URGENT_HEADER).removesuffix("}")
-
-# KEYS: the queue, the processing list. ARGV: what an urgent message begins with.
-_TAKE_URGENT: Final = """
-local next = redis.call('LINDEX', KEYS[1], -1)
-if not next or string.sub(next, 1, #ARGV[1]) ~= ARGV[1] then return false end
-return redis.call('LMOVE', KEYS[1], KEYS[2], 'RIGHT', 'LEFT')
-"""
+_MOVED: Final = "another server is the master now"
 
 
 class Channel(PrefixedChannel):
@@ -69,9 +63,14 @@ class Channel(PrefixedChannel):
     on_unreadable: Callable[[str, str], None] | None = None
     _shared_client: Any = None
     _moves = False
+    _sent = ""
     # Whether a reply has not come in time: then other connections may have vanished, too, and each
     # would be found out by a time-out of its own.
     _is_late = False
+
+    @cached_property
+    def _fair(self) -> FairQueue:
+        return FairQueue(self.keys)
 
     def _create_client(self, asynchronous: bool = False) -> Any:  # noqa: FBT001, FBT002 - kombu's
         """Return one client for all that is not waited for.
@@ -104,28 +103,45 @@ class Channel(PrefixedChannel):
             super()._put(queue, message, **kwargs)
             return
         with self.conn_or_acquire() as client:
-            client.rpush(self.keys.queue, dumps(_URGENT_HEADER | message))
+            client.rpush(self.keys.queue, dumps(message))
 
     def is_urgency_possible(self) -> bool:
         """Whether somebody sends urgent messages.
 
         Raises:
-            redis.TimeoutError: Redis does not answer, or did not answer somebody else in time:
-                all connections should be made anew.
+            redis.TimeoutError: Redis does not answer, or did not answer somebody else in time, or
+                another server is the master now: all connections should be made anew.
         """
         if self._is_late:
             raise redis.TimeoutError(_LATE)
         with self.conn_or_acquire() as client:
-            return bool(client.exists(self.keys.urgent))
+            is_possible = bool(client.exists(self.keys.urgent))
+        if self.has_moved():
+            raise redis.TimeoutError(_MOVED)
+        return is_possible
 
     def take_urgent(self) -> bool:
         """Take the next message if it is urgent, whatever is held; return whether it was."""
         with self.conn_or_acquire() as client:
-            raw = client.eval(_TAKE_URGENT, 2, *self._lists, _URGENT_PREFIX)
+            raw = client.execute_command(*self._fair.take_command("urgent"))
         if raw is None:
             return False
         self._hand_over(raw)
         return True
+
+    def _size(self, queue: str) -> int:
+        """Return how many messages wait, of all jobs."""
+        if queue != QUEUE:
+            return int(super()._size(queue))
+        with self.conn_or_acquire() as client:
+            return self._fair.size(client)
+
+    def _purge(self, queue: str) -> int:
+        """Delete the messages that wait; return how many."""
+        if queue != QUEUE:
+            return int(super()._purge(queue))
+        with self.conn_or_acquire() as client:
+            return self._fair.purge(client)
 
     def _brpop_start(self, timeout: float | None = None) -> None:
         # Whatever else is to be consumed from beside it: only from there messages are taken safely.
@@ -134,19 +150,35 @@ class Channel(PrefixedChannel):
             super()._brpop_start(timeout)
             return
         self._in_poll = self.client.connection
+        self._send(*self._fair.take_command())
+
+    def _wait_for_next(self) -> None:
+        """Wait for a message; none is in any list. What comes first is taken first."""
+        command = ("BLMOVE", self.keys.queue, self.keys.processing, "RIGHT", "LEFT")
+        self._send(*command, self.brpop_timeout)
+
+    @property
+    def _may_wait(self) -> bool:
+        return not self._closing and self.qos.can_consume()
+
+    def _send(self, *command: Any) -> None:
+        self._sent = command[0]
         self._brpop_sent_at = time.monotonic()
-        timeout_s = timeout or self.brpop_timeout or 0
-        command = ("BLMOVE", *self._lists, "RIGHT", "LEFT", timeout_s)
         self.client.connection.send_command(*command)
 
     def _brpop_read(self, **options: Any) -> bool:
         # The command that was sent: meanwhile the queue may have been cancelled.
-        command = "BLMOVE" if self._moves else "BRPOP"
+        command = self._sent if self._moves else "BRPOP"
+        is_waiting_next = False
         try:
             try:
                 found = self.client.parse_response(self.client.connection, command, **options)
+                if found is None and command == _TAKE and self._may_wait:
+                    is_waiting_next = True
+                    self._wait_for_next()
             except self.connection_errors:
                 # The next turn of the loop connects anew.
+                is_waiting_next = False
                 self.client.connection.disconnect()
                 raise
             if found is None:
@@ -157,13 +189,9 @@ class Channel(PrefixedChannel):
                 self._hand_over_reply(*found)
             return True
         finally:
-            self._in_poll = None
-            self._flush_brpop_reauth()
-
-    @property
-    def _lists(self) -> tuple[str, str]:
-        """From where to where messages are moved."""
-        return self.keys.queue, self.keys.processing
+            if not is_waiting_next:
+                self._in_poll = None
+                self._flush_brpop_reauth()
 
     def _hand_over(self, raw: bytes) -> None:
         """Give a message on the processing list to its consumer, or make it a dead letter."""
@@ -226,7 +254,7 @@ class Channel(PrefixedChannel):
             client.lrem(self.keys.processing, 1, raw)
 
 
-class Transport(kombu_redis.Transport):
+class Transport(ConnectingTransport):
     """Kombu's own with these channels."""
 
     Channel = Channel

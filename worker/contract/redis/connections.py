@@ -1,4 +1,4 @@
-"""URL -> clients of Redis. Every connection of ours is configured here, and has its time-outs.
+"""URL -> clients of Redis. Every connection of ours is configured in `pools`, with its time-outs.
 
 A connection may vanish silently: a firewall, a load balancer or a NAT forgets it, a host is
 switched off. Nothing that is sent arrives then, and nothing comes back. So no reply is waited for
@@ -7,10 +7,6 @@ without end, idle connections are tested by the kernel, and by us before they ar
 
 from __future__ import annotations
 
-import socket
-from collections.abc import Mapping
-from typing import Any, Final
-
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
@@ -18,27 +14,9 @@ from redis.retry import Retry
 from worker.contract.i18n import Message, TranslatedError
 from worker.contract.i18n import gettext_noop as N_
 from worker.contract.redis.errors import passes, reason_message
+from worker.contract.redis.pools import REPLY_TIMEOUT_S, make_pool
 from worker.contract.redis.retry import RetryPolicy
 from worker.contract.secret import SecretUrl
-
-CONNECT_TIMEOUT_S: Final = 3.0
-# For each reply, and for a TLS handshake. Redis answers within milliseconds; this is for one that
-# writes a snapshot, or is far away.
-REPLY_TIMEOUT_S: Final = 5.0
-# A connection that has been idle for so long is tested before it is used.
-IDLE_CHECK_S: Final = 10
-
-# After 15 s without traffic the kernel probes every 5 s; what was sent must be acknowledged in 20.
-_KEEPALIVE: Final = {
-    getattr(socket, name): value
-    for name, value in {
-        "TCP_KEEPIDLE": 15,
-        "TCP_KEEPINTVL": 5,
-        "TCP_KEEPCNT": 3,
-        "TCP_USER_TIMEOUT": 20_000,  # milliseconds
-    }.items()
-    if hasattr(socket, name)
-}
 
 
 class BrokerUnreachableError(TranslatedError, ConnectionError):
@@ -51,8 +29,8 @@ def connect(url: SecretUrl | str, *, timeout_s: float = REPLY_TIMEOUT_S) -> redi
     An answer that refuses is one, too: a server that cannot write its file may not even be pinged.
 
     Raises:
-        BrokerUnreachableError: one sentence, password masked, after at most `CONNECT_TIMEOUT_S` and
-            `timeout_s`.
+        BrokerUnreachableError: one sentence, password masked, after at most the time-out of
+            `pools` for a connection, and `timeout_s`.
     """
     secret = _secret(url)
     try:
@@ -74,25 +52,6 @@ def single_try_client(url: SecretUrl | str) -> redis.Redis:
     return _client(_secret(url), Retry(NoBackoff(), 0), REPLY_TIMEOUT_S)
 
 
-def celery_options(transport_options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return Celery's settings for the connections that kombu and its result backend make."""
-    return {
-        "broker_transport_options": {
-            "socket_connect_timeout": CONNECT_TIMEOUT_S,
-            # Not for the long poll itself, which is read only when there is something to read.
-            "socket_timeout": REPLY_TIMEOUT_S,
-            "socket_keepalive": True,
-            "socket_keepalive_options": _KEEPALIVE,
-            "health_check_interval": IDLE_CHECK_S,
-            **transport_options,
-        },
-        "redis_socket_connect_timeout": CONNECT_TIMEOUT_S,
-        "redis_socket_timeout": REPLY_TIMEOUT_S,
-        "redis_socket_keepalive": True,
-        "redis_backend_health_check_interval": IDLE_CHECK_S,
-    }
-
-
 def unreachable(url: SecretUrl | str, error: Exception) -> BrokerUnreachableError:
     """Return the error for a Redis that cannot be reached or used."""
     secret = _secret(url)
@@ -106,15 +65,7 @@ def unreachable(url: SecretUrl | str, error: Exception) -> BrokerUnreachableErro
 
 
 def _client(url: SecretUrl, retry: Retry, timeout_s: float) -> redis.Redis:
-    return redis.Redis.from_url(
-        url.reveal(),
-        socket_connect_timeout=CONNECT_TIMEOUT_S,
-        socket_timeout=timeout_s,
-        socket_keepalive=True,
-        socket_keepalive_options=_KEEPALIVE,
-        health_check_interval=IDLE_CHECK_S,
-        retry=retry,
-    )
+    return redis.Redis.from_pool(make_pool(url.address, retry=retry, timeout_s=timeout_s))
 
 
 def _secret(url: SecretUrl | str) -> SecretUrl:
@@ -124,10 +75,10 @@ def _secret(url: SecretUrl | str) -> SecretUrl:
 def _hint(url: SecretUrl, error: Exception) -> str:
     """Ask whether the password or TLS is the matter, where it looks so; in English."""
     text = str(error).lower()
-    if isinstance(error, redis.AuthenticationError):
+    if isinstance(error, redis.AuthenticationError) and "sentinel" not in text:
         return N_(" (is the password right? redis://:PASSWORD@HOST:6379/0)")
     # A server without TLS takes the greeting for half a command, and waits for the rest of it.
-    if url.scheme == "rediss":
+    if not url.problem and url.address.tls is not None:
         silent = isinstance(error, redis.TimeoutError) or "timed out" in text
         if silent or "wrong version number" in text or "wrong_version_number" in text:
             return N_(" (does it speak TLS? rediss:// is for that alone, redis:// for without)")

@@ -14,7 +14,16 @@ from worker.contract.codec import decode
 from worker.contract.i18n import TranslatedError
 from worker.contract.i18n import gettext_noop as N_
 from worker.contract.keys import DEFAULT_KEYS, Keys
-from worker.contract.messages import ChunkResult, MessageError, task_id
+from worker.contract.messages import (
+    MAX_PATH_CHARS,
+    ChunkResult,
+    Failure,
+    MessageError,
+    Priority,
+    Record,
+    task_id,
+)
+from worker.contract.redis.replicas import await_replicas
 
 if TYPE_CHECKING:
     import redis
@@ -26,6 +35,12 @@ MAX_ABOUT_CHARS: Final = 300
 _CODE: Final = "failed:"
 # Jobs about which something is remembered here.
 _MOST_JOBS: Final = 1024
+# Of images that no worker has answered for.
+LOST: Final = "lost"
+# In the result of a chunk that failed as a whole: the paths of its images.
+PATHS: Final = "paths"
+_ID: Final = b"id"
+_CREATE_TIMEOUT_S: Final = 10.0
 
 # A redelivered chunk finds its bit set: its first result stays, and nothing is counted. The result
 # is published too, as Celery's backend does: applications that wait by `AsyncResult` are notified.
@@ -64,6 +79,16 @@ return {1, 1}
 """
 
 
+# KEYS: job. ARGV: images, chunks, ttl_s. Return whether there is such a job: one that a Redis has
+# lost must not come back as half a record.
+_SET_SENT: Final = """
+if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
+redis.call('HSET', KEYS[1], 'images', ARGV[1], 'chunks', ARGV[2])
+redis.call('EXPIRE', KEYS[1], ARGV[3])
+return 1
+"""
+
+
 class NoSuchJobError(TranslatedError, LookupError):
     """There is no job with this id, or it has expired."""
 
@@ -85,6 +110,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     codes: Mapping[str, int] = {}
     about: str = ""
     labels: int = 0
+    priority: Priority = "normal"
 
     @property
     def finished(self) -> bool:
@@ -105,10 +131,19 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LostChunk(msgspec.Struct, frozen=True):
-    """A chunk that failed as a whole: it has no results, only the reason."""
+    """A chunk that failed as a whole: it has no results, only the reason.
+
+    `paths` are those of its images, as far as they are known.
+    """
 
     seq: int
     reason: str
+    paths: tuple[str, ...] = ()
+
+    def records(self) -> list[Record]:
+        """Return a failed record of each image that is known."""
+        failure = Failure(LOST, "job", f"there is no result of its chunk: {self.reason}")
+        return [Record.untouched(path, failure) for path in self.paths]
 
 
 def new_job_id(now_s: float | None = None) -> str:
@@ -128,6 +163,7 @@ class JobStore:
         keys: Keys = DEFAULT_KEYS,
         results: redis.Redis | None = None,
         clock: Callable[[], float] = time.time,
+        replicas: int = 0,
     ) -> None:
         self._keys = keys
         self._client: Any = client
@@ -136,14 +172,22 @@ class JobStore:
         self._clock = clock
         # Jobs whose results were fetched, and whether a version before the prefix created them.
         self._legacy_jobs: dict[str, bool] = {}
+        self._replicas = replicas
         self._finish: Any = client.register_script(_FINISH_CHUNK)
         self._move: Any = client.register_script(_MOVE)
+        self._set_sent: Any = client.register_script(_SET_SENT)
 
-    def create(self, about: str = "", labels: int = 0) -> Job:
+    def create(self, about: str = "", labels: int = 0, priority: Priority = "normal") -> Job:
         """Record a new job and return it. `about` is text for a person: no bytes of names."""
         now_s = self._clock()
         about = about[:MAX_ABOUT_CHARS]
-        job = Job(id=new_job_id(now_s), created_at_s=now_s, about=about, labels=labels)
+        job = Job(
+            id=new_job_id(now_s),
+            created_at_s=now_s,
+            about=about,
+            labels=labels,
+            priority=priority,
+        )
         with self._client.pipeline() as pipe:
             fields = msgspec.to_builtins(job)
             del fields["codes"]
@@ -154,6 +198,7 @@ class JobStore:
             pipe.zadd(self._keys.jobs, {job.id: job.created_at_s})
             pipe.zremrangebyscore(self._keys.jobs, 0, self._clock() - self._ttl_s * 30)
             pipe.execute()
+        self.confirm_sent(_CREATE_TIMEOUT_S)
         return job
 
     def get(self, job_id: str) -> Job:
@@ -163,7 +208,8 @@ class JobStore:
             NoSuchJobError: there is none.
         """
         found = self._client.hgetall(self._keys.job(job_id))
-        if not found:
+        # A failover may lose the record, and its totals are written again afterwards.
+        if _ID not in found:
             raise self._unknown(job_id)
         return _job(found)
 
@@ -173,17 +219,27 @@ class JobStore:
         with self._client.pipeline(transaction=False) as pipe:
             for job_id in ids:
                 pipe.hgetall(self._keys.job(job_id))
-            return [_job(found) for found in pipe.execute() if found]
+            return [_job(found) for found in pipe.execute() if _ID in found]
 
     def set_sent(self, job_id: str, *, images: int, chunks: int) -> None:
         """Note how many images and chunks are sent, with those that are about to be.
 
         Totals, not increments: where a connection breaks, the same call may be made twice.
+
+        Raises:
+            NoSuchJobError: there is none.
         """
-        with self._client.pipeline() as pipe:
-            pipe.hset(self._keys.job(job_id), mapping={"images": images, "chunks": chunks})
-            pipe.expire(self._keys.job(job_id), self._ttl_s)
-            pipe.execute()
+        key = self._keys.job(job_id)
+        if not self._set_sent(keys=[key], args=[images, chunks, self._ttl_s]):
+            raise self._unknown(job_id)
+
+    def confirm_sent(self, timeout_s: float) -> None:
+        """Wait until as many replicas as asked for have all that was sent so far; 0: not at all.
+
+        Raises:
+            ReplicationError: it may be lost: send it again.
+        """
+        await_replicas(self._client, self._keys, self._replicas, timeout_s)
 
     def set_state(self, job_id: str, state: JobState) -> bool:
         """Move the job on; return whether it moved. One that is cancelled or finished stays so.
@@ -278,12 +334,26 @@ class JobStore:
 
 def _outcome(seq: int, body: bytes) -> ChunkResult | LostChunk:
     meta = decode(body)
+    result = meta.get("result")
     if meta.get("status") != "SUCCESS":
-        return LostChunk(seq, f"{meta.get('status')}: {_message(meta.get('result'))}")
+        reason = f"{meta.get('status')}: {_message(result)}"
+        return LostChunk(seq, reason, _paths(meta.get(PATHS)))
     try:
-        return ChunkResult.from_wire(meta.get("result"))
+        return ChunkResult.from_wire(result)
     except MessageError as e:
-        return LostChunk(seq, str(e))
+        return LostChunk(seq, str(e), paths_in(result))
+
+
+def paths_in(wire: object) -> tuple[str, ...]:
+    """Return the paths of the images in what should be a chunk or its result, but is none."""
+    images = wire.get("images") if isinstance(wire, dict) else None
+    listed = images if isinstance(images, list | tuple) else ()
+    return _paths([one.get("path") if isinstance(one, dict) else None for one in listed])
+
+
+def _paths(found: object) -> tuple[str, ...]:
+    paths = found if isinstance(found, list) else []
+    return tuple(one for one in paths if isinstance(one, str) and 0 < len(one) <= MAX_PATH_CHARS)
 
 
 def _message(error: Any) -> str:
