@@ -315,7 +315,7 @@ def _leftovers(client: redis.Redis) -> list[str]:
 
 
 @contextmanager
-def _images(count: int) -> Iterator[list[Path]]:
+def made_images(count: int) -> Iterator[list[Path]]:
     """Yield so many small JPEGs, each with a name of its own."""
     with tempfile.TemporaryDirectory(prefix="wanwu-faults-") as name:
         directory = Path(name)
@@ -358,7 +358,7 @@ def main() -> None:
     options = parser.parse_args()
     seed = options.seed if options.seed is not None else random.SystemRandom().randrange(10**6)
     found = []
-    with _images(options.images) as images, _sources(options.before) as before:
+    with made_images(options.images) as images, _sources(options.before) as before:
         for number in range(options.campaigns):
             with tempfile.TemporaryDirectory(prefix="wanwu-campaign-") as name:
                 dice = random.Random(seed + number)  # noqa: S311 - no secret

@@ -38,11 +38,16 @@ class Service:
         password: str = "",
         sentinel_password: str = "",
         options: dict[str, str] | None = None,
+        tls: Path | None = None,
+        program: str = "",
     ) -> None:
+        """Take how it is set up; `tls` is a directory with ca.pem, cert.pem and key.pem."""
         self._directory = directory
         self._password = password
         self._sentinel_password = sentinel_password
         self._options = options or {}
+        self._tls = tls
+        self._program = program or server_program()
         self.ports: Final = [free_port() for _ in range(1 + replicas)]
         self.sentinel_ports: Final = [free_port() for _ in range(SENTINELS)]
         self._children: dict[int, subprocess.Popen[bytes]] = {}
@@ -53,7 +58,8 @@ class Service:
         """The URL of the service, without the sentinels' password."""
         login = f":{self._password}@" if self._password else ""
         places = ",".join(f"{_HERE}:{port}" for port in self.sentinel_ports)
-        return f"sentinel://{login}{places}/0?service={NAME}"
+        scheme = "sentinels" if self._tls else "sentinel"
+        return f"{scheme}://{login}{places}/0?service={NAME}"
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
@@ -74,7 +80,7 @@ class Service:
 
     def client(self, port: int) -> redis.Redis:
         """Return a client of one of the servers."""
-        return redis.Redis(port=port, password=self._password or None, socket_timeout=5)
+        return self._client(port, self._password)
 
     def master(self) -> int:
         """Return the port of the master, by the first sentinel that answers; 0 if none does."""
@@ -99,8 +105,7 @@ class Service:
     def fail_over(self) -> int:
         """Let the sentinels choose another master, while the old one goes on; return its port."""
         old = self.master()
-        with self._sentinel(self.sentinel_ports[0]) as one:
-            one.sentinel_failover(NAME)
+        self._until(self._begins_failover, _FAILOVER_TIMEOUT_S)
         self._until(lambda: self.master() not in {0, old}, _FAILOVER_TIMEOUT_S)
         return old
 
@@ -111,6 +116,15 @@ class Service:
     def await_replicas(self) -> None:
         """Wait until the master has all its replicas, and the sentinels know that."""
         self._until(self._is_whole, _FAILOVER_TIMEOUT_S)
+
+    def _begins_failover(self) -> bool:
+        """Whether a sentinel has begun; it refuses while it is not sure of a replica."""
+        try:
+            with self._sentinel(self.sentinel_ports[0]) as one:
+                one.sentinel_failover(NAME)
+        except redis.ResponseError:
+            return False
+        return True
 
     def _is_whole(self) -> bool:
         try:
@@ -141,7 +155,7 @@ class Service:
         directory.mkdir(exist_ok=True)
         options = {
             "bind": _HERE,
-            "port": str(port),
+            **self._listening(port),
             "dir": str(directory),
             "appendonly": "yes",
             "save": "",
@@ -159,7 +173,8 @@ class Service:
         directory = self._directory / f"sentinel-{port}"
         directory.mkdir()
         lines = [
-            *(f"bind {_HERE}", f"port {port}", f"dir {directory}"),
+            *(f"bind {_HERE}", f"dir {directory}"),
+            *(f"{name} {value}" for name, value in self._listening(port).items()),
             f"sentinel monitor {NAME} {_HERE} {master} {SENTINELS // 2 + 1}",
             f"sentinel down-after-milliseconds {NAME} {DOWN_AFTER_MS}",
             f"sentinel failover-timeout {NAME} 6000",
@@ -170,16 +185,36 @@ class Service:
             lines.append(f"requirepass {self._sentinel_password}")
         self._run(port, directory / "sentinel.conf", lines, "--sentinel")
 
+    def _listening(self, port: int) -> dict[str, str]:
+        if not self._tls:
+            return {"port": str(port)}
+        files = {"ca-cert": "ca.pem", "cert": "cert.pem", "key": "key.pem"}
+        return {
+            "port": "0",
+            "tls-port": str(port),
+            "tls-replication": "yes",
+            "tls-auth-clients": "no",
+            **{f"tls-{name}-file": str(self._tls / file) for name, file in files.items()},
+        }
+
     def _run(self, port: int, config: Path, lines: list[str], *options: str) -> None:
         # A server writes into it what the sentinels tell it.
         config.write_text("\n".join(lines) + "\n", encoding="utf-8")
         with (config.parent / "log").open("ab") as log:
             self._children[port] = start_child(
-                [server_program(), str(config), *options], stdout=log, stderr=subprocess.STDOUT
+                [self._program, str(config), *options], stdout=log, stderr=subprocess.STDOUT
             )
 
     def _sentinel(self, port: int) -> redis.Redis:
-        return redis.Redis(port=port, password=self._sentinel_password or None, socket_timeout=5)
+        return self._client(port, self._sentinel_password)
+
+    def _client(self, port: int, password: str) -> redis.Redis:
+        tls: dict[str, Any] = (
+            {"ssl": True, "ssl_ca_certs": str(self._tls / "ca.pem")} if self._tls else {}
+        )
+        return redis.Redis(
+            host=_HERE, port=port, password=password or None, socket_timeout=5, **tls
+        )
 
     def _answers(self, port: int) -> bool:
         try:

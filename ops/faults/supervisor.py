@@ -28,13 +28,15 @@ class Supervisor:
     """
 
     def __init__(
-        self, urls: list[str], lease_s: int, log: Path, before: Path | None = None
+        self, urls: list[str], lease_s: int, log: Path, before: Path | None = None, **variables: str
     ) -> None:
+        """Start them; `variables` are set in their environment."""
         self._urls = urls
         self._tree = before or ROOT
         self._environment = os.environ | {
             "WANWU_VISIBILITY_TIMEOUT_S": str(lease_s),
             "WANWU_IMAGE_ROOTS": "/",
+            **variables,
         }
         self._log = log
         self._stopped: set[int] = set()

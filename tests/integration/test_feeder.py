@@ -34,6 +34,7 @@ from worker.contract.messages import (
 )
 from worker.contract.queue.app import make_app
 from worker.contract.queue.envelope import MAX_MESSAGE_BYTES
+from worker.contract.queue.fair import FairQueue
 from worker.contract.secret import SecretUrl
 from worker.contract.settings import Settings
 from worker.contract.stores.blobs import BlobStore
@@ -61,7 +62,7 @@ def inbox(app: Celery, client: redis.Redis) -> Iterator[Callable[[], list[Chunk]
         def take() -> list[Chunk]:
             chunks = []
             with connection.SimpleQueue(QUEUE) as queue:
-                while client.llen(KEYS.queue):
+                while FairQueue(KEYS).size(client):
                     message = queue.get(timeout=PATIENCE_S)
                     args, _kwargs, _embed = message.payload
                     chunks.append(Chunk.from_wire(args[0]))

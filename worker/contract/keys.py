@@ -68,6 +68,11 @@ class Keys(msgspec.Struct, frozen=True):
         return f"{self.prefix}{QUEUE}.processing"
 
     @property
+    def newer(self) -> str:
+        """List of the messages that wait for workers of a later version."""
+        return f"{self.prefix}{QUEUE}.newer"
+
+    @property
     def unacked(self) -> str:
         """Hash of the messages that workers hold."""
         return f"{self.prefix}unacked"

@@ -170,7 +170,12 @@ def _about(client: redis.Redis, section: str) -> dict[str, Any]:
 
 def _check_kind(client: redis.Redis, url: object) -> None:
     """Refuse a server that is too old, or in cluster mode."""
-    version = str(_about(client, "server").get("redis_version", ""))
+    server = _about(client, "server")
+    if "sentinel" in {server.get("redis_mode"), server.get("server_mode")}:  # Valkey's name
+        raise ServerUnfitError(
+            N_("{url} is a sentinel and no server: sentinel://HOST:26379/0?service=NAME"), url=url
+        )
+    version = str(server.get("redis_version", ""))
     numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
     if numbers and numbers < OLDEST:
         raise ServerUnfitError(
