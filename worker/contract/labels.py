@@ -58,6 +58,10 @@ class LabelPack(msgspec.Struct, frozen=True, omit_defaults=True):
                     template=template,
                     placeholder=PLACEHOLDER,
                 )
+        try:
+            msgspec.json.encode(self)
+        except UnicodeEncodeError as e:
+            raise LabelsError(N_("a label or a template holds bytes that are no UTF-8")) from e
 
     @property
     def hash(self) -> str:
