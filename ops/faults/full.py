@@ -1,11 +1,11 @@
-"""Fill Redis to the brim at random moments of jobs, and make room by the product's own commands.
+"""Fill Redis to the brim at random moments of jobs, and free memory by the product's own commands.
 
     python ops/faults/full.py [--fills 10] [--images 600] [--seed N]
 
 There are two workers, whose model is simulated, and the results of a job that nobody fetches. In
 the middle of each job of paths, then of bytes, the limit of Redis' memory is set to what is in use:
 nothing more can be written. Some seconds later `producer cancel --drop`, or `producer results
---drop`, of the other job makes room. Then each image must have exactly one record, all of them
+--drop`, of the other job frees it. Then each image must have exactly one record, all of them
 tags, and no worker may have ended. Exit code 1 if that is not so.
 """
 

@@ -36,7 +36,7 @@ class FullError(RuntimeError):
     """So many images wait that no more bytes are taken."""
 
 
-class NoRoomError(RuntimeError):
+class RedisFullError(RuntimeError):
     """The memory of Redis is short: nothing more is taken."""
 
 
@@ -60,11 +60,11 @@ class ApiJobs:
         So many `labels` were given for it.
 
         Raises:
-            NoRoomError: the memory of Redis is short.
+            RedisFullError: the memory of Redis is short.
         """
         connection = self._connection
         if images:
-            self._check_room()
+            self._check_memory()
         job = connection.jobs.create(
             about(images) if images else "uploads", labels, options.priority
         )
@@ -85,10 +85,10 @@ class ApiJobs:
             NoSuchJobError: there is no such job.
             ClosedError: it is closed, or cancelled.
             FullError: too many of it wait already.
-            NoRoomError: the memory of Redis is short.
+            RedisFullError: the memory of Redis is short.
         """
         connection = self._connection
-        self._check_room()
+        self._check_memory()
         kept_at = connection.keys.options(job_id)
         with connection.client.lock(f"{kept_at}:lock", timeout=_LOCK_S):
             job = connection.jobs.get(job_id)
@@ -101,11 +101,11 @@ class ApiJobs:
             self._send(job_id, options, images, UPLOAD_IMAGES, job)
             return connection.jobs.get(job_id)
 
-    def _check_room(self) -> None:
-        room = self._connection.room
-        if room.is_short:
-            msg = f"Redis is {room.percent} % full: try again"
-            raise NoRoomError(msg)
+    def _check_memory(self) -> None:
+        memory = self._connection.memory
+        if memory.is_short:
+            msg = f"Redis is {memory.percent} % full: try again"
+            raise RedisFullError(msg)
 
     def close(self, job_id: str) -> Job:
         """Take no more images."""

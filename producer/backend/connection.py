@@ -30,7 +30,7 @@ from worker.contract.redis.connections import (
     single_try_client,
     unreachable,
 )
-from worker.contract.redis.room import Room
+from worker.contract.redis.memory import MemoryWatch
 from worker.contract.redis.server_check import (
     check_server,
     producer_commands,
@@ -75,7 +75,7 @@ class Connection:
         self.labels = LabelStore(client, keys, ttl_s=waiting_s(settings.result_ttl_s))
         self.dead = DeadLetters(client, keys)
         is_apart = settings.results != settings.broker_url
-        self.room = Room(client, self._results) if is_apart else Room(client)
+        self.memory = MemoryWatch(client, self._results) if is_apart else MemoryWatch(client)
 
     def close(self) -> None:
         """Close the connections to Redis."""
@@ -123,8 +123,8 @@ class Connection:
 
     def _queue_problem(self) -> str:
         """Return what may keep workers from the messages though all are there; else nothing."""
-        if self.room.is_short:
-            return full_sentence(self.room.percent)
+        if self.memory.is_short:
+            return full_sentence(self.memory.percent)
         newer = newer_messages(self.client, self.keys)
         return later_sentence(newer) if newer else ""
 

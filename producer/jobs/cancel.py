@@ -34,7 +34,7 @@ def cancel(connection: Connection, job_id: str) -> Job:
     job = jobs.get(job_id)
     if job.state != CANCELLED:
         return job
-    is_short = connection.room.is_short
+    is_short = connection.memory.is_short
     for raw in take_out(connection.client, connection.keys, job_id):
         if (chunk := _chunk_in(raw)) is not None:
             connection.blobs.drop(image.blob for image in chunk.images if image.blob)

@@ -28,8 +28,8 @@ _CANCEL_TIMEOUT: Final = httpx.Timeout(5.0)
 _FULL: Final = 429
 _NOT_FOUND: Final = 404
 _FULL_PAUSE_S: Final = 0.3
-_NO_ROOM: Final = "no_room"
-_NO_ROOM_PAUSE_S: Final = 5.0
+_REDIS_FULL: Final = "redis_full"
+_REDIS_FULL_PAUSE_S: Final = 5.0
 # How often a stream of records is opened again before the job fails.
 _RETRIES: Final = 4
 _ERRORS: Final = (httpx.HTTPError, httpx.InvalidURL)
@@ -84,11 +84,11 @@ class HttpClient:
         job: str,
         images: Sequence[Loaded],
         stopping: threading.Event,
-        on_no_room: Callable[[str], object] = lambda _: None,
+        on_redis_full: Callable[[str], object] = lambda _: None,
     ) -> bool:
         """Send images to an open job, as soon as the server takes them; False if it is to stop.
 
-        `on_no_room` is called with what the server says while its Redis is full.
+        `on_redis_full` is called with what the server says while its Redis is full.
 
         Raises:
             ServerError: the server is gone, or refuses.
@@ -102,9 +102,9 @@ class HttpClient:
                 _checked(answer)
                 return True
             problem = _problem(answer)
-            if problem.get("code") == _NO_ROOM:
-                on_no_room(sentence(_NO_ROOM, str(problem.get("message"))))
-                stopping.wait(_NO_ROOM_PAUSE_S)
+            if problem.get("code") == _REDIS_FULL:
+                on_redis_full(sentence(_REDIS_FULL, str(problem.get("message"))))
+                stopping.wait(_REDIS_FULL_PAUSE_S)
             else:
                 stopping.wait(_FULL_PAUSE_S)
         return False

@@ -115,7 +115,7 @@ class HttpTransport:
         try:
             for group in grouped(self._readable(images), lambda _: UPLOAD_IMAGES, UPLOAD_BYTES):
                 self._open.update(dict.fromkeys(loaded.ref.path for loaded in group))
-                if not self._http.upload(self._job, group, self._stopping, self._say_no_room):
+                if not self._http.upload(self._job, group, self._stopping, self._say_full):
                     return
             self.sent_all = True
         except BaseException as e:  # noqa: BLE001 - raised where the records are read
@@ -136,7 +136,7 @@ class HttpTransport:
             else:
                 self._unread.append(Record.untouched(loaded.ref.path, loaded.ref.error))
 
-    def _say_no_room(self, reason: str) -> None:
+    def _say_full(self, reason: str) -> None:
         if not self._is_full_said:
             self._echo(_("waiting: {reason}").format(reason=reason))
         self._is_full_said = True

@@ -23,8 +23,8 @@ from producer.jobs.chunks import OutgoingChunk
 from producer.jobs.window import WindowClosedError
 from worker.contract.messages import QUEUE, TASK, Chunk
 from worker.contract.queue.fair import IMAGES_HEADER
+from worker.contract.redis.memory import MemoryWatch
 from worker.contract.redis.retry import RetryPolicy
-from worker.contract.redis.room import Room
 from worker.contract.stores.blobs import BlobStore
 from worker.contract.stores.jobs import JobStore
 
@@ -33,9 +33,9 @@ MAX_CHUNKS: Final = 64
 MAX_BYTES: Final = 32 * 1024 * 1024
 # When nothing is sent for so long, the job's record says that all is in the queue.
 _IDLE_S: Final = 1.0
-# What an image's reference takes in Redis, somewhat more than usual; how often room is asked for.
+# What an image's reference takes in Redis, somewhat more than usual; how often that is asked.
 _MESSAGE_BYTES: Final = 512
-_ROOM_PAUSE_S: Final = 1.0
+_MEMORY_PAUSE_S: Final = 1.0
 
 
 class Stores(NamedTuple):
@@ -44,8 +44,8 @@ class Stores(NamedTuple):
     app: Celery
     jobs: JobStore
     blobs: BlobStore
-    # Where senders wait while the memory of Redis is short; None: they do not.
-    room: Room | None = None
+    # By it senders wait while the memory of Redis is short; None: they do not.
+    memory: MemoryWatch | None = None
 
 
 class Publisher:
@@ -132,7 +132,7 @@ class Publisher:
         """Yield what can be sent together: all or, where memory is short, one after the other.
 
         Raises:
-            WindowClosedError: somebody stops the sending while there is no room.
+            WindowClosedError: somebody stops the sending while memory is short.
         """
         if self._fits(waiting):
             yield waiting
@@ -141,23 +141,23 @@ class Publisher:
             while not self._fits([one]):
                 self._note_published()
                 self.is_held_up = True
-                if self._stopping.wait(_ROOM_PAUSE_S):
+                if self._stopping.wait(_MEMORY_PAUSE_S):
                     raise WindowClosedError
             self.is_held_up = False
             yield [one]
 
     def _fits(self, outgoing: Sequence[OutgoingChunk]) -> bool:
-        """Whether Redis has room for these; while it cannot be asked, that is found out later."""
-        if self._stores.room is None:
+        """Whether these fit into Redis; while it cannot be asked, that is found out later."""
+        if self._stores.memory is None:
             return True
         images = sum(len(one.chunk.images) for one in outgoing)
         size_bytes = sum(one.size_bytes for one in outgoing) + images * _MESSAGE_BYTES
         with suppress(redis.RedisError):
-            return self._stores.room.take(size_bytes)
+            return self._stores.memory.take(size_bytes)
         return True
 
     def stop(self) -> None:
-        """Wait no more for room; what has not gone by then does not go."""
+        """Wait no more for memory; what has not gone by then does not go."""
         self._stopping.set()
 
     def _take(self) -> list[OutgoingChunk]:

@@ -134,7 +134,7 @@ class RedisTransport:
             self._job,
             images,
             self._request.options,
-            Stores(connection.app, connection.jobs, connection.blobs, connection.room),
+            Stores(connection.app, connection.jobs, connection.blobs, connection.memory),
             window,
             total=total,
             max_file_bytes=connection.settings.max_file_bytes,
@@ -149,7 +149,7 @@ class RedisTransport:
         def is_feeding() -> bool:
             connection.check()
             if self._feeder.is_held_up:
-                say_full(full_sentence(connection.room.percent))
+                say_full(full_sentence(connection.memory.percent))
             return self._feeder.check()
 
         def stalled() -> None:

@@ -28,7 +28,7 @@ from worker.contract.keys import Keys
 from worker.contract.queue.fair import FairQueue
 from worker.contract.queue.job_messages import look_twice, newer_messages
 from worker.contract.redis.connections import BrokerUnreachableError, connect, unreachable
-from worker.contract.redis.room import FULL_SHARE, memory_share
+from worker.contract.redis.memory import FULL_SHARE, memory_share
 from worker.contract.redis.server_check import (
     ServerUnfitError,
     refusal,

@@ -13,7 +13,7 @@ import msgspec
 from worker.contract.codec import decode
 from worker.contract.queue.fair import FairQueue
 from worker.contract.queue.job_messages import newer_messages
-from worker.contract.redis.room import Room
+from worker.contract.redis.memory import MemoryWatch
 
 if TYPE_CHECKING:
     import redis
@@ -58,7 +58,7 @@ def look(client: redis.Redis, keys: Keys, jobs: JobStore, dead: DeadLetters) -> 
         in_workers=lists.hlen(keys.unacked) + lists.llen(keys.processing),
         oldest_s=max(map(_age_s, queue.oldest(client)), default=0.0),
         newer=newer_messages(client, keys),
-        memory=Room(client).percent / 100,
+        memory=MemoryWatch(client).percent / 100,
         dead_letters=dead.count(),
     )
 

@@ -27,7 +27,7 @@ from worker.contract.local.subprocesses import start_child, stop_child
 from worker.contract.messages import ChunkResult, ImageRef, ImageResult
 from worker.contract.queue.app import make_app
 from worker.contract.queue.fair import FairQueue
-from worker.contract.redis.room import Room
+from worker.contract.redis.memory import MemoryWatch
 from worker.contract.secret import SecretUrl
 from worker.contract.settings import Settings
 from worker.contract.stores.blobs import BlobStore
@@ -67,32 +67,32 @@ def held(jobs: JobStore, chunks: int = 40) -> str:
 
 
 def test_there_is_room_without_a_limit_or_where_redis_evicts(client: Any) -> None:
-    assert Room(client).take(10**12)
-    assert not Room(client).is_short
+    assert MemoryWatch(client).take(10**12)
+    assert not MemoryWatch(client).is_short
     limit(client, 0.99)
-    assert Room(client).is_short
+    assert MemoryWatch(client).is_short
     client.config_set("maxmemory-policy", "volatile-lru")
-    assert (Room(client).is_short, Room(client).percent) == (False, 0)
+    assert (MemoryWatch(client).is_short, MemoryWatch(client).percent) == (False, 0)
 
 
 def test_what_is_sent_counts_until_redis_is_asked_again(client: Any) -> None:
     now_s = 0.0
     limit(client, 0.5)
-    room, half = Room(client, now=lambda: now_s), used(client)
-    assert room.take(half // 2)
-    assert not room.take(half // 2)
+    memory, half = MemoryWatch(client, now=lambda: now_s), used(client)
+    assert memory.take(half // 2)
+    assert not memory.take(half // 2)
     now_s = 1.5
-    assert room.take(half // 2)
-    # Nothing would make room for it: Redis itself is to say so.
-    assert room.take(10 * half)
+    assert memory.take(half // 2)
+    # Nothing would make it fit: Redis itself is to say so.
+    assert memory.take(10 * half)
 
 
 def test_the_fuller_of_two_servers_counts(client: Any, tmp_path: Path) -> None:
     with Server(tmp_path) as other, redis.Redis.from_url(other.url) as apart:
         limit(client, 0.5)
         limit(apart, 0.95)
-        assert Room(client, apart).is_short
-        assert not Room(client).is_short
+        assert MemoryWatch(client, apart).is_short
+        assert not MemoryWatch(client).is_short
 
 
 @pytest.mark.parametrize("make", ["now", "6.2"])
@@ -124,7 +124,7 @@ def test_what_frees_memory_works_where_redis_is_full(
 def test_a_sender_waits_until_there_is_room(server: EmbeddedRedis, client: Any) -> None:
     app = make_app(Settings(broker_url=SecretUrl(server.url)), stores_results=False)
     jobs = JobStore(client, 3600)
-    stores = Stores(app, jobs, BlobStore(client, 3600), Room(client))
+    stores = Stores(app, jobs, BlobStore(client, 3600), MemoryWatch(client))
     finished, job = held(jobs), jobs.create().id
     limit(client, 0.95)
     feeder = Feeder(job, ["/a.jpg", "/b.jpg"], JobOptions(), stores, Window(10, 10**9))
@@ -141,7 +141,7 @@ def test_a_sender_waits_until_there_is_room(server: EmbeddedRedis, client: Any) 
 def test_a_sender_that_waits_can_be_stopped(server: EmbeddedRedis, client: Any) -> None:
     app = make_app(Settings(broker_url=SecretUrl(server.url)), stores_results=False)
     jobs = JobStore(client, 3600)
-    stores = Stores(app, jobs, BlobStore(client, 3600), Room(client))
+    stores = Stores(app, jobs, BlobStore(client, 3600), MemoryWatch(client))
     held(jobs)
     limit(client, 0.95)
     job = jobs.create().id
@@ -234,7 +234,7 @@ def test_the_http_api_takes_nothing_while_redis_is_full(
         limit(client, 0.95)
         until(lambda: pool.request("POST", url, json={"images": ["/a.jpg"]}).status == 429)
         answer = pool.request("POST", url, json={"images": ["/a.jpg"]}, timeout=PATIENCE_S)
-        assert answer.json()["code"] == "no_room"
+        assert answer.json()["code"] == "redis_full"
         assert "% full" in answer.json()["message"]
         assert answer.headers["Retry-After"] == "5"
         jobs.drop_results(job, range(40))

@@ -1,4 +1,4 @@
-"""A Redis -> how full its memory is: whoever sends looks before, and waits while there is no room.
+"""A Redis -> how full its memory is: whoever sends looks before, and waits while it is short.
 
 A Redis that must not evict (`noeviction`) refuses to write when its memory is full. Workers can
 take nothing then, and what they hold is stored beyond the limit. So senders stop before that.
@@ -28,11 +28,11 @@ def memory_share(about: dict[str, Any]) -> tuple[int, int]:
     return used, limit
 
 
-class Room:
+class MemoryWatch:
     """Memory of one or more servers: the fullest counts. May be used by several threads.
 
     Redis is asked once a second at most; what is sent meanwhile is added to what was in use. Where
-    the user may not ask, there is always room.
+    the user may not ask, it is never short.
     """
 
     def __init__(self, *clients: redis.Redis, now: Callable[[], float] = time.monotonic) -> None:
