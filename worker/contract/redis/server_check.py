@@ -29,6 +29,7 @@ def producer_commands(keys: Keys) -> tuple[Command, ...]:
     """Return what a producer does where the queue is."""
     queue, probe, binding = keys.queue, keys.probe, f"{keys.prefix}_kombu.binding.probe"
     return (
+        ("PING",),
         ("LPUSH", queue, "x"),
         ("RPUSH", queue, "x"),
         ("LINDEX", queue, -1),
@@ -78,6 +79,7 @@ def worker_commands(keys: Keys) -> tuple[Command, ...]:
         ("HINCRBY", probe, "x", 1),
         ("SETBIT", probe, 0, 1),
         ("PUBLISH", f"{keys.prefix}/0.celeryev/worker.heartbeat", "x"),
+        ("PSUBSCRIBE", f"{keys.prefix}/0.celery.pidbox"),
     )
 
 
