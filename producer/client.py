@@ -78,10 +78,8 @@ class Client:
             on_note: Is called with sentences for a person, such as what is waited for.
 
         Raises:
-            UsageError: the URL is empty, or a setting has a value that cannot be used.
+            UsageError: the URL, or a setting, has a value that cannot be used.
         """
-        if url is not None and not url.strip():
-            raise UsageError(_("the URL is empty: give one, or None for WANWU_BROKER_URL"))
         self._on_note = on_note
         self._server: Final = url if url and url.startswith(_SERVERS) else ""
         with raises_producer_errors():

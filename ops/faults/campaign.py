@@ -1,7 +1,7 @@
 """Tag thousands of images while workers, the network and Redis fail in every way we know.
 
     python ops/faults/campaign.py [--campaigns 20] [--images 5000] [--lease 4] [--every 2.5]
-                                  [--most N] [--seed N] [--json FILE] [--logs DIR]
+                                  [--most N] [--seed N] [--json FILE] [--logs DIR] [--before REV]
 
 Each campaign starts a Redis with an append-only file, three workers, one of them behind a network
 that can fail, and one `producer submit`. Before that, and until it ends, something goes wrong again
@@ -11,6 +11,9 @@ each image must have exactly one record, all of them tags, Redis must hold nothi
 no worker may have ended by itself. The model is simulated, a fixed time a batch; every second
 campaign sends bytes. Exit code 1 if anything was lost, doubled or left, or a worker has ended.
 
+With `--before`, a revision of this repository, producer and workers are of that version when a
+campaign begins, and each worker that is started again is of this one: a rolling upgrade.
+
 `longest_still_s` is the longest time in which no record came, whatever went wrong meanwhile.
 """
 
@@ -18,17 +21,20 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
+from io import BytesIO
 from pathlib import Path
 from typing import Any, Final
 
@@ -38,6 +44,7 @@ from proxy import Proxy
 from server import Server
 from supervisor import ROOT, Supervisor
 
+from worker.contract import legacy
 from worker.contract.keys import DEFAULT_KEYS as KEYS
 from worker.contract.local.subprocesses import start_child
 from worker.contract.stores.dead_letters import DeadLetters
@@ -60,9 +67,16 @@ class Campaign:
     """One job under fire."""
 
     def __init__(
-        self, directory: Path, dice: random.Random, lease_s: int, every_s: float, most: int
+        self,
+        directory: Path,
+        dice: random.Random,
+        lease_s: int,
+        every_s: float,
+        most: int,
+        before: Path | None = None,
     ) -> None:
         self._directory = directory
+        self._before = before
         self._dice = dice
         self._lease_s = lease_s
         self._every_s = every_s
@@ -87,7 +101,8 @@ class Campaign:
             stack.callback(self._proxy.close)
             through = self._server.url.replace(str(self._server.port), str(self._proxy.port))
             urls = [through] + [self._server.url] * (WORKERS - 1)
-            self._staff = Supervisor(urls, self._lease_s, self._directory / "workers.log")
+            log = self._directory / "workers.log"
+            self._staff = Supervisor(urls, self._lease_s, log, self._before)
             stack.callback(self._staff.stop)
             code = self._submit(images, blobs=blobs)
             problems = [f"producer ended with {code}"] if code else []
@@ -112,7 +127,8 @@ class Campaign:
         with (self._directory / "producer.log").open("wb") as log:
             producer = start_child(
                 [sys.executable, "-m", "producer.cli", *options, *["--blobs"] * blobs],
-                cwd=ROOT,
+                cwd=self._before or ROOT,
+                env=os.environ | {"PYTHONPATH": str(self._before or ROOT)},
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -134,7 +150,7 @@ class Campaign:
 
     def _await_job(self, producer: subprocess.Popen[bytes]) -> None:
         with redis.Redis.from_url(self._server.url) as client:
-            while producer.poll() is None and not client.exists(f"{KEYS.prefix}jobs"):
+            while producer.poll() is None and not client.exists(KEYS.jobs):
                 time.sleep(_PAUSE_S)
 
     def _wreck(self, producer: subprocess.Popen[bytes]) -> None:
@@ -245,7 +261,8 @@ class Campaign:
     def _note_orphans(self) -> None:
         """Remember the chunks that are held while a worker is killed, its own among them."""
         with redis.Redis.from_url(self._server.url) as client, suppress(redis.RedisError):
-            held = [json.loads(body)[0]["headers"]["id"] for body in client.hvals(KEYS.unacked)]
+            bodies = [*client.hvals(KEYS.unacked), *client.hvals(legacy.UNACKED)]
+            held = [json.loads(body)[0]["headers"]["id"] for body in bodies]
             chunks = {(job, int(seq)) for job, _, seq in (one.rpartition("-") for one in held)}
             self._orphans[time.monotonic()] = chunks
 
@@ -253,11 +270,7 @@ class Campaign:
         """See which of them have their results by now."""
         with redis.Redis.from_url(self._server.url) as client, suppress(redis.RedisError):
             for killed_s, chunks in list(self._orphans.items()):
-                chunks -= {
-                    (job, seq)
-                    for job, seq in chunks
-                    if client.getbit(f"{KEYS.prefix}job:{job}:done", seq)
-                }
+                chunks -= {(job, seq) for job, seq in chunks if client.getbit(KEYS.done(job), seq)}
                 if not chunks:
                     del self._orphans[killed_s]
                     took_s = time.monotonic() - killed_s
@@ -292,9 +305,11 @@ class Campaign:
 
 
 def _leftovers(client: redis.Redis) -> list[str]:
-    keys: list[Any] = [KEYS.queue, KEYS.processing, KEYS.unacked, KEYS.unacked_index]
-    for kind in ("blob", "attempts"):
-        keys += client.keys(f"{KEYS.prefix}{kind}:*")
+    keys: list[Any] = [KEYS.queue, KEYS.urgent_queue, KEYS.turns, KEYS.processing]
+    keys += [KEYS.unacked, KEYS.unacked_index]
+    keys += [legacy.QUEUE, legacy.PROCESSING, legacy.UNACKED, legacy.UNACKED_INDEX]
+    for pattern in (f"{KEYS.prefix}blob:*", f"{KEYS.prefix}attempts:*", KEYS.waiting("*")):
+        keys += client.keys(pattern)
     left = [str(key) for key in keys if client.exists(key)]
     return left + ["dead letters"] * bool(DeadLetters(client).count())
 
@@ -314,6 +329,20 @@ def made_images(count: int) -> Iterator[list[Path]]:
         yield links
 
 
+@contextmanager
+def _sources(revision: str | None) -> Iterator[Path | None]:
+    """Yield the sources of a revision of this repository; None for none."""
+    if revision is None:
+        yield None
+        return
+    command = ("git", "archive", revision, "producer", "worker", "ops/bench")
+    packed = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, check=True)  # noqa: S603
+    with tempfile.TemporaryDirectory(prefix="wanwu-before-") as name:
+        with tarfile.open(fileobj=BytesIO(packed.stdout)) as archive:
+            archive.extractall(name, filter="data")
+        yield Path(name)
+
+
 def main() -> None:
     """Run the campaigns as the command line says."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -323,16 +352,19 @@ def main() -> None:
     parser.add_argument("--every", type=float, default=EVERY_S, help="seconds between faults, mean")
     parser.add_argument("--most", type=int, default=sys.maxsize, help="faults of a campaign")
     parser.add_argument("--seed", type=int, default=None, help="of the first campaign")
+    parser.add_argument("--before", metavar="REV", help="begin with this version")
     parser.add_argument("--json", type=Path, help="write what was seen to this file")
     parser.add_argument("--logs", type=Path, help="keep the logs of campaigns with problems here")
     options = parser.parse_args()
     seed = options.seed if options.seed is not None else random.SystemRandom().randrange(10**6)
     found = []
-    with made_images(options.images) as images:
+    with made_images(options.images) as images, _sources(options.before) as before:
         for number in range(options.campaigns):
             with tempfile.TemporaryDirectory(prefix="wanwu-campaign-") as name:
                 dice = random.Random(seed + number)  # noqa: S311 - no secret
-                campaign = Campaign(Path(name), dice, options.lease, options.every, options.most)
+                campaign = Campaign(
+                    Path(name), dice, options.lease, options.every, options.most, before
+                )
                 seen = campaign.run(images, blobs=bool(number % 2)) | {"seed": seed + number}
                 print(json.dumps(seen), flush=True)
                 found.append(seen)

@@ -14,20 +14,29 @@ from typing import Final
 from worker.contract.local.subprocesses import start_child, stop_child
 
 ROOT: Final = Path(__file__).resolve().parents[2]
-SIMULATED: Final = ROOT / "ops" / "bench" / "simulated.py"
+SIMULATED: Final = Path("ops") / "bench" / "simulated.py"
 # Milliseconds a batch of four: some 250 images a second by three workers.
 LATENCY_MS: Final = 48
 _GRACE_S: Final = 60.0
 
 
 class Supervisor:
-    """A worker for each URL. `ended` are the exit codes of those that nobody had stopped."""
+    """A worker for each URL. `ended` are the exit codes of those that nobody had stopped.
 
-    def __init__(self, urls: list[str], lease_s: int, log: Path) -> None:
+    With the sources of another version in `before`, the first ones are of that, and whatever is
+    started later is of this.
+    """
+
+    def __init__(
+        self, urls: list[str], lease_s: int, log: Path, before: Path | None = None, **variables: str
+    ) -> None:
+        """Start them; `variables` are set in their environment."""
         self._urls = urls
+        self._tree = before or ROOT
         self._environment = os.environ | {
             "WANWU_VISIBILITY_TIMEOUT_S": str(lease_s),
             "WANWU_IMAGE_ROOTS": "/",
+            **variables,
         }
         self._log = log
         self._stopped: set[int] = set()
@@ -35,6 +44,7 @@ class Supervisor:
         self._denied_s = float("-inf")
         self.ended: list[int] = []
         self.children = [self._start(url) for url in urls]
+        self._tree = ROOT
 
     def kill(self, child: subprocess.Popen[bytes]) -> None:
         """Kill one; it is started again."""
@@ -81,8 +91,11 @@ class Supervisor:
     def _start(self, url: str) -> subprocess.Popen[bytes]:
         with self._log.open("ab") as log:
             child = start_child(
-                [sys.executable, str(SIMULATED), str(LATENCY_MS)],
-                env=self._environment | {"WANWU_BROKER_URL": url, "WANWU_RESULT_URL": ""},
+                [sys.executable, str(self._tree / SIMULATED), str(LATENCY_MS)],
+                cwd=self._tree,
+                env=self._environment
+                | {"WANWU_BROKER_URL": url, "WANWU_RESULT_URL": ""}
+                | {"PYTHONPATH": str(self._tree)},
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )

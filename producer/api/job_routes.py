@@ -75,7 +75,7 @@ def _add_looking(routes: APIRouter, connection: Connection, jobs: ApiJobs) -> No
     @routes.get("/{job}")
     def show(job: JobId) -> JobState:
         """Tell how far a job is."""
-        return _state(connection.jobs.get(job))
+        return _state(jobs.look(job))
 
     @routes.delete("/{job}")
     def cancel(job: JobId) -> JobState:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Final
 
 import msgspec
+from cachetools import TTLCache
 
 from producer.backend.connection import Connection
 from producer.console.paths import about
@@ -15,7 +17,8 @@ from producer.formats.jsonl import line_of
 from producer.jobs.chunks import Loaded, grouped, make_chunk
 from producer.jobs.options import JobOptions
 from producer.jobs.publisher import MAX_BYTES, Publisher, Stores
-from worker.contract.messages import ImageRef
+from worker.contract.messages import ImageRef, waiting_s
+from worker.contract.queue.job_messages import LossCheck
 from worker.contract.stores.jobs import Job
 
 UPLOAD_IMAGES: Final = 8
@@ -24,6 +27,9 @@ REFERENCES: Final = 64
 MOST_OUTSTANDING: Final = 512
 _FOLLOW_S: Final = 0.2
 _LOCK_S: Final = 60.0
+# Jobs that are asked about, each with what was seen of it.
+_MOST_CHECKS: Final = 1024
+_CHECK_TTL_S: Final = 600.0
 
 
 class FullError(RuntimeError):
@@ -39,6 +45,8 @@ class ApiJobs:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
+        self._checks: TTLCache[str, LossCheck] = TTLCache(_MOST_CHECKS, _CHECK_TTL_S)
+        self._checks_lock = threading.Lock()
 
     def create(
         self, options: JobOptions, images: Sequence[str], *, more: bool, labels: int = 0
@@ -54,7 +62,7 @@ class ApiJobs:
         connection.client.set(
             connection.keys.options(job.id),
             msgspec.json.encode(options),
-            ex=connection.settings.result_ttl_s,
+            ex=waiting_s(connection.settings.result_ttl_s),
         )
         self._send(job.id, options, [Loaded(ImageRef(path)) for path in images], REFERENCES)
         if not more:
@@ -88,11 +96,30 @@ class ApiJobs:
             self._connection.jobs.set_state(job_id, "submitted")
         return self._connection.jobs.get(job_id)
 
+    def look(self, job_id: str) -> Job:
+        """Return a job, after a look whether its messages have vanished, if nothing of it comes.
+
+        Raises:
+            NoSuchJobError: there is no such job.
+        """
+        job = self._connection.jobs.get(job_id)
+        if job.outstanding and self._checks_lock.acquire(blocking=False):
+            try:
+                check = self._checks.get(job_id)
+                if check is None:
+                    check = self._connection.loss_check(job_id)
+                self._checks[job_id] = check
+                if check.look(job):
+                    job = self._connection.jobs.get(job_id)
+            finally:
+                self._checks_lock.release()
+        return job
+
     def lines(self, job_id: str, *, follow: bool) -> Iterator[str]:
         """Yield records as lines of JSON: those that are there or, to `follow`, until the end."""
         sent: set[int] = set()
         while True:
-            job = self._connection.jobs.get(job_id)
+            job = self.look(job_id)
             yield from self._new(job, sent)
             if job.finished or not follow:
                 return

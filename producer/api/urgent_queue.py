@@ -100,7 +100,7 @@ class UrgentQueue:
         image = Loaded(ImageRef(request.name), request.data)
         chunk, blobs = make_chunk(self._job, seq, [image], options, connection.keys, urgent=True)
         if blobs:
-            connection.blobs.put(blobs)
+            connection.blobs.put(blobs, connection.settings.result_ttl_s)
         try:
             connection.app.send_task(
                 TASK,

@@ -19,7 +19,9 @@ from worker.contract.i18n import gettext_noop as N_
 from worker.contract.keys import DEFAULT_PREFIX
 from worker.contract.labels import LabelStore
 from worker.contract.local.redis_server import EmbeddedRedis
+from worker.contract.messages import waiting_s
 from worker.contract.queue.app import make_app
+from worker.contract.queue.job_messages import LossCheck, newer_messages
 from worker.contract.redis.connections import (
     BrokerUnreachableError,
     connect,
@@ -45,6 +47,22 @@ ONLINE_TIMEOUT_S: Final = 2.5
 LAST_WORD_TIMEOUT_S: Final = 2.0
 
 
+def later_sentence(messages: int) -> str:
+    """Return what a person should know of messages that the workers here cannot read."""
+    return _(
+        "{messages:,} messages are of a later version: they wait for workers that can read them"
+    ).format(messages=messages)
+
+
+def lost_sentence(job: str, images: int) -> str:
+    """Return what a person should know of images whose messages have vanished."""
+    return _(
+        "{images:,} images of job {job} are lost to the queue: their messages were purged, revoked "
+        "or deleted. They count as failed (message_lost); the same submit with --resume sends them "
+        "again"
+    ).format(images=images, job=job)
+
+
 class Connection:
     """A Redis with its stores, and the workers that are online there."""
 
@@ -68,7 +86,7 @@ class Connection:
             replicas=settings.redis_wait_replicas,
         )
         self.blobs = BlobStore(client, settings.result_ttl_s, keys)
-        self.labels = LabelStore(client, keys)
+        self.labels = LabelStore(client, keys, ttl_s=waiting_s(settings.result_ttl_s))
         self.dead = DeadLetters(client, keys)
 
     def close(self) -> None:
@@ -107,6 +125,8 @@ class Connection:
             self.jobs.get(job)
             if self.first_worker() is None:
                 return _("no worker is online; the work is kept in the queue")
+            if newer := newer_messages(self.client, self.keys):
+                return later_sentence(newer)
         except BrokerUnreachableError as e:
             return str(e)
         except redis.RedisError as e:
@@ -114,6 +134,26 @@ class Connection:
         except NoSuchJobError as e:
             raise job_lost(job) from e
         return ""
+
+    def loss_check(self, job: str) -> LossCheck:
+        """Return what finds out whether messages of a job have vanished."""
+        return LossCheck(self.client, self.jobs, job)
+
+    def loss_watch(self, job: str) -> Callable[[], str]:
+        """Return what finds out whether messages of a job have vanished, and returns a sentence.
+
+        It is called often while nothing of the job comes, and mostly returns nothing.
+        """
+        check = self.loss_check(job)
+
+        def look() -> str:
+            try:
+                lost = check.look()
+            except (redis.RedisError, NoSuchJobError):
+                return ""  # Whoever waits finds that out by itself.
+            return lost_sentence(job, lost) if lost else ""
+
+        return look
 
     def _refusal(self) -> str:
         """Return why Redis takes no work at the moment, though it answers; else nothing."""

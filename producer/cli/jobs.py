@@ -122,18 +122,22 @@ def requeue(letters: tuple[str, ...], broker: str | None, *, everything: bool, d
             connection.dead.remove(chosen)
             echo(_("deleted {letters:,} dead letters").format(letters=len(chosen)))
             return OK
-        sendable = [letter for letter in chosen if letter.chunk]
+        sendable = [letter for letter in chosen if letter.can_be_sent]
         stay = len(chosen) - len(sendable)
         if not sendable:
             echo(_("none of them can be sent again"))
             return COULD_NOT_RUN
-        job, images = send_again(connection, sendable)
-    click.echo(job)
-    echo(
-        _(
+        sent = send_again(connection, sendable)
+    for name in filter(None, (sent.job, *sent.jobs)):
+        click.echo(name)
+    if sent.job:
+        message = _(
             "sent {images:,} images; get their tags: producer results {job} --wait --out tags.jsonl"
-        ).format(images=images, job=job)
-    )
+        )
+        echo(message.format(images=sent.images, job=sent.job))
+    if sent.messages:
+        message = _("sent {messages:,} messages again as they were: their jobs go on")
+        echo(message.format(messages=sent.messages))
     if stay:
         message = _("{letters:,} dead letters cannot be sent again, and stay: see producer status")
         echo(message.format(letters=stay))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from pathlib import Path
 from typing import Final
 
@@ -51,10 +52,10 @@ class LabelArguments(msgspec.Struct, frozen=True, kw_only=True):
         if self.label and not unique(self.label):
             msg = _("--label is blank")
             raise LabelsError(msg)
-        labels: Labels = self.labels or self.label
+        labels: Labels = self.labels or tuple(map(typed, self.label))
         return label_pack(
             labels,
-            templates=self.template,
+            templates=tuple(map(typed, self.template)),
             calibrated=self.calibrated,
             background=self.background,
         )
@@ -63,6 +64,11 @@ class LabelArguments(msgspec.Struct, frozen=True, kw_only=True):
     def least_score(self) -> float:
         """The lowest score of a tag."""
         return least_score(self.threshold, calibrated=self.calibrated)
+
+
+def typed(text: str) -> str:
+    """Return an argument as it was typed, in UTF-8: Python reads it by the locale, maybe ASCII."""
+    return os.fsencode(text).decode("utf-8", "surrogateescape")
 
 
 def finite(_context: click.Context, _option: click.Parameter, value: float | None) -> float | None:

@@ -16,6 +16,7 @@ from producer.cli.options import (
     broker_option,
     label_options,
     model_option,
+    typed,
 )
 from producer.cli.output_options import OVERWRITE_RULE, output_options, overwrite_option
 from producer.cli.verbs import option, takes, verb
@@ -169,7 +170,7 @@ def search(
     from worker.contract.settings import Settings
 
     app = make_app(Settings.from_env(broker_url=broker), stores_results=False)
-    for hit in search_text(file, text, top, model, app):
+    for hit in search_text(file, typed(text), top, model, app):
         if as_json:
             click.echo(codec.encode({"path": hit.path, "score": round(hit.score, 6)}))
         elif is_terminal(sys.stdout):

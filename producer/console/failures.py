@@ -31,11 +31,13 @@ IMAGES: Final[Mapping[str, str]] = {
     "cancelled": N_("the job was cancelled"),
     "poison": N_("workers died each time they tried this image, so it is not tried again"),
     "lost": N_("there is no result of its chunk"),
+    "message_lost": N_("its message left the queue without a result: submit it again"),
 }
 # Of dead letters that are no images.
 LETTERS: Final[Mapping[str, str]] = {
     "unreadable_message": N_("this is not a message for a worker"),
     "unreadable_letter": N_("this dead letter cannot be read"),
+    "newer_version": N_("it is of a later version than the workers here"),
     "foreign_id": N_("its task id is not that of its chunk"),
 }
 # Of answers of the HTTP API.

@@ -20,8 +20,10 @@ from worker.contract.messages import MAX_PATH_CHARS, Chunk, Failure, ImageRef
 SMALLEST_CHUNK: Final = 8
 LARGEST_CHUNK: Final = 64
 CHUNK_SHARE: Final = 64
-# A character of a name becomes six of JSON at most, and those eight of base64.
-_BYTES_PER_CHAR: Final = 8
+# Half of what workers read: `worker.contract.queue.envelope`.
+MAX_TEXT_BYTES: Final = 32 * 2**20
+# A character of a name becomes twelve of JSON at most, and those sixteen of base64.
+_BYTES_PER_CHAR: Final = 16
 
 
 class Loaded(NamedTuple):
@@ -82,27 +84,28 @@ def grouped(
 ) -> Iterator[list[Loaded]]:
     """Yield the images in groups that are full by number or by bytes; no image is split.
 
-    `most_images` says how many the next group may hold, after so many in those before. So no
-    message is larger than workers read (`worker.contract.queue.envelope`), however long names are.
+    `most_images` says how many the next group may hold, after so many in those before. A
+    group is full, too, when its message would become larger than workers read.
     """
-    before, size_bytes = 0, 0
+    before, size_bytes, text_bytes = 0, 0, 0
     group: list[Loaded] = []
     most = most_images(before)
     for image in images:
         group.append(image)
-        size_bytes += _size(image)
-        if len(group) >= most or size_bytes >= most_bytes:
+        size_bytes += len(image.data or b"")
+        text_bytes += _text_bytes(image.ref)
+        if len(group) >= most or size_bytes >= most_bytes or text_bytes >= MAX_TEXT_BYTES:
             yield group
             before += len(group)
-            group, size_bytes, most = [], 0, most_images(before)
+            group, size_bytes, text_bytes, most = [], 0, 0, most_images(before)
     if group:
         yield group
 
 
-def _size(image: Loaded) -> int:
-    """Return how many bytes an image takes: its own, and of its message at most."""
-    error = len(image.ref.error.message) if image.ref.error else 0
-    return len(image.data or b"") + _BYTES_PER_CHAR * (len(image.ref.path) + error)
+def _text_bytes(ref: ImageRef) -> int:
+    """Return how many bytes of a message an image's texts take at most."""
+    error = len(ref.error.message) if ref.error else 0
+    return _BYTES_PER_CHAR * (len(ref.path) + error)
 
 
 def size_of_chunk(before: int, total: int | None) -> int:

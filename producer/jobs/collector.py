@@ -7,10 +7,12 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final, NamedTuple, TypeVar
 
+import msgspec
+
 from producer.jobs.window import Window
 from worker.contract.messages import ChunkResult, Record
 from worker.contract.redis.retry import RetryPolicy
-from worker.contract.stores.jobs import JobStore, LostChunk
+from worker.contract.stores.jobs import MESSAGE_LOST, JobStore, LostChunk
 
 # Results of so many images are fetched and held at a time: some megabytes.
 WINDOW_IMAGES: Final = 2048
@@ -38,7 +40,10 @@ SYSTEM_CLOCK: Final = Clock()
 
 
 class Collector:
-    """Collects a job's results while it is sent. `is_feeding` may raise what stops it."""
+    """Collects a job's results while it is sent. `is_feeding` may raise what stops it.
+
+    `on_still` is called again and again while nothing comes, `on_stall` when it takes long.
+    """
 
     def __init__(
         self,
@@ -47,6 +52,7 @@ class Collector:
         window: Window,
         is_feeding: Callable[[], bool],
         *,
+        on_still: Callable[[], None] = lambda: None,
         on_stall: Callable[[], None] = lambda: None,
         retry_timeout_s: float = STALL_S,
         clock: Clock = SYSTEM_CLOCK,
@@ -56,6 +62,7 @@ class Collector:
         self._job = job
         self._window = window
         self._is_feeding = is_feeding
+        self._on_still = on_still
         self._on_stall = on_stall
         self._clock = clock
         self._kept: deque[tuple[int, int]] = deque()
@@ -101,6 +108,8 @@ class Collector:
                 pause_s, look_at_s, stall_at_s = SHORTEST_PAUSE_S, now() + LOOK_S, now() + STALL_S
             else:
                 pause_s = min(pause_s * 1.5, LONGEST_PAUSE_S)
+                if pause_s == LONGEST_PAUSE_S:
+                    self._on_still()
             if now() > look_at_s:
                 look_at_s = now() + LOOK_S
                 self._retry.call(lambda: self._jobs.get(self._job), lambda _: self._on_stall())
@@ -128,7 +137,7 @@ class Collector:
         paths = tuple(image.path for image in sent.images)
         # Sidecars are written where records say: only of images that we sent.
         if isinstance(outcome, LostChunk):
-            outcome = LostChunk(outcome.seq, outcome.reason, paths)
+            outcome = msgspec.structs.replace(outcome, paths=paths)
         elif tuple(image.path for image in outcome.images) != paths:
             outcome = LostChunk(outcome.seq, "its worker answered for other images", paths)
         return outcome.records()
@@ -145,3 +154,8 @@ class Collector:
             self._kept_images -= images
             stale.append(seq)
         self._ask(self._jobs.drop_results, stale)
+
+
+def count_lost(records: Sequence[Record]) -> int:
+    """Return how many images have failed because their message left the queue."""
+    return sum(one.error is not None and one.error.code == MESSAGE_LOST for one in records)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, suppress
 from typing import Any, Final, Self
+from urllib.parse import quote
 
 import httpx2 as httpx
 import msgspec
@@ -84,7 +86,7 @@ class HttpClient:
         names = encode([{"path": one.ref.path, "stamp": one.ref.stamp} for one in images])
         files = [("images", (str(n), one.data)) for n, one in enumerate(images)]
         while not stopping.is_set():
-            path = f"/jobs/{job}/images"
+            path = f"{_place(job)}/images"
             answer = self._send("POST", path, data={"names": names.decode()}, files=files)
             if answer.status_code != _FULL:
                 _checked(answer)
@@ -94,17 +96,17 @@ class HttpClient:
 
     def close_job(self, job: str) -> None:
         """Say that a job gets no more images."""
-        self._ask("POST", f"/jobs/{job}/close")
+        self._ask("POST", f"{_place(job)}/close")
 
     def job(self, job: str) -> dict[str, Any]:
         """Return what the server says of a job."""
-        found: dict[str, Any] = self._ask("GET", f"/jobs/{job}")
+        found: dict[str, Any] = self._ask("GET", _place(job))
         return found
 
     def cancel(self, job: str) -> None:
         """Cancel a job; somebody wants to leave, so a server that is gone is left alone."""
         with suppress(*_ERRORS):
-            self._client.request("DELETE", f"{self.url}/jobs/{job}", timeout=_CANCEL_TIMEOUT)
+            self._client.request("DELETE", f"{self.url}{_place(job)}", timeout=_CANCEL_TIMEOUT)
 
     def records(self, job: str, *, follow: bool = True) -> Iterator[list[Record]]:
         """Yield the records as they come; after a broken connection, those that are missing.
@@ -113,8 +115,9 @@ class HttpClient:
             ServerError: the server is gone, or refuses.
         """
         retry = RetryPolicy(retries=_RETRIES, errors=_STREAM_ERRORS, is_passing=_is_away)
-        seen: set[str] = set()
-        with _RecordStream(self._client, f"{self.url}/jobs/{job}/results", follow=follow) as lines:
+        yielded, streamed, openings = Counter[str](), Counter[str](), 0
+        url = f"{self.url}{_place(job)}/results"
+        with _RecordStream(self._client, url, follow=follow) as lines:
             while True:
                 try:
                     block = retry.call(lines.read)
@@ -122,9 +125,17 @@ class HttpClient:
                     raise self._unreachable(e) from e
                 if block is None:
                     return
-                found = [msgspec.convert(decode(line), Record) for line in block]
-                records = [record for record in found if record.path not in seen]
-                seen.update(record.path for record in records)
+                if openings != lines.openings:
+                    # From the beginning again, in whatever order.
+                    streamed, openings = Counter(), lines.openings
+                records = []
+                for line in block:
+                    record = msgspec.convert(decode(line), Record)
+                    streamed[record.path] += 1
+                    # An image may have been sent twice: then it has two records.
+                    if streamed[record.path] > yielded[record.path]:
+                        yielded[record.path] += 1
+                        records.append(record)
                 yield records
 
     def _ask(self, method: str, path: str, **more: Any) -> Any:
@@ -151,6 +162,7 @@ class _RecordStream:
         self._stack = ExitStack()
         self._blocks: Iterator[bytes] | None = None
         self._rest = b""
+        self.openings = 0
 
     def __enter__(self) -> Self:
         return self
@@ -175,12 +187,18 @@ class _RecordStream:
 
     def _open(self) -> Iterator[bytes]:
         self._rest = b""
+        self.openings += 1
         params = {"follow": "true"} if self._follow else {}
         response = self._client.stream("GET", self._url, params=params)
         answer = self._stack.enter_context(response)
         if answer.is_error:
             answer.read()
         return _checked(answer).iter_bytes()
+
+
+def _place(job: str) -> str:
+    """Return where a job is at a server, whatever its id holds."""
+    return f"/jobs/{quote(job, safe='', errors='backslashreplace')}"
 
 
 def _is_away(error: Exception) -> bool:

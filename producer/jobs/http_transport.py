@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Final
 
+from producer.backend.connection import lost_sentence
 from producer.errors import NoWorkerError, ServerError
 from producer.jobs.chunks import Loaded, grouped, with_bytes
 from producer.jobs.http_client import HttpClient
@@ -14,11 +15,16 @@ from producer.jobs.options import JobRequest, TagSource
 from producer.jobs.run import Echo, Total
 from producer.sources.scan import Image
 from worker.contract.i18n import gettext as _
-from worker.contract.messages import Record
+from worker.contract.messages import Failure, Record
+from worker.contract.stores.jobs import LOST, MESSAGE_LOST
 
 UPLOAD_IMAGES: Final = 8
 UPLOAD_BYTES: Final = 16 * 1024 * 1024
 STOP_TIMEOUT_S: Final = 1.0
+_SENTENCES: Final = {
+    LOST: "there is no result of its chunk",
+    MESSAGE_LOST: "its message left the queue without a result (purged, revoked or deleted)",
+}
 
 
 class HttpTransport:
@@ -32,10 +38,13 @@ class HttpTransport:
         self._http = http
         self._max_file_bytes = max_file_bytes
         self._unread: deque[Record] = deque()
+        # Paths that were uploaded and have no record yet.
+        self._open: dict[str, None] = {}
         self._stopping = threading.Event()
         self._uploads: threading.Thread | None = None
         self._error: BaseException | None = None
         self._job = ""
+        self._echo: Echo = lambda _: None
         self._ended = False
         self.images = 0
         self.sent_all = False
@@ -57,6 +66,7 @@ class HttpTransport:
 
     def start(self, images: Iterable[Image], total: Total, echo: Echo) -> None:  # noqa: ARG002
         """Begin to send."""
+        self._echo = echo
         self._uploads = threading.Thread(
             target=self._run, args=[images], name="uploads", daemon=True
         )
@@ -65,8 +75,12 @@ class HttpTransport:
     def records(self) -> Iterator[list[Record]]:
         """Yield the records as they come; of files that cannot be read here, too."""
         for records in self._http.records(self._job):
+            for record in records:
+                self._open.pop(record.path, None)
             yield [*self._failures(), *records]
         self._join()
+        if self._open:
+            yield self._lost()
         if failures := list(self._failures()):
             yield failures
         self._ended = True
@@ -96,6 +110,7 @@ class HttpTransport:
     def _run(self, images: Iterable[Image]) -> None:
         try:
             for group in grouped(self._readable(images), lambda _: UPLOAD_IMAGES, UPLOAD_BYTES):
+                self._open.update(dict.fromkeys(loaded.ref.path for loaded in group))
                 if not self._http.upload(self._job, group, self._stopping):
                     return
             self.sent_all = True
@@ -116,6 +131,15 @@ class HttpTransport:
                 yield loaded
             else:
                 self._unread.append(Record.untouched(loaded.ref.path, loaded.ref.error))
+
+    def _lost(self) -> list[Record]:
+        """Return the records of images that the server has none of; it says why."""
+        codes = self._http.job(self._job)["codes"]
+        code = MESSAGE_LOST if codes.get(MESSAGE_LOST) else LOST
+        if code == MESSAGE_LOST:
+            self._echo(lost_sentence(self._job, len(self._open)))
+        failure = Failure(code, "job", _SENTENCES[code])
+        return [Record.untouched(path, failure) for path in self._open]
 
     def _failures(self) -> Iterator[Record]:
         while self._unread:

@@ -110,8 +110,14 @@ class RedisLink:
             if reason := self.connection.stall_reason(job):
                 echo(_("waiting: {reason}").format(reason=reason))
 
+        lost = self.connection.loss_watch(job)
+
+        def still() -> None:
+            if sentence := lost():
+                echo(sentence)
+
         retry_timeout_s = float(self.connection.settings.redis_retry_timeout_s)
-        wait(self.jobs, job, stalled, retry_timeout_s=retry_timeout_s)
+        wait(self.jobs, job, stalled, on_still=still, retry_timeout_s=retry_timeout_s)
 
 
 class HttpLink:

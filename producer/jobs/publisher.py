@@ -10,10 +10,12 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Final, NamedTuple
 
 import msgspec
+import redis
 from celery import Celery
 from kombu.exceptions import BatchPublishError
 
@@ -27,6 +29,8 @@ from worker.contract.stores.jobs import JobStore
 MAX_CHUNKS: Final = 64
 # Chunks may hold their images' bytes until they are sent.
 MAX_BYTES: Final = 32 * 1024 * 1024
+# When nothing is sent for so long, the job's record says that all is in the queue.
+_IDLE_S: Final = 1.0
 
 
 class Stores(NamedTuple):
@@ -57,8 +61,9 @@ class Publisher:
         self._retry_timeout_s = retry_timeout_s
         self._on_sent = on_sent
         self._waiting: deque[OutgoingChunk] = deque()
-        self._bytes = 0
+        self._bytes = self._most_blobs = 0
         self._images, self._chunks = sent
+        self._job, self._published = "", self._chunks
         self._closing = False
         self._error: BaseException | None = None
         self._changed = threading.Condition()
@@ -94,6 +99,7 @@ class Publisher:
         self._thread.join()
         if self._error is not None:
             raise self._error
+        self._note_published()
 
     def _has_room(self, outgoing: OutgoingChunk) -> bool:
         if not self._waiting:
@@ -114,22 +120,41 @@ class Publisher:
     def _take(self) -> list[OutgoingChunk]:
         """Wait for chunks and take all; none means that no more will come."""
         with self._changed:
-            self._changed.wait_for(lambda: self._waiting or self._closing)
+            is_news = self._chunks > self._published
+            due = self._changed.wait_for(self._is_due, _IDLE_S if is_news else None)
+        if not due:
+            self._note_published()
+        with self._changed:
+            self._changed.wait_for(self._is_due)
             waiting = list(self._waiting)
             self._waiting.clear()
             self._bytes = 0
             self._changed.notify_all()
             return waiting
 
+    def _is_due(self) -> bool:
+        return bool(self._waiting) or self._closing
+
+    def _note_published(self) -> None:
+        """Let others know that nothing is on its way: what is not in Redis then is lost."""
+        if self._chunks > self._published:
+            with suppress(redis.RedisError):
+                self._stores.jobs.set_published(self._job, self._chunks)
+                self._published = self._chunks
+
     def _send(self, outgoing: Sequence[OutgoingChunk]) -> int:
         """Send them and return how many images they hold; the same may be sent twice."""
+        self._job, images = outgoing[0].chunk.job, sum(len(one.chunk.images) for one in outgoing)
+        # Counted first: a worker that is quicker than this line must not count beyond the total,
+        # and bytes of what is not counted would be left if this process ended.
+        totals = {"images": self._images + images, "chunks": self._chunks + len(outgoing)}
+        self._most_blobs = max(self._most_blobs, *(len(one.blobs) for one in outgoing))
+        more = {"published": self._chunks, "blobs": self._most_blobs}
+        self._stores.jobs.set_sent(self._job, **totals, **more)
+        self._published = self._chunks
         blobs = {key: data for one in outgoing for key, data in one.blobs.items()}
         if blobs:
             self._stores.blobs.put(blobs)
-        job, images = outgoing[0].chunk.job, sum(len(one.chunk.images) for one in outgoing)
-        # Counted first: a worker that is quicker than this line must not count beyond the total.
-        totals = {"images": self._images + images, "chunks": self._chunks + len(outgoing)}
-        self._stores.jobs.set_sent(job, **totals)
         chunks = [one.chunk for one in outgoing]
         # Where it is not known whether some of them have arrived, all are sent again: a chunk that
         # comes twice has the same task id and is counted once.

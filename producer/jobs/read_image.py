@@ -28,6 +28,9 @@ def read_image(ref: ImageRef, max_bytes: int) -> tuple[bytes, Stamp | None] | Fa
             return _refused(status, max_bytes) or (file.read(status.st_size), stamp)
     except OSError as e:
         return failures.of_os_error(e, "producer")
+    except ValueError:
+        # A NUL, or a surrogate that stands for no byte: no file has such a name.
+        return failures.not_found("producer")
 
 
 def _refused(status: os.stat_result, max_bytes: int, part: Part | None = None) -> Failure | None:

@@ -7,12 +7,12 @@ from contextlib import contextmanager
 from typing import Final
 
 from producer.arguments import argument
-from producer.backend.connection import Connection, job_lost
+from producer.backend.connection import Connection, job_lost, lost_sentence
 from producer.backend.workers import WorkerInfo
 from producer.console.paths import about
 from producer.console.worker_command import can_embed, start_worker, unread
 from producer.errors import LabelsNeededError, NoWorkerError
-from producer.jobs.collector import Collector
+from producer.jobs.collector import Collector, count_lost
 from producer.jobs.feeder import Feeder
 from producer.jobs.options import JobRequest, TagSource
 from producer.jobs.publisher import Stores
@@ -38,6 +38,8 @@ class RedisTransport:
         self._feeder: Feeder
         self._collector: Collector
         self._job = ""
+        self._echo: Echo = lambda _: None
+        self._is_loss_said = False
 
     def check_worker(self, request: JobRequest, echo: Echo, *, waits: bool) -> TagSource:
         """Look who will do the work; see `Transport.check_worker`."""
@@ -103,6 +105,7 @@ class RedisTransport:
 
     def start(self, images: Iterable[Image], total: Total, echo: Echo) -> None:
         """Begin to send."""
+        self._echo = echo
         connection, options = self._connection, self._request.options
         window = Window(MAX_BLOB_IMAGES if options.as_blobs else MAX_IMAGES, MAX_BLOB_BYTES)
         retry_timeout_s = float(connection.settings.redis_retry_timeout_s)
@@ -114,6 +117,13 @@ class RedisTransport:
         def stalled() -> None:
             if reason := connection.stall_reason(self._job):
                 echo(_("waiting: {reason}").format(reason=reason))
+
+        lost = connection.loss_watch(self._job)
+
+        def still() -> None:
+            if sentence := lost():
+                self._is_loss_said = True
+                echo(sentence)
 
         self._feeder = Feeder(
             self._job,
@@ -130,6 +140,7 @@ class RedisTransport:
             self._job,
             window,
             is_feeding,
+            on_still=still,
             on_stall=stalled,
             retry_timeout_s=retry_timeout_s,
         )
@@ -137,8 +148,13 @@ class RedisTransport:
 
     def records(self) -> Iterator[list[Record]]:
         """Yield the records as chunks finish; see `Transport.records`."""
+        lost = 0
         with self._known():
-            yield from self._collector.records()
+            for records in self._collector.records():
+                lost += count_lost(records)
+                yield records
+        if lost and not self._is_loss_said:
+            self._echo(lost_sentence(self._job, lost))
 
     def drain(self) -> None:
         """Return when all is sent, and leave the results where they are."""

@@ -1,9 +1,9 @@
-"""Dead letters -> a new job."""
+"""Dead letters -> a new job, or the same messages once more."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
@@ -11,19 +11,41 @@ from producer.console.paths import about
 from producer.jobs.chunks import Loaded, OutgoingChunk, make_chunk
 from producer.jobs.options import JobOptions
 from producer.jobs.publisher import Publisher, Stores
-from worker.contract.messages import Chunk
+from worker.contract.codec import decode
+from worker.contract.messages import QUEUE, TASK, Chunk, split_task_id
 
 if TYPE_CHECKING:
     from producer.backend.connection import Connection
     from worker.contract.stores.dead_letters import DeadLetter
 
 
-def requeue(connection: Connection, letters: Sequence[DeadLetter]) -> tuple[str, int]:
-    """Send the letters' images as a new job and take them off the list; return job and number.
+class Requeued(NamedTuple):
+    """What was sent: `images` as a new `job`, and `messages` as they were, in their own jobs."""
 
-    Letters without images stay.
+    job: str
+    images: int
+    messages: int
+    jobs: tuple[str, ...]
+
+
+def requeue(connection: Connection, letters: Sequence[DeadLetter]) -> Requeued:
+    """Send letters again and take them off the list; those that cannot be sent stay.
+
+    What could be read goes as a new job, what could not as it was.
     """
+    job, images = _send_anew(connection, [one for one in letters if one.chunk is not None])
+    unread = [one for one in letters if one.chunk is None and one.form]
+    for letter in unread:
+        _send_as_it_was(connection, letter)
+    jobs = [place[0] for one in unread if (place := split_task_id(one.task_id))]
+    return Requeued(job, images, len(unread), tuple(dict.fromkeys(jobs)))
+
+
+def _send_anew(connection: Connection, letters: Sequence[DeadLetter]) -> tuple[str, int]:
+    """Send the letters' images as a new job; return it, and how many they are."""
     chunks = [letter.chunk for letter in letters if letter.chunk is not None]
+    if not chunks:
+        return "", 0
     paths = [image.path for chunk in chunks for image in chunk.images]
     job, sent = connection.jobs.create(about(paths)).id, 0
 
@@ -37,9 +59,26 @@ def requeue(connection: Connection, letters: Sequence[DeadLetter]) -> tuple[str,
         publisher.put(_resent(connection, chunk, job, seq))
     publisher.close()
     connection.jobs.set_state(job, "submitted")
-    connection.dead.remove(letter for letter in letters if letter.chunk is not None)
+    connection.dead.remove(letters)
     connection.blobs.drop(image.blob for chunk in chunks for image in chunk.images if image.blob)
     return job, sent
+
+
+def _send_as_it_was(connection: Connection, letter: DeadLetter) -> None:
+    """Send a message once more, under its own id, and let its job wait for it again.
+
+    It was counted as failed, if its images could be counted: its results would be left otherwise.
+    """
+    place = split_task_id(letter.task_id)
+    if place and letter.images:
+        connection.jobs.reopen_chunk(*place, images=letter.images)
+    if letter.form == "message":
+        client: Any = connection.client
+        client.lpush(connection.keys.queue, letter.raw)
+    else:
+        args = [decode(letter.raw)]
+        connection.app.send_task(TASK, args=args, task_id=letter.task_id, queue=QUEUE, declare=())
+    connection.dead.remove([letter])
 
 
 def _resent(connection: Connection, chunk: Chunk, job: str, seq: int) -> OutgoingChunk:

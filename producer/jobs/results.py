@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
+from producer.console.failures import sentence
 from producer.formats import Sink
 from producer.jobs.collector import STALL_S, STILL_S, SYSTEM_CLOCK, WINDOW_IMAGES, Clock
 from worker.contract.i18n import gettext as _
 from worker.contract.messages import Record
 from worker.contract.redis.retry import RetryPolicy
-from worker.contract.stores.jobs import Job, JobStore, LostChunk
+from worker.contract.stores.jobs import LOST, Job, JobStore, LostChunk
 
 POLL_S: Final = 0.2
 
@@ -27,12 +28,22 @@ class Fetched(NamedTuple):
     lost: tuple[LostChunk, ...]
     gone_chunks: int
 
+    def _lost_by_reason(self) -> dict[str, list[int]]:
+        found: dict[str, list[int]] = {}
+        for chunk in self.lost:
+            reason = chunk.reason if chunk.code == LOST else sentence(chunk.code, chunk.reason)
+            found.setdefault(reason, []).append(chunk.seq)
+        return found
+
     def remarks(self) -> Iterator[str]:
         """Yield what a user should know about it."""
-        for chunk in self.lost:
-            yield _("chunk {seq} has no results: {reason}").format(
-                seq=chunk.seq, reason=chunk.reason
-            )
+        for reason, seqs in self._lost_by_reason().items():
+            if len(seqs) == 1:
+                message = _("chunk {seq} has no results: {reason}")
+                yield message.format(seq=seqs[0], reason=reason)
+            else:
+                message = _("{chunks:,} chunks have no results: {reason}")
+                yield message.format(chunks=len(seqs), reason=reason)
         if self.gone_chunks:
             yield _("{chunks:,} chunks were done, but their results have expired").format(
                 chunks=self.gone_chunks
@@ -51,10 +62,13 @@ def wait(
     job_id: str,
     on_stall: Callable[[], None],
     *,
+    on_still: Callable[[], None] = lambda: None,
     retry_timeout_s: float = STALL_S,
     clock: Clock = SYSTEM_CLOCK,
 ) -> None:
     """Return when the job is finished; `on_stall` is called when nothing comes for long.
+
+    `on_still` is called again and again meanwhile.
 
     A Redis that is away, or refuses, is asked again for `retry_timeout_s`.
 
@@ -74,6 +88,7 @@ def wait(
         elif clock.now() > stall_at_s:
             stall_at_s = clock.now() + STILL_S
             on_stall()
+        on_still()
         clock.sleep(POLL_S)
 
 
@@ -89,10 +104,12 @@ class StoredResults:
     def records(self) -> Iterator[list[Record]]:
         """Yield the records of all chunks that have results or failed, some at a time."""
         job = self._job
+        # Reading is a sign of life: what is read is kept from now on.
+        keep_s = self._jobs.touch(job.id)
         step = max(1, WINDOW_IMAGES * job.chunks // max(1, job.images))
         for start in range(0, job.chunks, step):
             seqs = range(start, min(start + step, job.chunks))
-            found = self._jobs.collect(job.id, seqs)
+            found = self._jobs.collect(job.id, seqs, keep_s=keep_s)
             for outcome in found:
                 records = outcome.records()
                 if isinstance(outcome, LostChunk) and not records:

@@ -18,11 +18,11 @@ from producer.jobs.results import StoredResults
 from producer.jobs.resume_state import NoResumeState
 from producer.sources.scan import Image, path_of
 from worker.contract.messages import Record, Stamp
-from worker.contract.stores.jobs import LOST, JobStore, NoSuchJobError
+from worker.contract.stores.jobs import LOST, MESSAGE_LOST, JobStore, NoSuchJobError
 
 _CANCELLED: Final = "cancelled"
 # Images with these codes were never tried: they are sent again.
-_UNTRIED: Final = frozenset({_CANCELLED, LOST})
+_UNTRIED: Final = frozenset({_CANCELLED, LOST, MESSAGE_LOST})
 _DIGEST_BYTES: Final = 8
 
 
@@ -31,7 +31,7 @@ class FileResumeState(NoResumeState):
 
     An image is done if its record is of the file as it is now (path, size, time of last change) and
     of the same model and labels; one that failed is done too, unless failures are tried again, but
-    not one whose job was cancelled.
+    not one whose job was cancelled, or whose message was lost.
     Records without those particulars, and images that cannot be looked at from here, count by path.
     Beside the file lies another with `.job` added to its name, which names that job until it ends.
     A million images take some 200 MB.
@@ -145,8 +145,7 @@ class FileResumeState(NoResumeState):
                 # From a run that ended before it could drop the older one.
                 self._again.add(name)
             self._paths.add(name)
-            if record.error is not None and record.error.code == _CANCELLED:
-                # Nobody has looked at it.
+            if record.error is not None and record.error.code in _UNTRIED:
                 self._cancelled.add(name)
                 continue
             self._cancelled.discard(name)

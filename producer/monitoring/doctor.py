@@ -11,7 +11,13 @@ from typing import Any, Final, Literal, NamedTuple
 
 import redis
 
-from producer.backend.connection import ONLINE_TIMEOUT_S, Connection, open_connection
+from producer.backend.connection import (
+    ONLINE_TIMEOUT_S,
+    Connection,
+    later_sentence,
+    lost_sentence,
+    open_connection,
+)
 from producer.backend.workers import BrokerRefusesError, WorkerInfo, online
 from producer.console.paths import printable
 from producer.console.worker_command import start_worker
@@ -21,6 +27,7 @@ from worker.contract.i18n import gettext as _
 from worker.contract.i18n import gettext_noop as N_
 from worker.contract.keys import Keys
 from worker.contract.queue.fair import FairQueue
+from worker.contract.queue.job_messages import look_twice, newer_messages
 from worker.contract.redis.connections import BrokerUnreachableError, connect, unreachable
 from worker.contract.redis.server_check import (
     ServerUnfitError,
@@ -30,6 +37,7 @@ from worker.contract.redis.server_check import (
 )
 from worker.contract.settings import Settings
 from worker.contract.stores.dead_letters import DeadLetters
+from worker.contract.stores.jobs import MESSAGE_LOST
 from worker.contract.urls import is_url
 
 _CLOCKS_S: Final = 2.0
@@ -133,14 +141,27 @@ def _broker(connection: Connection) -> Iterator[Finding]:
         yield from _clock(client)
         waiting = _asked(FairQueue(connection.keys).size, client)
         dead = _asked(DeadLetters(client, connection.keys).count)
+        newer = _asked(newer_messages, client, connection.keys)
     if waiting is not None:
         yield Finding("ok", _("{messages:,} messages wait in the queue").format(messages=waiting))
+    if newer:
+        yield Finding("note", later_sentence(newer), _("upgrade the workers"))
+    yield from _lost(connection)
     if dead:
         yield Finding(
             "note",
             _("there are {letters:,} dead letters").format(letters=dead),
             _("see producer status and producer requeue"),
         )
+
+
+def _lost(connection: Connection) -> Iterator[Finding]:
+    """Yield the jobs whose messages have vanished; what is missing only now is counted."""
+    jobs = _asked(connection.jobs.list) or []
+    _asked(look_twice, connection.client, connection.jobs, jobs)
+    for job in _asked(connection.jobs.list) or []:
+        if images := job.codes.get(MESSAGE_LOST):
+            yield Finding("note", lost_sentence(job.id, images))
 
 
 def _results(settings: Settings) -> Iterator[Finding]:

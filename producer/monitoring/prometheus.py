@@ -49,6 +49,7 @@ class Exporter(Collector):
         )
         messages.add_metric(("waiting",), found.waiting)
         messages.add_metric(("in_workers",), found.in_workers)
+        messages.add_metric(("for_later_workers",), found.newer)
         yield messages
         yield GaugeMetricFamily(
             "wanwu_oldest_waiting_seconds",

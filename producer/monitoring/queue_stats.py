@@ -12,6 +12,7 @@ import msgspec
 
 from worker.contract.codec import decode
 from worker.contract.queue.fair import FairQueue
+from worker.contract.queue.job_messages import newer_messages
 
 if TYPE_CHECKING:
     import redis
@@ -26,7 +27,7 @@ class QueueStats(msgspec.Struct, frozen=True, kw_only=True):
 
     `images` were submitted and have no result yet: they wait, or a worker has them. `done` is how
     many have, by job; `states` how many jobs are in each. `waiting` and `in_workers` count chunks;
-    `oldest_s` is the age of the next that waits, 0 if none does.
+    `oldest_s` is the age of the next that waits, 0 if none does; `newer` are of a later version.
     """
 
     images: int
@@ -35,6 +36,7 @@ class QueueStats(msgspec.Struct, frozen=True, kw_only=True):
     waiting: int
     in_workers: int
     oldest_s: float
+    newer: int = 0
     dead_letters: int
 
 
@@ -52,6 +54,7 @@ def look(client: redis.Redis, keys: Keys, jobs: JobStore, dead: DeadLetters) -> 
         waiting=queue.size(client),
         in_workers=lists.hlen(keys.unacked) + lists.llen(keys.processing),
         oldest_s=max(map(_age_s, queue.oldest(client)), default=0.0),
+        newer=newer_messages(client, keys),
         dead_letters=dead.count(),
     )
 

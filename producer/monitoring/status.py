@@ -13,9 +13,11 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
+from producer.backend.connection import later_sentence
 from producer.backend.workers import WorkerInfo, online
 from producer.monitoring import status_tables as tables
 from worker.contract.i18n import gettext as _
+from worker.contract.queue.job_messages import look_twice, newer_messages
 from worker.contract.redis.connections import BrokerUnreachableError, connect, unreachable
 from worker.contract.redis.errors import passes
 from worker.contract.stores.dead_letters import DeadLetter
@@ -31,13 +33,14 @@ PAUSE_S: Final = 2.0
 
 
 class State(msgspec.Struct, frozen=True, kw_only=True):
-    """What was seen. Rates are images a second, by job."""
+    """What was seen. Rates are images a second, by job; `newer` are messages of a later version."""
 
     jobs: tuple[Job, ...]
     workers: tuple[WorkerInfo, ...]
     dead: tuple[DeadLetter, ...]
     job_rates: Mapping[str, float]
     one_job: bool
+    newer: int = 0
 
     def as_json(self) -> str:
         """Return it as one JSON object, Chinese legible."""
@@ -52,6 +55,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
         ]
         workers = msgspec.to_builtins(self.workers)
         found = {"jobs": jobs, "workers": workers, "dead_letters": len(self.dead)}
+        found |= {"messages_of_later_version": self.newer}
         return json.dumps(found, ensure_ascii=False)
 
     def group(self, width: int) -> Group:
@@ -62,7 +66,8 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
         jobs = tables.jobs_table(self.jobs, self.job_rates, width)
         workers = tables.workers_table(self.workers, width)
         dead = [tables.dead_table(self.dead, width)] if self.dead else []
-        return Group(jobs, workers, *dead)
+        later = [Text(later_sentence(self.newer))] if self.newer else []
+        return Group(jobs, workers, *dead, *later)
 
     def show(self, console: Console) -> None:
         """Print the tables."""
@@ -86,7 +91,11 @@ class StatusSampler:
         state = self._look()
         if any(job.outstanding for job in state.jobs):
             time.sleep(GLANCE_S)
+            connection, before = self._connection, {job.id: job.done for job in state.jobs}
             state = self._look()
+            still = [job for job in state.jobs if job.done == before.get(job.id)]
+            if look_twice(connection.client, connection.jobs, still):
+                state = self._look()
         return state
 
     def watch(self, console: Console, echo: Callable[[str], None]) -> None:
@@ -145,6 +154,7 @@ class StatusSampler:
             dead=() if self._job else tuple(connection.dead.list()),
             job_rates=_rates(done, done_before, passed_s),
             one_job=self._job is not None,
+            newer=newer_messages(connection.client, connection.keys),
         )
 
 

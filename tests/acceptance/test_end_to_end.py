@@ -18,6 +18,7 @@ from images import encoded, fill, huge_png, picture
 
 from worker.contract.keys import DEFAULT_KEYS as KEYS
 from worker.contract.local.redis_server import EmbeddedRedis
+from worker.contract.queue.fair import FairQueue
 from worker.contract.redis.connections import connect
 
 pytestmark = pytest.mark.integration
@@ -250,7 +251,7 @@ def test_a_warm_stop_finishes_what_is_in_flight_and_returns_the_rest(
             wait_until(lambda: out.exists() and len(out.read_bytes().splitlines()) > 20)
             os.kill(first.process.pid, number)
             assert first.process.wait(PATIENCE_S) == 0, first.text
-            waiting, unacked = client.llen(KEYS.queue), client.hlen(KEYS.unacked)
+            waiting, unacked = FairQueue(KEYS).size(client), client.hlen(KEYS.unacked)
             done = len(client.keys(KEYS.result("*")))
             assert unacked == 0
             assert waiting + done == len(paths) / 8

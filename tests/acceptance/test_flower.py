@@ -27,6 +27,7 @@ from producer.monitoring.flower.throughput_stats import PERIOD_S
 from worker.contract.keys import DEFAULT_KEYS as KEYS
 from worker.contract.local.redis_server import EmbeddedRedis
 from worker.contract.messages import QUEUE, ChunkResult, Failure, ImageResult, Timing
+from worker.contract.queue.fair import FairQueue
 from worker.pipeline.result import event_fields
 
 pytestmark = pytest.mark.integration
@@ -50,8 +51,8 @@ def test_each_chunk_shows_its_images_its_batches_and_where_its_time_went(
     # Nobody works yet: depth is what waits.
     (depth,) = [
         one for one in flower.get("/api/queues/length")["active_queues"] if one["name"] == QUEUE
-    ] or [{"messages": client.llen(KEYS.queue)}]
-    assert depth["messages"] == client.llen(KEYS.queue) == 5
+    ] or [{"messages": FairQueue(KEYS).size(client)}]
+    assert depth["messages"] == FairQueue(KEYS).size(client) == 5
     fleet.start(server.url)
     out = tmp_path / "out.jsonl"
     run("producer", "results", job, "--wait", "--out", str(out), broker_url=server.url)
@@ -216,7 +217,7 @@ def test_a_browser_shows_each_worker_and_the_depth_that_redis_has(
         (depth,) = flower.get("/api/queues/length")["active_queues"]
         page = browser.page(flower.address("/broker"))
         (row,) = re.findall(rf'<tr id="{QUEUE}">(.*?)</tr>', page, re.DOTALL)
-        waiting = client.llen(KEYS.queue)
+        waiting = FairQueue(KEYS).size(client)
         assert waiting > 0
         assert depth == {"name": QUEUE, "messages": waiting}
         assert cells(row)[:2] == [QUEUE, str(waiting)]
@@ -263,7 +264,7 @@ def test_the_throughput_page_shows_what_is_to_do_how_fast_and_by_whom(
         )
         assert sent.returncode == 0, sent.stderr
         view = flower.wait("/api/throughput", lambda view: view["backlog_images"] == 800)
-        waiting = client.llen(KEYS.queue)
+        waiting = FairQueue(KEYS).size(client)
         assert jobs_in(client) == {"images": 800, "done": 0}
         assert view["backlog_images"] == 800
         assert view["chunks_waiting"] == waiting

@@ -18,6 +18,7 @@ from flowers import flower_at
 from images import fill
 from server import free_port
 
+from producer import Client
 from worker.contract.keys import DEFAULT_KEYS, Keys
 from worker.contract.local.redis_server import EmbeddedRedis
 from worker.contract.local.subprocesses import start_child, stop_child
@@ -164,6 +165,11 @@ def test_two_installations_in_one_database_live_apart(
         (seen,) = (one["name"] for one in state["workers"])
         assert seen.startswith(f"worker-{workers[name].process.pid}@")
         assert len(state["jobs"]) == 1
+    # One program may work with both.
+    with Client(server.url, prefix="a") as a, Client(server.url, prefix="b.x-") as b:
+        records = zip(a.tag(tmp_path / "a"), b.tag(tmp_path / "b"), strict=True)
+        found = [[Path(record.path).parents[1].name for record in pair] for pair in records]
+    assert found == [["a", "b"]] * 40
     # What waits is what waits in each; nobody takes the other's.
     assert workers["b"].stop() == 0
     argv = ("producer", "submit", str(tmp_path / "b"), "--no-wait")

@@ -238,11 +238,18 @@ def test_the_python_api_does_the_same_over_http(api: Door, worker: None, tmp_pat
         job = client.submit(photos, ["猫"])
         assert len(list(client.results(job, wait=True))) == 40
         assert client.job(job).status == client.cancel(job).status == "finished"
+        # An image that is sent twice has two records; one that nobody can read has one.
+        odd = [photos[0], photos[0], str(tmp_path / "a\0b"), str(tmp_path / "\ud800.jpg")]
+        again = list(client.tag(iter(odd), ["猫"]))
+        assert [r.path for r in again if r.status == "ok"] == photos[:1] * 2
+        assert [r.error.code for r in again if r.error] == ["not_found"] * 2
         with client.tag(photos, ["猫"]) as early:
             next(early)
         assert client.job(early.job).status in {"cancelled", "finished"}
         with pytest.raises(NoSuchJobError, match="there is no job"):
             client.job("no-job")
+        with pytest.raises(NoSuchJobError):
+            client.job(f"x/../{job}")
         with pytest.raises(UsageError, match="needs a Redis"):
             client.status()
     with (

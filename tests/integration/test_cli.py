@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
 import pytest
 import redis
 from click.testing import CliRunner, Result
@@ -180,6 +181,33 @@ def test_letters_that_cannot_be_sent_again_are_not_passed_over_in_silence(
     alone = call("requeue", "--all", "--broker", server.url)
     assert alone.exit_code == 1
     assert "none of them can be sent again" in alone.stderr
+
+
+@pytest.mark.parametrize("label", ["猫".encode(), b"caf\xe9"])
+def test_arguments_are_utf8_whatever_the_locale(
+    server: EmbeddedRedis, client: redis.Redis, label: bytes
+) -> None:
+    ascii_alone = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    argv = ("-m", "producer.cli", "submit", "a.jpg", "--no-wait", "--label")
+    done = subprocess.run(
+        [sys.executable, *argv, label],
+        env=environment(broker_url=server.url) | ascii_alone | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+    is_text = label != b"caf\xe9"
+    assert done.returncode == (0 if is_text else 2), done.stderr
+    packs = [client.get(key) for key in client.keys("wanwu:labels:*")]
+    assert packs == ([msgspec.json.encode({"labels": ["猫"]})] if is_text else [])
+    assert is_text or b"bytes that are no UTF-8" in done.stderr
+
+
+@pytest.mark.parametrize("argv", [["status"], ["submit", "a.jpg"], ["search", "a.jpg", "猫"]])
+def test_an_empty_url_is_named_as_such(argv: list[str]) -> None:
+    done = call(*argv, "--broker=")
+    assert done.exit_code == 2
+    assert "the URL of Redis is empty" in done.stderr
 
 
 def test_an_empty_path_is_named_as_such() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -14,6 +16,7 @@ from celery import Celery
 from conftest import PATIENCE_S
 
 from producer.jobs import feeder as feeding
+from producer.jobs.chunks import Loaded, grouped, make_chunk
 from producer.jobs.feeder import Feeder
 from producer.jobs.options import JobOptions
 from producer.jobs.publisher import Stores
@@ -21,8 +24,17 @@ from producer.jobs.read_image import read_image
 from producer.jobs.window import Sent, Window, WindowClosedError
 from worker.contract.keys import DEFAULT_KEYS as KEYS
 from worker.contract.local.redis_server import EmbeddedRedis
-from worker.contract.messages import QUEUE, Chunk, Failure, ImageRef
+from worker.contract.messages import (
+    MAX_CHUNK_IMAGES,
+    MAX_PATH_CHARS,
+    QUEUE,
+    Chunk,
+    Failure,
+    ImageRef,
+)
 from worker.contract.queue.app import make_app
+from worker.contract.queue.envelope import MAX_MESSAGE_BYTES
+from worker.contract.queue.fair import FairQueue
 from worker.contract.secret import SecretUrl
 from worker.contract.settings import Settings
 from worker.contract.stores.blobs import BlobStore
@@ -50,7 +62,7 @@ def inbox(app: Celery, client: redis.Redis) -> Iterator[Callable[[], list[Chunk]
         def take() -> list[Chunk]:
             chunks = []
             with connection.SimpleQueue(QUEUE) as queue:
-                while client.llen(KEYS.queue):
+                while FairQueue(KEYS).size(client):
                     message = queue.get(timeout=PATIENCE_S)
                     args, _kwargs, _embed = message.payload
                     chunks.append(Chunk.from_wire(args[0]))
@@ -175,6 +187,17 @@ def test_large_blobs_make_small_chunks(
     chunks = inbox()
     assert [len(chunk.images) for chunk in chunks] == [2, 2, 1]
     assert all(stores.blobs.get(image.blob or "") for chunk in chunks for image in chunk.images)
+
+
+def test_a_message_of_the_longest_names_is_one_that_workers_read() -> None:
+    images = [Loaded(ImageRef("/" + "🐈" * (MAX_PATH_CHARS - 1)))] * MAX_CHUNK_IMAGES
+    groups = list(grouped(images, lambda _: MAX_CHUNK_IMAGES, 2**25))
+    assert sum(map(len, groups)) == MAX_CHUNK_IMAGES
+    largest = max(groups, key=len)
+    chunk = make_chunk("j" * 64, 0, largest, JobOptions(), KEYS).chunk
+    # As kombu writes it: JSON in ASCII, in base64.
+    body = base64.b64encode(json.dumps([[chunk.to_wire()], {}, {}]).encode())
+    assert MAX_MESSAGE_BYTES / 3 < len(body) < MAX_MESSAGE_BYTES * 0.75
 
 
 def test_only_regular_files_are_opened(tmp_path: Path) -> None:

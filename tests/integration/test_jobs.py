@@ -8,7 +8,9 @@ import pytest
 import redis
 
 from worker.contract.keys import DEFAULT_KEYS as KEYS
-from worker.contract.messages import ChunkResult, ImageResult
+from worker.contract.local.redis_server import EmbeddedRedis
+from worker.contract.messages import MAX_WAIT_S, ChunkResult, ImageResult
+from worker.contract.redis.connections import connect
 from worker.contract.stores.jobs import JobStore, LostChunk, NoSuchJobError, new_job_id
 
 
@@ -165,8 +167,67 @@ def test_dropped_results_are_gone(jobs: JobStore, client: redis.Redis) -> None:
     assert jobs.collect("j", [0]) == []
 
 
+def lives(client: redis.Redis, job: str) -> list[int]:
+    """Seconds for which a job's record, its bits and its results are kept."""
+    keys = [*client.keys(f"wanwu:job:{job}*"), *client.keys(KEYS.result(f"{job}-*"))]
+    return [client.ttl(key) for key in keys]
+
+
 def test_records_are_not_kept_for_ever(jobs: JobStore, client: redis.Redis) -> None:
     job = jobs.create()
     jobs.finish_chunk(job.id, 0, images=1, failed=0)
-    for key in client.keys(f"wanwu:job:{job.id}*"):
-        assert 0 < client.ttl(key) <= 3600
+    assert all(0 < life_s <= MAX_WAIT_S for life_s in lives(client, job.id))
+
+
+def test_the_life_of_results_counts_from_the_last_of_their_job(
+    jobs: JobStore, client: redis.Redis
+) -> None:
+    job = jobs.create()
+    jobs.set_sent(job.id, images=3, chunks=3)
+    jobs.set_state(job.id, "submitted")
+    for seq in range(3):
+        assert all(life_s > 3600 for life_s in lives(client, job.id)), "the rest may wait for long"
+        jobs.finish_chunk(job.id, seq, images=1, failed=0, body=b"{}")
+    found = lives(client, job.id)
+    assert len(found) == 5
+    assert all(0 < life_s <= 3600 for life_s in found)
+
+
+def test_a_job_that_is_finished_when_it_is_closed_is_kept_from_then_on(
+    jobs: JobStore, client: redis.Redis
+) -> None:
+    job = jobs.create()
+    jobs.set_sent(job.id, images=1, chunks=1)
+    jobs.finish_chunk(job.id, 0, images=1, failed=0, body=b"{}")
+    assert all(life_s > 3600 for life_s in lives(client, job.id)), "more may be sent"
+    jobs.set_state(job.id, "submitted")
+    assert all(0 < life_s <= 3600 for life_s in lives(client, job.id))
+
+
+def test_results_apart_live_as_long_as_those_beside_the_queue(
+    server: EmbeddedRedis, client: redis.Redis
+) -> None:
+    with connect(f"{server.url.rpartition('/')[0]}/1") as apart:
+        apart.flushdb()
+        jobs = JobStore(client, 3600, results=apart)
+        job = jobs.create()
+        jobs.set_sent(job.id, images=2, chunks=2)
+        jobs.set_state(job.id, "submitted")
+        names = [KEYS.result(f"{job.id}-{seq}") for seq in range(2)]
+        for seq, name in enumerate(names):
+            apart.set(name, "{}", ex=3600)
+            jobs.finish_chunk(job.id, seq, images=1, failed=0)
+            assert (apart.ttl(name) > 3600) == (seq == 0)
+        assert all(0 < apart.ttl(name) <= 3600 for name in names)
+
+
+def test_reading_a_job_keeps_it(jobs: JobStore, client: redis.Redis) -> None:
+    job = jobs.create()
+    jobs.set_sent(job.id, images=1, chunks=1)
+    jobs.set_state(job.id, "submitted")
+    body = json.dumps({"status": "SUCCESS", "result": chunk_result(job.id, 0).to_wire()})
+    jobs.finish_chunk(job.id, 0, images=1, failed=0, body=body)
+    for key in (f"wanwu:job:{job.id}", KEYS.result(f"{job.id}-0")):
+        client.expire(key, 60)
+    assert len(jobs.collect(job.id, [0], keep_s=jobs.touch(job.id))) == 1
+    assert all(60 < life_s <= 3600 for life_s in lives(client, job.id))

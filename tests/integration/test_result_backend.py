@@ -44,6 +44,7 @@ def test_a_result_is_stored_and_counted(backend: ChunkResults, client: redis.Red
     jobs = JobStore(client, 60)
     job = jobs.create().id
     jobs.set_sent(job, images=2, chunks=1)
+    jobs.set_state(job, "submitted")
     sent = result(job, "/猫.jpg", "/bad.jpg")
     backend.mark_as_done(f"{job}-0", sent.to_wire())
     assert jobs.collect(job, [0]) == [sent]

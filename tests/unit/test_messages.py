@@ -19,6 +19,8 @@ from worker.contract.messages import (
     ImageRef,
     ImageResult,
     MessageError,
+    NewerVersionError,
+    Part,
     Tag,
     Timing,
     split_task_id,
@@ -79,17 +81,17 @@ def test_the_task_id_follows_from_job_and_number() -> None:
         {},
         wire(v=2),
         wire(v="1"),
-        wire(v=True) | {"v": None},
+        wire(v=True),
+        wire(v=None),
+        wire(v=0),
         wire(job=7),
         wire(seq="3"),
         wire(images=[]),
         wire(images=[{"path": "/a"}] * 1025),
         wire(images=[{"path": 1}]),
-        wire(images=[{"path": "/a", "mode": "x"}]),
         wire(top_k=0),
         wire(threshold=math.nan),
         wire(sent_at_s=math.inf),
-        wire(surprise=1),
         wire(job=""),
         wire(job="j\n"),
         wire(job="../j"),
@@ -131,8 +133,14 @@ def test_a_task_id_tells_job_and_number(name: str, place: tuple[str, int] | None
 
 
 def test_the_error_of_another_version_names_both() -> None:
-    with pytest.raises(MessageError, match="version 2 is not 1"):
+    with pytest.raises(NewerVersionError, match="version 2 is not 1"):
         Chunk.from_wire(wire(v=2))
+
+
+def test_fields_of_a_later_program_are_passed_over() -> None:
+    image = {"path": "/a", "mode": "x", "part": {"offset": 1, "size_bytes": 2, "more": 3}}
+    chunk = Chunk.from_wire(wire(surprise=1, images=[image]))
+    assert chunk.images == (ImageRef("/a", part=Part(1, 2)),)
 
 
 json_values = st.recursive(

@@ -16,7 +16,7 @@ from typing import Final
 
 import msgspec
 
-from worker.contract.messages import QUEUE, Chunk, MessageError, task_id
+from worker.contract.messages import QUEUE, Chunk, MessageError, is_index, task_id
 
 DEFAULT_PREFIX: Final = "wanwu:"
 # No sign that means something in a pattern of Redis, in a format, or in the names of kombu.
@@ -66,6 +66,11 @@ class Keys(msgspec.Struct, frozen=True):
     def processing(self) -> str:
         """List of the messages that have left the queue and are not yet noted as leased."""
         return f"{self.prefix}{QUEUE}.processing"
+
+    @property
+    def newer(self) -> str:
+        """List of the messages that wait for workers of a later version."""
+        return f"{self.prefix}{QUEUE}.newer"
 
     @property
     def unacked(self) -> str:
@@ -154,9 +159,10 @@ class Keys(msgspec.Struct, frozen=True):
         Raises:
             MessageError: one is not.
         """
-        own = re.escape(f"{self.prefix}blob:{chunk.task_id}:")
+        own = f"{self.prefix}blob:{chunk.task_id}:"
         for image in chunk.images:
-            if image.blob and not re.fullmatch(rf"{own}[0-9]{{1,4}}", image.blob):
+            blob = image.blob
+            if blob and not (blob.startswith(own) and is_index(blob[len(own) :])):
                 msg = f"a blob does not belong to chunk {chunk.task_id} at {self.prefix}"
                 raise MessageError(msg)
 

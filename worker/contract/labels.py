@@ -12,7 +12,7 @@ import msgspec
 from worker.contract.i18n import TranslatedError
 from worker.contract.i18n import gettext_noop as N_
 from worker.contract.keys import DEFAULT_KEYS, Keys
-from worker.contract.messages import MessageError
+from worker.contract.messages import MAX_WAIT_S, MessageError
 
 if TYPE_CHECKING:
     import redis
@@ -23,8 +23,8 @@ MAX_LABEL_CHARS: Final = 200
 CALIBRATED_THRESHOLD: Final = 0.5
 _ALIAS: Final = re.compile(r"(?:^|(?<=\s))\|(?=\s|$)")
 _PARENT: Final = re.compile(r"(?:^|(?<=\s))<(?=\s|$)")
-# Longer than any queue should last: a pack that is gone fails every image of its job.
-LABELS_TTL_S: Final = 30 * 86_400
+# A pack that is gone fails every image of its job.
+LABELS_TTL_S: Final = MAX_WAIT_S
 
 
 class LabelsError(TranslatedError, ValueError):
@@ -58,6 +58,10 @@ class LabelPack(msgspec.Struct, frozen=True, omit_defaults=True):
                     template=template,
                     placeholder=PLACEHOLDER,
                 )
+        try:
+            msgspec.json.encode(self)
+        except UnicodeEncodeError as e:
+            raise LabelsError(N_("a label or a template holds bytes that are no UTF-8")) from e
 
     @property
     def hash(self) -> str:

@@ -6,7 +6,6 @@ Inside the program these are frozen structs; dicts exist only between `to_wire` 
 from __future__ import annotations
 
 import math
-import re
 from typing import Annotated, Any, Final, Literal, Self, get_args
 
 import msgspec
@@ -29,6 +28,12 @@ MAX_THUMBNAIL_PX: Final = 1024
 # A job's bits, one a chunk, are then 16 MiB at most.
 MAX_CHUNKS: Final = 2**27
 
+_INDEX_DIGITS: Final = 4
+# For so long, in seconds, whatever belongs to a message is kept while the message may wait: longer
+# than any queue should last. Whatever else is forgotten, it does not stay for ever.
+MAX_WAIT_S: Final = 30 * 86_400
+
+_MAX_VERSION: Final = 1_000
 # How much of a value, and of a library's sentence, an error message repeats.
 _VALUE_CHARS: Final = 40
 _DETAIL_CHARS: Final = 160
@@ -57,8 +62,16 @@ class ForeignIdError(MessageError):
     """
 
 
-class Wire(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A struct that travels as JSON. `v` is checked before anything else is read."""
+class NewerVersionError(MessageError):
+    """A message is of a version that is not known here: another program may read it."""
+
+
+class Wire(msgspec.Struct, frozen=True, kw_only=True):
+    """A struct that travels as JSON. `v` is checked before anything else is read.
+
+    Fields that are not known here are of a later program, and are passed over: whatever cannot be
+    passed over has a version of its own.
+    """
 
     v: int = WIRE_VERSION
 
@@ -69,16 +82,17 @@ class Wire(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     @classmethod
     def from_wire(cls, wire: object) -> Self:
-        """Validate `wire` strictly.
+        """Validate what is known of `wire` strictly.
 
         Raises:
-            MessageError: another version, a missing or unknown field, or a value of the wrong type.
+            NewerVersionError: it is of a later version.
+            MessageError: no version, a missing field, or a value of the wrong type.
         """
         version = wire.get("v") if isinstance(wire, dict) else None
-        if version != WIRE_VERSION:
+        if type(version) is not int or not 1 <= version <= WIRE_VERSION:
             found = repr(version)[:_VALUE_CHARS]
             msg = f"{cls.__name__}: version {found} is not {WIRE_VERSION}, the one spoken here"
-            raise MessageError(msg)
+            raise NewerVersionError(msg) if is_newer(version) else MessageError(msg)
         try:
             return msgspec.convert(wire, cls)
         # An integer beyond all floats is the one thing that is no `ValidationError`.
@@ -86,6 +100,11 @@ class Wire(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             # It may name a field, and that may be as long as the message.
             msg = f"{cls.__name__}: {str(e)[:_DETAIL_CHARS]}"
             raise MessageError(msg) from e
+
+
+def is_newer(version: object) -> bool:
+    """Whether this is the number of a version that comes after the one spoken here."""
+    return type(version) is int and WIRE_VERSION < version < _MAX_VERSION
 
 
 class Failure(msgspec.Struct, frozen=True):
@@ -106,14 +125,14 @@ class Stamp(msgspec.Struct, frozen=True):
     modified_s: float
 
 
-class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Part(msgspec.Struct, frozen=True):
     """The place of an image within a file that holds several, such as a tar archive."""
 
     offset: Annotated[int, Meta(ge=0, lt=2**62)]
     size_bytes: Annotated[int, Meta(ge=0, lt=2**62)]
 
 
-class ImageRef(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+class ImageRef(msgspec.Struct, frozen=True, omit_defaults=True):
     """Where to find an image.
 
     `path` is absolute, or a URL. With a `part` it is that of the file that holds the image, `!/`
@@ -174,8 +193,8 @@ class Chunk(Wire, frozen=True, kw_only=True):
             raise ValueError(msg)
 
     def _owns(self, blob: str) -> bool:
-        name = re.escape(f"blob:{self.task_id}:")
-        return re.fullmatch(rf"[0-9A-Za-z_.:-]+{name}[0-9]{{1,4}}", blob, re.ASCII) is not None
+        prefix, mark, index = blob.rpartition(f"blob:{self.task_id}:")
+        return bool(prefix and mark) and is_index(index)
 
     @property
     def task_id(self) -> str:
@@ -194,6 +213,16 @@ class Chunk(Wire, frozen=True, kw_only=True):
                 f"inside: send it with task_id={self.task_id!r}"
             )
             raise ForeignIdError(msg)
+
+
+def is_index(text: str) -> bool:
+    """Whether a text is the number of an image in its chunk, as it stands in the name of a blob."""
+    return 1 <= len(text) <= _INDEX_DIGITS and text.isascii() and text.isdigit()
+
+
+def waiting_s(kept_s: int) -> int:
+    """Return for how many seconds what is waited for is kept, where results are for `kept_s`."""
+    return max(kept_s, MAX_WAIT_S)
 
 
 def task_id(job: str, seq: int) -> str:
@@ -287,7 +316,10 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ChunkResult(Wire, frozen=True, kw_only=True):
-    """A task's return value: one result per image of the chunk, in the chunk's order."""
+    """A task's return value: one result per image of the chunk, in the chunk's order.
+
+    It is of the chunk's version, so that whoever has sent that can read it.
+    """
 
     job: str
     seq: int

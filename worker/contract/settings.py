@@ -83,6 +83,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         """Refuse brokers that the rest of the program cannot speak to."""
+        if not self.broker_url:
+            raise SettingsError(N_("the URL of Redis is empty"))
         for url in (self.broker_url, self.result_url):
             if url.problem:
                 problem = Message(url.problem)

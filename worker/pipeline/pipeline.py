@@ -243,6 +243,7 @@ class Pipeline:
 
     def _sum_up(self, chunk: Chunk, images: list[ImageResult]) -> ChunkResult:
         result = ChunkResult(
+            v=chunk.v,
             job=chunk.job,
             seq=chunk.seq,
             worker=self._worker,

@@ -202,13 +202,15 @@ def _take_urgent(parent: Any, channel: Any, capacity: Capacity) -> None:
             return
 
 
-def _store_failure(parent: Any, task_id: str, reason: str) -> None:
-    """Store why a message was not processed as its result: its sender may wait for one.
+def _store_failure(parent: Any, task_id: str, reason: str, images: int) -> None:
+    """Store why a message was not processed as its result, and count its images.
+
+    Its sender may wait for one.
 
     On a thread of the pool: it may have to wait for Redis, which the main thread must not.
     """
-    failure = (task_id, MessageError(reason))
-    parent.pool.apply_async(parent.app.backend.mark_as_failure, failure, callback=_nothing)
+    failure = (task_id, MessageError(reason), images)
+    parent.pool.apply_async(parent.app.backend.mark_unreadable, failure, callback=_nothing)
 
 
 def _cancel(timers: list[Any]) -> None:

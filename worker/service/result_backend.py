@@ -11,25 +11,27 @@ import logging
 import time
 from collections import Counter
 from copy import copy
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Final
 
 import redis
 from celery.backends.redis import RedisBackend
-from celery.states import FAILURE, SUCCESS
+from celery.states import FAILURE, REVOKED, SUCCESS
 from celery.worker import state as worker_state
 from redis.backoff import ExponentialWithJitterBackoff
 
 from worker.contract import legacy
 from worker.contract.codec import encode
 from worker.contract.keys import Keys
-from worker.contract.messages import split_task_id
+from worker.contract.messages import MessageError, split_task_id
 from worker.contract.queue.app import REPLICAS, keys_of
+from worker.contract.queue.envelope import images_shown
 from worker.contract.queue.url_numbers import broker_url_of, result_url_of
 from worker.contract.redis.connections import single_try_client
 from worker.contract.redis.errors import passes, reason_of
 from worker.contract.redis.replicas import WAIT_S, await_replicas
-from worker.contract.stores.jobs import LOST, PATHS, JobStore, paths_in
+from worker.contract.redis.retry import RetryPolicy
+from worker.contract.stores.jobs import LOST, MESSAGE_LOST, PATHS, JobStore, paths_in
 
 # How long a worker that is asked to stop goes on trying to store a result.
 STOP_PATIENCE_S: Final = 15.0
@@ -47,6 +49,17 @@ class ChunkResults(RedisBackend):
 
     Results that have a Redis of their own take two steps: they are stored, then counted.
     """
+
+    def mark_unreadable(self, task_id: str, error: MessageError, images: int) -> None:
+        """Store why a message could not be processed, and count its images, if it is a chunk's."""
+        self.mark_as_failure(task_id, error)
+        RetryPolicy().call(partial(self._count_failed, task_id, images, LOST))
+
+    def _count_failed(self, task_id: str, images: int, code: str) -> None:
+        """Count a chunk's images as failed, if it is known how many they are."""
+        if images and (place := split_task_id(task_id)):
+            codes = {code: images}
+            self._jobs.finish_chunk(*place, images=images, failed=images, codes=codes)
 
     def _store_result(
         self,
@@ -91,6 +104,9 @@ class ChunkResults(RedisBackend):
             backend.store_plainly(task_id, result, state, traceback, request, **options)
             # Those beside the queue come and go with what is known of the chunk.
             await_replicas(self.client, self._keys, self._replicas if apart else 0, WAIT_S)
+        if state == REVOKED:
+            images = images_shown(getattr(request, "argsrepr", ""))
+            self._count_failed(task_id, images, MESSAGE_LOST)
         if is_chunk:
             body = b"" if apart else self._body(task_id, result, request)
             errors = (one.get("error") for one in result["images"])
@@ -159,7 +175,9 @@ class ChunkResults(RedisBackend):
     @cached_property
     def _jobs(self) -> JobStore:
         client = single_try_client(broker_url_of(self.app))
-        return JobStore(client, int(self.expires), keys=self._keys)
+        apart = result_url_of(self.app) != broker_url_of(self.app)
+        results = self.client if apart else None
+        return JobStore(client, int(self.expires), keys=self._keys, results=results)
 
     def _params_from_url(self, url: str, defaults: dict[str, Any]) -> dict[str, Any]:  # noqa: ARG002 - Celery's
         """Return what Celery would read from a URL: ours is parsed by now."""

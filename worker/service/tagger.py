@@ -26,7 +26,7 @@ from worker.contract.messages import (
 from worker.contract.redis.connections import retrying_client
 from worker.contract.settings import Settings
 from worker.contract.stores.blobs import BlobStore
-from worker.contract.stores.dead_letters import DeadLetters
+from worker.contract.stores.dead_letters import UNREADABLE, DeadLetters, Unread
 from worker.contract.stores.jobs import JobStore
 from worker.engines.base import Engine
 from worker.engines.choose import open_engine
@@ -196,7 +196,9 @@ class Tagger:
         Celery stores the error as the result of `task_id`; `ChunkResults` counts its images then.
         """
         log.error("message.refused", task=task_id, reason=str(error))
-        self._dead_letters.add_unreadable(encode(wire), str(error))
+        images = wire.get("images")
+        lost = len(images) if isinstance(images, list) else 0
+        self._dead_letters.add_unread(Unread(encode(wire), task_id, lost), UNREADABLE, str(error))
 
     def dead_letter_foreign(self, task_id: str, chunk: Chunk, error: ForeignIdError) -> None:
         """Make a chunk that came under another id a dead letter. It is counted in no job."""
@@ -214,8 +216,7 @@ class Tagger:
             for index, image in enumerate(images)
             if image.error and image.error.code == PoisonError.code
         }
-        self._blobs.drop(
-            image.blob
-            for index, image in enumerate(chunk.images)
-            if image.blob and index not in poisoned
-        )
+        blobs = {index: image.blob for index, image in enumerate(chunk.images) if image.blob}
+        self._blobs.drop(blob for index, blob in blobs.items() if index not in poisoned)
+        if poisoned:
+            self._blobs.keep(blob for index, blob in blobs.items() if index in poisoned)

@@ -18,17 +18,22 @@ from kombu.transport import redis as kombu_redis
 
 from worker.contract.codec import encode
 from worker.contract.keys import Keys
+from worker.contract.queue.envelope import EnvelopeError, NewerMessageError, open_envelope
 from worker.contract.redis.errors import reason_of
 
 log = logging.getLogger(__name__)
 
+# For so long messages wait for workers of a later version; then they are dead letters. Of the
+# oldest, so many are looked at each time.
+NEWER_WAIT_S: Final = 3600.0
+_NEWER_AT_ONCE: Final = 256
 # In a message's delivery info: its bytes, as they are on that list.
 RAW: Final = "raw"
 
-# KEYS: the processing list, the queue. ARGV: the message.
+# KEYS: where a message is, where it is to go. ARGV: the message, and how it is put there.
 _PUT_BACK: Final = """
 if redis.call('LREM', KEYS[1], 1, ARGV[1]) == 0 then return 0 end
-redis.call('RPUSH', KEYS[2], ARGV[1])
+redis.call(ARGV[2], KEYS[2], ARGV[1])
 return 1
 """
 
@@ -43,6 +48,7 @@ class Leases(kombu_redis.QoS):
         self._keys: Keys = self.channel.keys
         self._server_ahead_s: float | None = None
         self._processing_since_s: dict[bytes, float] = {}
+        self._newer_since_s: dict[bytes, float] = {}
         self._late_acks: set[str] = set()
 
     def can_consume(self) -> bool:
@@ -131,6 +137,7 @@ class Leases(kombu_redis.QoS):
             with self.channel.conn_or_acquire() as client:
                 self._put_back_processing(client)
                 self._put_back_unacked(client)
+                self._look_at_newer(client)
         except redis.ResponseError as e:
             log.warning("leases.restore_waits: %s", reason_of(e))
 
@@ -151,7 +158,28 @@ class Leases(kombu_redis.QoS):
         self._processing_since_s = {raw: self._processing_since_s.get(raw, now_s) for raw in found}
         for raw, since_s in self._processing_since_s.items():
             if now_s - since_s > self.visibility_timeout:
-                client.eval(_PUT_BACK, 2, self._keys.processing, self._keys.queue, raw)
+                client.eval(_PUT_BACK, 2, self._keys.processing, self._keys.queue, raw, "RPUSH")
+
+    def leave_to_newer(self, raw: bytes) -> None:
+        """Let a message on the processing list wait, beside the queue, for a later worker."""
+        with self.channel.conn_or_acquire() as client:
+            client.eval(_PUT_BACK, 2, self._keys.processing, self._keys.newer, raw, "LPUSH")
+
+    def _look_at_newer(self, client: Any) -> None:
+        """Put back what waited for this worker; make what has waited for too long dead letters."""
+        now_s = time.monotonic()
+        found = client.lrange(self._keys.newer, -_NEWER_AT_ONCE, -1)
+        self._newer_since_s = {raw: self._newer_since_s.get(raw, now_s) for raw in found}
+        for raw, since_s in self._newer_since_s.items():
+            try:
+                open_envelope(raw)
+            except NewerMessageError as e:
+                if now_s - since_s > NEWER_WAIT_S:
+                    self.channel.dead_letter(raw, e, self._keys.newer)
+                continue
+            except EnvelopeError:
+                pass  # Whoever takes it from the queue says so.
+            client.eval(_PUT_BACK, 2, self._keys.newer, self._keys.queue, raw, "RPUSH")
 
     def _server_s(self) -> float:
         """Return the server's time; it is asked for at each renewal, not at each message."""

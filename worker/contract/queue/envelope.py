@@ -7,12 +7,15 @@ than what a program of ours sends, and nothing is inflated.
 
 from __future__ import annotations
 
+import base64
+import re
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
 from msgspec import Meta
 
 from worker.contract.codec import decode
+from worker.contract.messages import MAX_CHUNK_IMAGES, WIRE_VERSION, is_newer
 
 # Twice what a producer sends at most: see `producer.jobs.chunks`.
 MAX_MESSAGE_BYTES: Final = 64 * 2**20
@@ -23,14 +26,24 @@ Name = Annotated[str, Meta(max_length=1024)]
 # What Celery writes of a task's arguments, for people: a thousand characters.
 Shown = Annotated[str, Meta(max_length=16_384)]
 Count = Annotated[int, Meta(ge=0, le=1_000_000)]
+# What producers write for people: "(8 images)".
+_SHOWN: Final = re.compile(r"\((\d{1,5}) images?\b")
 
 
 class EnvelopeError(ValueError):
-    """It is no message that a worker can process. `task_id` is its id, if that can be read."""
+    """It is no message that a worker can process.
 
-    def __init__(self, reason: str, task_id: str | None = None) -> None:
+    `task_id` is its id and `images` how many images it holds, as far as these can be read.
+    """
+
+    def __init__(self, reason: str, task_id: str | None = None, images: int = 0) -> None:
         super().__init__(reason)
         self.task_id = task_id
+        self.images = images
+
+
+class NewerMessageError(EnvelopeError):
+    """It is a message for workers of a later version than this one."""
 
 
 class _DeliveryInfo(msgspec.Struct):
@@ -114,6 +127,7 @@ def open_envelope(raw: bytes) -> dict[str, Any]:
     """Return the message in kombu's form.
 
     Raises:
+        NewerMessageError: it is of a later version.
         EnvelopeError: saying what is wrong with it.
     """
     _check_size(raw, MAX_MESSAGE_BYTES)
@@ -121,10 +135,16 @@ def open_envelope(raw: bytes) -> dict[str, Any]:
     try:
         message = decode(raw)
         envelope = msgspec.convert(message, _Envelope)
-        msgspec.convert(decode(envelope.body), _Body)
+        body = decode(envelope.body)
+        if is_newer(_chunk_in(body).get("v")):
+            raise _refusal(message, "")
+        msgspec.convert(body, _Body)
+    except EnvelopeError:
+        raise
     except (ValueError, msgspec.ValidationError) as e:
-        msg = f"this is not a message for a worker: {str(e)[:_DETAIL_CHARS]}"
-        raise EnvelopeError(msg, _task_id_of(message)) from e
+        raise _refusal(
+            message, f"this is not a message for a worker: {str(e)[:_DETAIL_CHARS]}"
+        ) from e
     found: dict[str, Any] = message
     return found
 
@@ -149,6 +169,49 @@ def _check_size(raw: bytes, max_bytes: int) -> None:
     if len(raw) > max_bytes:
         msg = f"this is larger than any message: {len(raw)} bytes, more than {max_bytes}"
         raise EnvelopeError(msg)
+
+
+def images_shown(text: object) -> int:
+    """Return how many images a message holds by what its sender wrote for people; 0 if unknown."""
+    found = _SHOWN.match(text) if isinstance(text, str) else None
+    return min(int(found[1]), MAX_CHUNK_IMAGES) if found else 0
+
+
+def _refusal(message: Any, reason: str) -> EnvelopeError:
+    """Return the error, with what can be read of the message all the same."""
+    chunk = _chunk_in(_body_of(message))
+    task_id, images = _task_id_of(message), _images_in(message, chunk)
+    if is_newer(version := chunk.get("v")):
+        newer = f"version {version} is not {WIRE_VERSION}, the one spoken here"
+        return NewerMessageError(newer, task_id, images)
+    return EnvelopeError(reason, task_id, images)
+
+
+def _body_of(message: Any) -> Any:
+    try:
+        return decode(base64.b64decode(message["body"]))
+    except (LookupError, TypeError, ValueError):
+        return None
+
+
+def _chunk_in(body: Any) -> dict[str, Any]:
+    """Return what may be a chunk, whatever its version."""
+    try:
+        chunk = body[0][0]
+    except (LookupError, TypeError):
+        return {}
+    return chunk if isinstance(chunk, dict) else {}
+
+
+def _images_in(message: Any, chunk: dict[str, Any]) -> int:
+    """Return how many images a message holds, by its chunk or else by its header; 0 if unknown."""
+    images = chunk.get("images")
+    if isinstance(images, list) and len(images) <= MAX_CHUNK_IMAGES:
+        return len(images)
+    try:
+        return images_shown(message["headers"]["argsrepr"])
+    except (LookupError, TypeError):
+        return 0
 
 
 def _task_id_of(message: Any) -> str | None:

@@ -34,12 +34,13 @@ from worker.contract.queue.connecting import ConnectingTransport
 from worker.contract.queue.envelope import (
     MAX_MESSAGE_BYTES,
     EnvelopeError,
+    NewerMessageError,
     open_control,
     open_envelope,
 )
 from worker.contract.queue.fair import FairQueue
 from worker.contract.queue.prefixed_channel import PrefixedChannel
-from worker.contract.stores.dead_letters import DeadLetters
+from worker.contract.stores.dead_letters import NEWER_VERSION, UNREADABLE, DeadLetters, Unread
 
 log = logging.getLogger(__name__)
 
@@ -54,13 +55,14 @@ _MOVED: Final = "another server is the master now"
 class Channel(PrefixedChannel):
     """Takes messages from our queue so that each is in one place at any moment.
 
-    `on_unreadable` is called with the id of a message that cannot be processed, if it has one, and
-    the reason; the message is a dead letter by then.
+    `on_unreadable` is called with the id of a message that cannot be processed, if it has one, the
+    reason, and the number of images if that is known; the message is a dead letter by then.
     """
 
     QoS = Leases
 
-    on_unreadable: Callable[[str, str], None] | None = None
+    on_unreadable: Callable[[str, str, int], None] | None = None
+    _has_seen_newer = False
     _shared_client: Any = None
     _moves = False
     _sent = ""
@@ -194,13 +196,17 @@ class Channel(PrefixedChannel):
                 self._flush_brpop_reauth()
 
     def _hand_over(self, raw: bytes) -> None:
-        """Give a message on the processing list to its consumer, or make it a dead letter."""
+        """Give a message on the processing list to its consumer, or put it where it may wait."""
         try:
             message = open_envelope(raw)
+        except NewerMessageError as e:
+            if not self._has_seen_newer:
+                log.warning("message.newer: %s: it waits for later workers", e)
+            self._has_seen_newer = True
+            self.qos.leave_to_newer(raw)
+            return
         except EnvelopeError as e:
-            self._dead_letter(raw, str(e))
-            if e.task_id is not None and self.on_unreadable is not None:
-                self.on_unreadable(e.task_id, str(e))
+            self.dead_letter(raw, e, self.keys.processing)
             return
         info = message["properties"]["delivery_info"]
         # Where it is put back to, whatever its sender calls that.
@@ -247,11 +253,15 @@ class Channel(PrefixedChannel):
             return None
         return bool(self._deliver_fanout_message(message, exchange))
 
-    def _dead_letter(self, raw: bytes, reason: str) -> None:
-        log.error("message.unreadable: %d bytes, %s", len(raw), reason)
+    def dead_letter(self, raw: bytes, error: EnvelopeError, source: str) -> None:
+        """Move a message that cannot be processed from a list to the dead letters."""
+        log.error("message.unreadable: %d bytes, %s", len(raw), error)
+        unread = Unread(raw, error.task_id or "", error.images, source)
+        code = NEWER_VERSION if isinstance(error, NewerMessageError) else UNREADABLE
         with self.conn_or_acquire() as client:
-            DeadLetters(client, self.keys).add_unreadable(raw, reason)
-            client.lrem(self.keys.processing, 1, raw)
+            DeadLetters(client, self.keys).add_unread(unread, code, str(error))
+        if error.task_id is not None and self.on_unreadable is not None:
+            self.on_unreadable(error.task_id, str(error), error.images)
 
 
 class Transport(ConnectingTransport):

@@ -72,6 +72,11 @@ def passes(error: BaseException) -> bool:
     return isinstance(error, redis.ResponseError) and code_of(error) in PASSING_CODES
 
 
+def without_command(error: redis.ResponseError) -> redis.ResponseError:
+    """Return the same error, without the command that redis-py repeats in its text."""
+    return type(error)(_IN_PIPELINE.sub("", str(error)))
+
+
 def reason_of(error: BaseException) -> str:
     """Return what went wrong, on one line, with the code that Redis gave it."""
     return str(reason_message(error))

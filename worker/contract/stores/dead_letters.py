@@ -9,38 +9,47 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 import msgspec
 
 from worker.contract.codec import decode, encode
 from worker.contract.keys import DEFAULT_KEYS, Keys
-from worker.contract.messages import Chunk, MessageError
+from worker.contract.messages import Chunk, MessageError, split_task_id
 
 if TYPE_CHECKING:
     import redis
 
 MAX_LETTERS: Final = 10_000
-# How much of an unreadable message is kept.
+# A message of ours that cannot be read here is kept whole up to so many bytes: twice the size of
+# 1,024 images with paths of 400 characters. Of others, and of longer ones, the beginning is kept.
+MAX_WHOLE_BYTES: Final = 1024 * 1024
 MAX_RAW_BYTES: Final = 4096
 MAX_REASON_CHARS: Final = 1024
 # Codes of letters; those of images are in `worker.errors`.
 UNREADABLE: Final = "unreadable_message"
 UNREADABLE_LETTER: Final = "unreadable_letter"
+NEWER_VERSION: Final = "newer_version"
 FOREIGN_ID: Final = "foreign_id"
 
-# KEYS: the letters. ARGV: field, letter, most letters. A full list takes no more.
+# KEYS: the letters, and the list that the message is on, if it is on one. ARGV: field, letter, most
+# letters, the message. A full list takes no more; what has left its list is somebody else's by now.
 _ADD: Final = """
+if KEYS[2] and redis.call('LREM', KEYS[2], 1, ARGV[4]) == 0 then return 0 end
 if redis.call('HLEN', KEYS[1]) >= tonumber(ARGV[3]) then return 0 end
 return redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
 """
+
+Form = Literal["", "message", "chunk"]
 
 
 class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     """An image, a chunk or a message that is not tried again, when, and why.
 
     `chunk` is what to send again: the one image, or all images of the chunk. Without it the message
-    could not be read, and `raw` is its beginning.
+    could not be read, and `raw` is what it holds. With a `form` that is all of it, so it can be
+    sent again as it was, under its `task_id`: the whole message, or the chunk alone. Without one it
+    is the beginning. `images` is how many it holds, 0 if that is not known.
     """
 
     id: str
@@ -49,6 +58,37 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     at_s: float
     chunk: Chunk | None = None
     raw: str = ""
+    form: Form = ""
+    task_id: str = ""
+    images: int = 0
+
+    @property
+    def can_be_sent(self) -> bool:
+        """Whether all is there that it takes to send it again."""
+        return self.chunk is not None or bool(self.form)
+
+
+class Unread(NamedTuple):
+    """A message, or a chunk, that could not be read, with what is known of it.
+
+    `source` is the list in Redis that it lies on, if it is a message.
+    """
+
+    body: bytes
+    task_id: str = ""
+    images: int = 0
+    source: str = ""
+
+    @property
+    def form(self) -> Form:
+        """What is kept: one that is not a chunk's, or is too long, cannot be sent again."""
+        if len(self.body) > MAX_WHOLE_BYTES or split_task_id(self.task_id) is None:
+            return ""
+        try:
+            self.body.decode()
+        except UnicodeDecodeError:
+            return ""
+        return "message" if self.source else "chunk"
 
 
 class DeadLetters:
@@ -80,8 +120,22 @@ class DeadLetters:
 
     def add_unreadable(self, raw: bytes, reason: str) -> None:
         """Add a message of which nothing but its bytes is known."""
-        shown = raw[:MAX_RAW_BYTES].decode("utf-8", "replace")
-        self._add(_message_id(raw), UNREADABLE, reason, raw=shown)
+        self.add_unread(Unread(raw), UNREADABLE, reason)
+
+    def add_unread(self, unread: Unread, code: str, reason: str) -> None:
+        """Move a message that could not be read from its list here, in one step."""
+        body, form = unread.body, unread.form
+        letter = DeadLetter(
+            id=_message_id(body),
+            code=code,
+            reason=reason[:MAX_REASON_CHARS],
+            at_s=self._clock(),
+            raw=(body if form else body[:MAX_RAW_BYTES]).decode("utf-8", "replace"),
+            form=form,
+            task_id=unread.task_id if form else "",
+            images=unread.images,
+        )
+        self._store(letter, unread)
 
     def list(self) -> list[DeadLetter]:
         """Return all, the oldest first."""
@@ -102,7 +156,13 @@ class DeadLetters:
     def _add(self, name: str, code: str, reason: str, **more: Any) -> None:
         reason = reason[:MAX_REASON_CHARS]
         letter = DeadLetter(id=name, code=code, reason=reason, at_s=self._clock(), **more)
-        self._client.eval(_ADD, 1, self._keys.dead, name, encode(letter), MAX_LETTERS)
+        self._store(letter)
+
+    def _store(self, letter: DeadLetter, unread: Unread | None = None) -> None:
+        source = [unread.source] if unread and unread.source else []
+        message = [unread.body] if unread and unread.source else []
+        keys, body = [self._keys.dead, *source], encode(letter)
+        self._client.eval(_ADD, len(keys), *keys, letter.id, body, MAX_LETTERS, *message)
 
     def _letter(self, name: str, body: bytes) -> DeadLetter:
         try:

@@ -2,156 +2,70 @@
 
 from __future__ import annotations
 
-import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
 from worker.contract import legacy
-from worker.contract.codec import decode
-from worker.contract.i18n import TranslatedError
 from worker.contract.i18n import gettext_noop as N_
 from worker.contract.keys import DEFAULT_KEYS, Keys
-from worker.contract.messages import (
-    MAX_PATH_CHARS,
-    ChunkResult,
-    Failure,
-    MessageError,
-    Priority,
-    Record,
-    task_id,
-)
+from worker.contract.messages import ChunkResult, Priority, task_id, waiting_s
 from worker.contract.redis.replicas import await_replicas
+from worker.contract.stores.job_records import (
+    CODE_FIELD,
+    LOST,
+    LOST_ERROR,
+    LOST_REASON,
+    MESSAGE_LOST,
+    PATHS,
+    Job,
+    JobState,
+    LostChunk,
+    NoSuchJobError,
+    failed_body,
+    job_of,
+    new_job_id,
+    outcome,
+    paths_in,
+)
+from worker.contract.stores.job_scripts import FINISH_CHUNK, LOSE, MOVE, REOPEN, SET_SENT, TOUCH
 
 if TYPE_CHECKING:
     import redis
 
+__all__ = [
+    "LOST",
+    "MESSAGE_LOST",
+    "PATHS",
+    "Job",
+    "JobState",
+    "JobStore",
+    "LostChunk",
+    "NoSuchJobError",
+    "new_job_id",
+    "paths_in",
+]
+
 Names = list[str]
-JobState = Literal["submitting", "submitted", "interrupted", "cancelled"]
 
 MAX_ABOUT_CHARS: Final = 300
-_CODE: Final = "failed:"
-# Of images that no worker has answered for.
-LOST: Final = "lost"
-# In the result of a chunk that failed as a whole: the paths of its images.
-PATHS: Final = "paths"
 _ID: Final = b"id"
 _CREATE_TIMEOUT_S: Final = 10.0
-
-# A redelivered chunk finds its bit set: its first result stays, and nothing is counted. The result
-# is published too, as Celery's backend does: applications that wait by `AsyncResult` are notified.
-# What is known of attempts is deleted.
-# KEYS: job, its bits, result, the chunk's attempts. ARGV: seq, images, failed, ttl_s, the result's
-# body or "", and fields of the job with how many to add to each.
-_FINISH_CHUNK: Final = """
-local again = redis.call('GETBIT', KEYS[2], ARGV[1]) == 1
-redis.call('UNLINK', KEYS[4])
-if ARGV[5] ~= '' and not again then
-  redis.call('SETEX', KEYS[3], ARGV[4], ARGV[5])
-  redis.call('PUBLISH', KEYS[3], ARGV[5])
-end
-if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
-redis.call('EXPIRE', KEYS[1], ARGV[4])
-if again then return 0 end
-redis.call('SETBIT', KEYS[2], ARGV[1], 1)
-redis.call('EXPIRE', KEYS[2], ARGV[4])
-redis.call('HINCRBY', KEYS[1], 'done', ARGV[2])
-redis.call('HINCRBY', KEYS[1], 'failed', ARGV[3])
-for n = 6, #ARGV, 2 do redis.call('HINCRBY', KEYS[1], ARGV[n], ARGV[n + 1]) end
-return 1
-"""
-
-
-# A job that is cancelled or finished stays so; it may finish between a look and a change.
-# KEYS: job. ARGV: state. Return whether there is such a job, and whether it moved.
-_MOVE: Final = """
-local found = redis.call('HMGET', KEYS[1], 'state', 'done', 'images')
-local state = found[1]
-if not state then return {0, 0} end
-local finished = state ~= 'submitting' and tonumber(found[2] or 0) >= tonumber(found[3] or 0)
-if finished or state == 'cancelled' or state == ARGV[1] then return {1, 0} end
-redis.call('HSET', KEYS[1], 'state', ARGV[1])
-return {1, 1}
-"""
-
-
-# KEYS: job. ARGV: images, chunks, ttl_s. Return whether there is such a job: one that a Redis has
-# lost must not come back as half a record.
-_SET_SENT: Final = """
-if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
-redis.call('HSET', KEYS[1], 'images', ARGV[1], 'chunks', ARGV[2])
-redis.call('EXPIRE', KEYS[1], ARGV[3])
-return 1
-"""
-
-
-class NoSuchJobError(TranslatedError, LookupError):
-    """There is no job with this id, or it has expired."""
-
-
-class Job(msgspec.Struct, frozen=True, kw_only=True):
-    """A job's record. `images` and `chunks` count what was sent, `done` what has results.
-
-    `failed` is part of `done`, and `codes` says why. Times are seconds since the epoch. `about` is
-    what was asked for, for a person, and `labels` how many; 0 is the model's own.
-    """
-
-    id: str
-    created_at_s: float
-    state: JobState = "submitting"
-    images: int = 0
-    chunks: int = 0
-    done: int = 0
-    failed: int = 0
-    codes: Mapping[str, int] = {}
-    about: str = ""
-    labels: int = 0
-    priority: Priority = "normal"
-
-    @property
-    def finished(self) -> bool:
-        """Whether every image sent has its result and no more will be sent."""
-        return self.state != "submitting" and self.done >= self.images
-
-    @property
-    def status(self) -> str:
-        """Where the job stands, in a word: its state, or `finished`."""
-        if self.state in {"cancelled", "interrupted"}:
-            return self.state
-        return "finished" if self.finished else self.state
-
-    @property
-    def outstanding(self) -> int:
-        """Images sent that have no result yet."""
-        return max(0, self.images - self.done)
-
-
-class LostChunk(msgspec.Struct, frozen=True):
-    """A chunk that failed as a whole: it has no results, only the reason.
-
-    `paths` are those of its images, as far as they are known.
-    """
-
-    seq: int
-    reason: str
-    paths: tuple[str, ...] = ()
-
-    def records(self) -> list[Record]:
-        """Return a failed record of each image that is known."""
-        failure = Failure(LOST, "job", f"there is no result of its chunk: {self.reason}")
-        return [Record.untouched(path, failure) for path in self.paths]
-
-
-def new_job_id(now_s: float | None = None) -> str:
-    """Return a fresh id that sorts by time, such as `20261123-181502-5f3a9c`."""
-    stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime(time.time() if now_s is None else now_s))
-    return f"{stamp}-{secrets.token_hex(3)}"
+# Jobs about which something is remembered here.
+_MOST_JOBS: Final = 1024
+# So many keys are named in one round trip.
+_KEYS_AT_ONCE: Final = 1000
 
 
 class JobStore:
-    """Job records and results in Redis; `results` is the result backend's if it is set apart."""
+    """Job records and results in Redis; `results` is the result backend's if it is set apart.
+
+    A job that is finished is kept for `ttl_s` seconds after its last result or the last time that
+    it was read, and so are its results. While something of it is not done, both are kept for as
+    long as anything may wait (`waiting_s`).
+    """
 
     def __init__(
         self,
@@ -163,17 +77,21 @@ class JobStore:
         clock: Callable[[], float] = time.time,
         replicas: int = 0,
     ) -> None:
-        self._keys = keys
+        self.keys = self._keys = keys
         self._client: Any = client
         self._results: Any = results or client
         self._ttl_s = ttl_s
+        self._lives_s = (ttl_s, waiting_s(ttl_s))
         self._clock = clock
-        # The last job whose results were fetched, and whether a version before the prefix made it.
-        self._asked_about = ("", False)
+        # Jobs whose results were fetched, and whether a version before the prefix created them.
+        self._legacy_jobs: dict[str, bool] = {}
         self._replicas = replicas
-        self._finish: Any = client.register_script(_FINISH_CHUNK)
-        self._move: Any = client.register_script(_MOVE)
-        self._set_sent: Any = client.register_script(_SET_SENT)
+        self._finish: Any = client.register_script(FINISH_CHUNK)
+        self._move: Any = client.register_script(MOVE)
+        self._set_sent: Any = client.register_script(SET_SENT)
+        self._touch: Any = client.register_script(TOUCH)
+        self._lose: Any = client.register_script(LOSE)
+        self._reopen: Any = client.register_script(REOPEN)
 
     def create(self, about: str = "", labels: int = 0, priority: Priority = "normal") -> Job:
         """Record a new job and return it. `about` is text for a person: no bytes of names."""
@@ -185,16 +103,17 @@ class JobStore:
             about=about,
             labels=labels,
             priority=priority,
+            prefix=self._keys.prefix,
         )
         with self._client.pipeline() as pipe:
             fields = msgspec.to_builtins(job)
-            del fields["codes"]
-            fields[legacy.JOB_FIELD] = self._keys.prefix
+            del fields["codes"], fields["published"]
+            kept_s, waiting_s = self._lives_s
             key = self._keys.job(job.id)
             pipe.hset(key, mapping={name: str(value) for name, value in fields.items()})
-            pipe.expire(key, self._ttl_s)
+            pipe.expire(key, waiting_s)
             pipe.zadd(self._keys.jobs, {job.id: job.created_at_s})
-            pipe.zremrangebyscore(self._keys.jobs, 0, self._clock() - self._ttl_s * 30)
+            pipe.zremrangebyscore(self._keys.jobs, 0, self._clock() - max(kept_s * 30, waiting_s))
             pipe.execute()
         self.confirm_sent(_CREATE_TIMEOUT_S)
         return job
@@ -209,7 +128,7 @@ class JobStore:
         # A failover may lose the record, and its totals are written again afterwards.
         if _ID not in found:
             raise self._unknown(job_id)
-        return _job(found)
+        return job_of(found)
 
     def list(self) -> list[Job]:
         """Return all jobs that are remembered, the newest first."""
@@ -217,18 +136,34 @@ class JobStore:
         with self._client.pipeline(transaction=False) as pipe:
             for job_id in ids:
                 pipe.hgetall(self._keys.job(job_id))
-            return [_job(found) for found in pipe.execute() if _ID in found]
+            return [job_of(found) for found in pipe.execute() if _ID in found]
 
-    def set_sent(self, job_id: str, *, images: int, chunks: int) -> None:
+    def set_sent(
+        self,
+        job_id: str,
+        *,
+        images: int,
+        chunks: int,
+        published: int | None = None,
+        blobs: int = 0,
+    ) -> None:
         """Note how many images and chunks are sent, with those that are about to be.
 
-        Totals, not increments: where a connection breaks, the same call may be made twice.
+        Totals, not increments: where a connection breaks, the same call may be made twice. So many
+        chunks were `published` before; the largest that has blobs has so many.
 
         Raises:
             NoSuchJobError: there is none.
         """
-        key = self._keys.job(job_id)
-        if not self._set_sent(keys=[key], args=[images, chunks, self._ttl_s]):
+        totals = {
+            "images": images,
+            "chunks": chunks,
+            "published": published,
+            "blobs": blobs or None,
+        }
+        fields = [one for pair in totals.items() if pair[1] is not None for one in pair]
+        keys = [self._keys.job(job_id), self._keys.done(job_id)]
+        if not self._set_sent(keys=keys, args=[self._lives_s[1], *fields]):
             raise self._unknown(job_id)
 
     def confirm_sent(self, timeout_s: float) -> None:
@@ -239,16 +174,28 @@ class JobStore:
         """
         await_replicas(self._client, self._keys, self._replicas, timeout_s)
 
+    def set_published(self, job_id: str, chunks: int) -> None:
+        """Note that so many chunks are in the queue, and none is on its way."""
+        self._client.hset(self._keys.job(job_id), "published", chunks)
+
     def set_state(self, job_id: str, state: JobState) -> bool:
         """Move the job on; return whether it moved. One that is cancelled or finished stays so.
 
         Raises:
             NoSuchJobError: there is none.
         """
-        there, moved = self._move(keys=[self._keys.job(job_id)], args=[state])
+        keys = [self._keys.job(job_id), self._keys.done(job_id), self._keys.attempts(job_id)]
+        there, moved, chunks = self._move(keys=keys, args=[state, *self._lives_s])
         if not there:
             raise self._unknown(job_id)
+        self._keep_results(job_id, range(chunks), self._ttl_s)
         return bool(moved)
+
+    def touch(self, job_id: str) -> int:
+        """Keep a job from now on, as it is read; return for how many seconds."""
+        return int(
+            self._touch(keys=[self._keys.job(job_id), self._keys.done(job_id)], args=self._lives_s)
+        )
 
     def _unknown(self, job_id: str) -> NoSuchJobError:
         kept_h = self._ttl_s // 3600
@@ -282,8 +229,51 @@ class JobStore:
         names = self._keys
         result = key or names.result(name)
         keys = [names.job(job_id), names.done(job_id), result, names.attempts(name)]
-        added = [part for code, n in (codes or {}).items() for part in (_CODE + code, n)]
-        return bool(self._finish(keys=keys, args=[seq, images, failed, self._ttl_s, body, *added]))
+        added = [part for code, n in (codes or {}).items() for part in (CODE_FIELD + code, n)]
+        args = [seq, images, failed, *self._lives_s, body, *added]
+        counted, known, chunks = self._finish(keys=keys, args=args)
+        if chunks > 1:
+            # The job is finished: so long its results are kept from now on.
+            self._keep_results(job_id, range(chunks), self._ttl_s)
+        elif known and not body:
+            self._results.expire(result, self._lives_s[not chunks])
+        return bool(counted)
+
+    def lose_chunks(self, job: Job, seqs: Sequence[int], *, images: int) -> bool:
+        """Count chunks whose messages are gone as failed, if nothing has come since `job` was read.
+
+        Each gets a result that says so. Return whether they were counted.
+        """
+        keys = [self._keys.job(job.id), self._keys.done(job.id), self._keys.attempts(job.id)]
+        args = [job.done, images, CODE_FIELD + MESSAGE_LOST, *self._lives_s, *seqs]
+        counted, chunks = self._lose(keys=keys, args=args)
+        if not counted:
+            return False
+        seconds = self._lives_s[not chunks]
+        for start in range(0, len(seqs), _KEYS_AT_ONCE):
+            with self._results.pipeline(transaction=False) as pipe:
+                for seq in seqs[start : start + _KEYS_AT_ONCE]:
+                    name = task_id(job.id, seq)
+                    body = failed_body(name, LOST_ERROR, LOST_REASON)
+                    # One that was revoked has a result of Celery's.
+                    pipe.set(self._keys.result(name), body, ex=seconds, nx=True)
+                pipe.execute()
+        self._keep_results(job.id, range(chunks), self._ttl_s)
+        return True
+
+    def unfinished_chunks(self, job_id: str, chunks: int) -> Sequence[int]:
+        """Return those of a job's first `chunks` chunks that have not been counted as done."""
+        bits: bytes = self._client.get(self._keys.done(job_id)) or b""
+        bits = bits.ljust((chunks + 7) // 8, b"\0")
+        return [seq for seq in range(chunks) if not bits[seq >> 3] >> (7 - seq % 8) & 1]
+
+    def reopen_chunk(self, job_id: str, seq: int, *, images: int) -> bool:
+        """Count a chunk that was `lost` as not done: it is sent again. Return whether it was."""
+        name = task_id(job_id, seq)
+        self._results.unlink(self._keys.result(name))
+        keys = [self._keys.job(job_id), self._keys.done(job_id), self._keys.attempts(name)]
+        args = [seq, images, CODE_FIELD + LOST, self._lives_s[1]]
+        return bool(self._reopen(keys=keys, args=args))
 
     def finished_chunks(self, job_id: str, seqs: Sequence[int]) -> set[int]:
         """Return those of `seqs` that have been counted as done."""
@@ -292,76 +282,57 @@ class JobStore:
                 pipe.getbit(self._keys.done(job_id), seq)
             return {seq for seq, bit in zip(seqs, pipe.execute(), strict=True) if bit}
 
-    def collect(self, job_id: str, seqs: Sequence[int]) -> Sequence[ChunkResult | LostChunk]:
+    def _keep_results(self, job_id: str, seqs: Sequence[int], seconds: int) -> None:
+        """Let results expire in so many seconds: once for a job, not with each of its results."""
+        for start in range(0, len(seqs), _KEYS_AT_ONCE):
+            with self._results.pipeline(transaction=False) as pipe:
+                for key in self._result_keys(job_id, seqs[start : start + _KEYS_AT_ONCE]):
+                    pipe.expire(key, seconds)
+                pipe.execute()
+
+    def collect(
+        self, job_id: str, seqs: Sequence[int], *, keep_s: int = 0
+    ) -> Sequence[ChunkResult | LostChunk]:
         """Return what the result backend holds of these chunks, in one round trip.
 
-        Chunks that are not finished are left out. Keep windows to some hundreds of chunks.
+        Chunks that are not finished are left out. Keep windows to some hundreds of chunks. With
+        `keep_s`, those that are there are kept for so many seconds more.
         """
         if not seqs:
             return []
-        bodies = self._results.mget(self._result_keys(job_id, seqs))
+        bodies = self._results.mget(map(self._keys.result, _tasks(job_id, seqs)))
         if self._is_legacy(job_id):
-            older = self._results.mget([legacy.result(task_id(job_id, seq)) for seq in seqs])
+            older = self._results.mget(map(legacy.result, _tasks(job_id, seqs)))
             bodies = [body or old for body, old in zip(bodies, older, strict=True)]
-        return [_outcome(seq, body) for seq, body in zip(seqs, bodies, strict=True) if body]
+        found = [(seq, body) for seq, body in zip(seqs, bodies, strict=True) if body]
+        if keep_s:
+            self._keep_results(job_id, [seq for seq, _ in found], keep_s)
+        return [outcome(seq, body) for seq, body in found]
 
     def drop_results(self, job_id: str, seqs: Iterable[int]) -> None:
         """Free the results of chunks that are safe elsewhere."""
-        seqs = [*seqs]
-        keys = self._result_keys(job_id, seqs)
-        if keys and self._is_legacy(job_id):
-            keys += [legacy.result(task_id(job_id, seq)) for seq in seqs]
-        if keys:
+        if keys := self._result_keys(job_id, [*seqs]):
             self._results.unlink(*keys)
 
-    def _result_keys(self, job_id: str, seqs: Iterable[int]) -> Names:
-        return [self._keys.result(task_id(job_id, seq)) for seq in seqs]
+    def _result_keys(self, job_id: str, seqs: Sequence[int]) -> Names:
+        """Return where results are, or may be if a version before the prefix made the job."""
+        keys = [*map(self._keys.result, _tasks(job_id, seqs))]
+        if keys and self._is_legacy(job_id):
+            keys += map(legacy.result, _tasks(job_id, seqs))
+        return keys
 
     def _is_legacy(self, job_id: str) -> bool:
         """Whether a version before the prefix has created the job; its record is asked once."""
-        if job_id != self._asked_about[0]:
+        known = self._legacy_jobs.get(job_id)
+        if known is None:
+            if len(self._legacy_jobs) >= _MOST_JOBS:
+                self._legacy_jobs.clear()
             key = self._keys.job(job_id)
             created, prefix = self._client.hmget(key, "created_at_s", legacy.JOB_FIELD)
-            is_legacy = created is not None and prefix is None and legacy.is_served(self._keys)
-            self._asked_about = job_id, is_legacy
-        return self._asked_about[1]
+            known = created is not None and prefix is None and legacy.is_served(self._keys)
+            self._legacy_jobs[job_id] = known
+        return known
 
 
-def _outcome(seq: int, body: bytes) -> ChunkResult | LostChunk:
-    meta = decode(body)
-    result = meta.get("result")
-    if meta.get("status") != "SUCCESS":
-        reason = f"{meta.get('status')}: {_message(result)}"
-        return LostChunk(seq, reason, _paths(meta.get(PATHS)))
-    try:
-        return ChunkResult.from_wire(result)
-    except MessageError as e:
-        return LostChunk(seq, str(e), paths_in(result))
-
-
-def paths_in(wire: object) -> tuple[str, ...]:
-    """Return the paths of the images in what should be a chunk or its result, but is none."""
-    images = wire.get("images") if isinstance(wire, dict) else None
-    listed = images if isinstance(images, list | tuple) else ()
-    return _paths([one.get("path") if isinstance(one, dict) else None for one in listed])
-
-
-def _paths(found: object) -> tuple[str, ...]:
-    paths = found if isinstance(found, list) else []
-    return tuple(one for one in paths if isinstance(one, str) and 0 < len(one) <= MAX_PATH_CHARS)
-
-
-def _message(error: Any) -> str:
-    """Return the type and the message of an exception as Celery stores it."""
-    if isinstance(error, dict):
-        return f"{error.get('exc_type')}: {error.get('exc_message')}"
-    return str(error)
-
-
-def _job(found: dict[bytes, bytes]) -> Job:
-    # Fields of a newer version are passed over.
-    fields: dict[str, Any] = {
-        key.decode(errors="replace"): value.decode(errors="replace") for key, value in found.items()
-    }
-    codes = {name.removeprefix(_CODE): n for name, n in fields.items() if name.startswith(_CODE)}
-    return msgspec.convert(fields | {"codes": codes}, Job, strict=False)
+def _tasks(job_id: str, seqs: Iterable[int]) -> Names:
+    return [task_id(job_id, seq) for seq in seqs]
