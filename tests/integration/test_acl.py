@@ -8,6 +8,8 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+from urllib.request import urlopen
 
 import pytest
 import redis
@@ -47,10 +49,14 @@ CASES = [
 ]
 
 
+def set_user(client: Any, name: str, words: list[str]) -> None:
+    client.execute_command("ACL", "SETUSER", name, "reset", "on", ">pw", *words)
+
+
 @pytest.fixture
 def urls(server: EmbeddedRedis, client: redis.Redis) -> Iterator[dict[str, str]]:
     for name, words in RIGHTS.items():
-        client.execute_command("ACL", "SETUSER", name, "reset", "on", ">pw", *words)
+        set_user(client, name, words)
     place = server.url.partition("@")[2]
     yield {name: f"redis://{name}:pw@{place}" for name in RIGHTS}
     for name in RIGHTS:
@@ -89,14 +95,12 @@ def test_whole_jobs_are_done_with_exactly_these_rights(
     finally:
         stop_child(exporter, PATIENCE_S)
     assert worker.stop() == 0
-    log: list[dict[str, str]] = client.execute_command("ACL", "LOG")
+    log: Any = client.acl_log()
     denied = [one for one in log if one["username"] in RIGHTS and not _is_expected(one["object"])]
     assert denied == []
 
 
 def _has_metrics(port: int) -> bool:
-    from urllib.request import urlopen  # noqa: PLC0415 - for this alone
-
     try:
         with urlopen(f"http://127.0.0.1:{port}/metrics", timeout=PATIENCE_S) as answer:
             return b"wanwu_redis_up 1.0" in answer.read()
@@ -110,12 +114,12 @@ def _is_expected(what: str) -> bool:
     return what in old_names or what.startswith(("config", "client"))
 
 
-@pytest.mark.parametrize(("name", "word"), CASES, ids=" ".join)
+@pytest.mark.parametrize(("name", "word"), CASES, ids=[" ".join(case) for case in CASES])
 def test_without_one_of_them_a_sentence_names_it(
     urls: dict[str, str], client: redis.Redis, name: str, word: str
 ) -> None:
     fewer = [one for one in RIGHTS[name] if one != word]
-    client.execute_command("ACL", "SETUSER", name, "reset", "on", ">pw", *fewer)
+    set_user(client, name, fewer)
     keys = Keys(PREFIX)
     commands = {
         "worker": (*worker_commands(keys), *worker_result_commands(keys)),

@@ -196,13 +196,17 @@ def _refusals(
     client: redis.Redis, commands: Iterable[Command]
 ) -> list[tuple[Command, redis.ResponseError]]:
     """Return the commands that the server does not queue, each with what it says."""
-    queued: list[Command] = [("MULTI",), *commands]
+    begin: Command = ("MULTI",)
+    queued = list(commands)
     pool: Any = client.connection_pool
     connection = pool.get_connection()
     try:
+        connection.send_packed_command(connection.pack_commands([begin]))
+        if (refused := _answer(connection)) is not None:
+            # Without it, all that follows would be done.
+            return [(begin, refused)]
         connection.send_packed_command(connection.pack_commands([*queued, ("DISCARD",)]))
         answers = [_answer(connection) for _ in queued]
-        # An error, if MULTI was one.
         _answer(connection)
     except BaseException:
         connection.disconnect()
