@@ -457,12 +457,13 @@ def test_what_is_no_path_in_an_iterator_ends_the_job(queue: str, worker: None, i
         list(client.tag(iter([image])))
 
 
-def test_a_client_is_entered_once(server: EmbeddedRedis) -> None:
-    client = Client(server.url)
-    with client, pytest.raises(UsageError, match="open already"), client:
+def test_a_client_is_entered_once(server: EmbeddedRedis, client: redis.Redis) -> None:
+    del client  # It begins with an empty database.
+    ours = Client(server.url)
+    with ours, pytest.raises(UsageError, match="open already"), ours:
         pass
-    with client:
-        client.status()
+    with ours:
+        ours.status()
 
 
 def test_a_misspelt_argument_is_an_error_as_everywhere_in_python(

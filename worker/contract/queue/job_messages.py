@@ -159,7 +159,7 @@ class LossCheck:
         if job.blobs:
             blob = self._jobs.keys.blob
             names = (blob(job.id, seq, index) for seq in missing for index in range(job.blobs))
-            BlobStore(self._client, 1).drop(names)
+            BlobStore(self._client, 1, self._jobs.keys).drop(names)
         return lost
 
 
