@@ -187,14 +187,18 @@ def fail(service: Service, kind: str, middle: threading.Event) -> None:
 def measure(
     service: Service, staff: Supervisor, images: list[Path], kind: str, replicas: int
 ) -> dict[str, Any]:
-    """Run one job over one failover, and return what was seen."""
+    """Run one job over one failover, and return what was seen.
+
+    The job has a thread of its own, and servers have not: they end with the thread that starts
+    them.
+    """
     ended, middle, began_s = len(staff.ended), threading.Event(), time.monotonic()
     with tempfile.TemporaryDirectory(prefix="wanwu-failover-") as name:
         job = Job(service.url, Path(name), images, replicas)
         with Probe(service.url, replicas) as probe, ThreadPoolExecutor() as pool:
-            failing = pool.submit(fail, service, kind, middle)
-            job.run(middle, staff)
-            failing.result()
+            running = pool.submit(job.run, middle, staff)
+            fail(service, kind, middle)
+            running.result()
         problems = job.problems()
         problems += [f"a worker ended with {code}" for code in staff.ended[ended:]]
         problems += [f"the producer ended with {job.codes[-1]}"] * bool(job.codes[-1])

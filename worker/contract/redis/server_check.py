@@ -29,6 +29,7 @@ def producer_commands(keys: Keys) -> tuple[Command, ...]:
     """Return what a producer does where the queue is."""
     queue, probe, binding = keys.queue, keys.probe, f"{keys.prefix}_kombu.binding.probe"
     return (
+        ("PING",),
         ("LPUSH", queue, "x"),
         ("RPUSH", queue, "x"),
         ("LINDEX", queue, -1),
@@ -83,6 +84,7 @@ def worker_commands(keys: Keys) -> tuple[Command, ...]:
         ("SADD", f"{keys.prefix}_kombu.binding.probe", "x"),
         ("MGET", probe),
         ("PUBLISH", f"{keys.prefix}/0.celeryev/worker.heartbeat", "x"),
+        ("PSUBSCRIBE", f"{keys.prefix}/0.celery.pidbox"),
     )
 
 
@@ -199,13 +201,17 @@ def _refusals(
     client: redis.Redis, commands: Iterable[Command]
 ) -> list[tuple[Command, redis.ResponseError]]:
     """Return the commands that the server does not queue, each with what it says."""
-    queued: list[Command] = [("MULTI",), *commands]
+    begin: Command = ("MULTI",)
+    queued = list(commands)
     pool: Any = client.connection_pool
     connection = pool.get_connection()
     try:
+        connection.send_packed_command(connection.pack_commands([begin]))
+        if (refused := _answer(connection)) is not None:
+            # Without it, all that follows would be done.
+            return [(begin, refused)]
         connection.send_packed_command(connection.pack_commands([*queued, ("DISCARD",)]))
         answers = [_answer(connection) for _ in queued]
-        # An error, if MULTI was one.
         _answer(connection)
     except BaseException:
         connection.disconnect()
