@@ -7,8 +7,9 @@ Three sentinels watch a master and its replicas. For each failover, three worker
 one `producer submit`; in the middle of it the master is killed and started again some seconds
 later, or, every second time, the sentinels are told to choose another one while it goes on. Two of
 four jobs send bytes: of those few are under way, so that the failover comes while chunks are sent;
-the others have sent all by then. The model is simulated. A job that stands still, because its messages were lost, is sent again with
-`--resume`. Each image must have exactly one record at the end, and no worker may have ended.
+the others have sent all by then. The model is simulated. A job that stands still or lacks images,
+because its messages were lost, is run again with `--resume --retry-failed`. Each image must have
+exactly one record at the end, and no worker may have ended.
 
 Meanwhile a client writes numbers, one after the other, as fast as they are answered. `lost_writes`
 are those that were answered and are not there afterwards, `loss_window_ms` is the time in which
@@ -122,7 +123,7 @@ class Job:
     def start(self) -> subprocess.Popen[bytes]:
         """Start the command, or start it again with --resume."""
         options = ["submit", "-", "--out", str(self.out), *self._options]
-        options += ["--resume"] * bool(self.codes)
+        options += ["--resume", "--retry-failed"] if self.codes else []
         with (self._directory / "producer.log").open("ab") as log:
             child = start_child(
                 [sys.executable, "-m", "producer.cli", *options],
