@@ -5,9 +5,11 @@
 
 Three sentinels watch a master and its replicas. For each failover, three workers tag the images of
 one `producer submit`; in the middle of it the master is killed and started again some seconds
-later, or, every second time, the sentinels are told to choose another one while it goes on. The
-model is simulated. A job that stands still, because its messages were lost, is sent again with
-`--resume`. Each image must have exactly one record at the end, and no worker may have ended.
+later, or, every second time, the sentinels are told to choose another one while it goes on. Two of
+four jobs send bytes: of those few are under way, so that the failover comes while chunks are sent;
+the others have sent all by then. The model is simulated. A job that stands still or lacks images,
+because its messages were lost, is run again with `--resume --retry-failed`. Each image must have
+exactly one record at the end, and no worker may have ended.
 
 Meanwhile a client writes numbers, one after the other, as fast as they are answered. `lost_writes`
 are those that were answered and are not there afterwards, `loss_window_ms` is the time in which
@@ -103,13 +105,16 @@ class Probe:
 class Job:
     """One `producer submit` that is run until all records are there."""
 
-    def __init__(self, url: str, directory: Path, images: list[Path], replicas: int) -> None:
+    def __init__(
+        self, url: str, directory: Path, images: list[Path], replicas: int, *, blobs: bool
+    ) -> None:
         self._environment = os.environ | {
             "WANWU_BROKER_URL": url,
             "WANWU_REDIS_WAIT_REPLICAS": str(replicas),
         }
         self._directory = directory
         self._images = images
+        self._options = ["--blobs"] * blobs
         self.out = directory / "out.jsonl"
         self.longest_still_s = 0.0
         self.codes: list[int] = []
@@ -117,7 +122,8 @@ class Job:
 
     def start(self) -> subprocess.Popen[bytes]:
         """Start the command, or start it again with --resume."""
-        options = ["submit", "-", "--out", str(self.out), *["--resume"] * bool(self.codes)]
+        options = ["submit", "-", "--out", str(self.out), *self._options]
+        options += ["--resume", "--retry-failed"] if self.codes else []
         with (self._directory / "producer.log").open("ab") as log:
             child = start_child(
                 [sys.executable, "-m", "producer.cli", *options],
@@ -185,16 +191,17 @@ def fail(service: Service, kind: str, middle: threading.Event) -> None:
 
 
 def measure(
-    service: Service, staff: Supervisor, images: list[Path], kind: str, replicas: int
+    service: Service, staff: Supervisor, images: list[Path], number: int, replicas: int
 ) -> dict[str, Any]:
     """Run one job over one failover, and return what was seen.
 
     The job has a thread of its own, and servers have not: they end with the thread that starts
     them.
     """
+    kind, blobs = KINDS[number % 2], bool(number // 2 % 2)
     ended, middle, began_s = len(staff.ended), threading.Event(), time.monotonic()
     with tempfile.TemporaryDirectory(prefix="wanwu-failover-") as name:
-        job = Job(service.url, Path(name), images, replicas)
+        job = Job(service.url, Path(name), images, replicas, blobs=blobs)
         with Probe(service.url, replicas) as probe, ThreadPoolExecutor() as pool:
             running = pool.submit(job.run, middle, staff)
             fail(service, kind, middle)
@@ -205,6 +212,7 @@ def measure(
     return {
         "kind": kind,
         "images": len(images),
+        "blobs": blobs,
         "resumed": len(job.codes) - 1,
         "s": round(time.monotonic() - began_s, 1),
         "longest_still_s": round(job.longest_still_s, 1),
@@ -240,7 +248,7 @@ def run(options: argparse.Namespace, directory: Path) -> list[dict[str, Any]]:
         stack.callback(staff.stop)
         await_workers(options.logs / "workers.log")
         for number in range(options.failovers):
-            seen = measure(service, staff, images, KINDS[number % 2], options.wait_replicas)
+            seen = measure(service, staff, images, number, options.wait_replicas)
             print(json.dumps(seen), flush=True)
             found.append(seen)
     return found

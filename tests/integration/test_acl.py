@@ -35,28 +35,28 @@ pytestmark = pytest.mark.integration
 
 PAGE = ROOT / "ops" / "docs" / "deployment.md"
 LINES = re.findall(r"^ACL SETUSER (\w+) on >PASSWORD (.+)$", PAGE.read_text("utf-8"), re.MULTILINE)
-RIGHTS = {name: words.split() for name, words in LINES}
+RIGHTS = {name: rules.split() for name, rules in LINES}
 PREFIX = "wanwu:"
 # What is seen of a server is no right to work: without it, an old one is found out later.
 OPTIONAL = {"+info"}
 # Each takes something away, or is implied by another one here.
 NO_RIGHTS = {"resetchannels", "-@dangerous"}
 CASES = [
-    (name, word)
-    for name, words in RIGHTS.items()
-    for word in words
-    if word not in OPTIONAL | NO_RIGHTS
+    (name, rule)
+    for name, rules in RIGHTS.items()
+    for rule in rules
+    if rule not in OPTIONAL | NO_RIGHTS
 ]
 
 
-def set_user(client: Any, name: str, words: list[str]) -> None:
-    client.execute_command("ACL", "SETUSER", name, "reset", "on", ">pw", *words)
+def set_user(client: Any, name: str, rules: list[str]) -> None:
+    client.execute_command("ACL", "SETUSER", name, "reset", "on", ">pw", *rules)
 
 
 @pytest.fixture
 def urls(server: EmbeddedRedis, client: redis.Redis) -> Iterator[dict[str, str]]:
-    for name, words in RIGHTS.items():
-        set_user(client, name, words)
+    for name, rules in RIGHTS.items():
+        set_user(client, name, rules)
     place = server.url.partition("@")[2]
     yield {name: f"redis://{name}:pw@{place}" for name in RIGHTS}
     for name in RIGHTS:
@@ -114,11 +114,11 @@ def _is_expected(what: str) -> bool:
     return what in old_names or what.startswith(("config", "client"))
 
 
-@pytest.mark.parametrize(("name", "word"), CASES, ids=[" ".join(case) for case in CASES])
+@pytest.mark.parametrize(("name", "rule"), CASES, ids=[" ".join(case) for case in CASES])
 def test_without_one_of_them_a_sentence_names_it(
-    urls: dict[str, str], client: redis.Redis, name: str, word: str
+    urls: dict[str, str], client: redis.Redis, name: str, rule: str
 ) -> None:
-    fewer = [one for one in RIGHTS[name] if one != word]
+    fewer = [one for one in RIGHTS[name] if one != rule]
     set_user(client, name, fewer)
     keys = Keys(PREFIX)
     commands = {
@@ -126,7 +126,7 @@ def test_without_one_of_them_a_sentence_names_it(
         "producer": (*producer_commands(keys), *result_commands(keys)),
     }
     checked = commands.get(name, commands["producer"])
-    if name == "monitor" and word in {"+@pubsub", "&wanwu:/0.celeryev/*"}:
+    if name == "monitor" and rule in {"+@pubsub", "&wanwu:/0.celeryev/*"}:
         pytest.skip("Flower listens to events; the exporter, which is checked, does not")
     with connect(urls[name]) as one, pytest.raises(ServerUnfitError, match="lacks rights: "):
         check_server(one, "here", checked)

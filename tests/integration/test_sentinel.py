@@ -56,13 +56,13 @@ def test_images_are_tagged_over_sentinels_and_no_password_is_told(
     done = run("producer", "submit", str(tmp_path / "photos"), "--out", str(out), **given(service))
     assert done.returncode == 0, done.stderr
     assert len(out.read_text(encoding="utf-8").splitlines()) == 12
-    told = [done.stderr]
+    seen = [done.stderr]
     for argv in (("status",), ("doctor", str(tmp_path / "photos"))):
         shown = run("producer", *argv, **given(service))
         assert shown.returncode == 0, shown.stdout + shown.stderr
-        told += [shown.stdout, shown.stderr]
+        seen += [shown.stdout, shown.stderr]
     assert worker.stop() == 0
-    for text in (*told, worker.text):
+    for text in (*seen, worker.text):
         assert PASSWORD not in text
         assert SENTINELS_OWN not in text
     assert f"?service={NAME}" in worker.text
@@ -85,9 +85,9 @@ def test_flower_listens_and_looks_over_sentinels(
         assert sum(one["images"] for one in flower.succeeded(2)) == 12
         pages = flower.get("/workers") + flower.get("/broker")
         assert worker.stop() == 0
-    told = (tmp_path / "flower.log").read_text(encoding="utf-8")
+    seen = (tmp_path / "flower.log").read_text(encoding="utf-8")
     for secret in (PASSWORD, SENTINELS_OWN):
-        assert secret not in told + pages
+        assert secret not in seen + pages
 
 
 @pytest.mark.parametrize(

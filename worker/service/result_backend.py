@@ -96,7 +96,7 @@ class ChunkResults(RedisBackend):
         self, task_id: str, result: Any, state: str, traceback: Any, request: Any, **options: Any
     ) -> None:
         is_chunk = state == SUCCESS and isinstance(result, dict) and "images" in result
-        apart = result_url_of(self.app) != broker_url_of(self.app)
+        apart = self._is_apart
         is_legacy = bool(getattr(request, legacy.MARK, False)) and legacy.is_served(self._keys)
         if apart or not is_chunk:
             # Those of old producers are read at the name that they had.
@@ -157,6 +157,11 @@ class ChunkResults(RedisBackend):
         ) | {"task_id": task_id}
         return encode(meta)
 
+    @cached_property
+    def _is_apart(self) -> bool:
+        """Whether results have a Redis of their own."""
+        return result_url_of(self.app) != broker_url_of(self.app)
+
     @property
     def _replicas(self) -> int:
         return int(self.app.conf.result_backend_transport_options.get(REPLICAS, 0))
@@ -175,7 +180,7 @@ class ChunkResults(RedisBackend):
     @cached_property
     def _jobs(self) -> JobStore:
         client = single_try_client(broker_url_of(self.app))
-        apart = result_url_of(self.app) != broker_url_of(self.app)
+        apart = self._is_apart
         results = self.client if apart else None
         return JobStore(client, int(self.expires), keys=self._keys, results=results)
 
