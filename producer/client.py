@@ -195,10 +195,11 @@ class Client:
             runner.send(found)
         return runner.job
 
-    def results(self, job: str, *, wait: bool = False) -> Iterator[Record]:
+    def results(self, job: str, *, wait: bool = False, drop: bool = False) -> Iterator[Record]:
         """Yield the records of a job that are there so far, or all that are kept once it is done.
 
-        Of jobs whose records were taken by `tag`, those of the last 10,000 images are kept.
+        Of jobs whose records were taken by `tag`, those of the last 10,000 images are kept. With
+        `drop`, results are deleted from Redis some time after their records were taken.
 
         Raises:
             NoSuchJobError: there is no such job, or no more.
@@ -206,7 +207,7 @@ class Client:
         if wait:
             self.wait(job)
         with raises_producer_errors():
-            for records in self._link.results(job):
+            for records in self._link.results(job, drops=drop):
                 yield from records
 
     def wait(self, job: str) -> None:

@@ -215,11 +215,11 @@ class LabelsMissingError(ImageError):
 class CancelledError(ImageError):
     """The job was cancelled before the image was looked at."""
 
-    code = "cancelled"
+    code = failures.CANCELLED
     stage = "job"
 
     def __init__(self, job: str) -> None:
-        super().__init__(f"job {job} was cancelled")
+        super().__init__(failures.cancelled(job).message)
 
 
 class PoisonError(ImageError):

@@ -12,7 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from producer.api.jobs import ClosedError, FullError
+from producer.api.jobs import ClosedError, FullError, RedisFullError
 from producer.api.schemas import Problem
 from worker.contract.labels import LabelsError
 from worker.contract.stores.jobs import NoSuchJobError
@@ -22,6 +22,8 @@ from worker.contract.urls import is_fetchable
 _FORM_BYTES: Final = 65_536
 UNPROCESSABLE: Final = 422
 _TOO_MANY: Final = 429
+# MemoryWatch is made more slowly than workers take images.
+_PAUSES_S: Final = {"redis_full": 5}
 _CLIENT: Final = (400, 401, 403, 404, 409, 411, 413, UNPROCESSABLE, _TOO_MANY)
 _SERVER: Final = (500, 503, 504)
 RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
@@ -32,6 +34,8 @@ _KINDS: Final[dict[type[Exception], tuple[int, str, str]]] = {
     LabelsError: (UNPROCESSABLE, "bad_labels", ""),
     ClosedError: (409, "closed", "the job takes no more images"),
     FullError: (_TOO_MANY, "full", "workers must make room first; try again"),
+    RedisFullError: (_TOO_MANY, "redis_full", ""),
+    redis.exceptions.OutOfMemoryError: (503, "redis_full", "Redis is full: try again"),
     redis.RedisError: (503, "no_queue", "the queue does not answer"),
 }
 
@@ -109,4 +113,5 @@ def _handler(
 
 def _answer(status: int, code: str, message: str) -> Response:
     body = Problem(code=code, message=message).model_dump()
-    return JSONResponse(body, status, {"Retry-After": "1"} if status == _TOO_MANY else None)
+    pause_s = _PAUSES_S.get(code, 1 if status == _TOO_MANY else 0)
+    return JSONResponse(body, status, {"Retry-After": str(pause_s)} if pause_s else None)

@@ -15,6 +15,7 @@ from producer.api.jobs import ApiJobs
 from producer.api.predict import labels_of, name_of
 from producer.api.schemas import JobState, NewJob
 from producer.backend.connection import Connection
+from producer.jobs.cancel import cancel as cancel_job
 from producer.jobs.chunks import Loaded
 from producer.jobs.options import JobOptions
 from worker.contract.codec import decode
@@ -83,8 +84,7 @@ def _add_looking(routes: APIRouter, connection: Connection, jobs: ApiJobs) -> No
 
         One that is finished stays so, as the answer tells.
         """
-        connection.jobs.set_state(job, "cancelled")
-        return _state(connection.jobs.get(job))
+        return _state(cancel_job(connection, job))
 
     @routes.get(
         "/{job}/results",

@@ -36,6 +36,10 @@ class FullError(RuntimeError):
     """So many images wait that no more bytes are taken."""
 
 
+class RedisFullError(RuntimeError):
+    """The memory of Redis is short: nothing more is taken."""
+
+
 class ClosedError(RuntimeError):
     """The job takes no more images."""
 
@@ -54,8 +58,13 @@ class ApiJobs:
         """Return a new job of these paths and URLs; with `more` it stays open for uploads.
 
         So many `labels` were given for it.
+
+        Raises:
+            RedisFullError: the memory of Redis is short.
         """
         connection = self._connection
+        if images:
+            self._check_memory()
         job = connection.jobs.create(
             about(images) if images else "uploads", labels, options.priority
         )
@@ -76,8 +85,10 @@ class ApiJobs:
             NoSuchJobError: there is no such job.
             ClosedError: it is closed, or cancelled.
             FullError: too many of it wait already.
+            RedisFullError: the memory of Redis is short.
         """
         connection = self._connection
+        self._check_memory()
         kept_at = connection.keys.options(job_id)
         with connection.client.lock(f"{kept_at}:lock", timeout=_LOCK_S):
             job = connection.jobs.get(job_id)
@@ -89,6 +100,12 @@ class ApiJobs:
             options = msgspec.json.decode(kept, type=JobOptions)
             self._send(job_id, options, images, UPLOAD_IMAGES, job)
             return connection.jobs.get(job_id)
+
+    def _check_memory(self) -> None:
+        memory = self._connection.memory
+        if memory.is_short:
+            msg = f"Redis is {memory.percent} % full: try again"
+            raise RedisFullError(msg)
 
     def close(self, job_id: str) -> Job:
         """Take no more images."""

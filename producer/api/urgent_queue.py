@@ -113,6 +113,8 @@ class UrgentQueue:
                 kwargsrepr="{}",
             )
         except OperationalError as e:
+            if isinstance(e.__cause__, redis.ResponseError):
+                raise e.__cause__ from e
             raise redis.ConnectionError(str(e)) from e
 
     def _run(self) -> None:

@@ -12,6 +12,7 @@ from celery import Celery
 
 from producer.arguments import argument
 from producer.backend.local_worker import LocalWorker, check_libraries
+from producer.backend.queue_problems import full_sentence, later_sentence, lost_sentence
 from producer.backend.workers import WorkerInfo, online
 from producer.errors import JobLostError
 from worker.contract.i18n import gettext as _
@@ -29,6 +30,7 @@ from worker.contract.redis.connections import (
     single_try_client,
     unreachable,
 )
+from worker.contract.redis.memory import MemoryWatch
 from worker.contract.redis.server_check import (
     check_server,
     producer_commands,
@@ -45,22 +47,6 @@ from worker.contract.stores.jobs import JobState, JobStore, NoSuchJobError
 # A worker deep in work may be slow to answer; submit still fails within five seconds.
 ONLINE_TIMEOUT_S: Final = 2.5
 LAST_WORD_TIMEOUT_S: Final = 2.0
-
-
-def later_sentence(messages: int) -> str:
-    """Return what a person should know of messages that the workers here cannot read."""
-    return _(
-        "{messages:,} messages are of a later version: they wait for workers that can read them"
-    ).format(messages=messages)
-
-
-def lost_sentence(job: str, images: int) -> str:
-    """Return what a person should know of images whose messages have vanished."""
-    return _(
-        "{images:,} images of job {job} are lost to the queue: their messages were purged, revoked "
-        "or deleted. They count as failed (message_lost); the same submit with --resume sends them "
-        "again"
-    ).format(images=images, job=job)
 
 
 class Connection:
@@ -88,6 +74,8 @@ class Connection:
         self.blobs = BlobStore(client, settings.result_ttl_s, keys)
         self.labels = LabelStore(client, keys, ttl_s=waiting_s(settings.result_ttl_s))
         self.dead = DeadLetters(client, keys)
+        is_apart = settings.results != settings.broker_url
+        self.memory = MemoryWatch(client, self._results) if is_apart else MemoryWatch(client)
 
     def close(self) -> None:
         """Close the connections to Redis."""
@@ -125,15 +113,20 @@ class Connection:
             self.jobs.get(job)
             if self.first_worker() is None:
                 return _("no worker is online; the work is kept in the queue")
-            if newer := newer_messages(self.client, self.keys):
-                return later_sentence(newer)
+            return self._queue_problem()
         except BrokerUnreachableError as e:
             return str(e)
         except redis.RedisError as e:
             return str(unreachable(self.settings.broker_url, e))
         except NoSuchJobError as e:
             raise job_lost(job) from e
-        return ""
+
+    def _queue_problem(self) -> str:
+        """Return what may keep workers from the messages though all are there; else nothing."""
+        if self.memory.is_short:
+            return full_sentence(self.memory.percent)
+        newer = newer_messages(self.client, self.keys)
+        return later_sentence(newer) if newer else ""
 
     def loss_check(self, job: str) -> LossCheck:
         """Return what finds out whether messages of a job have vanished."""

@@ -54,6 +54,7 @@ def status(job: str | None, broker: str | None, *, watch: bool, as_json: bool) -
 @output_options
 @overwrite_option
 @option("--wait", is_flag=True, help="Wait until the job is finished.")
+@option("--drop", is_flag=True, help="Delete results from Redis once they are written.")
 @broker_option
 @exits_with_code
 def results(
@@ -63,6 +64,7 @@ def results(
     broker: str | None,
     *,
     wait: bool,
+    drop: bool,
     overwrite: bool,
 ) -> int:
     """Write the records of a job that was sent with --no-wait: those available so far."""
@@ -79,13 +81,17 @@ def results(
         if wait:
             client.wait(job)
         with output.sink() as sink:
-            found = fetch(client.connection.jobs, job, sink)
+            jobs = client.connection.jobs
+            # What goes to a store is safe only when all is there.
+            found = fetch(jobs, job, sink, drops=drop and not (out and out.url))
             if out and overwrite and not found.images:
                 msg = _("job {job} has no results to write: {place} is unchanged").format(
                     job=job, place=out.url or out.file
                 )
                 raise NoResultsError(msg)
-    output.deliver()
+        output.deliver()
+        if drop:
+            jobs.drop_results(job, found.read)
     for remark in found.remarks():
         echo(remark)
     output.say_remarks()
@@ -146,20 +152,25 @@ def requeue(letters: tuple[str, ...], broker: str | None, *, everything: bool, d
 
 @verb("producer cancel 20261123-181502-5f3a9c")
 @job_argument()
+@option("--drop", is_flag=True, help="Delete the job's results, too, also of a finished job.")
 @broker_option
 @exits_with_code
-def cancel(job: str, broker: str | None) -> int:
+def cancel(job: str, broker: str | None, *, drop: bool) -> int:
     """Cancel a job: its images that wait in the queue fail with the code `cancelled`."""
     from producer.client import Client
 
     with Client(broker, on_note=echo) as client:
-        before = client.job(job).status
+        before = client.job(job)
         found = client.cancel(job)
+        if drop:
+            client.connection.jobs.drop_results(job, range(found.chunks))
     if found.status != "cancelled":
         message = _("{job} is finished: there is nothing to cancel")
-    elif before == "cancelled":
+    elif before.status == "cancelled":
         message = _("{job} was cancelled already")
     else:
         message = _("cancelled {job}: {images:,} images had not been tagged")
-    echo(message.format(job=job, images=found.outstanding))
+    echo(message.format(job=job, images=before.outstanding))
+    if drop:
+        echo(_("its results are deleted"))
     return OK

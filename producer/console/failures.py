@@ -49,6 +49,7 @@ ANSWERS: Final[Mapping[str, str]] = {
     "full": N_("workers must make room first; try again"),
     "no_answer": N_("no worker has answered in time"),
     "no_queue": N_("the queue does not answer"),
+    "redis_full": N_("Redis is full: try again"),
     "no_such_job": N_("there is no such job"),
     "too_many": N_("these are too many images at a time"),
     "unauthorized": N_("the API key is missing or wrong: set WANWU_API_KEY"),

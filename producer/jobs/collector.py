@@ -42,7 +42,8 @@ SYSTEM_CLOCK: Final = Clock()
 class Collector:
     """Collects a job's results while it is sent. `is_feeding` may raise what stops it.
 
-    `on_still` is called again and again while nothing comes, `on_stall` when it takes long.
+    `on_still` is called again and again while nothing comes, `on_stall` when it takes long. While
+    sending `is_held_up` because Redis is full, no results are kept there.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class Collector:
         *,
         on_still: Callable[[], None] = lambda: None,
         on_stall: Callable[[], None] = lambda: None,
+        is_held_up: Callable[[], bool] = lambda: False,
         retry_timeout_s: float = STALL_S,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
@@ -64,6 +66,7 @@ class Collector:
         self._is_feeding = is_feeding
         self._on_still = on_still
         self._on_stall = on_stall
+        self._is_held_up = is_held_up
         self._clock = clock
         self._kept: deque[tuple[int, int]] = deque()
         self._kept_images = 0
@@ -81,6 +84,7 @@ class Collector:
         for seqs in self._busy():
             finished = self._finished(seqs)
             if not finished:
+                self._settle(())
                 continue
             yield [record for outcome in finished for record in self._records(outcome)]
             self._settle(finished)
@@ -148,12 +152,13 @@ class Collector:
             images = len(outcome.images) if isinstance(outcome, ChunkResult) else 0
             self._kept.append((outcome.seq, images))
             self._kept_images += images
-        stale = []
-        while self._kept_images > KEPT_IMAGES:
+        stale: list[int] = []
+        while self._kept_images > (0 if self._is_held_up() else KEPT_IMAGES):
             seq, images = self._kept.popleft()
             self._kept_images -= images
             stale.append(seq)
-        self._ask(self._jobs.drop_results, stale)
+        if stale:
+            self._ask(self._jobs.drop_results, stale)
 
 
 def count_lost(records: Sequence[Record]) -> int:

@@ -53,6 +53,7 @@ class Feeder:
         self._max_file_bytes = max_file_bytes
         self._stores = stores
         self._window = window
+        self._publisher = Publisher(stores, self._count, retry_timeout_s=retry_timeout_s)
         self._thread = threading.Thread(target=self._run, name="feeder", daemon=True)
         self.images = 0
         self.sent_all = False
@@ -65,9 +66,15 @@ class Feeder:
     def stop(self) -> None:
         """Send no more; what is under way stays so."""
         self._window.close()
+        self._publisher.stop()
         # It sends the chunks at hand, so that none is counted but not sent; but it may wait for a
         # line on standard input that never comes.
         self._thread.join(STOP_TIMEOUT_S)
+
+    @property
+    def is_held_up(self) -> bool:
+        """Whether nothing is sent because the memory of Redis is short."""
+        return self._publisher.is_held_up
 
     def check(self) -> bool:
         """Return whether more may come.
@@ -92,7 +99,7 @@ class Feeder:
             self.error = e
 
     def _feed(self) -> None:
-        publisher = Publisher(self._stores, self._count, retry_timeout_s=self._retry_timeout_s)
+        publisher = self._publisher
         publisher.start()
         keys = self._stores.blobs.keys
         try:

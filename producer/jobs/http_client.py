@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from typing import Any, Final, Self
 from urllib.parse import quote
@@ -28,6 +28,8 @@ _CANCEL_TIMEOUT: Final = httpx.Timeout(5.0)
 _FULL: Final = 429
 _NOT_FOUND: Final = 404
 _FULL_PAUSE_S: Final = 0.3
+_REDIS_FULL: Final = "redis_full"
+_REDIS_FULL_PAUSE_S: Final = 5.0
 # How often a stream of records is opened again before the job fails.
 _RETRIES: Final = 4
 _ERRORS: Final = (httpx.HTTPError, httpx.InvalidURL)
@@ -77,8 +79,16 @@ class HttpClient:
         }
         return str(self._ask("POST", "/jobs", json=body)["id"])
 
-    def upload(self, job: str, images: Sequence[Loaded], stopping: threading.Event) -> bool:
+    def upload(
+        self,
+        job: str,
+        images: Sequence[Loaded],
+        stopping: threading.Event,
+        on_redis_full: Callable[[str], object] = lambda _: None,
+    ) -> bool:
         """Send images to an open job, as soon as the server takes them; False if it is to stop.
+
+        `on_redis_full` is called with what the server says while its Redis is full.
 
         Raises:
             ServerError: the server is gone, or refuses.
@@ -91,7 +101,12 @@ class HttpClient:
             if answer.status_code != _FULL:
                 _checked(answer)
                 return True
-            stopping.wait(_FULL_PAUSE_S)
+            problem = _problem(answer)
+            if problem.get("code") == _REDIS_FULL:
+                on_redis_full(sentence(_REDIS_FULL, str(problem.get("message"))))
+                stopping.wait(_REDIS_FULL_PAUSE_S)
+            else:
+                stopping.wait(_FULL_PAUSE_S)
         return False
 
     def close_job(self, job: str) -> None:
@@ -194,6 +209,14 @@ class _RecordStream:
         if answer.is_error:
             answer.read()
         return _checked(answer).iter_bytes()
+
+
+def _problem(answer: httpx.Response) -> dict[str, Any]:
+    """Return what a server says is wrong; nothing if it is another program's answer."""
+    try:
+        return msgspec.json.decode(answer.content, type=dict[str, Any])
+    except msgspec.MsgspecError:
+        return {}
 
 
 def _place(job: str) -> str:

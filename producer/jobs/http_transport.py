@@ -7,13 +7,14 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-from producer.backend.connection import lost_sentence
+from producer.backend.queue_problems import lost_sentence
 from producer.errors import NoWorkerError, ServerError
 from producer.jobs.chunks import Loaded, grouped, with_bytes
 from producer.jobs.http_client import HttpClient
 from producer.jobs.options import JobRequest, TagSource
 from producer.jobs.run import Echo, Total
 from producer.sources.scan import Image
+from worker.contract.failures import CANCELLED
 from worker.contract.i18n import gettext as _
 from worker.contract.messages import Failure, Record
 from worker.contract.stores.jobs import LOST, MESSAGE_LOST
@@ -21,9 +22,11 @@ from worker.contract.stores.jobs import LOST, MESSAGE_LOST
 UPLOAD_IMAGES: Final = 8
 UPLOAD_BYTES: Final = 16 * 1024 * 1024
 STOP_TIMEOUT_S: Final = 1.0
+# Of images that a server has no record of, in the order in which they are looked for.
 _SENTENCES: Final = {
-    LOST: "there is no result of its chunk",
     MESSAGE_LOST: "its message left the queue without a result (purged, revoked or deleted)",
+    CANCELLED: "the job was cancelled",
+    LOST: "there is no result of its chunk",
 }
 
 
@@ -45,6 +48,7 @@ class HttpTransport:
         self._error: BaseException | None = None
         self._job = ""
         self._echo: Echo = lambda _: None
+        self._is_full_said = False
         self._ended = False
         self.images = 0
         self.sent_all = False
@@ -111,7 +115,7 @@ class HttpTransport:
         try:
             for group in grouped(self._readable(images), lambda _: UPLOAD_IMAGES, UPLOAD_BYTES):
                 self._open.update(dict.fromkeys(loaded.ref.path for loaded in group))
-                if not self._http.upload(self._job, group, self._stopping):
+                if not self._http.upload(self._job, group, self._stopping, self._say_full):
                     return
             self.sent_all = True
         except BaseException as e:  # noqa: BLE001 - raised where the records are read
@@ -132,10 +136,15 @@ class HttpTransport:
             else:
                 self._unread.append(Record.untouched(loaded.ref.path, loaded.ref.error))
 
+    def _say_full(self, reason: str) -> None:
+        if not self._is_full_said:
+            self._echo(_("waiting: {reason}").format(reason=reason))
+        self._is_full_said = True
+
     def _lost(self) -> list[Record]:
         """Return the records of images that the server has none of; it says why."""
         codes = self._http.job(self._job)["codes"]
-        code = MESSAGE_LOST if codes.get(MESSAGE_LOST) else LOST
+        code = next((one for one in _SENTENCES if codes.get(one)), LOST)
         if code == MESSAGE_LOST:
             self._echo(lost_sentence(self._job, len(self._open)))
         failure = Failure(code, "job", _SENTENCES[code])

@@ -12,6 +12,7 @@ import msgspec
 
 from producer.backend.connection import Connection, open_connection
 from producer.errors import UsageError
+from producer.jobs.cancel import cancel
 from producer.jobs.http_client import HttpClient
 from producer.jobs.http_transport import HttpTransport
 from producer.jobs.redis_transport import RedisTransport
@@ -56,8 +57,8 @@ class Link(Protocol):
     def wait(self, job: str, echo: Echo) -> None:
         """Return when a job is finished; `echo` is called with why nothing comes for long."""
 
-    def results(self, job: str) -> Iterator[list[Record]]:
-        """Yield the records of a job that are there."""
+    def results(self, job: str, *, drops: bool = False) -> Iterator[list[Record]]:
+        """Yield the records of a job that are there; with `drops`, delete those yielded before."""
 
 
 class RedisLink:
@@ -96,12 +97,11 @@ class RedisLink:
 
     def cancel(self, job: str) -> Job:
         """Cancel a job, unless it is finished; return it."""
-        self.jobs.set_state(job, "cancelled")
-        return self.jobs.get(job)
+        return cancel(self.connection, job)
 
-    def results(self, job: str) -> Iterator[list[Record]]:
+    def results(self, job: str, *, drops: bool = False) -> Iterator[list[Record]]:
         """Yield the records of a job that are there."""
-        return StoredResults(self.jobs, job).records()
+        return StoredResults(self.jobs, job).records(drops=drops)
 
     def wait(self, job: str, echo: Echo) -> None:
         """Return when a job is finished; `echo` is called with why nothing comes for long."""
@@ -165,8 +165,14 @@ class HttpLink:
         while not self.job(job).finished:
             time.sleep(_POLL_S)
 
-    def results(self, job: str) -> Iterator[list[Record]]:
-        """Yield the records of a job that are there."""
+    def results(self, job: str, *, drops: bool = False) -> Iterator[list[Record]]:
+        """Yield the records of a job that are there; a server keeps them for their time.
+
+        Raises:
+            UsageError: they are to be deleted.
+        """
+        if drops:
+            _ = self.connection
         return self._http.records(job, follow=False)
 
 

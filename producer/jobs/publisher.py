@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Final, NamedTuple
@@ -20,8 +20,10 @@ from celery import Celery
 from kombu.exceptions import BatchPublishError
 
 from producer.jobs.chunks import OutgoingChunk
+from producer.jobs.window import WindowClosedError
 from worker.contract.messages import QUEUE, TASK, Chunk
 from worker.contract.queue.fair import IMAGES_HEADER
+from worker.contract.redis.memory import MemoryWatch
 from worker.contract.redis.retry import RetryPolicy
 from worker.contract.stores.blobs import BlobStore
 from worker.contract.stores.jobs import JobStore
@@ -31,6 +33,9 @@ MAX_CHUNKS: Final = 64
 MAX_BYTES: Final = 32 * 1024 * 1024
 # When nothing is sent for so long, the job's record says that all is in the queue.
 _IDLE_S: Final = 1.0
+# What an image's reference takes in Redis, somewhat more than usual; how often that is asked.
+_MESSAGE_BYTES: Final = 512
+_MEMORY_PAUSE_S: Final = 1.0
 
 
 class Stores(NamedTuple):
@@ -39,6 +44,8 @@ class Stores(NamedTuple):
     app: Celery
     jobs: JobStore
     blobs: BlobStore
+    # By it senders wait while the memory of Redis is short; None: they do not.
+    memory: MemoryWatch | None = None
 
 
 class Publisher:
@@ -65,6 +72,9 @@ class Publisher:
         self._images, self._chunks = sent
         self._job, self._published = "", self._chunks
         self._closing = False
+        self._stopping = threading.Event()
+        # Whether nothing is sent because the memory of Redis is short.
+        self.is_held_up = False
         self._error: BaseException | None = None
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._run, name="publisher", daemon=True)
@@ -110,27 +120,58 @@ class Publisher:
     def _run(self) -> None:
         try:
             while waiting := self._take():
-                send = partial(self._send, waiting)
-                self._on_sent(RetryPolicy(self._retry_timeout_s).call(send))
+                for part in self._parts(waiting):
+                    send = partial(self._send, part)
+                    self._on_sent(RetryPolicy(self._retry_timeout_s).call(send))
         except BaseException as e:  # noqa: BLE001 - raised in the thread that hands chunks over
             with self._changed:
                 self._error = e
                 self._changed.notify_all()
 
+    def _parts(self, waiting: list[OutgoingChunk]) -> Iterator[list[OutgoingChunk]]:
+        """Yield what can be sent together: all or, where memory is short, one after the other.
+
+        Raises:
+            WindowClosedError: somebody stops the sending while memory is short.
+        """
+        if self._fits(waiting):
+            yield waiting
+            return
+        for one in waiting:
+            while not self._fits([one]):
+                self._note_published()
+                self.is_held_up = True
+                if self._stopping.wait(_MEMORY_PAUSE_S):
+                    raise WindowClosedError
+            self.is_held_up = False
+            yield [one]
+
+    def _fits(self, outgoing: Sequence[OutgoingChunk]) -> bool:
+        """Whether these fit into Redis; while it cannot be asked, that is found out later."""
+        if self._stores.memory is None:
+            return True
+        images = sum(len(one.chunk.images) for one in outgoing)
+        size_bytes = sum(one.size_bytes for one in outgoing) + images * _MESSAGE_BYTES
+        with suppress(redis.RedisError):
+            return self._stores.memory.take(size_bytes)
+        return True
+
+    def stop(self) -> None:
+        """Wait no more for memory; what has not gone by then does not go."""
+        self._stopping.set()
+
     def _take(self) -> list[OutgoingChunk]:
         """Wait for chunks and take all; none means that no more will come."""
-        with self._changed:
-            is_news = self._chunks > self._published
-            due = self._changed.wait_for(self._is_due, _IDLE_S if is_news else None)
-        if not due:
+        while True:
+            with self._changed:
+                is_news = self._chunks > self._published
+                if self._changed.wait_for(self._is_due, _IDLE_S if is_news else None):
+                    waiting = list(self._waiting)
+                    self._waiting.clear()
+                    self._bytes = 0
+                    self._changed.notify_all()
+                    return waiting
             self._note_published()
-        with self._changed:
-            self._changed.wait_for(self._is_due)
-            waiting = list(self._waiting)
-            self._waiting.clear()
-            self._bytes = 0
-            self._changed.notify_all()
-            return waiting
 
     def _is_due(self) -> bool:
         return bool(self._waiting) or self._closing

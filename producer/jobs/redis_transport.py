@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
 from producer.arguments import argument
-from producer.backend.connection import Connection, job_lost, lost_sentence
+from producer.backend.connection import Connection, job_lost
+from producer.backend.queue_problems import full_sentence, lost_sentence
 from producer.backend.workers import WorkerInfo
 from producer.console.paths import about
 from producer.console.worker_command import can_embed, start_worker, unread
@@ -24,9 +26,23 @@ from worker.contract.messages import Record
 from worker.contract.stores.jobs import NoSuchJobError
 
 MAX_IMAGES: Final = 20_000
+_SAY_AGAIN_S: Final = 60.0
 # In blob mode the bytes lie in Redis.
 MAX_BLOB_IMAGES: Final = 512
 MAX_BLOB_BYTES: Final = 256 * 1024 * 1024
+
+
+class _Saying:
+    """Says a thing at once, and again a minute later if it is still so."""
+
+    def __init__(self, echo: Echo) -> None:
+        self._echo = echo
+        self._next_s = float("-inf")
+
+    def __call__(self, sentence: str) -> None:
+        if time.monotonic() >= self._next_s:
+            self._echo(sentence)
+            self._next_s = time.monotonic() + _SAY_AGAIN_S
 
 
 class RedisTransport:
@@ -106,45 +122,55 @@ class RedisTransport:
     def start(self, images: Iterable[Image], total: Total, echo: Echo) -> None:
         """Begin to send."""
         self._echo = echo
-        connection, options = self._connection, self._request.options
+        options = self._request.options
         window = Window(MAX_BLOB_IMAGES if options.as_blobs else MAX_IMAGES, MAX_BLOB_BYTES)
-        retry_timeout_s = float(connection.settings.redis_retry_timeout_s)
+        self._feeder = self._feeder_of(images, total, window)
+        self._collector = self._collector_of(window)
+        self._feeder.start()
+
+    def _feeder_of(self, images: Iterable[Image], total: Total, window: Window) -> Feeder:
+        connection = self._connection
+        return Feeder(
+            self._job,
+            images,
+            self._request.options,
+            Stores(connection.app, connection.jobs, connection.blobs, connection.memory),
+            window,
+            total=total,
+            max_file_bytes=connection.settings.max_file_bytes,
+            retry_timeout_s=float(connection.settings.redis_retry_timeout_s),
+        )
+
+    def _collector_of(self, window: Window) -> Collector:
+        """Return the collector; it says why nothing comes, or nothing is sent."""
+        connection, echo = self._connection, self._echo
+        say_full, lost = _Saying(echo), connection.loss_watch(self._job)
 
         def is_feeding() -> bool:
             connection.check()
+            if self._feeder.is_held_up:
+                say_full(full_sentence(connection.memory.percent))
             return self._feeder.check()
 
         def stalled() -> None:
             if reason := connection.stall_reason(self._job):
                 echo(_("waiting: {reason}").format(reason=reason))
 
-        lost = connection.loss_watch(self._job)
-
         def still() -> None:
             if sentence := lost():
                 self._is_loss_said = True
                 echo(sentence)
 
-        self._feeder = Feeder(
-            self._job,
-            images,
-            options,
-            Stores(connection.app, connection.jobs, connection.blobs),
-            window,
-            total=total,
-            max_file_bytes=connection.settings.max_file_bytes,
-            retry_timeout_s=retry_timeout_s,
-        )
-        self._collector = Collector(
+        return Collector(
             connection.jobs,
             self._job,
             window,
             is_feeding,
             on_still=still,
             on_stall=stalled,
-            retry_timeout_s=retry_timeout_s,
+            is_held_up=lambda: self._feeder.is_held_up,
+            retry_timeout_s=float(connection.settings.redis_retry_timeout_s),
         )
-        self._feeder.start()
 
     def records(self) -> Iterator[list[Record]]:
         """Yield the records as chunks finish; see `Transport.records`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final, NamedTuple
 
 from producer.console.failures import sentence
@@ -19,7 +19,8 @@ POLL_S: Final = 0.2
 class Fetched(NamedTuple):
     """What was there. `gone_chunks` were done, but their results have been dropped or expired.
 
-    `lost` are the chunks that failed as a whole and whose images are not known.
+    `lost` are the chunks that failed as a whole and whose images are not known. The chunks that
+    were `read` still have their results.
     """
 
     job: Job
@@ -27,6 +28,7 @@ class Fetched(NamedTuple):
     failed: int
     lost: tuple[LostChunk, ...]
     gone_chunks: int
+    read: Sequence[int] = ()
 
     def _lost_by_reason(self) -> dict[str, list[int]]:
         found: dict[str, list[int]] = {}
@@ -99,10 +101,15 @@ class StoredResults:
         self._jobs = jobs
         self._job = jobs.get(job_id)
         self._images = self._failed = self._gone = 0
+        self._read: list[int] = []
         self._lost: list[LostChunk] = []
 
-    def records(self) -> Iterator[list[Record]]:
-        """Yield the records of all chunks that have results or failed, some at a time."""
+    def records(self, *, drops: bool = False) -> Iterator[list[Record]]:
+        """Yield the records of all chunks that have results or failed, some at a time.
+
+        With `drops`, results are deleted when the next records are asked for: those yielded before
+        must be safe by then.
+        """
         job = self._job
         # Reading is a sign of life: what is read is kept from now on.
         keep_s = self._jobs.touch(job.id)
@@ -110,6 +117,7 @@ class StoredResults:
         for start in range(0, job.chunks, step):
             seqs = range(start, min(start + step, job.chunks))
             found = self._jobs.collect(job.id, seqs, keep_s=keep_s)
+            read = []
             for outcome in found:
                 records = outcome.records()
                 if isinstance(outcome, LostChunk) and not records:
@@ -118,23 +126,29 @@ class StoredResults:
                 self._images += len(records)
                 self._failed += sum(record.status == "failed" for record in records)
                 yield records
+                read.append(outcome.seq)
             done = self._jobs.finished_chunks(job.id, seqs)
             self._gone += len(done - {outcome.seq for outcome in found})
+            if drops and read:
+                self._jobs.drop_results(job.id, read)
+            else:
+                self._read += read
 
     def summary(self) -> Fetched:
         """Return what was there, as far as it has been gone through."""
         failed = self._failed + len(self._lost)
-        return Fetched(self._job, self._images, failed, tuple(self._lost), self._gone)
+        lost, read = tuple(self._lost), tuple(self._read)
+        return Fetched(self._job, self._images, failed, lost, self._gone, read)
 
 
-def fetch(jobs: JobStore, job_id: str, sink: Sink) -> Fetched:
-    """Write the records of all chunks that have results.
+def fetch(jobs: JobStore, job_id: str, sink: Sink, *, drops: bool = False) -> Fetched:
+    """Write the records of all chunks that have results; with `drops`, delete what is written.
 
     Raises:
         NoSuchJobError: there is no such job.
     """
     stored = StoredResults(jobs, job_id)
-    for records in stored.records():
+    for records in stored.records(drops=drops):
         for record in records:
             sink.write(record)
         sink.flush()

@@ -14,10 +14,9 @@ import redis
 from producer.backend.connection import (
     ONLINE_TIMEOUT_S,
     Connection,
-    later_sentence,
-    lost_sentence,
     open_connection,
 )
+from producer.backend.queue_problems import full_sentence, later_sentence, lost_sentence
 from producer.backend.workers import BrokerRefusesError, WorkerInfo, online
 from producer.console.paths import printable
 from producer.console.worker_command import start_worker
@@ -29,6 +28,7 @@ from worker.contract.keys import Keys
 from worker.contract.queue.fair import FairQueue
 from worker.contract.queue.job_messages import look_twice, newer_messages
 from worker.contract.redis.connections import BrokerUnreachableError, connect, unreachable
+from worker.contract.redis.memory import FULL_SHARE, memory_share
 from worker.contract.redis.server_check import (
     ServerUnfitError,
     refusal,
@@ -53,7 +53,10 @@ _LIMITS: Final = {"": "", "affinity": N_("affinity"), "cgroup quota": N_("cgroup
 # By the code of what Redis says.
 _REFUSED: Final = {
     "READONLY": N_("it is a replica: name the master in {variable}, or promote this one"),
-    "OOM": N_("its memory is full: raise maxmemory, or fetch results, which frees it"),
+    "OOM": N_(
+        "its memory is full: producer results JOB --drop, and producer cancel JOB --drop, free "
+        "what a job holds (producer status lists them); or raise maxmemory"
+    ),
     "MISCONF": N_("it cannot write to its disk: make room there; its log says more"),
     "NOPERM": N_("its user lacks rights: ACL SETUSER"),
 }
@@ -218,6 +221,9 @@ def _clock(client: redis.Redis) -> Iterator[Finding]:
 
 
 def _memory(client: Any, about: dict[str, Any]) -> Iterator[Finding]:
+    used, limit = memory_share(about)
+    if limit and used > FULL_SHARE * limit:
+        yield Finding("note", full_sentence(round(100 * used / limit)), _("or raise maxmemory"))
     policy = about.get("maxmemory_policy", "noeviction")
     if about.get("maxmemory") and policy != "noeviction":
         message = _("Redis drops keys when its memory is full ({policy})").format(policy=policy)

@@ -56,6 +56,11 @@ class Exporter(Collector):
             "Since when the next chunk of the queue has waited; 0 if none waits.",
             value=found.oldest_s,
         )
+        yield GaugeMetricFamily(
+            "wanwu_redis_memory_ratio",
+            "Share of Redis' memory in use, if it refuses to write beyond; else 0.",
+            value=found.memory,
+        )
         yield GaugeMetricFamily("wanwu_dead_letters", "Dead letters.", value=found.dead_letters)
 
 

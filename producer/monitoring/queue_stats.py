@@ -13,6 +13,7 @@ import msgspec
 from worker.contract.codec import decode
 from worker.contract.queue.fair import FairQueue
 from worker.contract.queue.job_messages import newer_messages
+from worker.contract.redis.memory import MemoryWatch
 
 if TYPE_CHECKING:
     import redis
@@ -28,6 +29,7 @@ class QueueStats(msgspec.Struct, frozen=True, kw_only=True):
     `images` were submitted and have no result yet: they wait, or a worker has them. `done` is how
     many have, by job; `states` how many jobs are in each. `waiting` and `in_workers` count chunks;
     `oldest_s` is the age of the next that waits, 0 if none does; `newer` are of a later version.
+    `memory` is the share of Redis' memory in use, 0 if it has no limit.
     """
 
     images: int
@@ -37,6 +39,7 @@ class QueueStats(msgspec.Struct, frozen=True, kw_only=True):
     in_workers: int
     oldest_s: float
     newer: int = 0
+    memory: float = 0.0
     dead_letters: int
 
 
@@ -55,6 +58,7 @@ def look(client: redis.Redis, keys: Keys, jobs: JobStore, dead: DeadLetters) -> 
         in_workers=lists.hlen(keys.unacked) + lists.llen(keys.processing),
         oldest_s=max(map(_age_s, queue.oldest(client)), default=0.0),
         newer=newer_messages(client, keys),
+        memory=MemoryWatch(client).percent / 100,
         dead_letters=dead.count(),
     )
 

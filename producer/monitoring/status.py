@@ -13,7 +13,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from producer.backend.connection import later_sentence
+from producer.backend.queue_problems import later_sentence
 from producer.backend.workers import WorkerInfo, online
 from producer.monitoring import status_tables as tables
 from worker.contract.i18n import gettext as _

@@ -435,3 +435,21 @@ def test_a_short_campaign_of_faults_loses_nothing(tmp_path: Path) -> None:
     (seen,) = json.loads((tmp_path / "seen.json").read_text(encoding="utf-8"))
     assert sum(seen["faults"].values()) >= 3
     assert seen["problems"] == []
+
+
+def test_a_redis_that_is_filled_in_the_middle_of_jobs_costs_time_alone() -> None:
+    done = subprocess.run(
+        [
+            *(sys.executable, str(ROOT / "ops/faults/full.py")),
+            *("--fills", "2", "--images", "300"),
+        ],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=2 * PATIENCE_S,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    seen = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [one["blobs"] for one in seen] == [False, True]
+    assert [one["problems"] for one in seen] == [[], []]

@@ -149,7 +149,7 @@ def test_chunks_on_their_way_to_the_queue_have_more_time(
     client.hset(f"wanwu:job:{sent.id}", "state", "submitting")
     client.delete(KEYS.queue)
     jobs.set_sent(sent.id, images=6, chunks=3, published=2)
-    assert sent.look(50) == 0
+    assert sent.look(600) == 0
     jobs.set_published(sent.id, 3)
     assert sent.look(10) == 6
 

@@ -19,6 +19,7 @@ UNREADABLE: Final = "unreadable"
 NOT_A_FILE: Final = "not_a_file"
 EMPTY_FILE: Final = "empty_file"
 TOO_LARGE: Final = "too_large"
+CANCELLED: Final = "cancelled"
 
 _KINDS: Final = {
     stat.S_IFDIR: "a directory",
@@ -61,6 +62,11 @@ def too_large(size_bytes: int, max_bytes: int) -> Failure:
 def path_too_long(characters: int) -> Failure:
     """Return the failure of a path that is longer than any file's."""
     return _failure(NOT_FOUND, f"a path of {characters:,} characters is longer than any file's")
+
+
+def cancelled(job: str) -> Failure:
+    """Return the failure of an image whose job was cancelled before anybody looked at it."""
+    return Failure(CANCELLED, "job", f"job {job} was cancelled")
 
 
 def unreadable(reason: str) -> Failure:

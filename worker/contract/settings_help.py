@@ -38,7 +38,9 @@ GROUPS: Final[Mapping[str, Mapping[str, Entry]]] = {
         ),
         "tls_cert": Entry("Client certificate, a PEM file; needs `WANWU_TLS_KEY`.", "none"),
         "tls_key": Entry("Key of the client certificate, a PEM file.", "none"),
-        "result_ttl_s": Entry("Seconds to keep results and jobs."),
+        "result_ttl_s": Entry(
+            "Seconds to keep a job and its results after its last result, or after it was read."
+        ),
         "visibility_timeout_s": Entry(
             "Seconds after a worker's last sign of life until its chunks go to other workers."
         ),

@@ -7,7 +7,7 @@ somebody purges it, revokes a task, or deletes the list.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from worker.contract.keys import Keys
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 # So many messages are looked at in one step of Redis, which serves nobody else meanwhile.
 _AT_ONCE: Final = 256
 
-# A message names its task id as a JSON string, and for people how many images it holds.
+# A message names its task id as a JSON string; a header says how many images it holds, and so do
+# versions before that header for people. The body is base64, so all that is a header.
 # ARGV: `"JOB-`. Returns the numbers of chunks, each with its images or -1.
 _NOTE: Final = """
 local found = {}
@@ -28,8 +29,8 @@ local function note(message)
   local from = string.find(message, ARGV[1], 1, true)
   local seq = from and string.match(message, '^(%d+)"', from + #ARGV[1])
   if not seq then return end
-  local shown = string.find(message, '"argsrepr"', 1, true)
-  local images = shown and string.match(message, '^"argsrepr":%s*"%((%d+) image', shown)
+  local images = string.match(message, '"images":%s*(%d+)')
+    or string.match(message, '"argsrepr":%s*"%((%d+) image')
   found[#found + 1] = tonumber(seq)
   found[#found + 1] = tonumber(images or -1)
 end
@@ -46,10 +47,23 @@ for _, message in ipairs(redis.call('HVALS', KEYS[1])) do note(message) end
 return found
 """
 
+# KEYS: a list. ARGV: as above, first and last place. What is the job's there is taken out.
+_TAKE_OUT: Final = """
+local some, taken = redis.call('LRANGE', KEYS[1], ARGV[2], ARGV[3]), {}
+for _, message in ipairs(some) do
+  if string.find(message, ARGV[1], 1, true) then
+    redis.call('LREM', KEYS[1], 1, message)
+    taken[#taken + 1] = message
+  end
+end
+return {#some, taken}
+"""
+
 # A job is looked at when nothing of it has come for so long.
 STILL_S: Final = 4.0
-# Chunks may be on their way to the queue while their producer sends, or waits for Redis.
-SENDING_S: Final = 60.0
+# What a producer has counted and not sent yet may be on its way for as long as it tries: longer
+# than by default (WANWU_REDIS_RETRY_TIMEOUT_S).
+SENDING_S: Final = 900.0
 _PAUSE_S: Final = 1.0
 # Looking takes at most a fiftieth of the time.
 _PAUSE_RATIO: Final = 50
@@ -74,6 +88,25 @@ def chunks_in_redis(client: redis.Redis, keys: Keys, job_id: str) -> dict[int, i
                 break
     found += asked.eval(_IN_HASH, 1, keys.unacked, name)
     return dict(zip(found[::2], found[1::2], strict=True))
+
+
+def take_out(client: redis.Redis, keys: Keys, job_id: str) -> Iterator[bytes]:
+    """Yield the messages of a job that wait; they leave the queue, also where Redis is full."""
+    asked: Any = client
+    while found := asked.lpop(keys.waiting(job_id), _AT_ONCE):
+        yield from found
+    name = f'"{job_id}-'
+    for key in (keys.queue, keys.newer):
+        start = 0
+        while True:
+            count, taken = asked.eval(_TAKE_OUT, 1, key, name, start, start + _AT_ONCE - 1)
+            yield from taken
+            start += count - len(taken)
+            if count < _AT_ONCE:
+                break
+    # Meanwhile a worker may have sorted what was on its way.
+    while found := asked.lpop(keys.waiting(job_id), _AT_ONCE):
+        yield from found
 
 
 def newer_messages(client: redis.Redis, keys: Keys) -> int:

@@ -9,6 +9,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 
+from worker.contract import failures
 from worker.contract.codec import decode, encode
 from worker.contract.i18n import TranslatedError
 from worker.contract.messages import (
@@ -18,6 +19,7 @@ from worker.contract.messages import (
     MessageError,
     Priority,
     Record,
+    task_id,
 )
 
 JobState = Literal["submitting", "submitted", "interrupted", "cancelled"]
@@ -30,7 +32,8 @@ PATHS: Final = "paths"
 MESSAGE_LOST: Final = "message_lost"
 LOST_ERROR: Final = "MessageLostError"
 LOST_REASON: Final = "its message left the queue without a result (purged, revoked or deleted)"
-_CODES: Final = {LOST_ERROR: MESSAGE_LOST}
+_CANCELLED_ERROR: Final = "JobCancelledError"
+_CODES: Final = {LOST_ERROR: MESSAGE_LOST, _CANCELLED_ERROR: failures.CANCELLED}
 _REVOKED: Final = "REVOKED"
 # Fields of a record that count failures begin so.
 CODE_FIELD: Final = "failed:"
@@ -110,6 +113,13 @@ def new_job_id(now_s: float | None = None) -> str:
     return f"{stamp}-{secrets.token_hex(3)}"
 
 
+def success_body(result: ChunkResult) -> bytes:
+    """Return the result of a chunk in Celery's form."""
+    fields = {"status": "SUCCESS", "result": result.to_wire()}
+    name = task_id(result.job, result.seq)
+    return encode(fields | {"task_id": name, "traceback": None, "children": []})
+
+
 def failed_body(name: str, kind: str, reason: str) -> bytes:
     """Return the result of a chunk, by its task id, that failed as a whole, in Celery's form."""
     error = {"exc_type": kind, "exc_message": [reason], "exc_module": "worker.contract.messages"}
@@ -120,6 +130,11 @@ def failed_body(name: str, kind: str, reason: str) -> bytes:
         "children": [],
     }
     return encode(fields | {"task_id": name})
+
+
+def cancelled_body(name: str, job_id: str) -> bytes:
+    """Return the shortest result of a chunk that was cancelled, where memory is short."""
+    return failed_body(name, _CANCELLED_ERROR, failures.cancelled(job_id).message)
 
 
 def outcome(seq: int, body: bytes) -> ChunkResult | LostChunk:

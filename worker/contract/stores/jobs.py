@@ -11,7 +11,7 @@ import msgspec
 from worker.contract import legacy
 from worker.contract.i18n import gettext_noop as N_
 from worker.contract.keys import DEFAULT_KEYS, Keys
-from worker.contract.messages import ChunkResult, Priority, task_id, waiting_s
+from worker.contract.messages import Chunk, ChunkResult, Priority, task_id, waiting_s
 from worker.contract.redis.replicas import await_replicas
 from worker.contract.stores.job_records import (
     CODE_FIELD,
@@ -238,6 +238,18 @@ class JobStore:
         elif known and not body:
             self._results.expire(result, self._lives_s[not chunks])
         return bool(counted)
+
+    def fail_chunk(self, chunk: Chunk, code: str, body: bytes) -> None:
+        """Count all images of a chunk as failed; `body` is its result, in the backend's form."""
+        if self._results is not self._client:
+            key = self._keys.result(chunk.task_id)
+            self._results.set(key, body, ex=self._ttl_s, nx=True)
+            body = b""
+        images = len(chunk.images)
+        codes = {code: images}
+        self.finish_chunk(
+            chunk.job, chunk.seq, images=images, failed=images, codes=codes, body=body
+        )
 
     def lose_chunks(self, job: Job, seqs: Sequence[int], *, images: int) -> bool:
         """Count chunks whose messages are gone as failed, if nothing has come since `job` was read.
