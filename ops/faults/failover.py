@@ -156,6 +156,8 @@ class Job:
 
     def problems(self) -> list[str]:
         """Return what is wrong with the records."""
+        if not self.out.exists():
+            return ["no records"]
         records = map(json.loads, self.out.read_text(encoding="utf-8").splitlines())
         found = Counter("failed" if one["error"] else one["path"] for one in records)
         wanted = {str(path) for path in self._images}
@@ -244,9 +246,11 @@ def run(options: argparse.Namespace, directory: Path) -> list[dict[str, Any]]:
         service = Service(directory, replicas=options.replicas, options=servers)
         stack.enter_context(service)
         os.environ["WANWU_REDIS_WAIT_REPLICAS"] = str(options.wait_replicas)
-        staff = Supervisor([service.url] * WORKERS, options.lease, options.logs / "workers.log")
+        log = options.logs / "workers.log"
+        log.unlink(missing_ok=True)
+        staff = Supervisor([service.url] * WORKERS, options.lease, log)
         stack.callback(staff.stop)
-        await_workers(options.logs / "workers.log")
+        await_workers(log)
         for number in range(options.failovers):
             seen = measure(service, staff, images, number, options.wait_replicas)
             print(json.dumps(seen), flush=True)
