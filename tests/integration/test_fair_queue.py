@@ -119,8 +119,6 @@ def test_the_size_is_that_of_all_lists_and_a_purge_empties_them(client: redis.Re
     client.rpush(KEYS.queue, message("now", 0, 1, priority=9))
     taken_jobs(client, 1)
     assert QUEUE.size(client) == 210
-    assert QUEUE.size_of(client, "b") == 10
-    assert QUEUE.size_of(client, "nobody") == 0
     assert sum(1 for _ in QUEUE.oldest(client)) == 2
     assert QUEUE.purge(client) == 210
     assert client.keys() == [KEYS.processing.encode()]

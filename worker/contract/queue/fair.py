@@ -140,14 +140,6 @@ class FairQueue:
         any_client: Any = client
         return int(any_client.execute_command(*self.size_command()))
 
-    def size_of(self, client: redis.Redis, job: str) -> int:
-        """Return how many messages of a job wait; messages that are not sorted yet are sorted."""
-        any_client: Any = client
-        # As many as there are now: while it is done, more may come.
-        for _ in range(0, any_client.llen(self._keys.queue), _SORTED):
-            any_client.eval(_SORT, 3, *self._lists, *self._sort)
-        return int(any_client.llen(self._keys.waiting(job)))
-
     def purge(self, client: redis.Redis) -> int:
         """Delete all messages that wait; return how many."""
         any_client: Any = client
