@@ -22,7 +22,7 @@ EXTRAS: Final[dict[str, tuple[str, ...]]] = {
     "parquet": ("pyarrow", "numpy"),
     "xmp": ("lxml",),
     "watch": ("watchfiles",),
-    "http": ("fastapi", "starlette", "pydantic", "python_multipart", "uvicorn"),
+    "http": ("cachetools", "fastapi", "starlette", "pydantic", "python_multipart", "uvicorn"),
     "onnx": ("onnxruntime", "onnx", "onnxscript"),
     "bench": ("matplotlib",),
     "ops": ("flower", "tornado", "prometheus_client"),
