@@ -80,7 +80,10 @@ def naive(subject: Subject) -> Iterator[Contender]:
     argv = ["-m", "celery", "--app", "naive", "--workdir", str(HERE)]
     argv += ["worker", "--pool", "prefork", "--loglevel", "WARNING"]
     variables = {"NAIVE_MODEL": subject.directory, "NAIVE_DEVICE": subject.device}
-    with EmbeddedRedis() as server, worker_at(server.url, *argv, **variables) as member:
+    with (
+        EmbeddedRedis() as server,
+        worker_at(server.url, *argv, app=Celery(broker=server.url), **variables) as member,
+    ):
         task = Celery("naive", broker=server.url, backend=server.url).signature("naive.tag")
 
         def tag(paths: Sequence[str]) -> list[Record]:

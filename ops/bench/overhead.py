@@ -54,8 +54,9 @@ def naive_ms(url: str, paths: list[str]) -> dict[str, float]:
     """Return the same of the usual Celery worker, whose tasks open and decode an image."""
     argv = ["-m", "celery", "--app", "naive", "--workdir", str(HERE)]
     argv += ["worker", "--pool", "prefork", "--concurrency", "2", "--loglevel", "WARNING"]
-    with worker_at(url, *argv) as member:
-        task = Celery("naive", broker=url, backend=url).signature("naive.tag")
+    app = Celery("naive", broker=url, backend=url)
+    with worker_at(url, *argv, app=app) as member:
+        task = app.signature("naive.tag")
         for warm_up in (paths[: WARM_UP // 4], paths):
             began_s, cpu_s = time.perf_counter(), member.cpu_s()
             waiting = [task.clone((path, list(SIX.labels))).delay() for path in warm_up]

@@ -14,6 +14,7 @@ from tempfile import TemporaryFile
 from typing import Final
 
 import psutil
+from celery import Celery
 
 from worker.contract.local.subprocesses import start_child, stop_child
 from worker.contract.queue.app import make_app
@@ -87,20 +88,24 @@ def _peak_mb(process: psutil.Process) -> float:
 
 
 @contextmanager
-def worker_at(url: str, *argv: str, **variables: str) -> Iterator[Member]:
+def worker_at(
+    url: str, *argv: str, app: Celery | None = None, **variables: str
+) -> Iterator[Member]:
     """Start the worker `python *argv` at the broker; yield once it answers Celery's ping.
 
-    `variables` are set in its environment.
+    `variables` are set in its environment. It is pinged by ours unless it is of another `app`.
 
     Raises:
         SystemExit: with its log, if it ends or does not answer in time.
     """
-    with workers_at(url, 1, *argv, **variables) as (member,):
+    with workers_at(url, 1, *argv, app=app, **variables) as (member,):
         yield member
 
 
 @contextmanager
-def workers_at(url: str, count: int, *argv: str, **variables: str) -> Iterator[list[Member]]:
+def workers_at(
+    url: str, count: int, *argv: str, app: Celery | None = None, **variables: str
+) -> Iterator[list[Member]]:
     """Start so many workers at a broker that has none; yield once all answer.
 
     Raises:
@@ -120,7 +125,7 @@ def workers_at(url: str, count: int, *argv: str, **variables: str) -> Iterator[l
                         stderr=subprocess.STDOUT,
                     )
                 ]
-            _await(url, children)
+            _await(app or make_app(_settings(url), stores_results=False), children)
         except TimeoutError as e:
             log.seek(0)
             options = f"{e}\n{log.read().decode(errors='replace')}"
@@ -134,8 +139,11 @@ def workers_at(url: str, count: int, *argv: str, **variables: str) -> Iterator[l
                 stop_child(child, STOP_GRACE_S)
 
 
-def _await(url: str, children: list[subprocess.Popen[bytes]]) -> None:
-    app = make_app(Settings(broker_url=SecretUrl(url)), stores_results=False)
+def _settings(url: str) -> Settings:
+    return Settings(broker_url=SecretUrl(url))
+
+
+def _await(app: Celery, children: list[subprocess.Popen[bytes]]) -> None:
     ends_s = time.monotonic() + START_TIMEOUT_S
     while len(app.control.ping(timeout=1.0, limit=len(children))) < len(children):
         if any(child.poll() is not None for child in children):

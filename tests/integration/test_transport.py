@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 import redis
+from celery import Celery
 from conftest import PATIENCE_S
 from hypothesis import given
 from hypothesis import strategies as st
@@ -290,3 +291,15 @@ def test_waiting_for_a_message_does_not_keep_others_waiting(
         take(connection)
         assert len(messages) == 1
         messages[0].ack()
+
+
+def test_an_application_of_celerys_in_the_same_process_keeps_its_own_transport(
+    settings: Settings, server: EmbeddedRedis, client: redis.Redis
+) -> None:
+    send(settings)
+    stock = Celery("stock", broker=server.url, set_as_current=False)
+    stock.send_task("their.task")
+    assert client.llen("celery") == 1
+    with stock.connection_for_read() as connection:
+        assert type(connection.transport).__module__.startswith("kombu.")
+    assert client.llen(KEYS.queue) == 1

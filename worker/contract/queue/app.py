@@ -7,7 +7,6 @@ from typing import Any, Final
 
 from celery import Celery
 from kombu import Queue
-from kombu.transport import TRANSPORT_ALIASES
 
 from worker.contract.keys import Keys
 from worker.contract.messages import APP_NAME, QUEUE, TASK
@@ -26,7 +25,6 @@ REPLICAS: Final = "replicas"
 _TRANSPORT: Final = "worker.contract.queue.transport:Transport"
 PREFIX_OPTION: Final = "global_keyprefix"
 _RESULTS: Final = "worker.service.result_backend:ChunkResults"
-_SCHEMES: Final = ("redis", "rediss", "unix", "sentinel", "sentinels")
 
 
 def make_app(settings: Settings, *, stores_results: bool) -> Celery:
@@ -66,9 +64,9 @@ def use_broker(app: Any, url: SecretUrl, options: Mapping[str, Any]) -> None:
     What Celery and kombu know as the URL has no password: they log it, answer with it, and send it
     to Flower. Our transport finds the whole one by its number.
     """
-    for scheme in _SCHEMES:
-        TRANSPORT_ALIASES[scheme] = _TRANSPORT
     app.conf.broker_url = _label(url)
+    # Of this app alone: another one in the same process has kombu's own.
+    app.conf.broker_transport = _TRANSPORT
     app.conf.broker_transport_options = {
         URL_NUMBER: number_of(url),
         "health_check_interval": IDLE_CHECK_S,
