@@ -386,8 +386,7 @@ def test_a_submit_that_is_killed_goes_on_where_it_broke_off(
     # is 70; were nothing inherited, it would be some 500.
     assert tagged <= 600 + 3 * 100
     again = run("producer", *argv, "--resume", broker_url=server.url)
-    # One of them is no message that could be sent.
-    assert again.returncode == 3, again.stderr
+    assert again.returncode == 0, again.stderr
     assert len(records(out)) == 600
 
 
