@@ -44,7 +44,8 @@ def rows() -> list[tuple[str, str]]:
         return [(version, extras) for version in VERSIONS for extras in wanted]
     ours = [(OURS, extras) for extras in ("", *EXTRAS, *TOGETHER[:2])]
     images = [(PYTHON_OF_IMAGES, extras) for extras in IMAGES]
-    others = [(one, extras) for one in VERSIONS if one != OURS for extras in ("", WITHOUT_TORCH)]
+    rest = [one for one in VERSIONS if one not in (OURS, PYTHON_OF_IMAGES)]
+    others = [(one, extras) for one in rest for extras in ("", WITHOUT_TORCH)]
     return list(dict.fromkeys([*ours, *images, *others]))
 
 
