@@ -27,6 +27,8 @@ ROOT = Path(__file__).resolve().parent.parent
 # that reaches it has failed. No test says how fast something is; that is what ops/bench measures.
 PATIENCE_S = 240.0
 # A worker of a hundred images a second on whatever machine: what must be met at work, is.
+# What takes long and is about benchmarks, or about what a shorter test shows, too.
+LONG = pytest.mark.skipif(not os.environ.get("FULL_SUITE"), reason="long: FULL_SUITE=1 runs it")
 STEADY = (str(ROOT / "ops" / "bench" / "simulated.py"), "40")
 
 

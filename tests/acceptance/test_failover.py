@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import PATIENCE_S, ROOT
+from conftest import LONG, PATIENCE_S, ROOT
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, LONG]
 
 
 def test_two_failovers_lose_nothing_where_replicas_are_waited_for(tmp_path: Path) -> None:

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import PATIENCE_S, ROOT, environment
+from conftest import LONG, PATIENCE_S, ROOT, environment
 from hub_models import save
 from PIL import Image
+
+pytestmark = LONG
 
 
 def bench(script: str, out: Path, *argv: str) -> Any:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from conftest import ROOT
+from conftest import LONG, ROOT
 from hub_models import save
 from images import encoded, picture
 from PIL import Image
@@ -29,6 +29,7 @@ def bench(*argv: str) -> tuple[int, str, str]:
     return done.exit_code, done.stdout, done.stderr
 
 
+@LONG
 def test_every_engine_and_precision_is_measured_beside_transformers(
     hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
