@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import random
 import shutil
 import signal
@@ -41,12 +40,12 @@ from typing import Any, Final
 import redis
 from PIL import Image
 from proxy import Proxy
+from sender import submit
 from server import Server
 from supervisor import ROOT, Supervisor
 
 from worker.contract import legacy
 from worker.contract.keys import DEFAULT_KEYS as KEYS
-from worker.contract.local.subprocesses import start_child
 from worker.contract.stores.dead_letters import DeadLetters
 
 # Mean of the pauses between two faults.
@@ -119,23 +118,13 @@ class Campaign:
         }
 
     def _submit(self, images: list[Path], *, blobs: bool) -> int:
-        options = ["submit", "-", "--broker", self._server.url, "--out", str(self._out)]
+        options = ["--broker", self._server.url, "--out", str(self._out), *["--blobs"] * blobs]
         self._await_workers()
         # While all are idle.
         self._forget()
         self.faults["forget idle"] += 1
-        with (self._directory / "producer.log").open("wb") as log:
-            producer = start_child(
-                [sys.executable, "-m", "producer.cli", *options, *["--blobs"] * blobs],
-                cwd=self._before or ROOT,
-                env=os.environ | {"PYTHONPATH": str(self._before or ROOT)},
-                stdin=subprocess.PIPE,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-            )
-        assert producer.stdin is not None  # noqa: S101 - for the type checker
-        producer.stdin.write("".join(f"{path}\n" for path in images).encode())
-        producer.stdin.close()
+        log, tree = self._directory / "producer.log", self._before or ROOT
+        producer = submit(images, *options, log=log, variables={}, tree=tree)
         self._wreck(producer)
         return producer.wait()
 

@@ -36,11 +36,12 @@ from typing import Any, Final, Self
 
 import redis
 from campaign import made_images
+from sender import submit
 from sentinels import Service
-from supervisor import ROOT, Supervisor
+from supervisor import Supervisor
 
 from worker.contract.keys import DEFAULT_KEYS
-from worker.contract.local.subprocesses import start_child, stop_child
+from worker.contract.local.subprocesses import stop_child
 from worker.contract.redis.connections import single_try_client
 from worker.contract.redis.replicas import await_replicas
 
@@ -122,21 +123,10 @@ class Job:
 
     def start(self) -> subprocess.Popen[bytes]:
         """Start the command, or start it again with --resume."""
-        options = ["submit", "-", "--out", str(self.out), *self._options]
+        options = ["--out", str(self.out), *self._options]
         options += ["--resume", "--retry-failed"] if self.codes else []
-        with (self._directory / "producer.log").open("ab") as log:
-            child = start_child(
-                [sys.executable, "-m", "producer.cli", *options],
-                cwd=ROOT,
-                env=self._environment,
-                stdin=subprocess.PIPE,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-            )
-        assert child.stdin is not None  # noqa: S101 - for the type checker
-        child.stdin.write("".join(f"{path}\n" for path in self._images).encode())
-        child.stdin.close()
-        return child
+        log = self._directory / "producer.log"
+        return submit(self._images, *options, log=log, variables=self._environment)
 
     def run(self, middle: threading.Event, staff: Supervisor) -> None:
         """Run it to its end; `middle` is set when it is in the middle of its work."""

@@ -25,10 +25,10 @@ from typing import Any, Final
 
 import redis
 from campaign import made_images
+from sender import submit
 from server import Server
 from supervisor import ROOT, Supervisor
 
-from worker.contract.local.subprocesses import start_child
 from worker.contract.messages import ChunkResult, ImageResult
 from worker.contract.stores.job_records import success_body
 from worker.contract.stores.jobs import JobStore
@@ -92,20 +92,11 @@ class Filling:
         return job
 
     def _submit(self, images: list[Path], out: Path, *, is_blobs: bool) -> subprocess.Popen[bytes]:
-        argv = ["submit", "-", "--out", str(out), *["--blobs"] * is_blobs]
-        with (self._directory / "producer.log").open("ab") as log:
-            producer = start_child(
-                [sys.executable, "-m", "producer.cli", *argv],
-                cwd=ROOT,
-                env=self._environment,
-                stdin=subprocess.PIPE,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-            )
-        assert producer.stdin is not None  # noqa: S101 - for the type checker
-        producer.stdin.write("".join(f"{path}\n" for path in images).encode())
-        producer.stdin.close()
-        return producer
+        options, log = (
+            ["--out", str(out), *["--blobs"] * is_blobs],
+            self._directory / "producer.log",
+        )
+        return submit(images, *options, log=log, variables=self._environment)
 
     def _way_out(self, job: str, *, is_cancel: bool) -> tuple[str, ...]:
         if is_cancel:

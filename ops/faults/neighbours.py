@@ -27,8 +27,9 @@ from typing import Any, Final
 
 import redis
 from campaign import made_images
+from sender import submit
 from server import Server
-from supervisor import ROOT, Supervisor
+from supervisor import Supervisor
 
 from worker.contract.keys import Keys
 from worker.contract.local.subprocesses import start_child, stop_child
@@ -78,18 +79,9 @@ class Installation:
     def begin(self) -> None:
         """Submit the next job."""
         self.jobs += 1
-        with (self._directory / "producer.log").open("ab") as log:
-            self._producer = start_child(
-                [sys.executable, "-m", "producer.cli", "submit", "-", "--out", str(self._out)],
-                cwd=ROOT,
-                env=self._environment,
-                stdin=subprocess.PIPE,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-            )
-        assert self._producer.stdin is not None  # noqa: S101 - for the type checker
-        self._producer.stdin.write("".join(f"{path}\n" for path in self._images).encode())
-        self._producer.stdin.close()
+        log, variables = self._directory / "producer.log", self._environment
+        out = str(self._out)
+        self._producer = submit(self._images, "--out", out, log=log, variables=variables)
 
     def look(self) -> bool:
         """Look after the workers; return whether no job is under way."""
