@@ -27,7 +27,7 @@ EXAMPLES = ROOT / "ops" / "examples"
 KEY = "a key of the tests"
 
 
-class Door:
+class ApiCaller:
     """Asks the server."""
 
     def __init__(self, base: str, key: str = KEY) -> None:
@@ -54,7 +54,7 @@ def queue() -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def api(queue: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
+def api(queue: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiCaller]:
     port, log = free_port(), tmp_path_factory.mktemp("api") / "log"
     with log.open("wb") as sink:
         child = start_child(
@@ -64,7 +64,7 @@ def api(queue: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
             stdout=sink,
             stderr=subprocess.STDOUT,
         )
-    found, ends_s = Door(f"http://127.0.0.1:{port}"), time.monotonic() + PATIENCE_S
+    found, ends_s = ApiCaller(f"http://127.0.0.1:{port}"), time.monotonic() + PATIENCE_S
     while True:
         try:
             found.ask("GET", "/health")
@@ -86,7 +86,7 @@ def cat() -> bytes:
     return (EXAMPLES / "猫.jpg").read_bytes()
 
 
-def test_one_image_gets_its_tags_and_times(api: Door, worker: None) -> None:
+def test_one_image_gets_its_tags_and_times(api: ApiCaller, worker: None) -> None:
     status, reply = api.predict(cat(), label=["猫", "汽车"], top_k=1)
     assert status == 200, reply
     assert [one["label"] for one in reply["results"]] == ["猫"]
@@ -95,7 +95,7 @@ def test_one_image_gets_its_tags_and_times(api: Door, worker: None) -> None:
     assert reply["model"].startswith("wanwu-demo@")
 
 
-def test_calibrated_scores_may_be_none_of_these(api: Door, worker: None) -> None:
+def test_calibrated_scores_may_be_none_of_these(api: ApiCaller, worker: None) -> None:
     status, reply = api.predict(cat(), label=["汽车", "飞机"], calibrated=True)
     assert (status, reply["results"]) == (200, [])
 
@@ -114,7 +114,7 @@ def test_calibrated_scores_may_be_none_of_these(api: Door, worker: None) -> None
     ],
 )
 def test_a_bad_request_has_a_code_and_a_sentence(
-    api: Door, worker: None, fields: dict[str, Any], status: int, code: str
+    api: ApiCaller, worker: None, fields: dict[str, Any], status: int, code: str
 ) -> None:
     found, reply = api.predict(**fields)
     assert (found, reply["code"]) == (status, code), reply
@@ -126,19 +126,19 @@ def test_a_bad_request_has_a_code_and_a_sentence(
     [("/etc/passwd", 422), ("file:///etc/passwd", 422), ("http://127.0.0.1:1/x.jpg", 403)],
 )
 def test_a_url_is_fetched_only_from_where_workers_may(
-    api: Door, worker: None, url: str, status: int
+    api: ApiCaller, worker: None, url: str, status: int
 ) -> None:
     assert api.ask("POST", "/predict", fields={"url": url})[0] == status
 
 
-def test_nobody_comes_in_without_the_key(api: Door) -> None:
-    other = Door(api.base, "another")
+def test_nobody_comes_in_without_the_key(api: ApiCaller) -> None:
+    other = ApiCaller(api.base, "another")
     assert other.predict(b"x")[0] == 401
     assert other.ask("GET", "/jobs/x")[0] == 401
     assert other.ask("GET", "/health")[0] == 200
 
 
-def test_a_job_of_paths_streams_its_records(api: Door, worker: None, tmp_path: Path) -> None:
+def test_a_job_of_paths_streams_its_records(api: ApiCaller, worker: None, tmp_path: Path) -> None:
     photos = [str(path) for path in fill(tmp_path, 20)]
     body = {"images": [*photos, "/gone.jpg"], "labels": ["猫", "狗"], "top_k": 1}
     status, job = api.ask("POST", "/jobs", json=body)
@@ -152,7 +152,7 @@ def test_a_job_of_paths_streams_its_records(api: Door, worker: None, tmp_path: P
     assert reply["codes"] == {"not_found": 1}
 
 
-def test_images_are_uploaded_to_an_open_job(api: Door, worker: None) -> None:
+def test_images_are_uploaded_to_an_open_job(api: ApiCaller, worker: None) -> None:
     _, job = api.ask("POST", "/jobs", json={"open": True, "labels": ["猫"]})
     path = f"/jobs/{job['id']}"
     for number in range(3):
@@ -166,7 +166,7 @@ def test_images_are_uploaded_to_an_open_job(api: Door, worker: None) -> None:
     assert names == sorted(f"{a}-{b}.jpg" for a in range(3) for b in range(5))
 
 
-def test_a_job_is_cancelled_and_one_that_is_not_there_is_told(api: Door, worker: None) -> None:
+def test_a_job_is_cancelled_and_one_that_is_not_there_is_told(api: ApiCaller, worker: None) -> None:
     _, job = api.ask("POST", "/jobs", json={"open": True})
     assert api.ask("DELETE", f"/jobs/{job['id']}")[1]["state"] == "cancelled"
     _, done = api.ask("POST", "/jobs", json={"images": []})
@@ -175,7 +175,9 @@ def test_a_job_is_cancelled_and_one_that_is_not_there_is_told(api: Door, worker:
         assert api.ask(method, f"/jobs/{path}")[0] == 404
 
 
-def test_schemathesis_finds_no_error_of_the_server(api: Door, worker: None, tmp_path: Path) -> None:
+def test_schemathesis_finds_no_error_of_the_server(
+    api: ApiCaller, worker: None, tmp_path: Path
+) -> None:
     done = subprocess.run(
         [
             *(str(Path(sys.executable).with_name("schemathesis")), "run"),
@@ -194,7 +196,7 @@ def test_schemathesis_finds_no_error_of_the_server(api: Door, worker: None, tmp_
     assert done.returncode == 0, done.stdout[-4000:]
 
 
-def test_a_laptop_submits_through_the_door(api: Door, worker: None, tmp_path: Path) -> None:
+def test_a_laptop_submits_through_the_door(api: ApiCaller, worker: None, tmp_path: Path) -> None:
     photos = fill(tmp_path / "图", 40)
     (tmp_path / "图" / 'an "odd"\nname.jpg').write_bytes(photos[0].read_bytes())
     (tmp_path / "图" / "bad.jpg").write_bytes(b"no image")
@@ -226,7 +228,9 @@ def test_a_laptop_submits_through_the_door(api: Door, worker: None, tmp_path: Pa
     assert "no answer from" in away.stderr
 
 
-def test_the_python_api_does_the_same_over_http(api: Door, worker: None, tmp_path: Path) -> None:
+def test_the_python_api_does_the_same_over_http(
+    api: ApiCaller, worker: None, tmp_path: Path
+) -> None:
     photos = [str(path) for path in fill(tmp_path / "图", 40)]
     (tmp_path / "图" / "empty.jpg").touch()
     with Client(api.base, api_key=KEY) as client:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,9 +10,10 @@ from typing import Any
 import pytest
 import redis
 import urllib3
-from conftest import PATIENCE_S, ROOT, environment, run, until
+from conftest import PATIENCE_S, run, until
 from images import fill
-from server import Server, free_port
+from server import Server
+from serving import serving
 
 from producer.jobs.collector import Collector
 from producer.jobs.feeder import Feeder
@@ -23,7 +22,6 @@ from producer.jobs.publisher import Stores
 from producer.jobs.window import Sent, Window
 from worker.contract.keys import DEFAULT_KEYS as KEYS
 from worker.contract.local.redis_server import EmbeddedRedis
-from worker.contract.local.subprocesses import start_child, stop_child
 from worker.contract.messages import ChunkResult, ImageRef, ImageResult
 from worker.contract.queue.app import make_app
 from worker.contract.queue.fair import FairQueue
@@ -220,20 +218,10 @@ def test_results_are_deleted_as_they_are_written(
 def test_the_http_api_takes_nothing_while_redis_is_full(
     server: EmbeddedRedis, client: Any, tmp_path: Path
 ) -> None:
-    port, log = free_port(), tmp_path / "log"
     jobs = JobStore(client, 3600)
     job = held(jobs)
-    with log.open("wb") as sink:
-        child = start_child(
-            [sys.executable, "-m", "producer.cli", "serve", "--port", str(port)],
-            cwd=ROOT,
-            env=environment(broker_url=server.url),
-            stdout=sink,
-            stderr=subprocess.STDOUT,
-        )
-    try:
-        until(lambda: f":{port}" in log.read_text())
-        url, pool = f"http://127.0.0.1:{port}/jobs", urllib3.PoolManager(retries=False)
+    with serving(server.url, tmp_path / "log") as api:
+        url, pool = f"{api}/jobs", urllib3.PoolManager(retries=False)
         limit(client, 0.95)
         until(lambda: pool.request("POST", url, json={"images": ["/a.jpg"]}).status == 429)
         answer = pool.request("POST", url, json={"images": ["/a.jpg"]}, timeout=PATIENCE_S)
@@ -242,5 +230,3 @@ def test_the_http_api_takes_nothing_while_redis_is_full(
         assert answer.headers["Retry-After"] == "5"
         jobs.drop_results(job, range(40))
         until(lambda: pool.request("POST", url, json={"images": ["/a.jpg"]}).status == 201)
-    finally:
-        stop_child(child, PATIENCE_S)

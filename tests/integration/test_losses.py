@@ -15,12 +15,11 @@ import pytest
 import redis
 from conftest import PATIENCE_S, ROOT, STEADY, Fleet, environment, run, until
 from images import fill
-from server import free_port
+from serving import serving
 
 from producer import Client
 from worker.contract.keys import DEFAULT_KEYS as KEYS
 from worker.contract.local.redis_server import EmbeddedRedis
-from worker.contract.local.subprocesses import start_child, stop_child
 from worker.contract.messages import TASK, Chunk, ImageRef, Record
 from worker.contract.queue.app import make_app
 from worker.contract.queue.fair import FairQueue
@@ -273,19 +272,10 @@ def test_status_counts_what_nobody_waits_for(
 def test_whoever_waits_at_the_http_api_gets_a_record_of_each_image(
     server: EmbeddedRedis, client: redis.Redis, fleet: Fleet, tmp_path: Path
 ) -> None:
-    photos, port = fill(tmp_path / "photos", IMAGES), free_port()
-    with (tmp_path / "log").open("wb") as sink:
-        child = start_child(
-            [sys.executable, "-m", "producer.cli", "serve", "--port", str(port)],
-            cwd=ROOT,
-            env=environment(broker_url=server.url),
-            stdout=sink,
-            stderr=subprocess.STDOUT,
-        )
-    try:
-        until(lambda: f":{port}" in (tmp_path / "log").read_text())
+    photos = fill(tmp_path / "photos", IMAGES)
+    with serving(server.url, tmp_path / "log") as address:
         names, notes = [str(path) for path in photos], list[str]()
-        with Client(f"http://127.0.0.1:{port}", on_note=notes.append) as api:
+        with Client(address, on_note=notes.append) as api:
             job = api.submit(names[:40])
             until(lambda: FairQueue(KEYS).size(client) == 5)
             purge(server.url)
@@ -302,5 +292,3 @@ def test_whoever_waits_at_the_http_api_gets_a_record_of_each_image(
         assert found.keys() == {"ok", "message_lost"}
         assert sorted(record.path for record in records) == sorted(names)
         assert any("are lost to the queue" in note for note in notes)
-    finally:
-        stop_child(child, PATIENCE_S)
