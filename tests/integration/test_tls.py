@@ -37,7 +37,7 @@ def pump(source: socket.socket, sink: socket.socket) -> None:
             line.shutdown(socket.SHUT_RDWR)
 
 
-class Door:
+class TlsProxy:
     """Ends TLS before a Redis that speaks none, and asks for a client's certificate."""
 
     def __init__(self, target: int, authority: trustme.CA) -> None:
@@ -82,7 +82,7 @@ def secured(server: EmbeddedRedis, client: redis.Redis, tmp_path: Path) -> Itera
     mine.private_key_pem.write_to_path(str(tmp_path / "key.pem"))
     inner = urlsplit(server.url)
     assert inner.port is not None
-    api = Door(inner.port, authority)
+    api = TlsProxy(inner.port, authority)
     yield {
         "broker_url": f"rediss://:{inner.password}@localhost:{api.port}/0",
         "tls_ca": str(tmp_path / "ca.pem"),
