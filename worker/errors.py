@@ -18,6 +18,9 @@
     |   |   +-- TruncatedError     truncated
     |   |   +-- TooManyPixelsError too_many_pixels
     |   |   +-- BrokenImageError   broken_image
+    |   |   +-- DecodeTimeoutError decode_timeout   took longer than the deadline
+    |   |   +-- DecodeMemoryError  out_of_memory    needs more memory than a decode may take
+    |   |   +-- DecoderCrashError  decoder_crashed  decode processes ended with it
     |   +-- infer
     |   |   +-- InferenceError     inference_failed
     |   |   |   +-- DeviceMemoryError  out_of_memory  a smaller batch may fit
@@ -31,6 +34,7 @@
     +-- ArtifactError              the model cannot be used: missing, altered, newer, unfit
     +-- ExportError                no artifact can be made of a model
     +-- DeviceError                the device asked for is not here
+    +-- DecoderStartError          no process that decodes can be started
     +-- NoCacheError               there is nowhere to keep what was made of a model
     +-- BrokerError                Redis cannot be used: too old, in cluster mode, rights missing
 """
@@ -181,6 +185,35 @@ class BrokenImageError(ImageError):
     sentence = "the image's data is damaged"
 
 
+class DecodeTimeoutError(ImageError):
+    """Reading and decoding took longer than `decode_timeout_s`."""
+
+    code = "decode_timeout"
+    stage = "decode"
+
+    def __init__(self, timeout_s: float) -> None:
+        super().__init__(
+            f"it was not decoded within {timeout_s:g} s (WANWU_DECODE_TIMEOUT_S): the file is "
+            "made to take long, or its disk does not answer"
+        )
+
+
+class DecodeMemoryError(ImageError):
+    """Decoding needs more memory than `decode_memory_bytes`, or than there is."""
+
+    code = "out_of_memory"
+    stage = "decode"
+    sentence = "decoding needs more memory than one image may take (WANWU_DECODE_MEMORY_BYTES)"
+
+
+class DecoderCrashError(ImageError):
+    """Processes ended while they decoded it: a fault of a library, or they were killed."""
+
+    code = "decoder_crashed"
+    stage = "decode"
+    sentence = "decode processes ended each time they tried this image, so it is not tried again"
+
+
 class InferenceError(ImageError):
     """The model failed on this image, alone."""
 
@@ -244,6 +277,10 @@ class ExportError(TaggerError):
 
 class DeviceError(TaggerError):
     """The device asked for does not exist here."""
+
+
+class DecoderStartError(TaggerError):
+    """No process that decodes images can be started."""
 
 
 class NoCacheError(TaggerError):

@@ -27,7 +27,7 @@ from worker.contract.redis.connections import connect
 from worker.contract.secret import SecretUrl
 from worker.contract.settings import Settings
 from worker.engines.choose import open_engine
-from worker.engines.malloc import disable_malloc_trim
+from worker.malloc import disable_malloc_trim
 from worker.labels.encoder import LabelEncoder
 
 BATCH: Final = 4

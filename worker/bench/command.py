@@ -17,10 +17,10 @@ from worker.contract.i18n import gettext as _
 from worker.contract.settings import Settings
 from worker.engines.base import resolve_device
 from worker.engines.choose import open_engine
-from worker.engines.malloc import disable_malloc_trim
 from worker.engines.tuned_batch import remember
 from worker.export.on_first_use import open_model
 from worker.images.decode import set_up
+from worker.malloc import disable_malloc_trim
 
 # Wide enough for every column when the output is no terminal.
 _COLUMNS: Final = 140

@@ -18,7 +18,7 @@ from worker.artifact.manifest import TOKENIZER, Artifact
 from worker.contract.settings import Settings
 from worker.engines.base import resolve_device, use_threads
 from worker.engines.choose import LOADERS
-from worker.engines.malloc import disable_malloc_trim
+from worker.malloc import disable_malloc_trim
 from worker.model.original import image_tower, original_model
 from worker.model.precision import Precision
 from worker.model.towers import TextTower

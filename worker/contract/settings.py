@@ -20,11 +20,21 @@ from worker.contract.secret import Secret, SecretUrl
 Positive = Annotated[int, Meta(ge=1)]
 PREFIX: Final = "WANWU_"
 DEFAULT_BATCH: Final = 4
-
+# What people keep pictures in; MPO comes with JPEG.
+IMAGE_FORMATS: Final = (
+    *("JPEG", "PNG", "WEBP", "GIF", "AVIF", "BMP", "TIFF", "JPEG2000", "PPM", "ICO", "PSD"),
+)
+# Little used, so that few eyes have seen their decoders; and whatever is decoded by a loop in
+# Python: PPM as text, BMP with run lengths, QOI, some DDS, SGI of 16 bits.
+SLOW: Final = "SLOW"
+MORE_FORMATS: Final = ("ICNS", "QOI", "DDS", "SGI", "PCX", "TGA", SLOW)
+# Several copies of the largest image, and what libraries take whatever the image.
+_PIXEL_BYTES: Final = 16
+_DECODE_BASE_BYTES: Final = 256 * 1024 * 1024
 
 S = TypeVar("S", bound="Settings")
 # What separates the items of a list; None is any blank.
-_LISTS: Final = frozenset({"image_roots", "image_urls"})
+_LISTS: Final = frozenset({"image_roots", "image_urls", "image_formats"})
 _SEPARATOR: Final = ","
 
 
@@ -66,7 +76,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     image_roots: tuple[str, ...] = ()
     image_urls: tuple[str, ...] = ()
     decode: Literal["auto", "exact", "fast"] = "auto"
+    decoder: Literal["auto", "processes", "threads"] = "auto"
     decode_threads: Annotated[int, Meta(ge=0)] = 0
+    decode_timeout_s: Positive = 20
+    decode_memory_bytes: Annotated[int, Meta(ge=0)] = 0
+    image_formats: tuple[str, ...] = IMAGE_FORMATS
     prefetch_chunks: Annotated[int, Meta(ge=0)] = 0
     max_pixels: Positive = 200_000_000
     jpeg_max_side: Annotated[int, Meta(ge=0)] = 4000
@@ -89,6 +103,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             if url.problem:
                 problem = Message(url.problem)
                 raise SettingsError(N_("{url}: {problem}"), url=url, problem=problem)
+        for name in self.image_formats:
+            if name not in (*IMAGE_FORMATS, *MORE_FORMATS):
+                known = ", ".join((*IMAGE_FORMATS, *MORE_FORMATS))
+                raise SettingsError(
+                    N_("WANWU_IMAGE_FORMATS: {name} is none of {known}"), name=name, known=known
+                )
         try:
             Keys(self.prefix)
         except ValueError as e:
@@ -135,6 +155,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def decoders(self) -> int:
         """Decode threads: as set, else one per CPU that this process may use."""
         return self.decode_threads or usable_cpus().usable
+
+    @property
+    def decode_memory(self) -> int:
+        """Bytes that one image may take to decode: as set, else what the largest one needs."""
+        return self.decode_memory_bytes or _DECODE_BASE_BYTES + _PIXEL_BYTES * self.max_pixels
 
     @property
     def concurrency(self) -> int:

@@ -81,8 +81,25 @@ GROUPS: Final[Mapping[str, Mapping[str, Entry]]] = {
             "Whether JPEGs are scaled while they are decoded: `fast` always, `exact` never, `auto` "
             "where the model's manifest says that embeddings agree."
         ),
+        "decoder": Entry(
+            "Where images are decoded: in `processes` of their own, which have the deadline and "
+            "the limit of memory below, or on `threads` of the worker, which have neither. `auto` "
+            "takes threads only where no processes can be started."
+        ),
         "decode_threads": Entry(
-            "Threads that read and decode.", "one per CPU, within the CPU quota"
+            "Processes, or threads, that read and decode.", "one per CPU, within the CPU quota"
+        ),
+        "decode_timeout_s": Entry(
+            "Seconds that reading and decoding one image may take; then it fails."
+        ),
+        "decode_memory_bytes": Entry(
+            "Bytes of memory that decoding one image may take; then it fails.",
+            "256 MiB and 16 bytes for each of `WANWU_MAX_PIXELS`",
+        ),
+        "image_formats": Entry(
+            "Formats that are read, separated by commas. Others that can be named: `ICNS`, `QOI`, "
+            "`DDS`, `SGI`, `PCX`, `TGA`, and `SLOW` for what a loop in Python decodes: PPM as "
+            "text, BMP with run lengths, QOI, some DDS and SGI."
         ),
         "prefetch_chunks": Entry(
             "Most chunks that a worker holds at once.", "two batches and one per decode thread"

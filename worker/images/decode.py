@@ -8,17 +8,19 @@ from __future__ import annotations
 import struct
 import warnings
 import zlib
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from io import BytesIO
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from worker.contract.settings import IMAGE_FORMATS, MORE_FORMATS, SLOW
 from worker.errors import (
     BrokenImageError,
+    DecodeMemoryError,
     ImageError,
     NotAnImageError,
     TooManyPixelsError,
@@ -29,16 +31,17 @@ from worker.images.resize import fit
 
 if TYPE_CHECKING:
     from worker.artifact.manifest import Preprocessing
-    from worker.budget import WeightedSemaphore
 
 Pixels = npt.NDArray[np.uint8]
 
-# Raster formats that people keep pictures in; MPO comes with JPEG. Refused: EPS, which Pillow hands
-# to Ghostscript; and fonts, films and stubs.
-FORMATS: Final = (
-    *("JPEG", "PNG", "WEBP", "GIF", "AVIF", "BMP", "TIFF", "JPEG2000", "PPM", "ICO", "ICNS"),
-    *("PSD", "QOI", "DDS", "SGI", "PCX", "TGA"),
-)
+
+class Semaphore(Protocol):
+    """How many pixels may be in memory at once."""
+
+    def acquire(self, amount: int) -> AbstractContextManager[None]:
+        """Wait until so many are free and hold them."""
+
+
 # Fast mode: a JPEG may be decoded at a fraction of its size, but at twice the size wanted or more.
 _FAST_GAP: Final = 2
 _FRACTIONS: Final = (1, 2, 4, 8)
@@ -72,14 +75,17 @@ def decode(
     spec: Preprocessing,
     *,
     max_pixels: int,
+    formats: Sequence[str] = IMAGE_FORMATS,
     fast: bool = False,
     jpeg_max_side: int = 0,
-    semaphore: WeightedSemaphore | None = None,
+    semaphore: Semaphore | None = None,
     look: Callable[[Pixels], None] = lambda _: None,
 ) -> Pixels:
     """Return the first frame at the model's size: uint8, CHW, C-contiguous.
 
     `look` is shown the frame before it is brought to that size: upright, HWC, or HW if it is grey.
+
+    Only the `formats` named are read, by Pillow's names for them; see `IMAGE_FORMATS`.
 
     A JPEG with a side of more than `jpeg_max_side` pixels, if that is not 0, is scaled down by a
     half, a quarter or an eighth while it is decoded, in either mode. While pixels are in memory
@@ -92,7 +98,7 @@ def decode(
         ImageError: of stage `decode`.
     """
     try:
-        with _open(data) as image:
+        with _open(data, formats) as image:
             if image.width * image.height > max_pixels:
                 raise TooManyPixelsError(image.size, max_pixels)
             if jpeg_max_side:
@@ -110,7 +116,7 @@ def decode(
         raise _explain(e, data) from e
 
 
-def _open(data: bytes) -> Image.Image:
+def _open(data: bytes, formats: Sequence[str]) -> Image.Image:
     """Read the header. Unlike `Image.open`, distinguish a damaged header from what is no image.
 
     Its limit on pixels is left out too: that one knows the number of pixels, but not width and
@@ -118,18 +124,40 @@ def _open(data: bytes) -> Image.Image:
     """
     Image.init()  # Free after the first time; `set_up` may not have been called, as in a script.
     prefix = data[:_PREFIX_BYTES].ljust(_PREFIX_BYTES, b"\0")
-    for name in FORMATS:
+    for name in (*IMAGE_FORMATS, *MORE_FORMATS):
+        if name == SLOW:
+            continue
         factory, accept = Image.OPEN[name]
         # A string would say that this Pillow was built without the format.
         if accept and accept(prefix) is not True:
             continue
+        if name not in formats:
+            if accept:
+                raise NotAnImageError(_is_off(name))
+            continue
         try:
-            return factory(BytesIO(data), "")
+            image: Image.Image = factory(BytesIO(data), "")
         except _DECODER_ERRORS as e:
             # A format without a signature is tried on everything: its refusal says nothing.
             if accept:
                 raise _explain(e, data, f"it begins like {name}, but its header is damaged") from e
+        else:
+            return _checked(image, formats)
     raise NotAnImageError
+
+
+def _checked(image: Image.Image, formats: Sequence[str]) -> Image.Image:
+    """Refuse what a loop in Python would decode, unless that is wanted: it takes minutes."""
+    if SLOW not in formats and any(
+        tile[0] in Image.DECODERS for tile in getattr(image, "tile", ())
+    ):
+        raise NotAnImageError(_is_off(SLOW))
+    return image
+
+
+def _is_off(name: str) -> str:
+    kind = "images whose decoder is slow" if name == SLOW else f"{name} images"
+    return f"{kind} are not read unless WANWU_IMAGE_FORMATS names {name}"
 
 
 def _scale_down(image: Image.Image, jpeg_max_side: int) -> None:
@@ -148,8 +176,9 @@ def _draft(image: Image.Image, spec: Preprocessing) -> None:
 
 def _explain(error: Exception, data: bytes, sentence: str = "") -> ImageError:
     detail = str(error).lower()[:_DETAIL_CHARS]
-    if isinstance(error, MemoryError):
-        return BrokenImageError("the image needs more memory than there is")
+    # libtiff and OpenJPEG do not say in another way that they were refused memory.
+    if isinstance(error, MemoryError) or "out of memory" in detail or "can't allocate" in detail:
+        return DecodeMemoryError()
     if isinstance(error, EOFError) or any(hint in detail for hint in _CUT_OFF) or _is_short(data):
         return TruncatedError()
     return BrokenImageError(sentence or f"{BrokenImageError.sentence}: {detail}")

@@ -28,7 +28,7 @@ from worker.engines.base import Engine, device_memory, device_utilisation
 from worker.engines.choose import open_engine
 from worker.engines.infer import launch, warm
 from worker.errors import ImageError, LabelsMissingError
-from worker.images.decode import set_up
+from worker.images.open_decoder import open_decoder
 from worker.images.read import read
 from worker.labels.encoder import LabelCache, LabelSet, encoder_of
 from worker.labels.matrix_store import LabelMatrixStore
@@ -91,9 +91,14 @@ class Pipeline:
         self._batcher = Batcher(
             self._launch, settings.largest_batch, clock=clock, on_death=self._end
         )
-        source = partial(read, blobs=blobs, settings=settings)
+        self._decoder = open_decoder(settings, artifact.manifest, self._end)
         self._decode_stage = DecodeStage(
-            settings, artifact, source, self._batcher, self.capacity, self._embedding_cache
+            self._decoder,
+            partial(read, blobs=blobs, settings=settings),
+            settings.decoders,
+            self._batcher,
+            self.capacity,
+            self._embedding_cache,
         )
         self._tagging_stage = TaggingStage(artifact.manifest.logit_scale, self._embedding_cache)
 
@@ -103,12 +108,14 @@ class Pipeline:
         Raises:
             ArtifactError: the model cannot be used.
             DeviceError: the device asked for is not here.
+            DecoderStartError: images cannot be decoded in processes, as the settings want.
         """
         if self._started:
             return
         manifest = self.artifact.manifest
         shape_CHW = (3, manifest.preprocessing.height, manifest.preprocessing.width)
-        set_up(self._settings.max_pixels)
+        # It loads while the model does.
+        self._decoder.launch()
         self._engine = self._load_engine(self.artifact, self._settings)
         wanted = self._settings.largest_batch
         fitting = warm(self._engine, shape_CHW, wanted, manifest.embedding_dim)
@@ -118,6 +125,7 @@ class Pipeline:
         encoder = encoder_of(self.artifact, self._engine.device, self._matrix_store)
         self._label_sets = LabelCache(encoder.encode)
         self._batcher.start(pipelined=self._engine.pipelined)
+        self._decode_stage.start()
         self._started = True
 
     def stop(self) -> None:

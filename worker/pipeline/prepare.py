@@ -2,8 +2,10 @@
 
 ::
 
-    task thread       submit --+                       +--> ChunkLatch, on which the task waits
-    decode threads             +-- read, decode, put --+
+    task thread     submit --+--------- files --------> Decoder --put--> batcher
+    read threads             +-- blobs, URLs: bytes --> Decoder --put--> batcher
+                                                           |
+                                 ChunkLatch <-- failed ----+       on which the task waits
 """
 
 from __future__ import annotations
@@ -11,20 +13,19 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import TYPE_CHECKING
 
-from worker.budget import WeightedSemaphore
+from worker.contract.urls import is_url
 from worker.errors import ImageError, WorkerGoneError
-from worker.images.decode import decode
-from worker.images.thumbnail import thumbnail
-from worker.pipeline.batch_policy import Inferred, Pixels
+from worker.images.decoder import Decoder, DecodeRequest, Done
+from worker.images.read_file import encoded
+from worker.pipeline.batch_policy import Inferred
 from worker.pipeline.in_flight import ChunkLatch, ImageTask
 
 if TYPE_CHECKING:
-    from worker.artifact.manifest import Artifact
     from worker.contract.messages import Chunk, ImageRef
-    from worker.contract.settings import Settings
-    from worker.images.read import Original
+    from worker.images.read_file import Original
     from worker.pipeline.batcher import Batcher
     from worker.pipeline.capacity import Capacity
     from worker.pipeline.embedding_cache import EmbeddingCache
@@ -34,45 +35,58 @@ Attempt = Callable[[int], AbstractContextManager[object]]
 
 
 class DecodeStage:
-    """The threads that read and decode. Many task threads may submit chunks at once."""
+    """Reads and decodes. Many task threads may submit chunks at once."""
 
     def __init__(
         self,
-        settings: Settings,
-        artifact: Artifact,
+        decoder: Decoder,
         read: Callable[[ImageRef], Original],
+        readers: int,
         batcher: Batcher,
         capacity: Capacity,
         embedding_cache: EmbeddingCache | None,
     ) -> None:
-        """Take where images come from and go to, and the cache of embeddings if there is one."""
-        self._preprocessing = artifact.manifest.preprocessing
-        self._fast = artifact.manifest.decodes_fast(settings.decode)
-        self._max_pixels = settings.max_pixels
-        self._max_side = settings.jpeg_max_side
+        """Take where images come from and go to, and the cache of embeddings if there is one.
+
+        So many `readers` get what does not lie on a disk, with `read`.
+        """
+        self._decoder = decoder
         self._read_ref = read
         self._batcher = batcher
         self._capacity = capacity
         self._embedding_cache = embedding_cache
-        # As much as the largest image alone, however many threads decode.
-        self._semaphore = WeightedSemaphore(settings.max_pixels)
-        self._decoders = ThreadPoolExecutor(settings.decoders, thread_name_prefix="decode")
+        self._readers = ThreadPoolExecutor(readers, thread_name_prefix="read")
         # An urgent image does not wait for what the other threads have to do.
-        self._urgent_decoder = ThreadPoolExecutor(1, thread_name_prefix="decode-urgent")
+        self._urgent_reader = ThreadPoolExecutor(1, thread_name_prefix="read-urgent")
+
+    def start(self) -> None:
+        """Wait until images can be decoded.
+
+        Raises:
+            DecoderStartError: they cannot be.
+        """
+        self._decoder.start()
 
     def stop(self) -> None:
         """Decode what was submitted, and end the threads; harmless when done twice."""
-        self._decoders.shutdown(wait=True)
-        self._urgent_decoder.shutdown(wait=True)
+        self._readers.shutdown(wait=True)
+        self._urgent_reader.shutdown(wait=True)
+        self._decoder.stop()
 
     def submit(self, image_tasks: Sequence[ImageTask], chunk: Chunk) -> ChunkLatch:
         """Begin with the images of a chunk, all at once; return what to wait for."""
         # All are announced before the first is decoded: the batcher waits for what can still come.
         self._batcher.expect(len(image_tasks))
         latch = ChunkLatch(image_tasks, self._capacity.give_back)
-        decoders = self._urgent_decoder if chunk.urgent else self._decoders
+        files = []
         for image_task in image_tasks:
-            decoders.submit(self._prepare, latch, image_task, chunk)
+            if self._needs_bytes(image_task.ref):
+                readers = self._urgent_reader if chunk.urgent else self._readers
+                readers.submit(self._read, latch, image_task, chunk)
+            elif (request := self._file(latch, image_task, chunk)) is not None:
+                files.append(request)
+        if files:
+            self._decoder.submit(files, urgent=chunk.urgent)
         return latch
 
     def process_isolated(
@@ -94,29 +108,35 @@ class DecodeStage:
         finally:
             self._capacity.give_back(waiting)
 
-    def _prepare(self, latch: ChunkLatch, image_task: ImageTask, chunk: Chunk) -> None:
-        """Read and decode, on a decode thread; whatever happens, the image gets an outcome."""
+    def _needs_bytes(self, ref: ImageRef) -> bool:
+        """Whether an image is read here: all but files, whose decoder reads them itself."""
+        is_file = ref.error is None and ref.blob is None and not is_url(ref.place)
+        return not is_file or self._embedding_cache is not None
+
+    def _file(self, latch: ChunkLatch, image_task: ImageTask, chunk: Chunk) -> DecodeRequest | None:
+        ref = image_task.ref
         try:
-            data = self._read(image_task)
+            path = encoded(ref.place)
+        except ImageError as e:
+            self._end(latch, image_task, e)
+            return None
+        put = partial(self._put, latch, image_task, chunk)
+        return DecodeRequest(put, path=path, part=ref.part, thumbnail_px=chunk.thumbnail_px)
+
+    def _read(self, latch: ChunkLatch, image_task: ImageTask, chunk: Chunk) -> None:
+        """Get the bytes, on a read thread; whatever happens, the image gets an outcome."""
+        try:
+            with image_task.watch.time("read_ms"):
+                data, image_task.stamp = self._read_ref(image_task.ref)
             if (cached := self._cache_hit(image_task, data, chunk)) is not None:
                 self._batcher.forget()
                 latch.complete(image_task, cached)
                 return
-            pixels_CHW = self._decode(image_task, data, chunk.thumbnail_px)
+            put = partial(self._put, latch, image_task, chunk)
+            request = DecodeRequest(put, data=data, thumbnail_px=chunk.thumbnail_px)
+            self._decoder.submit([request], urgent=chunk.urgent)
         except BaseException as e:  # noqa: BLE001 - `to_image_error` tells them apart
-            self._batcher.forget()
-            latch.complete(image_task, e)
-            return
-        try:
-            future = self._batcher.put(pixels_CHW, urgent=chunk.urgent)
-            latch.complete_with(image_task, future)
-        except WorkerGoneError as e:
-            latch.complete(image_task, e)
-
-    def _read(self, image_task: ImageTask) -> bytes:
-        with image_task.watch.time("read_ms"):
-            data, image_task.stamp = self._read_ref(image_task.ref)
-        return data
+            self._end(latch, image_task, e)
 
     def _cache_hit(self, image_task: ImageTask, data: bytes, chunk: Chunk) -> Inferred | None:
         """Return the cached embedding of the same bytes, if nothing else is wanted."""
@@ -129,18 +149,26 @@ class DecodeStage:
             return None
         return Inferred(embedding_D, 0.0, 0.0, 0)
 
-    def _decode(self, image_task: ImageTask, data: bytes, thumbnail_px: int) -> Pixels:
-        def look(whole: Pixels) -> None:
-            if thumbnail_px:
-                image_task.thumbnail = thumbnail(whole, thumbnail_px)
+    def _put(self, latch: ChunkLatch, image_task: ImageTask, chunk: Chunk, done: Done) -> None:
+        """Put what is decoded into the batcher; an image that failed is done."""
+        self._note(image_task, done)
+        if done.pixels_CHW is None:
+            self._end(latch, image_task, done.error or WorkerGoneError())
+            return
+        try:
+            future = self._batcher.put(done.pixels_CHW, urgent=chunk.urgent)
+            latch.complete_with(image_task, future)
+        except WorkerGoneError as e:
+            latch.complete(image_task, e)
 
-        with image_task.watch.time("decode_ms"):
-            return decode(
-                data,
-                self._preprocessing,
-                max_pixels=self._max_pixels,
-                fast=self._fast,
-                jpeg_max_side=self._max_side,
-                semaphore=self._semaphore,
-                look=look,
-            )
+    def _note(self, image_task: ImageTask, done: Done) -> None:
+        image_task.thumbnail = done.thumbnail
+        # Who reads here has noted its own.
+        if done.request.path:
+            image_task.stamp = done.stamp
+            image_task.watch.note("read_ms", done.read_ms)
+        image_task.watch.note("decode_ms", done.decode_ms)
+
+    def _end(self, latch: ChunkLatch, image_task: ImageTask, error: BaseException) -> None:
+        self._batcher.forget()
+        latch.complete(image_task, error)

@@ -44,6 +44,11 @@ class Stopwatch:
         """Time a stage, as a context, whether it succeeds or fails."""
         return _Lap(self._clock, self.readings_ms, name)
 
+    def note(self, name: str, taken_ms: float | None) -> None:
+        """Note a time that was measured elsewhere, if the stage was reached."""
+        if taken_ms is not None:
+            self.readings_ms[name] = taken_ms
+
     def stop(self) -> None:
         """Note the total: the queue, and everything since."""
         here_ms = (self._clock() - self._started_s) * 1000

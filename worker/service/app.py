@@ -28,6 +28,7 @@ from worker.engines.choose import open_engine
 from worker.engines.tuned_batch import tuned
 from worker.errors import TaggerError
 from worker.export.on_first_use import open_model
+from worker.images.isolated.fork_server import fork_early
 from worker.monitoring import logs
 from worker.monitoring.http import Sources, answering
 from worker.monitoring.prometheus import metrics_of
@@ -106,6 +107,8 @@ def serve(settings: Settings, load_engine: LoadEngine = open_engine) -> int:
     """
     warnings.simplefilter("ignore", SecurityWarning)  # `_log_ready` says it more briefly.
     logs.configure(settings.log_level)
+    if settings.decoder != "threads":
+        fork_early()
     check_early(settings)
     settings, artifact = _opened(settings)
     tagger, stops = Tagger(settings, artifact, node_name(), load_engine), list[str]()

@@ -30,9 +30,9 @@ from worker.contract.stores.dead_letters import UNREADABLE, DeadLetters, Unread
 from worker.contract.stores.jobs import JobStore
 from worker.engines.base import Engine
 from worker.engines.choose import open_engine
-from worker.engines.malloc import disable_malloc_trim
 from worker.errors import CancelledError, PoisonError, TaggerError
 from worker.labels.matrix_store import RedisLabelMatrixStore
+from worker.malloc import disable_malloc_trim
 from worker.pipeline.embedding_cache import EmbeddingCache
 from worker.pipeline.pipeline import Pipeline
 from worker.service.delivery_counts import Deliveries

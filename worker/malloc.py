@@ -10,11 +10,11 @@ _M_TRIM_THRESHOLD: Final = -1
 _M_TOP_PAD: Final = -2
 _M_MMAP_THRESHOLD: Final = -3
 _LARGEST_BLOCK: Final = 32 * 1024 * 1024
-_KEPT: Final = 512 * 1024 * 1024
+_KEPT_BYTES: Final = 512 * 1024 * 1024
 
 
-def disable_malloc_trim() -> bool:
-    """Let malloc keep what is freed, for the process; return whether it agrees.
+def disable_malloc_trim(kept_bytes: int = _KEPT_BYTES) -> bool:
+    """Let malloc keep what is freed, up to `kept_bytes`, for the process; tell whether it agrees.
 
     By default glibc hands blocks of several MB, such as the states between two layers, back to the
     system and fetches them again, page by page: a ViT-B/16 then spends 15 % of its time in page
@@ -26,7 +26,7 @@ def disable_malloc_trim() -> bool:
         return False
     wanted = (
         (_M_MMAP_THRESHOLD, _LARGEST_BLOCK),
-        (_M_TRIM_THRESHOLD, _KEPT),
+        (_M_TRIM_THRESHOLD, kept_bytes),
         (_M_TOP_PAD, _LARGEST_BLOCK),
     )
     return all(mallopt(name, value) for name, value in wanted)

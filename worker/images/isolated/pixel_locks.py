@@ -1,0 +1,72 @@
+"""How many pixels all decode processes of a worker may hold at once: locks that die with them."""
+
+from __future__ import annotations
+
+import fcntl
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Final
+
+# Each lock stands for so much of the limit. A byte of a file that has none is locked for each.
+_LOCKS: Final = 4
+
+
+class PixelLocks:
+    """Large images wait for each other; what a process holds is released when it is killed.
+
+    An image of up to a quarter of `max_pixels` takes one of four locks, a larger one all of them,
+    and what is small even if every process has one takes none: together they hold no more than
+    1.25 times `max_pixels`.
+    """
+
+    def __init__(
+        self,
+        handle: int,
+        max_pixels: int,
+        processes: int,
+        on_wait: Callable[[], None],
+        on_go: Callable[[], None],
+    ) -> None:
+        """Take the handle of a file that is for this alone, and what to call around a wait."""
+        self._handle = handle
+        self._part = max_pixels // _LOCKS
+        self._small = self._part // processes
+        self._on_wait = on_wait
+        self._on_go = on_go
+
+    @contextmanager
+    def acquire(self, pixels: int) -> Iterator[None]:
+        """Hold so many pixels."""
+        if pixels <= self._small:
+            yield
+            return
+        taken = self._take_one() if pixels <= self._part else self._take_all()
+        try:
+            yield
+        finally:
+            for lock in taken:
+                fcntl.lockf(self._handle, fcntl.LOCK_UN, 1, lock)
+
+    def _take_one(self) -> list[int]:
+        for lock in range(_LOCKS):
+            if self._try(lock):
+                return [lock]
+        return self._wait(_LOCKS - 1)
+
+    def _take_all(self) -> list[int]:
+        """In order, so that no two wait for each other."""
+        return [taken for lock in range(_LOCKS) for taken in self._wait(lock)]
+
+    def _try(self, lock: int) -> bool:
+        try:
+            fcntl.lockf(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, lock)
+        except OSError:
+            return False
+        return True
+
+    def _wait(self, lock: int) -> list[int]:
+        if not self._try(lock):
+            self._on_wait()
+            fcntl.lockf(self._handle, fcntl.LOCK_EX, 1, lock)
+            self._on_go()
+        return [lock]

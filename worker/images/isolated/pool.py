@@ -1,0 +1,306 @@
+"""Images -> pixels, in child processes: the worker's side.
+
+::
+
+    any thread   submit --> waiting --orders--> decode processes --replies--> thread "decoders"
+                                                                                    |
+                                             on_done of each image <----------------+
+
+A process that takes too long for an image is killed and replaced, and that image fails. If one ends
+on its own, the image that it had in hand is tried again, alone. All others go to other processes.
+"""
+
+from __future__ import annotations
+
+import os
+import selectors
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Final
+
+import structlog
+
+from worker.errors import (
+    DecoderCrashError,
+    DecoderStartError,
+    DecodeTimeoutError,
+    ImageError,
+    WorkerGoneError,
+)
+from worker.images.decoder import DecodeConfig, DecodeRequest, Done
+from worker.images.isolated.fork_server import ForkServer
+from worker.images.isolated.member import Member
+from worker.images.isolated.pace import Pace
+
+# An image that so many processes have ended with is not tried again.
+MAX_CRASHES: Final = 3
+# How often processes are looked at, in parts of the deadline.
+_LOOKS: Final = 20
+# So many in a row: nothing can be decoded here any more.
+_MAX_FAILED_STARTS: Final = 3
+
+log = structlog.get_logger()
+
+
+class DecodePool:
+    """Decode processes and the images that wait for them. Any thread may submit."""
+
+    def __init__(
+        self,
+        config: DecodeConfig,
+        deadline_s: float,
+        on_death: Callable[[], None] = lambda: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Take what an image may take; `on_death` is called if no process can be started."""
+        self._config = config
+        self._deadline_s = deadline_s
+        self._on_death = on_death
+        # The decode processes note times on the same clock.
+        self._clock = clock
+        self._server = ForkServer(config)
+        self._pace = Pace()
+        # Guards what follows.
+        self._changed = threading.Condition()
+        self._members: list[Member] = []
+        self._waiting: deque[DecodeRequest] = deque()
+        self._urgent: deque[DecodeRequest] = deque()
+        self._undone = 0
+        self._is_stopping = False
+        self._has_died = False
+        self.timeouts = 0
+        self.crashes = 0
+        self._selector = selectors.DefaultSelector()
+        self._bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._thread = threading.Thread(target=self._run, name="decoders", daemon=True)
+
+    def launch(self) -> None:
+        """Begin to load what the processes need, in the background."""
+        self._server.start()
+
+    def start(self) -> None:
+        """Start the processes: as many as decode at once, and one that is for urgent images.
+
+        Raises:
+            DecoderStartError: they cannot be started.
+        """
+        self._server.wait()
+        self._selector.register(self._bell, selectors.EVENT_READ)
+        for number in range(self._config.decoders + 1):
+            self._add(urgent_only=number == self._config.decoders)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Decode what was submitted, then end the processes; harmless when done twice."""
+        with self._changed:
+            self._is_stopping = True
+            self._ring()
+        if self._thread.is_alive() and self._thread is not threading.current_thread():
+            self._thread.join()
+        self._close()
+
+    def submit(self, requests: Sequence[DecodeRequest], *, urgent: bool = False) -> None:
+        """Let images be decoded: each request's `on_done` is called, from any thread."""
+        for request in requests:
+            request.is_urgent = urgent
+            if not request.path:
+                request.handle, request.data = _stored(request.data), b""
+        with self._changed:
+            self._undone += len(requests)
+            if not (self._is_stopping or self._has_died):
+                (self._urgent if urgent else self._waiting).extend(requests)
+                self._feed()
+                return
+        self._finish([Done(request, error=WorkerGoneError()) for request in requests])
+
+    def _feed(self) -> None:
+        """Give what waits to the processes that can take it. Under the lock."""
+        while self._urgent and (free := self._free(urgent=True)):
+            self._send(free[0], [self._urgent.popleft()])
+        while self._waiting and (free := self._free(urgent=False)):
+            self._send(free[0], self._next(len(free)))
+
+    def _free(self, *, urgent: bool) -> list[Member]:
+        """Return the processes that can take an order, those that have least to do first."""
+        most = 1 + (self._pace.is_short and not urgent)
+        free = [
+            member
+            for member in self._members
+            if member.orders < most and (urgent or not member.urgent_only)
+        ]
+        return sorted(free, key=lambda member: member.orders)
+
+    def _next(self, free: int) -> list[DecodeRequest]:
+        """Return the images of the next order: some, or alone one that may end the process."""
+        waiting = self._waiting
+        taken = [waiting.popleft()]
+        wanted = self._pace.images(len(waiting) + 1, free)
+        while not taken[0].crashes and len(taken) < wanted and not waiting[0].crashes:
+            taken.append(waiting.popleft())
+        return taken
+
+    def _send(self, member: Member, requests: list[DecodeRequest]) -> None:
+        # A process that has ended is seen by the thread, which finds these with it.
+        with suppress(OSError):
+            member.send(requests)
+
+    def _run(self) -> None:
+        try:
+            self._loop()
+        except BaseException:
+            log.exception("decoders.failed")
+            self._die()
+
+    def _loop(self) -> None:
+        """Hear what the processes say, and look at those that say nothing."""
+        look_s = self._deadline_s / _LOOKS
+        looked_at_s = self._clock()
+        while not (self._is_stopping and not self._undone):
+            events = self._selector.select(look_s)
+            for key, _ in events:
+                if key.data is None:
+                    os.eventfd_read(self._bell)
+                else:
+                    self._hear(key.data)
+            if (now_s := self._clock()) - looked_at_s >= look_s:
+                looked_at_s = now_s
+                self._end_overdue(now_s)
+
+    def _hear(self, member: Member) -> None:
+        try:
+            with self._changed:
+                done = member.receive()
+                self._feed()
+        except (EOFError, OSError):
+            self._replace(member)
+            return
+        for one in done:
+            self._pace.note((one.read_ms or 0.0) + (one.decode_ms or 0.0))
+        self._finish(done)
+
+    def _end_overdue(self, now_s: float) -> None:
+        """Replace the processes that have an image for too long; that image fails."""
+        for member in [*self._members]:
+            if member.overdue_s(now_s) > self._deadline_s:
+                self._replace(member, DecodeTimeoutError(self._deadline_s))
+
+    def _replace(self, member: Member, timeout: ImageError | None = None) -> None:
+        """Put a new process in the place of one that has ended, or is late and is killed."""
+        done: list[Done] = []
+        self._selector.unregister(member.handles.replies)
+        with self._changed:
+            self._members.remove(member)
+            in_hand, others = member.left()
+            member.handles.kill()
+            if in_hand is not None:
+                done += self._judge(in_hand, timeout)
+            for request in reversed(others):
+                self._wait_again(request)
+        self._log(timeout, in_hand)
+        try:
+            self._add(urgent_only=member.urgent_only)
+        except DecoderStartError:
+            self._die()
+        else:
+            with self._changed:
+                self._feed()
+        self._finish(done)
+
+    def _judge(self, in_hand: DecodeRequest, timeout: ImageError | None) -> list[Done]:
+        """Return the image that a process has ended with if it has failed; else it waits again."""
+        in_hand.crashes += 1
+        if timeout is not None:
+            self.timeouts += 1
+            return [Done(in_hand, error=timeout)]
+        self.crashes += 1
+        if in_hand.crashes >= MAX_CRASHES:
+            return [Done(in_hand, error=DecoderCrashError())]
+        self._wait_again(in_hand)
+        return []
+
+    def _wait_again(self, request: DecodeRequest) -> None:
+        """Let an image be the next one. Under the lock."""
+        (self._urgent if request.is_urgent else self._waiting).appendleft(request)
+
+    def _add(self, *, urgent_only: bool) -> None:
+        """Start a process.
+
+        Raises:
+            DecoderStartError: also after the server was started anew.
+        """
+        for attempt in range(_MAX_FAILED_STARTS):
+            try:
+                if attempt:
+                    self._server.stop()
+                    self._server.start()
+                    self._server.wait()
+                member = Member(self._server.fork(), urgent_only=urgent_only)
+                break
+            except DecoderStartError:
+                if attempt + 1 == _MAX_FAILED_STARTS:
+                    raise
+        self._selector.register(member.handles.replies, selectors.EVENT_READ, member)
+        with self._changed:
+            self._members.append(member)
+
+    def _die(self) -> None:
+        """Nothing can be decoded here any more: let other workers try."""
+        log.error("decoders.gone")
+        with self._changed:
+            self._has_died = True
+            lost = [*self._urgent, *self._waiting]
+            for member in self._members:
+                in_hand, others = member.left()
+                lost += [in_hand, *others] if in_hand else others
+                member.handles.kill()
+            self._members.clear()
+            self._urgent.clear()
+            self._waiting.clear()
+        self._finish([Done(request, error=WorkerGoneError()) for request in lost])
+        self._on_death()
+
+    def _finish(self, done: Sequence[Done]) -> None:
+        for one in done:
+            if one.request.handle >= 0:
+                os.close(one.request.handle)
+            one.request.on_done(one)
+        with self._changed:
+            self._undone -= len(done)
+
+    def _close(self) -> None:
+        with self._changed:
+            for member in self._members:
+                member.handles.close()
+            self._members.clear()
+        self._server.stop()
+        self._selector.close()
+        if self._bell >= 0:
+            os.close(self._bell)
+            self._bell = -1
+
+    def _ring(self) -> None:
+        if self._bell >= 0:
+            os.eventfd_write(self._bell, 1)
+
+    def _log(self, timeout: ImageError | None, in_hand: DecodeRequest | None) -> None:
+        path = os.fsdecode(in_hand.path) if in_hand else None
+        if timeout is not None:
+            log.error("decode.timeout", path=path, deadline_s=self._deadline_s)
+        else:
+            log.warning("decoder.ended", path=path, attempt=in_hand.crashes if in_hand else None)
+
+
+def _stored(data: bytes) -> int:
+    """Return a handle of memory that holds the bytes: a decode process gets it, not a copy."""
+    handle = os.memfd_create("wanwu-image")
+    try:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(handle, view) :]
+    except OSError:
+        os.close(handle)
+        raise
+    return handle
