@@ -27,8 +27,8 @@ from worker.contract.redis.connections import connect
 from worker.contract.secret import SecretUrl
 from worker.contract.settings import Settings
 from worker.engines.choose import open_engine
-from worker.malloc import disable_malloc_trim
 from worker.labels.encoder import LabelEncoder
+from worker.malloc import disable_malloc_trim
 
 BATCH: Final = 4
 LOOP, PIPELINE, OURS = "bare loop", "transformers pipeline", "wanwu"

@@ -19,6 +19,7 @@ from PIL import Image, ImageCms, ImageFile, ImageOps
 
 from worker.artifact.manifest import Preprocessing
 from worker.budget import WeightedSemaphore
+from worker.contract.settings import IMAGE_FORMATS, MORE_FORMATS
 from worker.errors import (
     BrokenImageError,
     ImageError,
@@ -30,6 +31,7 @@ from worker.images import decode as stage
 from worker.images.decode import decode
 
 LIMIT = 200_000_000
+ALL_FORMATS = (*IMAGE_FORMATS, *MORE_FORMATS)
 SQUASH = Preprocessing(height=32, width=48)
 PAIR = Preprocessing(height=1, width=2)
 CUT = Preprocessing(height=32, width=32, resize="shortest_edge")
@@ -45,7 +47,8 @@ def pillow() -> Iterator[None]:
 
 def seen(data: bytes, spec: Preprocessing = SQUASH, *, fast: bool = False) -> npt.NDArray[np.uint8]:
     """Return the pixels as HWC."""
-    return decode(data, spec, max_pixels=LIMIT, fast=fast).transpose(1, 2, 0)
+    pixels_CHW = decode(data, spec, max_pixels=LIMIT, formats=ALL_FORMATS, fast=fast)
+    return pixels_CHW.transpose(1, 2, 0)
 
 
 def plainly(image: Image.Image, size: tuple[int, int] = (48, 32)) -> npt.NDArray[np.uint8]:

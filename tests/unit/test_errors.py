@@ -19,6 +19,7 @@ MADE_WITH: dict[type[errors.ImageError], tuple[object, ...]] = {
     errors.TooLargeError: (10, 5),
     errors.TooManyPixelsError: ((20, 30), 5),
     errors.CancelledError: ("20261123-181502-5f3a9c",),
+    errors.DecodeTimeoutError: (20,),
     errors.ReportedError: (Failure("not_found", "read", "gone"),),
 }
 
@@ -38,8 +39,8 @@ def test_every_image_error_becomes_a_failure_with_code_stage_and_sentence(
     assert len(failure.message) > 3
 
 
-def test_no_two_errors_share_a_code() -> None:
-    codes = [kind.code for kind in IMAGE_ERRORS]
+def test_no_two_errors_share_a_code_and_a_stage() -> None:
+    codes = [(kind.code, kind.stage) for kind in IMAGE_ERRORS]
     assert sorted(codes) == sorted(set(codes))
 
 
