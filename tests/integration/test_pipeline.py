@@ -34,7 +34,8 @@ from worker.pipeline.stats import STAGES
 
 COLOURS = {"红": "red", "绿": "lime", "蓝": "blue"}
 SENT_AT_S = 1_000_000.0
-SETTINGS = Settings(device="cpu", decode_threads=2, image_roots=("/",))
+# Processes are tried in `test_decode_pool`, and by every real worker; they take seconds to load.
+SETTINGS = Settings(device="cpu", decoder="threads", decode_threads=2, image_roots=("/",))
 
 
 @pytest.fixture(scope="module")

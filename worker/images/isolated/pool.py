@@ -184,7 +184,8 @@ class DecodePool:
     def _end_overdue(self, now_s: float) -> None:
         """Replace the processes that have an image for too long; that image fails."""
         for member in [*self._members]:
-            if member.overdue_s(now_s) > self._deadline_s:
+            # One that has answered, or has ended on its own, is heard next.
+            if member.overdue_s(now_s) > self._deadline_s and not member.handles.replies.poll():
                 self._replace(member, DecodeTimeoutError(self._deadline_s))
 
     def _replace(self, member: Member, timeout: ImageError | None = None) -> None:

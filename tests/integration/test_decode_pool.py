@@ -1,0 +1,245 @@
+"""Decode processes: deadlines, limits of memory, crashes; a real server and real processes."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import PATIENCE_S
+from images import encoded, picture
+from PIL import Image
+
+from worker.artifact.manifest import Preprocessing
+from worker.contract.messages import Part
+from worker.contract.settings import IMAGE_FORMATS, SLOW
+from worker.images.decode import decode
+from worker.images.decoder import DecodeConfig, DecodeRequest, Done
+from worker.images.isolated.pool import MAX_CRASHES, DecodePool
+
+SPEC = Preprocessing(height=16, width=24)
+DEADLINE_S = 1.0
+MEMORY = 128 * 1024 * 1024
+DECODERS = 2
+
+
+def slow_ppm() -> bytes:
+    """Return a picture of 100 pixels that takes minutes: its decoder starts again per comment."""
+    return b"P3\n10 10\n255\n" + b"#\n" * 2**23 + b"0 " * 300
+
+
+def colour(number: int) -> tuple[int, int, int]:
+    return number % 256, 255 - number % 256, number // 2 % 256
+
+
+class Decoding:
+    """A pool, and what has become of the images that were given to it."""
+
+    def __init__(self, root: Path) -> None:
+        self.died = threading.Event()
+        self.root = root
+        config = DecodeConfig(
+            preprocessing=SPEC,
+            roots=(os.fsencode(root),),
+            formats=(*IMAGE_FORMATS, SLOW),
+            max_file_bytes=64 * 1024 * 1024,
+            max_pixels=40_000_000,
+            jpeg_max_side=0,
+            fast=False,
+            decoders=DECODERS,
+            memory_bytes=MEMORY,
+        )
+        self.pool = DecodePool(config, DEADLINE_S, self.died.set)
+        self.pool.launch()
+        self.pool.start()
+
+    def path(self, name: str, data: bytes) -> bytes:
+        (self.root / name).write_bytes(data)
+        return os.fsencode(self.root / name)
+
+    def submit(self, *images: dict[str, Any], urgent: bool = False) -> Callable[[], list[Done]]:
+        """Submit images; what is returned waits for all of them."""
+        done: dict[int, Done] = {}
+        ready = threading.Semaphore(0)
+
+        def keeper(number: int) -> Callable[[Done], None]:
+            def keep(one: Done) -> None:
+                assert number not in done, "an image is done once"
+                done[number] = one
+                ready.release()
+
+            return keep
+
+        requests = [DecodeRequest(keeper(number), **image) for number, image in enumerate(images)]
+        self.pool.submit(requests, urgent=urgent)
+
+        def wait() -> list[Done]:
+            for _ in images:
+                assert ready.acquire(timeout=PATIENCE_S)
+            return [done[number] for number in range(len(images))]
+
+        return wait
+
+    def processes(self) -> list[int]:
+        """Return the process ids of the decode processes."""
+        return [child for server in _children(os.getpid()) for child in _children(server)]
+
+
+def _children(pid: int) -> list[int]:
+    found = Path(f"/proc/{pid}/task").glob("*/children")
+    return [int(child) for listing in found for child in listing.read_text().split()]
+
+
+@pytest.fixture(scope="module")
+def decoding(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Decoding]:
+    found = Decoding(tmp_path_factory.mktemp("images"))
+    yield found
+    found.pool.stop()
+
+
+def code(done: Done) -> str | None:
+    failure = getattr(done.error, "failure", None)
+    return failure().code if failure else None
+
+
+def test_many_images_get_their_own_pixels_from_files_and_from_bytes(decoding: Decoding) -> None:
+    data = [encoded(Image.new("RGB", (30, 20), colour(number)), "PNG") for number in range(200)]
+    images: list[dict[str, Any]] = [
+        {"data": one} if number % 3 else {"path": decoding.path(f"{number}.png", one)}
+        for number, one in enumerate(data)
+    ]
+    for number, done in enumerate(decoding.submit(*images)()):
+        assert done.error is None
+        assert done.pixels_CHW is not None
+        assert tuple(done.pixels_CHW[:, 8, 8]) == colour(number)
+        assert (done.stamp is None) == bool(number % 3)
+        assert done.decode_ms is not None
+
+
+def test_pixels_are_those_that_decoding_in_this_process_gives(decoding: Decoding) -> None:
+    data = encoded(picture(3), "JPEG")
+    (done,) = decoding.submit({"data": data, "thumbnail_px": 8})()
+    wanted = decode(data, SPEC, max_pixels=10**8)
+    assert done.pixels_CHW is not None
+    assert np.array_equal(done.pixels_CHW, wanted)
+    assert done.thumbnail
+
+
+def test_a_part_of_a_file_is_read(decoding: Decoding) -> None:
+    image = encoded(picture(4), "PNG")
+    path = decoding.path("shard.tar", b"x" * 100 + image + b"y" * 10)
+    (done,) = decoding.submit({"path": path, "part": Part(100, len(image))})()
+    assert done.error is None
+
+
+def test_errors_of_reading_and_decoding_keep_their_codes(decoding: Decoding) -> None:
+    images = [
+        {"path": decoding.path("text.jpg", b"no image at all")},
+        {"path": decoding.path("empty.jpg", b"")},
+        {"path": os.fsencode(decoding.root / "nowhere.jpg")},
+        {"path": b"/etc/hostname"},
+        {"data": encoded(picture(5), "PNG")[:60]},
+    ]
+    found = decoding.submit(*images)()
+    assert [code(done) for done in found] == [
+        *("not_an_image", "empty_file", "not_found", "outside_roots", "truncated")
+    ]
+    assert found[2].decode_ms is None
+    assert found[0].decode_ms is not None
+
+
+def test_an_image_that_takes_too_long_fails_alone_and_once(decoding: Decoding) -> None:
+    before = decoding.pool.timeouts
+    slow = {"path": decoding.path("slow.ppm", slow_ppm())}
+    good = {"data": encoded(picture(6), "PNG")}
+    found = decoding.submit(good, slow, good, good, slow, good, good, good)()
+    assert [code(done) for done in found] == [
+        *(None, "decode_timeout", None, None, "decode_timeout", None, None, None)
+    ]
+    assert decoding.pool.timeouts == before + 2
+    assert len(decoding.processes()) == DECODERS + 1
+
+
+def test_an_urgent_image_is_decoded_while_all_processes_have_one_that_hangs(
+    decoding: Decoding,
+) -> None:
+    slow = [{"path": decoding.path("slow.ppm", slow_ppm())}] * DECODERS
+    waiting = decoding.submit(*slow)
+    (done,) = decoding.submit({"data": encoded(picture(7), "PNG")}, urgent=True)()
+    assert done.error is None
+    assert [code(one) for one in waiting()] == ["decode_timeout"] * DECODERS
+
+
+def test_an_image_that_needs_too_much_memory_fails_alone(decoding: Decoding) -> None:
+    body = io.BytesIO()
+    Image.new("RGB", (6000, 6000)).save(body, "PNG", compress_level=1)
+    large = {"data": body.getvalue()}
+    good = {"data": encoded(picture(8), "PNG")}
+    found = decoding.submit(good, large, good)()
+    assert [code(done) for done in found] == [None, "out_of_memory", None]
+
+
+def test_a_process_that_is_killed_costs_no_image(decoding: Decoding) -> None:
+    before = decoding.pool.crashes
+    data = encoded(picture(9, (2000, 1500)), "JPEG")
+    waiting = decoding.submit(*[{"data": data}] * 40)
+    for pid in decoding.processes()[:DECODERS]:
+        os.kill(pid, signal.SIGKILL)
+    assert [code(done) for done in waiting()] == [None] * 40
+    assert decoding.pool.crashes <= before + DECODERS
+    (done,) = decoding.submit({"data": data})()
+    assert done.error is None
+
+
+def test_an_image_that_ends_its_process_each_time_is_not_tried_for_ever(
+    decoding: Decoding,
+) -> None:
+    slow = {"path": decoding.path("slow.ppm", slow_ppm())}
+    waiting = decoding.submit(slow)
+    for attempt in range(MAX_CRASHES):
+        os.kill(_busy(decoding, attempt), signal.SIGKILL)
+    assert [code(done) for done in waiting()] == ["decoder_crashed"]
+
+
+def _busy(decoding: Decoding, crashes: int) -> int:
+    """Return the process that works, once there have been so many crashes of its image."""
+    ends = threading.Event()
+    for _ in range(int(PATIENCE_S * 100)):
+        for member in [*decoding.pool._members]:
+            in_hand, _ = member.left()
+            if in_hand is not None and in_hand.crashes == crashes:
+                return _pid_of(member.handles.pidfd)
+        ends.wait(0.01)
+    pytest.fail("no process has the image")
+
+
+def _pid_of(pidfd: int) -> int:
+    text = Path(f"/proc/self/fdinfo/{pidfd}").read_text(encoding="ascii")
+    return int(text.split("Pid:")[1].split()[0])
+
+
+def test_when_the_server_of_the_processes_ends_all_is_started_anew(decoding: Decoding) -> None:
+    (server,) = _children(os.getpid())
+    data = encoded(picture(9, (2000, 1500)), "JPEG")
+    waiting = decoding.submit(*[{"data": data}] * 10)
+    os.kill(server, signal.SIGKILL)
+    assert [code(done) for done in waiting()] == [None] * 10
+    assert not decoding.died.is_set()
+    assert len(decoding.processes()) == DECODERS + 1
+
+
+def test_stopping_decodes_what_was_submitted_and_leaves_no_process(tmp_path: Path) -> None:
+    before = _children(os.getpid())
+    decoding = Decoding(tmp_path)
+    waiting = decoding.submit(*[{"data": encoded(picture(1), "PNG")}] * 20)
+    decoding.pool.stop()
+    decoding.pool.stop()
+    assert [code(done) for done in waiting()] == [None] * 20
+    assert [done.pixels_CHW is None for done in decoding.submit({"data": b"late"})()] == [True]
+    assert _children(os.getpid()) == before
