@@ -93,7 +93,10 @@ def test_an_image_that_kills_workers_is_named_after_three_of_them(
     job = sent.stdout.split()[0]
 
     def start() -> Worker:
-        return fleet.start(server.url, program=FAULTY, visibility_timeout_s=LEASE_S)
+        # On threads what ends a decode ends the worker; in processes it does not, see below.
+        return fleet.start(
+            server.url, program=FAULTY, visibility_timeout_s=LEASE_S, decoder="threads"
+        )
 
     def done() -> bool:
         return client.hget(f"{KEYS.prefix}job:{job}", "done") == b"41"
@@ -115,6 +118,25 @@ def test_an_image_that_kills_workers_is_named_after_three_of_them(
     # The bytes of what lies there for a person are kept; nothing else is.
     kept = [image.blob.encode() for image in letter.chunk.images if image.blob]
     assert leftovers(client) == kept
+
+
+def test_an_image_that_kills_decode_processes_fails_alone_and_the_worker_lives(
+    server: EmbeddedRedis, client: redis.Redis, fleet: Fleet, tmp_path: Path
+) -> None:
+    fill(tmp_path, 20)
+    culprit = tmp_path / "07-bad.jpg"
+    culprit.write_bytes(encoded(picture(5, (64, 48))) + POISON)
+    worker = fleet.start(server.url, program=FAULTY)
+    out = tmp_path / "out.jsonl"
+    got = run("producer", "submit", str(tmp_path), "--out", str(out), broker_url=server.url)
+    assert got.returncode == SOME_FAILED, got.stderr
+    found = records(out)
+    assert len(found) == 21
+    codes = {one["error"]["code"] for one in found.values() if one["status"] == "failed"}
+    assert codes == {"decoder_crashed"}
+    assert found[str(culprit)]["status"] == "failed"
+    assert worker.process.poll() is None
+    assert leftovers(client) == []
 
 
 def test_what_a_killed_worker_held_is_taken_over_when_its_lease_ends(

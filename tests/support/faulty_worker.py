@@ -2,10 +2,10 @@
 
     python tests/support/faulty_worker.py start ...
 
-An image that holds `POISON` ends the process while it is decoded. `FAULT_FILE` names a file: while
-it exists, the next batch takes it away and ends the inference thread, as no engine should. Batches
-of more than `FITTING_BATCH` images do not fit into the device's memory. While `HANG_FILE` exists,
-the model does not answer.
+An image that holds `POISON` ends the process that decodes it: the worker itself, on threads.
+`FAULT_FILE` names a file: while it exists, the next batch takes it away and ends the inference
+thread, as no engine should. Batches of more than `FITTING_BATCH` images do not fit into the
+device's memory. While `HANG_FILE` exists, the model does not answer.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from typing import Any, Final
 
 import torch
 
+import worker.images.decoder
 import worker.pipeline.pipeline
-import worker.pipeline.prepare
 from worker.cli import main
 from worker.engines.base import Engine, Wait
 from worker.engines.infer import launch
@@ -64,6 +64,6 @@ def faulty_launch(engine: Engine, pixels_CHW: Sequence[Any]) -> Callable[[], Any
 
 
 if __name__ == "__main__":
-    vars(worker.pipeline.prepare).update(decode=deadly_decode)
+    vars(worker.images.decoder).update(decode=deadly_decode)
     vars(worker.pipeline.pipeline).update(launch=faulty_launch)
     main()

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from contextlib import ExitStack, suppress
 from multiprocessing.connection import Connection
 from typing import Final, NamedTuple
@@ -164,11 +165,12 @@ class ForkServer:
 def fork_early() -> None:
     """Fork the server from this process, whose libraries are loaded already, for the next start.
 
-    Loading them again takes seconds. It is done only while this process has one thread: a lock that
-    another holds would be held in the copy for good. Else the server becomes a new process later.
+    Loading them again takes seconds. It is done only while no other thread of Python's runs: a lock
+    that one holds would be held in the copy for good. (OpenBLAS, which numpy starts threads of,
+    ends them before a fork.) Else the server becomes a new process later.
     """
     global _forked_early  # noqa: PLW0603
-    if sys.platform != "linux" or len(os.listdir("/proc/self/task")) > 1:  # noqa: PTH208
+    if sys.platform != "linux" or threading.active_count() > 1:
         return
     from worker.images.isolated.server import serve  # noqa: PLC0415 - loads torch
 
