@@ -75,7 +75,9 @@ def workers_table(workers: Sequence[WorkerInfo], width: int = WIDE) -> Table:
         N_("failed"): [f"{one.failed:,}" for one in workers],
         N_("img/s"): ["" if rate is None else f"{rate:,.1f}" for rate in rates],
     }
-    form = _Form(("images", "failed", "img/s"), ("worker", "model"), ("precision",))
+    if any(one.problem for one in workers):
+        columns[N_("problem")] = [printable(one.problem or "") for one in workers]
+    form = _Form(("images", "failed", "img/s"), ("worker", "model", "problem"), ("precision",))
     return _table(columns, form, width)
 
 

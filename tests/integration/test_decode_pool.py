@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ from PIL import Image
 from worker.artifact.manifest import Preprocessing
 from worker.contract.messages import Part
 from worker.contract.settings import IMAGE_FORMATS, SLOW
+from worker.errors import WorkerGoneError
 from worker.images.decode import decode
 from worker.images.decoder import DecodeConfig, DecodeRequest, Done
 from worker.images.isolated.pool import MAX_CRASHES, DecodePool
@@ -155,14 +157,14 @@ def test_errors_of_reading_and_decoding_keep_their_codes(decoding: Decoding) -> 
 
 
 def test_an_image_that_takes_too_long_fails_alone_and_once(decoding: Decoding) -> None:
-    before = decoding.pool.timeouts
+    before = decoding.pool.figures.timeouts
     slow = {"path": decoding.path("slow.ppm", slow_ppm())}
     good = {"data": encoded(picture(6), "PNG")}
     found = decoding.submit(good, slow, good, good, slow, good, good, good)()
     assert [code(done) for done in found] == [
         *(None, "decode_timeout", None, None, "decode_timeout", None, None, None)
     ]
-    assert decoding.pool.timeouts == before + 2
+    assert decoding.pool.figures.timeouts == before + 2
     assert len(decoding.processes()) == DECODERS + 1
 
 
@@ -186,13 +188,13 @@ def test_an_image_that_needs_too_much_memory_fails_alone(decoding: Decoding) -> 
 
 
 def test_a_process_that_is_killed_costs_no_image(decoding: Decoding) -> None:
-    before = decoding.pool.crashes
+    before = decoding.pool.figures.crashes
     data = encoded(picture(9, (2000, 1500)), "JPEG")
     waiting = decoding.submit(*[{"data": data}] * 40)
     for pid in decoding.processes()[:DECODERS]:
         os.kill(pid, signal.SIGKILL)
     assert [code(done) for done in waiting()] == [None] * 40
-    assert decoding.pool.crashes <= before + DECODERS
+    assert decoding.pool.figures.crashes <= before + DECODERS
     (done,) = decoding.submit({"data": data})()
     assert done.error is None
 
@@ -232,6 +234,23 @@ def test_when_the_server_of_the_processes_ends_all_is_started_anew(decoding: Dec
     assert [code(done) for done in waiting()] == [None] * 10
     assert not decoding.died.is_set()
     assert len(decoding.processes()) == DECODERS + 1
+
+
+def test_when_no_process_can_be_started_others_must_try_and_the_worker_hears(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoding = Decoding(tmp_path)
+    server = _children(os.getpid())[-1]
+    # What is to be started as the next server ends at once.
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    waiting = decoding.submit(*[{"data": slow_ppm()}] * 4)
+    os.kill(server, signal.SIGKILL)
+    assert all(isinstance(done.error, WorkerGoneError) for done in waiting())
+    assert decoding.died.wait(PATIENCE_S)
+    assert decoding.pool.died
+    (done,) = decoding.submit({"data": b"late"})()
+    assert isinstance(done.error, WorkerGoneError)
+    decoding.pool.stop()
 
 
 def test_stopping_decodes_what_was_submitted_and_leaves_no_process(tmp_path: Path) -> None:

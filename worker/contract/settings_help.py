@@ -102,10 +102,10 @@ GROUPS: Final[Mapping[str, Mapping[str, Entry]]] = {
             "text, BMP with run lengths, QOI, some DDS and SGI."
         ),
         "prefetch_chunks": Entry(
-            "Most chunks that a worker holds at once.", "two batches and one per decode thread"
+            "Most chunks that a worker holds at once.", "two batches and one per decode process"
         ),
         "max_pixels": Entry(
-            "Images with more pixels fail; all decode threads together hold no more than this."
+            "Images with more pixels fail; all decode processes together hold no more than 1.25 times this."
         ),
         "jpeg_max_side": Entry(
             "JPEGs with a longer side, in pixels, are scaled down while they are decoded; 0: never."

@@ -29,6 +29,11 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
     out_of_memory: int = 0
     # Images whose embedding was in the cache.
     cache_hits: int = 0
+    # Whether images are decoded in `processes` or on `threads`.
+    decoder: str = ""
+    # Images that took longer to decode than is allowed, and decode processes that have ended.
+    decode_timeouts: int = 0
+    decoder_crashes: int = 0
     # Images of the largest batch, at present.
     max_batch: int = 0
     # Whether the model has labels of its own.
@@ -36,6 +41,8 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
     # A sentence that the model's users should read.
     notice: str | None = None
     version: str = ""
+    # Why it does not work though there is work, or None.
+    problem: str | None = None
     image_roots: tuple[str, ...] = ()
     image_urls: tuple[str, ...] = ()
     # Bytes of the GPU by kind: allocated, reserved, free, total; empty on the CPU.

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Final
 
 from worker.budget import WeightedSemaphore
 from worker.images.decode import set_up
-from worker.images.decoder import Attempt, DecodeConfig, DecodeRequest, Done
+from worker.images.decoder import Attempt, DecodeConfig, DecodeRequest, DecoderFigures, Done
 from worker.images.read_file import Original, read_file
 
 
@@ -24,6 +25,10 @@ class DecodeThreads:
         self._threads = ThreadPoolExecutor(config.decoders, thread_name_prefix="decode")
         # An urgent image does not wait for what the other threads have to do.
         self._urgent_thread = ThreadPoolExecutor(1, thread_name_prefix="decode-urgent")
+
+    kind: Final = "threads"
+    figures: Final = DecoderFigures()
+    died: Final = False
 
     def launch(self) -> None:
         """Do nothing: nothing has to be loaded."""

@@ -82,8 +82,29 @@ class Done(NamedTuple):
     decode_ms: float | None = None
 
 
+class DecoderFigures(NamedTuple):
+    """What happened to decode processes since the start."""
+
+    # Images that took longer than the deadline.
+    timeouts: int = 0
+    # Processes that ended on their own, or were ended from outside.
+    crashes: int = 0
+
+
 class Decoder(Protocol):
     """What decodes images, several at once. Any thread may submit."""
+
+    @property
+    def kind(self) -> str:
+        """`processes` or `threads`."""
+
+    @property
+    def figures(self) -> DecoderFigures:
+        """What happened to the processes."""
+
+    @property
+    def died(self) -> bool:
+        """Whether nothing can be decoded any more."""
 
     def launch(self) -> None:
         """Begin to load what is needed, in the background."""

@@ -12,7 +12,7 @@ from worker.artifact.manifest import Manifest
 from worker.contract.settings import Settings
 from worker.errors import DecoderStartError
 from worker.images.decode_threads import DecodeThreads
-from worker.images.decoder import DecodeConfig, Decoder, DecodeRequest
+from worker.images.decoder import DecodeConfig, Decoder, DecodeRequest, DecoderFigures
 from worker.images.isolated.pool import DecodePool
 
 log = structlog.get_logger()
@@ -43,6 +43,21 @@ class _WithFallback:
     def __init__(self, pool: DecodePool, threads: DecodeThreads) -> None:
         self._decoder: Decoder = pool
         self._threads = threads
+
+    @property
+    def kind(self) -> str:
+        """`processes` or `threads`."""
+        return self._decoder.kind
+
+    @property
+    def figures(self) -> DecoderFigures:
+        """What happened to the processes."""
+        return self._decoder.figures
+
+    @property
+    def died(self) -> bool:
+        """Whether nothing can be decoded any more."""
+        return self._decoder.died
 
     def launch(self) -> None:
         """Begin to load what is needed, in the background."""

@@ -111,6 +111,16 @@ def _model(info: WorkerInfo) -> Iterable[Metric]:
         "Images whose embedding was in the cache, so that they were not inferred again.",
         value=info.cache_hits,
     )
+    yield CounterMetricFamily(
+        "wanwu_decode_timeouts",
+        "Images that took longer to decode than is allowed.",
+        value=info.decode_timeouts,
+    )
+    yield CounterMetricFamily(
+        "wanwu_decoder_crashes",
+        "Decode processes that have ended on their own, or were ended from outside.",
+        value=info.decoder_crashes,
+    )
     yield GaugeMetricFamily(
         "wanwu_max_batch_images",
         "Images of the largest batch, at present.",

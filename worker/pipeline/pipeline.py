@@ -3,7 +3,7 @@
 ::
 
     task thread       process --+                                      +-- rank --> results
-    decode threads              +-- read, decode --+                   |
+    decode processes            +-- read, decode --+                   |
     inference thread                               +-- gather, infer --+
 """
 
@@ -69,8 +69,9 @@ class Pipeline:
 
         Embeddings of images that were seen before come from `embedding_cache`, label matrices are
         shared with other workers in `matrix_store`, if there are such. `worker` is the name in
-        results, the host's by default. `on_death` is called if the inference thread dies: nothing
-        can be tagged any more, so the worker should stop. It takes in no other chunk then.
+        results, the host's by default. `on_death` is called if the inference thread dies, or if no
+        process that decodes can be started: nothing can be tagged any more, so the worker should
+        stop. It takes in no other chunk then.
         """
         self._settings = settings
         self.artifact = artifact
@@ -136,8 +137,8 @@ class Pipeline:
 
     @property
     def died(self) -> bool:
-        """Whether the inference thread ended on its own: nothing can be tagged any more."""
-        return self._batcher.died
+        """Whether nothing can be tagged any more: the inference thread ended, or the decoder."""
+        return self._batcher.died or self._decoder.died
 
     @property
     def is_started(self) -> bool:
@@ -148,6 +149,8 @@ class Pipeline:
         """Return why this worker does not work though there is work, or None."""
         if not self._started:
             return "the model is not warm yet"
+        if self._decoder.died:
+            return "no process that decodes images can be started"
         if self.died:
             return "the inference thread has ended"
         if (still_s := self.capacity.still_s) > self._settings.stall_timeout_s:
@@ -188,6 +191,7 @@ class Pipeline:
     def info(self) -> WorkerInfo:
         """Return what a started worker reports about itself."""
         manifest, settings, engine = self.artifact.manifest, self._settings, self._engine
+        decoder = self._decoder.figures
         return WorkerInfo(
             name=self._worker,
             model=self.artifact.id,
@@ -197,10 +201,14 @@ class Pipeline:
             fallbacks=getattr(engine, "fallbacks", 0),
             out_of_memory=self._batcher.halvings,
             cache_hits=self._embedding_cache.hits if self._embedding_cache else 0,
+            decoder=self._decoder.kind,
+            decode_timeouts=decoder.timeouts,
+            decoder_crashes=decoder.crashes,
             max_batch=self._batcher.max_batch,
             has_labels=manifest.labels is not None,
             notice=manifest.notice,
             version=version("wanwu-tagger"),
+            problem=self.problem(),
             image_roots=settings.image_roots,
             image_urls=settings.image_urls,
             device_memory=device_memory(engine.device),

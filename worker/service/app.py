@@ -156,7 +156,8 @@ class ModelStep(bootsteps.StartStopStep):
 
     def info(self, parent: Any) -> dict[str, Any]:  # noqa: ARG002
         """Return what `inspect stats` and Flower show."""
-        return {STATS_KEY: msgspec.to_builtins(self.tagger.pipeline.info())}
+        info = msgspec.structs.replace(self.tagger.pipeline.info(), problem=self.tagger.problem())
+        return {STATS_KEY: msgspec.to_builtins(info)}
 
 
 def _log_threads(settings: Settings) -> None:

@@ -30,7 +30,7 @@ from worker.errors import (
     ImageError,
     WorkerGoneError,
 )
-from worker.images.decoder import DecodeConfig, DecodeRequest, Done
+from worker.images.decoder import DecodeConfig, DecodeRequest, DecoderFigures, Done
 from worker.images.isolated.fork_server import ForkServer
 from worker.images.isolated.member import Member
 from worker.images.isolated.pace import Pace
@@ -47,6 +47,8 @@ log = structlog.get_logger()
 
 class DecodePool:
     """Decode processes and the images that wait for them. Any thread may submit."""
+
+    kind: Final = "processes"
 
     def __init__(
         self,
@@ -71,11 +73,21 @@ class DecodePool:
         self._undone = 0
         self._is_stopping = False
         self._has_died = False
-        self.timeouts = 0
-        self.crashes = 0
+        self._timeouts = 0
+        self._crashes = 0
         self._selector = selectors.DefaultSelector()
         self._bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._thread = threading.Thread(target=self._run, name="decoders", daemon=True)
+
+    @property
+    def figures(self) -> DecoderFigures:
+        """What happened to the processes since the start."""
+        return DecoderFigures(self._timeouts, self._crashes)
+
+    @property
+    def died(self) -> bool:
+        """Whether nothing can be decoded any more: no process can be started."""
+        return self._has_died
 
     def launch(self) -> None:
         """Begin to load what the processes need, in the background."""
@@ -214,9 +226,9 @@ class DecodePool:
         """Return the image that a process has ended with if it has failed; else it waits again."""
         in_hand.crashes += 1
         if timeout is not None:
-            self.timeouts += 1
+            self._timeouts += 1
             return [Done(in_hand, error=timeout)]
-        self.crashes += 1
+        self._crashes += 1
         if in_hand.crashes >= MAX_CRASHES:
             return [Done(in_hand, error=DecoderCrashError())]
         self._wait_again(in_hand)
