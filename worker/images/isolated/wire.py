@@ -11,6 +11,7 @@ Shapes: C colour channels (red, green, blue), H height, W width.
 from __future__ import annotations
 
 import mmap
+import os
 import struct
 from typing import Final, NamedTuple
 
@@ -111,3 +112,16 @@ class SharedPixels:
 def shared_bytes(preprocessing: Preprocessing) -> int:
     """Return how much memory a decode process shares with its worker."""
     return _HEADER_BYTES + SLOTS * _CHANNELS * preprocessing.height * preprocessing.width
+
+
+def stored(data: bytes) -> int:
+    """Return a handle of memory that holds the bytes: a decode process gets it, not a copy."""
+    handle = os.memfd_create("wanwu-image")
+    try:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(handle, view) :]
+    except OSError:
+        os.close(handle)
+        raise
+    return handle
