@@ -6,14 +6,13 @@ a file is somebody's, and stays as it is.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from producer.errors import RecordsError
 from producer.formats.existing import foreign
 from producer.formats.lines import LONGEST_LINE, bounded_lines
-from worker.contract.local.files import open_regular
+from worker.contract.local.files import open_regular, open_to_change
 from worker.contract.messages import Record
 
 if TYPE_CHECKING:
@@ -45,7 +44,7 @@ def mend_end(file: Path, stream: Stream, *, is_ours: bool, was_begun: bool = Fal
     Raises:
         RecordsError: its end may be somebody else's.
     """
-    with open_regular(file, flags=os.O_RDWR) as lines:
+    with open_to_change(file) as lines:
         heads: list[bytes] = []
         size_bytes = 0
         for line in stream.whole(bounded_lines(lines, file)):

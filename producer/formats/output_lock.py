@@ -93,7 +93,7 @@ class OutputLock:
 
     def _note(self) -> str:
         try:
-            note = read_regular(self.path, _MOST_BYTES, os.O_RDONLY | os.O_NOFOLLOW)
+            note = read_regular(self.path, _MOST_BYTES, os.O_NOFOLLOW)
         except (FileNotFoundError, UnfitFileError):
             return ""
         return note.decode("ascii", "replace").strip()

@@ -158,7 +158,7 @@ def _table(file: Path) -> Iterator[pq.ParquetFile]:
         groups = map(table.metadata.row_group, range(table.num_row_groups))
         if any(group.total_byte_size > MOST_GROUP_BYTES for group in groups):
             msg = _("{file}: these are not records ({reason})").format(
-                file=file, reason=_("a group of rows is too large")
+                file=file, reason=_("a group of its rows is too large")
             )
             raise RecordsError(msg)
         yield table

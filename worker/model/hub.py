@@ -35,6 +35,7 @@ from worker.artifact.manifest import HUB_ID, Source
 from worker.contract.i18n import Message
 from worker.contract.i18n import gettext as _
 from worker.contract.i18n import gettext_noop as N_
+from worker.contract.local.files import open_regular
 from worker.contract.reasons import reason
 from worker.contract.settings import expanded
 from worker.errors import ExportError
@@ -191,7 +192,7 @@ def _digest(directory: Path) -> str:
     total = hashlib.sha256()
     for file in sorted(directory.iterdir()):
         if file.is_file():
-            with file.open("rb") as stream:
+            with open_regular(file) as stream:
                 total.update(file.name.encode() + hashlib.file_digest(stream, "sha256").digest())
     return f"sha256:{total.hexdigest()[:_ID_DIGITS]}"
 

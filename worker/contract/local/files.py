@@ -50,29 +50,34 @@ class UnfitFileError(TranslatedError, OSError):
         self.strerror = str(why)
 
 
-def open_regular(file: Path, most_bytes: int | None = None, flags: int = os.O_RDONLY) -> IO[bytes]:
-    """Open a regular file, of at most so many bytes, to be read, and written if `flags` say so.
+def open_regular(file: Path, most_bytes: int | None = None, flags: int = 0) -> io.BufferedReader:
+    """Open a regular file, of at most so many bytes, to be read; `flags` are those of `os.open`.
 
     Raises:
         UnfitFileError: it is something else, or larger.
         OSError: it cannot be opened.
     """
-    # Looked at before it is opened: to open a device can be an act.
-    refuse_kind(file, file.stat(follow_symlinks=not flags & os.O_NOFOLLOW))
-    descriptor = os.open(file, flags | FLAGS)
+    stream = os.fdopen(_regular(file, os.O_RDONLY | flags), "rb")
     try:
-        # It may have become something else meanwhile.
-        status = os.fstat(descriptor)
-        refuse_kind(file, status)
         if most_bytes is not None:
-            _refuse_size(file, status.st_size, most_bytes)
-        return os.fdopen(descriptor, "rb+" if flags & os.O_RDWR else "rb")
+            _refuse_size(file, os.fstat(stream.fileno()).st_size, most_bytes)
     except BaseException:
-        os.close(descriptor)
+        stream.close()
         raise
+    return stream
 
 
-def read_regular(file: Path, most_bytes: int, flags: int = os.O_RDONLY) -> bytes:
+def open_to_change(file: Path, flags: int = 0) -> io.BufferedRandom:
+    """Open a regular file to be read and written.
+
+    Raises:
+        UnfitFileError: it is something else.
+        OSError: it cannot be opened.
+    """
+    return os.fdopen(_regular(file, os.O_RDWR | flags), "rb+")
+
+
+def read_regular(file: Path, most_bytes: int, flags: int = 0) -> bytes:
     """Return what a regular file holds.
 
     Raises:
@@ -123,6 +128,19 @@ def refuse_kind(file: Path, status: os.stat_result) -> None:
     if not stat.S_ISREG(status.st_mode):
         kind = _KINDS.get(stat.S_IFMT(status.st_mode), N_("it is not a regular file"))
         raise UnfitFileError(file, kind)
+
+
+def _regular(file: Path, flags: int) -> int:
+    # Looked at before it is opened: to open a device can be an act.
+    refuse_kind(file, file.stat(follow_symlinks=not flags & os.O_NOFOLLOW))
+    descriptor = os.open(file, flags | FLAGS)
+    try:
+        # It may have become something else meanwhile.
+        refuse_kind(file, os.fstat(descriptor))
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
 
 
 def _all_of(stream: IO[bytes], file: Path, most_bytes: int) -> bytes:

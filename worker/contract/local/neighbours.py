@@ -7,16 +7,17 @@ that takes the place of the old one, or a regular file that has no other name.
 
 from __future__ import annotations
 
+import io
 import os
 import secrets
 from pathlib import Path
-from typing import IO, Final
+from typing import Final
 
 from worker.contract.i18n import gettext_noop as N_
 from worker.contract.local.files import (
     FLAGS,
     UnfitFileError,
-    open_regular,
+    open_to_change,
     read_regular,
     refuse_kind,
 )
@@ -53,22 +54,22 @@ def read_neighbour(file: Path, most_bytes: int) -> bytes:
         UnfitFileError: it is no regular file, holds more, or is a link that leads elsewhere.
         OSError: it cannot be read.
     """
-    return read_regular(neighbour(file), most_bytes, os.O_RDONLY | os.O_NOFOLLOW)
+    return read_regular(neighbour(file), most_bytes, os.O_NOFOLLOW)
 
 
-def open_own(file: Path) -> IO[bytes]:
+def open_own(file: Path) -> io.BufferedRandom:
     """Open a file that only we write, to be read and written; make it if there is none.
 
     Raises:
         UnfitFileError: something else is there: no regular file, a link, or one with more names.
         OSError: it cannot be made or opened.
     """
-    flags = os.O_RDWR | os.O_NOFOLLOW
     try:
-        stream = open_regular(file, flags=flags)
+        stream = open_to_change(file, os.O_NOFOLLOW)
     except FileNotFoundError:
         # Somebody may make one at this moment: what is then there is looked at by its handle.
-        stream = os.fdopen(os.open(file, flags | os.O_CREAT | FLAGS, _MODE), "rb+")
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | FLAGS
+        stream = os.fdopen(os.open(file, flags, _MODE), "rb+")
     try:
         _refuse_names(file, os.fstat(stream.fileno()))
     except BaseException:
