@@ -163,7 +163,7 @@ class Figures:
         return self._last_at_s
 
     def _code_of(self, image: ImageResult) -> str:
-        """Return what an image counts as: producers report codes of their own, as many as may be."""
+        """Return what an image counts as; producers may report any number of codes."""
         code = image.error.code if image.error else ""
         return code if code in self._codes or len(self._codes) < _MOST_CODES else _OTHER_CODE
 
