@@ -93,6 +93,8 @@ def records_in_rows(lines: Iterable[bytes], file: Path) -> Iterator[Record]:
         for row in rows:
             cells = dict(zip(COLUMNS, row, strict=True))
             yield _record(_with_formulas(cells) if texts.marked else cells)
+    except RecordsError:
+        raise
     except (ValueError, csv.Error, msgspec.ValidationError) as e:
         msg = _("{file}, line {line}: this is not a record ({reason})").format(
             file=file, line=rows.line_num, reason=e

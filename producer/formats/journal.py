@@ -76,6 +76,17 @@ def journal_of(file: Path) -> Path:
     return file.with_name(f"{file.name}{SUFFIX}")
 
 
+def refuse_journal(file: Path) -> None:
+    """Refuse, before any work, what lies where the journal of a file would, if that is none.
+
+    Raises:
+        UnfitFileError: saying what it is.
+    """
+    journal = journal_of(file)
+    if os.path.lexists(journal):
+        open_own(journal).close()
+
+
 def replace(file: Path, write: Callable[[Path], None], *, follows: bool = True) -> None:
     """Let `write` make a file beside `file` and put it in its place; readers see one or the other.
 
