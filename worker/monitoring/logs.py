@@ -78,10 +78,11 @@ def _in_one_line(_logger: WrappedLogger, _method: str, event: EventDict) -> Even
 
 def _printable(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
     """Escape what acts on a terminal, or looks like another line of the log."""
-    return {
-        printable(name): _in_lines(value) if isinstance(value, str) else value
+    shown = {
+        printable(name): printable_lines(value) if isinstance(value, str) else value
         for name, value in event.items()
     }
+    return shown | {"event": _in_lines(str(event.get("event", "")))}
 
 
 def _in_lines(text: str) -> str:
