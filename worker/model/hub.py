@@ -75,7 +75,9 @@ def find(name: str, revision: str | None, echo: Callable[[str], None]) -> Found:
     """
     directory = expanded(name)
     if directory.is_dir():
-        return Found(directory, Source(id=directory.resolve().name, revision=_digest(directory)))
+        what = Message(N_("model {name!r}"), name=name)
+        revision = _attempt(lambda: _digest(directory), what)
+        return Found(directory, Source(id=directory.resolve().name, revision=revision))
     if not HUB_ID.fullmatch(name):
         raise ExportError(N_("there is no model at {name}"), name=name)
     echo(_("looking for {name} on the hub").format(name=name))
@@ -191,7 +193,8 @@ def _digest(directory: Path) -> str:
     """Return the sha256 over a directory's files, first 12 digits: which weights these are."""
     total = hashlib.sha256()
     for file in sorted(directory.iterdir()):
-        if file.is_file():
+        # The libraries below open some of them by name, and would wait for a FIFO.
+        if file.exists() and not file.is_dir():
             with open_regular(file) as stream:
                 total.update(file.name.encode() + hashlib.file_digest(stream, "sha256").digest())
     return f"sha256:{total.hexdigest()[:_ID_DIGITS]}"
