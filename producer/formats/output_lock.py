@@ -11,6 +11,7 @@ import errno
 import fcntl
 import hashlib
 import os
+import re
 import stat
 import tempfile
 from collections.abc import Callable, Iterator
@@ -27,6 +28,8 @@ from worker.contract.reasons import os_reason
 
 SUFFIX: Final = ".job"
 _MOST_BYTES: Final = 4096
+# Anything may stand in a file of this name.
+_JOB: Final = re.compile("[0-9A-Za-z_.-]{1,64}")
 _LOCKS: Final = Path("/proc/locks")
 # Follows the job in a note: what stood in the file before the job is to go.
 _REPLACES: Final = "replaces"
@@ -50,7 +53,8 @@ class OutputLock:
     @property
     def job(self) -> str:
         """The job that writes the file, or wrote it and did not end; empty if there is none."""
-        return self._note().partition(" ")[0]
+        job = self._note().partition(" ")[0]
+        return job if _JOB.fullmatch(job) else ""
 
     @property
     def replaces(self) -> bool:

@@ -17,7 +17,7 @@ import click
 
 from worker.contract.i18n import gettext, use_language, user_language
 from worker.contract.i18n import gettext as _
-from worker.contract.printable import printable_lines
+from worker.contract.printable import PrintableFormatter, printable_lines
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -105,7 +105,7 @@ class TranslatedGroup(click.Group):
         sys.excepthook = _show_traceback
         # Of what no program has asked to see: warnings of libraries, and of ours.
         if logging.lastResort is not None:
-            logging.lastResort.setFormatter(_Printable())
+            logging.lastResort.setFormatter(PrintableFormatter())
         return super().main(*args, **kwargs)
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -115,11 +115,6 @@ class TranslatedGroup(click.Group):
         except click.ClickException as e:
             vars(e).update(message=printable_lines(e.message))
             raise
-
-
-class _Printable(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        return printable_lines(super().format(record))
 
 
 def _show_traceback(

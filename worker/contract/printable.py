@@ -11,6 +11,7 @@ Data for programs (JSON, CSV, Parquet) is not shown, and stays exact.
 
 from __future__ import annotations
 
+import logging
 import unicodedata
 from typing import Final
 
@@ -37,6 +38,14 @@ def printable_json(text: str) -> str:
     return "".join(
         sign if sign in _LINE_BREAKS or _is_shown(sign) else _units(sign) for sign in text
     )
+
+
+class PrintableFormatter(logging.Formatter):
+    """Lines of a log of the standard library, tracebacks included."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return an event as text."""
+        return printable_lines(super().format(record))
 
 
 def _is_shown(sign: str) -> bool:
