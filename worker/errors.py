@@ -11,6 +11,7 @@
     |   |   +-- OutsideRootsError  outside_roots
     |   |   +-- EmptyFileError     empty_file
     |   |   +-- TooLargeError      too_large        in bytes
+    |   |   +-- FetchTimeoutError  fetch_timeout    a server took longer than the deadline
     |   |   +-- BlobMissingError   blob_missing
     |   |   +-- ReportedError      (as reported)    the producer could not read it
     |   +-- decode
@@ -123,6 +124,18 @@ class TooLargeError(ImageError):
 
     def __init__(self, size_bytes: int, max_bytes: int) -> None:
         super().__init__(failures.too_large(size_bytes, max_bytes).message)
+
+
+class FetchTimeoutError(ImageError):
+    """Its server did not give it in time, in all or from one moment to the next."""
+
+    code = "fetch_timeout"
+    stage = "read"
+
+    def __init__(self, timeout_s: float) -> None:
+        super().__init__(
+            f"its server did not give it in time: {timeout_s:g} s at most (WANWU_FETCH_TIMEOUT_S)"
+        )
 
 
 class BlobMissingError(ImageError):

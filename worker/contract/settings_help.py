@@ -96,6 +96,11 @@ GROUPS: Final[Mapping[str, Mapping[str, Entry]]] = {
             "Bytes of memory that decoding one image may take; then it fails.",
             "256 MiB and 16 bytes for each of `WANWU_MAX_PIXELS`",
         ),
+        "fetch_timeout_s": Entry(
+            "Seconds that fetching one image from a URL may take, with redirects, pauses and new "
+            "attempts; then it fails. Never more than half of `WANWU_STALL_TIMEOUT_S`, nor than 10 "
+            "for an image of `/predict`."
+        ),
         "image_formats": Entry(
             "Formats that are read, separated by commas. Others that can be named: `ICNS`, `QOI`, "
             "`DDS`, `SGI`, `PCX`, `TGA`, and `SLOW` for what a loop in Python decodes: PPM as "

@@ -15,6 +15,8 @@ STORES: Final = frozenset(
         *("sftp", "ssh", "ftp", "smb", "hdfs", "webhdfs"),
     ]
 )
+# Stores whose URLs name a server of files; in others' stands a bucket, of the worker's own account.
+_SERVERS: Final = frozenset({"sftp", "ssh", "ftp", "smb", "hdfs", "webhdfs"})
 _EXTRAS: Final = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs"}
 
 
@@ -37,6 +39,11 @@ def is_web(url: str) -> bool:
 def is_fetchable(url: str) -> bool:
     """Whether workers fetch images by URLs of this scheme, where their settings allow it."""
     return is_url(url) and scheme_of(url) in WEB | STORES
+
+
+def is_store_server(url: str) -> bool:
+    """Whether a URL names a server of files, at which a worker would log in."""
+    return is_url(url) and scheme_of(url) in _SERVERS
 
 
 def store_remedy(url: str) -> str:

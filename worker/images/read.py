@@ -1,4 +1,4 @@
-"""Image reference -> bytes and stamp, from a file, a part of one, a URL or Redis.
+"""Image reference -> bytes and stamp, from a file, a part of one, or Redis. URLs are fetched.
 
 Never reads past the limit.
 """
@@ -7,9 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from worker.contract.urls import is_url
 from worker.errors import BlobMissingError, EmptyFileError, ReportedError, TooLargeError
-from worker.images.fetch import fetch
 from worker.images.read_file import Original, encoded, read_file
 
 if TYPE_CHECKING:
@@ -29,9 +27,6 @@ def read(ref: ImageRef, blobs: BlobStore, settings: Settings) -> Original:
         raise ReportedError(ref.error)
     if ref.blob is not None:
         found = Original(_read_blob(ref.blob, blobs, settings.max_file_bytes), ref.stamp)
-    elif is_url(ref.place):
-        fetched = fetch(ref.place, settings.image_urls, settings.max_file_bytes, ref.part)
-        found = Original(*fetched)
     else:
         roots = [encoded(root) for root in settings.image_roots]
         found = read_file(encoded(ref.place), ref.part, roots, settings.max_file_bytes)

@@ -20,10 +20,14 @@ Outcome = Inferred | BaseException
 log = structlog.get_logger()
 
 
+def _nothing() -> None:
+    pass
+
+
 class ImageTask:
     """One image, its stopwatch, what the stages found out about it, and in the end its outcome."""
 
-    __slots__ = ("key", "outcome", "ref", "stamp", "thumbnail", "watch")
+    __slots__ = ("key", "outcome", "ref", "release", "stamp", "thumbnail", "watch")
 
     def __init__(self, ref: ImageRef, watch: Stopwatch) -> None:
         self.ref: Final = ref
@@ -32,6 +36,8 @@ class ImageTask:
         self.key: str | None = None
         self.stamp: Stamp | None = None
         self.thumbnail: str | None = None
+        # Called when it is done: others may wait for what it holds.
+        self.release: Callable[[], object] = _nothing
         self.outcome: Outcome
 
     def result(self) -> Inferred | ImageError:
@@ -62,6 +68,7 @@ class ChunkLatch:
     def complete(self, image_task: ImageTask, outcome: Outcome) -> None:
         """Note the outcome of an image; once for each."""
         image_task.outcome = outcome
+        image_task.release()
         with self._lock:
             self._left -= 1
             is_last = not self._left

@@ -28,6 +28,7 @@ from worker.engines.base import Engine, device_memory, device_utilisation
 from worker.engines.choose import open_engine
 from worker.engines.infer import launch, warm
 from worker.errors import ImageError, LabelsMissingError
+from worker.images.fetch.pool import FetchPool
 from worker.images.open_decoder import open_decoder
 from worker.images.read import read
 from worker.labels.encoder import LabelCache, LabelSet, encoder_of
@@ -38,7 +39,7 @@ from worker.pipeline.capacity import Capacity
 from worker.pipeline.embedding_cache import EmbeddingCache
 from worker.pipeline.finish import TaggingStage
 from worker.pipeline.in_flight import ImageTask, to_image_error
-from worker.pipeline.prepare import Attempt, DecodeStage
+from worker.pipeline.prepare import Attempt, DecodeStage, Sources
 from worker.pipeline.result import emit
 from worker.pipeline.stats import Clock, Figures, Stopwatch
 
@@ -95,8 +96,11 @@ class Pipeline:
         self._decoder = open_decoder(settings, artifact.manifest, self._end)
         self._decode_stage = DecodeStage(
             self._decoder,
-            partial(read, blobs=blobs, settings=settings),
-            settings.decoders,
+            Sources(
+                partial(read, blobs=blobs, settings=settings),
+                settings.decoders,
+                FetchPool(settings),
+            ),
             self._batcher,
             self.capacity,
             self._embedding_cache,

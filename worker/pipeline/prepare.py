@@ -2,10 +2,11 @@
 
 ::
 
-    task thread     submit --+--------- files --------> Decoder --put--> batcher
-    read threads             +-- blobs, URLs: bytes --> Decoder --put--> batcher
-                                                           |
-                                 ChunkLatch <-- failed ----+       on which the task waits
+    task thread     submit --+------------- files ---------> Decoder --put--> batcher
+    read threads             +----------- blobs: bytes ----> Decoder --put--> batcher
+    fetch pool               +-- URLs --> read threads ----> Decoder --put--> batcher
+                                                                |
+                                 ChunkLatch <------ failed -----+       on which the task waits
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from worker.contract.urls import is_url
 from worker.errors import ImageError, WorkerGoneError
@@ -25,6 +26,7 @@ from worker.pipeline.in_flight import ChunkLatch, ImageTask
 
 if TYPE_CHECKING:
     from worker.contract.messages import Chunk, ImageRef
+    from worker.images.fetch.pool import Fetched, FetchPool
     from worker.images.read_file import Original
     from worker.pipeline.batcher import Batcher
     from worker.pipeline.capacity import Capacity
@@ -34,28 +36,32 @@ if TYPE_CHECKING:
 Attempt = Callable[[int], AbstractContextManager[object]]
 
 
+class Sources(NamedTuple):
+    """Where bytes come from: so many `readers` get what lies in Redis, by `read`; URLs the pool."""
+
+    read: Callable[[ImageRef], Original]
+    readers: int
+    fetch_pool: FetchPool
+
+
 class DecodeStage:
     """Reads and decodes. Many task threads may submit chunks at once."""
 
     def __init__(
         self,
         decoder: Decoder,
-        read: Callable[[ImageRef], Original],
-        readers: int,
+        sources: Sources,
         batcher: Batcher,
         capacity: Capacity,
         embedding_cache: EmbeddingCache | None,
     ) -> None:
-        """Take where images come from and go to, and the cache of embeddings if there is one.
-
-        So many `readers` get what does not lie on a disk, with `read`.
-        """
+        """Take where images come from and go to, and the cache of embeddings if there is one."""
         self._decoder = decoder
-        self._read_ref = read
+        self._sources = sources
         self._batcher = batcher
         self._capacity = capacity
         self._embedding_cache = embedding_cache
-        self._readers = ThreadPoolExecutor(readers, thread_name_prefix="read")
+        self._readers = ThreadPoolExecutor(sources.readers, thread_name_prefix="read")
         # An urgent image does not wait for what the other threads have to do.
         self._urgent_reader = ThreadPoolExecutor(1, thread_name_prefix="read-urgent")
 
@@ -65,10 +71,13 @@ class DecodeStage:
         Raises:
             DecoderStartError: they cannot be.
         """
+        self._sources.fetch_pool.start()
         self._decoder.start()
 
     def stop(self) -> None:
         """Decode what was submitted, and end the threads; harmless when done twice."""
+        # In the direction of the flow.
+        self._sources.fetch_pool.stop()
         self._readers.shutdown(wait=True)
         self._urgent_reader.shutdown(wait=True)
         self._decoder.stop()
@@ -80,9 +89,12 @@ class DecodeStage:
         latch = ChunkLatch(image_tasks, self._capacity.give_back)
         files = []
         for image_task in image_tasks:
-            if self._needs_bytes(image_task.ref):
-                readers = self._urgent_reader if chunk.urgent else self._readers
-                readers.submit(self._read, latch, image_task, chunk)
+            ref = image_task.ref
+            if ref.error is None and ref.blob is None and is_url(ref.place):
+                on_done = partial(self._fetched, latch, image_task, chunk)
+                self._sources.fetch_pool.submit(ref, on_done, urgent=chunk.urgent)
+            elif self._needs_bytes(ref):
+                self._readers_of(chunk).submit(self._read, latch, image_task, chunk)
             elif (request := self._file(latch, image_task, chunk)) is not None:
                 files.append(request)
         if files:
@@ -110,8 +122,11 @@ class DecodeStage:
 
     def _needs_bytes(self, ref: ImageRef) -> bool:
         """Whether an image is read here: all but files, whose decoder reads them itself."""
-        is_file = ref.error is None and ref.blob is None and not is_url(ref.place)
+        is_file = ref.error is None and ref.blob is None
         return not is_file or self._embedding_cache is not None
+
+    def _readers_of(self, chunk: Chunk) -> ThreadPoolExecutor:
+        return self._urgent_reader if chunk.urgent else self._readers
 
     def _file(self, latch: ChunkLatch, image_task: ImageTask, chunk: Chunk) -> DecodeRequest | None:
         ref = image_task.ref
@@ -127,7 +142,27 @@ class DecodeStage:
         """Get the bytes, on a read thread; whatever happens, the image gets an outcome."""
         try:
             with image_task.watch.time("read_ms"):
-                data, image_task.stamp = self._read_ref(image_task.ref)
+                data, image_task.stamp = self._sources.read(image_task.ref)
+        except BaseException as e:  # noqa: BLE001 - `to_image_error` tells them apart
+            self._end(latch, image_task, e)
+        else:
+            self._decode(latch, image_task, chunk, data)
+
+    def _fetched(
+        self, latch: ChunkLatch, image_task: ImageTask, chunk: Chunk, fetched: Fetched
+    ) -> None:
+        """Go on with what was fetched, on a read thread: the pool's must not wait for a cache."""
+        image_task.watch.note("read_ms", fetched.read_ms)
+        image_task.stamp = fetched.stamp
+        if fetched.error is not None:
+            self._end(latch, image_task, fetched.error)
+            return
+        image_task.release = fetched.release
+        self._readers_of(chunk).submit(self._decode, latch, image_task, chunk, fetched.data)
+
+    def _decode(self, latch: ChunkLatch, image_task: ImageTask, chunk: Chunk, data: bytes) -> None:
+        """Let bytes be decoded, unless their embedding is cached."""
+        try:
             if (cached := self._cache_hit(image_task, data, chunk)) is not None:
                 self._batcher.forget()
                 latch.complete(image_task, cached)
