@@ -24,6 +24,7 @@ IMAGES: Final[Mapping[str, str]] = {
     "truncated": N_("the image is cut off: its data ends too early"),
     "too_many_pixels": N_("the image has more pixels than are allowed (WANWU_MAX_PIXELS)"),
     "broken_image": N_("the image's data is damaged"),
+    "fetch_timeout": N_("its server does not give it in time (WANWU_FETCH_TIMEOUT_S)"),
     "decode_timeout": N_("decoding takes longer than is allowed (WANWU_DECODE_TIMEOUT_S)"),
     "decoder_crashed": N_("decode processes ended each time they tried this image"),
     "inference_failed": N_("the model failed on this image"),

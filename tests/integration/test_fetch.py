@@ -13,6 +13,7 @@ from typing import Any
 import fsspec
 import pytest
 from conftest import ROOT, Fleet, run
+from fetching import fetch
 from images import fill
 from web import object_store, web
 
@@ -30,7 +31,7 @@ from worker.errors import (
     TooLargeError,
     UnreadableError,
 )
-from worker.images.fetch import fetch, is_allowed
+from worker.images.fetch.allowed import is_allowed, is_named
 
 EXAMPLES = ROOT / "ops" / "examples"
 MOST = 1_000_000
@@ -61,10 +62,32 @@ MOST = 1_000_000
         ("memory://x", "*", False),
         ("/etc/passwd", "*", False),
         ("https://a.example/x.jpg", "", False),
+        ("https://[2001:db8::1]/x.jpg", "https://[2001:db8::1]/", True),
+        ("https://[2001:db8::1/x.jpg", "*", False),
+        ("https://a.example/x.jpg", "https://[a", False),
+        ("https://a.example/x\n.jpg", "*", False),
+        ("sftp://a.example/x.jpg", "*", False),
+        ("sftp://a.example/x.jpg", "sftp://", False),
+        ("sftp://a.example/x.jpg", "sftp://a.example/", True),
     ],
 )
 def test_only_what_lies_below_a_prefix_is_fetched(url: str, prefix: str, *, allowed: bool) -> None:
     assert is_allowed(url, [prefix] if prefix else []) is allowed
+
+
+@pytest.mark.parametrize(
+    ("prefixes", "named"),
+    [
+        (["*"], False),
+        (["http://"], False),
+        (["http://intranet.example:8080"], False),
+        (["http://intranet.example/public"], False),
+        (["*", "http://INTRANET.example"], True),
+        (["http://intranet.example/p/"], True),
+    ],
+)
+def test_a_server_is_named_by_a_prefix_with_its_host(prefixes: list[str], *, named: bool) -> None:
+    assert is_named("http://intranet.example/p/x.jpg", prefixes) is named
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +117,7 @@ def test_what_a_web_server_gives_comes_with_its_stamp(site: tuple[Path, str, lis
         ("/code/403", UnreadableError, "403"),
         ("/code/500", UnreadableError, "500"),
         ("/empty.jpg", EmptyFileError, "empty"),
-        ("/endless", TooLargeError, "1,001 bytes"),
+        ("/endless", TooLargeError, "are more than the limit of 1,000"),
         ("/to//to//to//to//to//to//a.jpg", UnreadableError, "from one address to the next"),
         ("/to/http://localhost:1/a.jpg", OutsideRootsError, "may fetch from"),
         ("/to/file:///etc/passwd", OutsideRootsError, "may fetch from"),
@@ -116,7 +139,7 @@ def test_nobody_is_asked_for_what_is_not_allowed(site: tuple[Path, str, list[str
 
 def test_a_server_that_is_away_is_one_sentence() -> None:
     with pytest.raises(UnreadableError, match="cannot be fetched"):
-        fetch("http://127.0.0.1:1/a.jpg", ["*"], MOST)
+        fetch("http://127.0.0.1:1/a.jpg", ["http://127.0.0.1:1"], MOST)
 
 
 def test_a_store_without_its_library_says_what_to_install() -> None:

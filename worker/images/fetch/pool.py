@@ -24,7 +24,7 @@ from worker.contract.messages import Stamp
 if TYPE_CHECKING:
     from worker.contract.messages import ImageRef
     from worker.contract.settings import Settings
-    from worker.images.fetch.lane import Lane
+    from worker.images.fetch.fetcher import Fetcher
 
 # Images fetched at once, urgent ones as many again: in all, and from one host.
 SLOTS: Final = 32
@@ -60,7 +60,7 @@ class FetchPool:
         self._settings = settings
         self._loop: asyncio.AbstractEventLoop | None = None
         # All that follows belongs to the loop.
-        self._lanes: dict[bool, Lane] = {}
+        self._fetchers: dict[bool, Fetcher] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
     def start(self) -> None:
@@ -104,7 +104,7 @@ class FetchPool:
         began_s = time.perf_counter()
         taken, error = None, None
         try:
-            taken = await self._lane(urgent=urgent).fetch(ref.place, ref.part)
+            taken = await self._fetcher(urgent=urgent).fetch(ref.place, ref.part)
         except BaseException as e:  # noqa: BLE001 - the pipeline tells them apart
             error = e
         read_ms = 1000 * (time.perf_counter() - began_s)
@@ -114,13 +114,13 @@ class FetchPool:
         release = partial(self._release, urgent, taken.held_bytes) if taken.held_bytes else _nothing
         on_done(Fetched(taken.data, taken.stamp, None, read_ms, release))
 
-    def _lane(self, *, urgent: bool) -> Lane:
-        if urgent not in self._lanes:
-            from worker.images.fetch.lane import Lane, LaneConfig  # noqa: PLC0415 - for who fetches
+    def _fetcher(self, *, urgent: bool) -> Fetcher:
+        if urgent not in self._fetchers:
+            from worker.images.fetch.fetcher import Fetcher, FetcherConfig  # noqa: PLC0415 - for who fetches
 
             settings = self._settings
-            self._lanes[urgent] = Lane(
-                LaneConfig(
+            self._fetchers[urgent] = Fetcher(
+                FetcherConfig(
                     prefixes=settings.image_urls,
                     max_bytes=settings.max_file_bytes,
                     slots=SLOTS,
@@ -131,20 +131,20 @@ class FetchPool:
                     is_urgent=urgent,
                 )
             )
-        return self._lanes[urgent]
+        return self._fetchers[urgent]
 
-    def _release(self, urgent: bool, held_bytes: int) -> None:  # noqa: FBT001 - which lane
+    def _release(self, urgent: bool, held_bytes: int) -> None:  # noqa: FBT001 - which fetcher
         """Let others have what an image held, from any thread."""
         if self._loop is not None:
-            give_back = self._lanes[urgent].budget.give_back
+            give_back = self._fetchers[urgent].budget.give_back
             with suppress(RuntimeError):  # It closes at this moment.
                 self._loop.call_soon_threadsafe(give_back, held_bytes)
 
     async def _finish(self) -> None:
         while self._tasks:
             await asyncio.wait(self._tasks)
-        for lane in self._lanes.values():
-            await lane.close()
+        for fetcher in self._fetchers.values():
+            await fetcher.close()
 
 
 def _note(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

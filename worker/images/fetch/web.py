@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import socket
+import ssl
 from collections.abc import Sequence
 from email.utils import parsedate_to_datetime
 from functools import partial
@@ -105,8 +106,7 @@ class WebClient:
             raise
         except _ERRORS as e:
             error = _explain(e)
-            is_passing = isinstance(e, aiohttp.ClientConnectionError)
-            if is_passing and not isinstance(e, aiohttp.ClientSSLError | aiohttp.InvalidURL):
+            if _may_pass(e):
                 raise PassingError(error) from e
             raise error from e
 
@@ -180,6 +180,16 @@ def _check_part(size_bytes: int, part: Part | None) -> None:
 def _after_s(text: str) -> float:
     """Return the seconds of a Retry-After. A date is as good as none: clocks differ."""
     return float(text) if text.isascii() and text.isdigit() else 0.0
+
+
+def _may_pass(error: Exception) -> bool:
+    """Whether a connection was refused or broken; not if it must not be, or there is no host."""
+    if isinstance(error, aiohttp.ClientConnectorError):
+        cause = error.os_error
+        return not isinstance(cause, PrivateAddressError | ssl.SSLError) and not (
+            isinstance(cause, socket.gaierror) and cause.errno == socket.EAI_NONAME
+        )
+    return isinstance(error, aiohttp.ClientConnectionError)
 
 
 def _explain(error: Exception) -> ImageError:

@@ -31,7 +31,7 @@ _RESOLVERS_PER_SLOT: Final = 2
 _BUDGET_IMAGES: Final = 4
 
 
-class LaneConfig(NamedTuple):
+class FetcherConfig(NamedTuple):
     """What may be fetched, and how much at once."""
 
     prefixes: Sequence[str]
@@ -51,10 +51,10 @@ class Taken(NamedTuple):
     held_bytes: int = 0
 
 
-class Lane:
+class Fetcher:
     """Fetches of one kind, urgent or not: those of the other kind take nothing from them."""
 
-    def __init__(self, config: LaneConfig) -> None:
+    def __init__(self, config: FetcherConfig) -> None:
         self._config = config
         self._slots = HostSlots(config.slots, config.slots_per_host)
         # A call to a store that hangs keeps its thread, so these are counted by host, too.
