@@ -134,7 +134,8 @@ class FetchTimeoutError(ImageError):
 
     def __init__(self, timeout_s: float) -> None:
         super().__init__(
-            f"its server did not give it in time: {timeout_s:g} s at most (WANWU_FETCH_TIMEOUT_S)"
+            f"its server did not give it in time (WANWU_FETCH_TIMEOUT_S): {timeout_s:g} s at most, "
+            "less if it lets many images wait"
         )
 
 

@@ -100,6 +100,20 @@ def test_a_host_that_hangs_leaves_slots_to_others() -> None:
         assert all(future.result(PATIENCE_S).error for future in hanging)
 
 
+def test_a_host_that_let_many_images_wait_has_less_time_than_others() -> None:
+    with (
+        odd_web({"/": hang()}) as known,
+        odd_web({"/": hang()}) as other,
+        fetching([known.address, other.address], fetch_timeout_s=2) as ask,
+    ):
+        for future in [ask(f"{known.address}/") for _ in range(4)]:
+            assert isinstance(future.result(PATIENCE_S).error, FetchTimeoutError)
+        before = ask(f"{other.address}/")
+        assert isinstance(ask(f"{known.address}/").result().error, FetchTimeoutError)
+        assert not before.done()
+        assert got(ask(f"{known.address}/good")) == b"fine"
+
+
 def test_urgent_images_have_slots_of_their_own() -> None:
     with odd_web({"/": hang()}) as web, fetching([web.address]) as ask:
         hanging = [ask(f"{web.address}/") for _ in range(SLOTS_PER_HOST)]
@@ -206,21 +220,24 @@ def test_odd_answers_are_failed_images_with_a_code_and_nothing_in_the_log() -> N
     assert [event for event in logged if event["log_level"] != "debug"] == []
 
 
-@pytest.mark.parametrize(
-    ("name", "data"),
-    [
-        ("gzip", ok(gzip.compress(b"fine"), ZIPPED)),
-        ("deflate", ok(zlib.compress(b"fine"), "Content-Encoding: deflate")),
-        ("identity", ok(b"fine", "Content-Encoding: identity")),
-        ("chunks", CHUNKED + b"2\r\nfi\r\n2\r\nne\r\n0\r\n\r\n"),
-        ("until the end", HEAD + b"\r\nfine"),
-        ("odd dates", ok(b"fine", "Last-Modified: Sat, 99 Nov 9999999 12:00:00 +999999")),
-        ("no dates", ok(b"fine", "Last-Modified: x", "Retry-After: x", "Set-Cookie: =;=")),
-    ],
-)
-def test_whatever_way_it_comes_an_image_is_whole(name: str, data: bytes) -> None:
-    with odd_web({"/a": then_close(data)}) as web:
-        assert fetch(f"{web.address}/a", [web.address], MOST).data == b"fine", name
+WHOLE: dict[str, bytes] = {
+    "gzip": ok(gzip.compress(b"fine"), ZIPPED),
+    "deflate": ok(zlib.compress(b"fine"), "Content-Encoding: deflate"),
+    "identity": ok(b"fine", "Content-Encoding: identity"),
+    "chunks": CHUNKED + b"2\r\nfi\r\n2\r\nne\r\n0\r\n\r\n",
+    "until-the-end": HEAD + b"\r\nfine",
+    "odd-dates": ok(b"fine", "Last-Modified: Sat, 99 Nov 9999999 12:00:00 +999999"),
+    "no-dates": ok(b"fine", "Last-Modified: x", "Retry-After: x", "Set-Cookie: =;="),
+}
+
+
+def test_whatever_way_it_comes_an_image_is_whole() -> None:
+    answers = {f"/{name}": then_close(data) for name, data in WHOLE.items()}
+    with odd_web(answers) as web, fetching([web.address]) as ask:
+        asked = {name: ask(f"{web.address}/{name}") for name in WHOLE}
+        assert {name: got(future) for name, future in asked.items()} == dict.fromkeys(
+            WHOLE, b"fine"
+        )
 
 
 @pytest.mark.parametrize("stated", [True, False])

@@ -16,6 +16,7 @@ from worker.images.fetch.addresses import PrivateAddressError, is_public, public
 from worker.images.fetch.daemon_threads import DaemonThreads
 from worker.images.fetch.inflate import Inflater
 from worker.images.fetch.limits import ByteBudget, HostSlots
+from worker.images.fetch.slow_hosts import SlowHosts
 
 
 @pytest.mark.parametrize(
@@ -119,6 +120,23 @@ def test_a_call_that_never_ends_keeps_its_thread_and_nobody_waiting() -> None:
         threads.stop()
 
     run(body())
+
+
+def test_a_host_that_lets_many_wait_has_less_time_until_it_answers() -> None:
+    now_s = 0.0
+    hosts = SlowHosts(30, lambda: now_s)
+    for _ in range(4):
+        assert hosts.deadline_s("a") == 30
+        hosts.note_late("a")
+    assert (hosts.deadline_s("a"), hosts.deadline_s("b")) == (3, 30)
+    hosts.note_answer("a")
+    assert not hosts.is_slow("a")
+    for _ in range(99):
+        hosts.note_late("a")
+    hosts.note_answer("a")
+    assert hosts.is_slow("a")
+    now_s = 301
+    assert not hosts.is_slow("a")
 
 
 def test_inflated_pieces_are_small_and_none_is_lost() -> None:

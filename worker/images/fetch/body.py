@@ -47,9 +47,15 @@ class Body:
             raise TooLargeError(stated_bytes, self._max_bytes)
         if stated_bytes > _SMALL_BYTES and inflater is None:
             await self._hold(stated_bytes)
-        async for data in answer.content.iter_any():
-            for part in inflater.feed(data) if inflater else (data,):
+        # As it came from the system: `iter_any` would copy it.
+        async for data, _ in answer.content.iter_chunks():
+            if inflater is None:
+                await self._add(data)
+                continue
+            for part in inflater.feed(data):
                 await self._add(part)
+                # However far it inflates, others have their turn.
+                await asyncio.sleep(0)
         if inflater:
             await self._add(inflater.end())
         return b"".join(self._parts)
@@ -61,8 +67,6 @@ class Body:
         if self._size_bytes > _SMALL_BYTES and not self.held_bytes:
             await self._hold(self._max_bytes)
         self._parts.append(part)
-        # However fast it comes, and however far it inflates, others have their turn.
-        await asyncio.sleep(0)
 
     async def _hold(self, size_bytes: int) -> None:
         await self._budget.take(size_bytes)

@@ -10,10 +10,11 @@ from urllib.parse import urlsplit
 
 from worker.contract.messages import Stamp
 from worker.contract.urls import is_web
-from worker.errors import EmptyFileError, FetchTimeoutError, TooLargeError
+from worker.errors import EmptyFileError, FetchTimeoutError, ImageError, TooLargeError
 from worker.images.fetch.allowed import is_allowed, outside
 from worker.images.fetch.daemon_threads import DaemonThreads
 from worker.images.fetch.limits import ByteBudget, HostSlots
+from worker.images.fetch.slow_hosts import SlowHosts
 from worker.images.fetch.store import read_store
 from worker.images.fetch.web import PassingError, WebClient
 
@@ -61,6 +62,7 @@ class Fetcher:
         self._stores = DaemonThreads("fetch-store", config.slots, config.slots_per_host)
         resolvers = _RESOLVERS_PER_SLOT * config.slots
         self._resolvers = DaemonThreads("fetch-resolve", resolvers, config.slots_per_host)
+        self._slow_hosts = SlowHosts(config.deadline_s)
         self.budget: Final = ByteBudget(_BUDGET_IMAGES * config.max_bytes)
         self._web = WebClient(config.prefixes, config.max_bytes, self.budget, self._resolvers)
 
@@ -81,24 +83,31 @@ class Fetcher:
             raise outside()
         if part and part.size_bytes > config.max_bytes:
             raise TooLargeError(part.size_bytes, config.max_bytes)
+        host = urlsplit(url).netloc.lower()
+        deadline_s = self._slow_hosts.deadline_s(host) if config.is_urgent else None
         try:
-            async with asyncio.timeout(config.deadline_s if config.is_urgent else None) as limit:
-                taken = await self._try(url, part, limit)
+            async with asyncio.timeout(deadline_s) as limit:
+                taken = await self._try(url, host, part, limit)
         except TimeoutError as e:
+            self._slow_hosts.note_late(host)
             raise FetchTimeoutError(config.deadline_s) from e
+        except ImageError:
+            self._slow_hosts.note_answer(host)
+            raise
+        self._slow_hosts.note_answer(host)
         if not taken.data:
             raise EmptyFileError
         return taken
 
-    async def _try(self, url: str, part: Part | None, limit: asyncio.Timeout) -> Taken:
+    async def _try(self, url: str, host: str, part: Part | None, limit: asyncio.Timeout) -> Taken:
         """Fetch, again if that may help. While it pauses, an image holds no slot."""
-        loop, host = asyncio.get_running_loop(), urlsplit(url).netloc.lower()
+        loop = asyncio.get_running_loop()
         for pause_s in (*_PAUSES_S, None):
             async with self._slots.hold(host):
-                ends_s = limit.when() or loop.time() + self._config.deadline_s
+                ends_s = limit.when() or loop.time() + self._slow_hosts.deadline_s(host)
                 limit.reschedule(ends_s)
                 try:
-                    return await self._once(url, part)
+                    return await self._once(url, host, part)
                 except PassingError as e:
                     passing = e
             if pause_s is None:
@@ -109,10 +118,9 @@ class Fetcher:
             await asyncio.sleep(wait_s)
         raise passing.error
 
-    async def _once(self, url: str, part: Part | None) -> Taken:
+    async def _once(self, url: str, host: str, part: Part | None) -> Taken:
         if is_web(url):
             return Taken(*await self._web.get(url, part))
-        host = urlsplit(url).netloc.lower()
         read = partial(read_store, url, self._config.max_bytes, part)
         return Taken(*await self._stores.call(host, read))
 

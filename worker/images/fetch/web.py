@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 _CONNECT_S: Final = 10.0
 _READ_S: Final = 20.0
+_READ_BYTES: Final = 1024 * 1024
 _MOST_HOPS: Final = 5
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 _NOT_FOUND: Final = frozenset({404, 410})
@@ -149,6 +150,8 @@ def _session(connector: aiohttp.TCPConnector) -> aiohttp.ClientSession:
         # The whole has its deadline in the pool.
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_S, sock_read=_READ_S),
         auto_decompress=False,
+        # Most images come without a pause: each is two system calls.
+        read_bufsize=_READ_BYTES,
         cookie_jar=aiohttp.DummyCookieJar(),
     )
 
