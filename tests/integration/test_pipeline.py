@@ -17,6 +17,7 @@ import redis
 import torch
 from conftest import PATIENCE_S
 from images import encoded
+from odd_web import Answer, hang, odd_web, ok
 from PIL import Image
 from tiny_model import SIDE, build
 
@@ -184,6 +185,28 @@ def test_blobs_are_tagged_like_files(pipeline: Pipeline, client: redis.Redis) ->
     result = pipeline.process(chunk(*refs), SENT_AT_S)
     assert best(result) == ["蓝", None]
     assert codes(result) == [None, "blob_missing"]
+
+
+def test_a_server_that_hangs_holds_up_neither_other_images_nor_urgent_ones(
+    started: Callable[..., Pipeline], files: dict[str, str]
+) -> None:
+    answers: dict[str, bytes | Answer] = {"/hang": hang()}
+    answers["/good"] = ok(Path(files["红"]).read_bytes())
+    with odd_web(answers) as web, ThreadPoolExecutor(1) as tasks:
+        wanted = {"image_urls": (web.address,), "fetch_timeout_s": 3, "decode_threads": 1}
+        pipeline = started(settings=msgspec.structs.replace(SETTINGS, **wanted))
+        slow = [f"{web.address}/hang"] * 4
+        held_up = tasks.submit(pipeline.process, chunk(*slow, f"{web.address}/good"), SENT_AT_S)
+        while len(web.seen) < 5:
+            assert not held_up.done()
+        mixed = chunk(files["绿"], f"{web.address}/good", files["蓝"], seq=1)
+        assert best(pipeline.process(mixed, SENT_AT_S)) == ["绿", "红", "蓝"]
+        urgent = chunk(f"{web.address}/good", seq=2, urgent=True)
+        assert best(pipeline.process(urgent, SENT_AT_S)) == ["红"]
+        assert not held_up.done()
+        result = held_up.result(PATIENCE_S)
+    assert codes(result) == ["fetch_timeout"] * 4 + [None]
+    assert all(image.timing.read_ms for image in result.images)
 
 
 def test_a_job_brings_its_own_labels(

@@ -19,7 +19,7 @@ Ask = Callable[..., "Future[Fetched]"]
 @contextmanager
 def fetching(prefixes: Sequence[str], **settings: Any) -> Iterator[Ask]:
     """Yield how to ask a pool: `ask(url, part=None, urgent=False)` is a future of the outcome."""
-    pool = FetchPool(Settings(image_urls=tuple(prefixes), **settings))
+    pool = FetchPool(Settings(image_urls=tuple(prefixes), decode_threads=1, **settings))
 
     def ask(url: str, part: Part | None = None, *, urgent: bool = False) -> Future[Fetched]:
         future: Future[Fetched] = Future()

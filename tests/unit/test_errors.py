@@ -20,6 +20,7 @@ MADE_WITH: dict[type[errors.ImageError], tuple[object, ...]] = {
     errors.TooManyPixelsError: ((20, 30), 5),
     errors.CancelledError: ("20261123-181502-5f3a9c",),
     errors.DecodeTimeoutError: (20,),
+    errors.FetchTimeoutError: (30,),
     errors.ReportedError: (Failure("not_found", "read", "gone"),),
 }
 

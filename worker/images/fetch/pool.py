@@ -26,9 +26,10 @@ if TYPE_CHECKING:
     from worker.contract.settings import Settings
     from worker.images.fetch.fetcher import Fetcher
 
-# Images fetched at once, urgent ones as many again: in all, and from one host.
-SLOTS: Final = 32
+# Images fetched from one host at once, urgent ones as many again; one for each decoder if that is
+# more. In all, so many times that.
 SLOTS_PER_HOST: Final = 8
+_HOSTS: Final = 4
 
 log = structlog.get_logger()
 
@@ -119,12 +120,13 @@ class FetchPool:
             from worker.images.fetch.fetcher import Fetcher, FetcherConfig  # noqa: PLC0415 - for who fetches
 
             settings = self._settings
+            per_host = max(SLOTS_PER_HOST, settings.decoders)
             self._fetchers[urgent] = Fetcher(
                 FetcherConfig(
                     prefixes=settings.image_urls,
                     max_bytes=settings.max_file_bytes,
-                    slots=SLOTS,
-                    slots_per_host=SLOTS_PER_HOST,
+                    slots=_HOSTS * per_host,
+                    slots_per_host=per_host,
                     deadline_s=(
                         settings.urgent_fetch_deadline_s if urgent else settings.fetch_deadline_s
                     ),
