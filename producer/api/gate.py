@@ -25,7 +25,7 @@ JSON_BYTES: Final = 16 * 2**20
 _FIELDS_BYTES: Final = 2**20
 # Around the bytes of an image in a form.
 _FORM_BYTES: Final = 65_536
-# An upload ends with the image that brings it above half of this: see `producer.jobs.http_transport`.
+# Ours ends with the image that brings it above half of this: `producer.jobs.http_transport`.
 _UPLOAD_BYTES: Final = 32 * 2**20
 # Shown before a key is known, and asked by what only looks whether the server is well. They take no
 # body, and none shows what belongs to somebody.

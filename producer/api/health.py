@@ -1,4 +1,4 @@
-"""Whether the queue answers, and who works: looked at beforehand, so that who asks need not wait."""
+"""Whether the queue answers, and who works: looked at beforehand, so that nobody need wait."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A client that waits -> its answer, unless it hangs up first: then nobody works for it any more."""
+"""A client that waits -> its answer, unless it hangs up first: then nobody works for it."""
 
 from __future__ import annotations
 

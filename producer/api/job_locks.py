@@ -1,4 +1,4 @@
-"""Job id -> a lock of this process: of each job one upload is under way, and only that has a thread.
+"""Job id -> a lock of this process: of each job one upload at a time has a thread.
 
 Other servers at the same Redis are kept out by a lock there.
 """

@@ -9,7 +9,7 @@ import asyncio
 import socket
 from typing import Any, Final
 
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 from producer.api.errors import answer
 
@@ -56,7 +56,7 @@ class Protocol(H11Protocol):
         if self.transport.is_closing():
             return
         super().data_received(data)
-        if self.cycle is not None and not self.cycle.response_complete:
+        if self._is_answering:
             self._stop_awaiting()
         elif self._headers_timer is None:
             self._await_headers()
@@ -88,8 +88,13 @@ class Protocol(H11Protocol):
 
     def _end(self) -> None:
         self._headers_timer = None
-        if self.cycle is None or self.cycle.response_complete:
+        if not self._is_answering:
             self.transport.abort()
+
+    @property
+    def _is_answering(self) -> bool:
+        cycle: RequestResponseCycle | None = self.cycle
+        return cycle is not None and not cycle.response_complete
 
 
 def _set_options(transport: asyncio.Transport) -> None:

@@ -13,7 +13,6 @@ from producer.api.jobs import ApiJobs
 from producer.api.watches import LOOK_S, BrokenError, Watches
 from producer.backend.connection import Connection
 from producer.formats.jsonl import line_of
-from worker.contract.stores.jobs import NoSuchJobError
 
 MOST_STREAMS: Final = 2000
 # A client that reads slowly has about so many bytes in memory; at the connection, this much.
@@ -59,7 +58,8 @@ class ResultStreams:
         loop = asyncio.get_running_loop()
         found = await loop.run_in_executor(self._pool, self._jobs.progress, [job_id])
         if job_id not in found:
-            raise NoSuchJobError(f"there is no job {job_id}")
+            # Which says so.
+            await loop.run_in_executor(self._pool, self._connection.jobs.get, job_id)
         return self._follow(job_id) if follow else self._once(job_id, found[job_id][1])
 
     async def _once(self, job_id: str, done: bytes) -> AsyncIterator[bytes]:

@@ -123,7 +123,8 @@ class UrgentQueue:
         if len(self._waiting) >= MOST_WAITING:
             raise BusyError
         seq = next(self._numbers)
-        future = self._waiting[seq] = self._loop.create_future()
+        future: asyncio.Future[ChunkResult | LostChunk] = self._loop.create_future()
+        self._waiting[seq] = future
         outgoing = self._chunk_of(seq, request)
         blobs = tuple(outgoing.blobs)
         sending = self._loop.run_in_executor(self._senders, self._send, outgoing)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Final
@@ -118,7 +118,7 @@ class Watches:
             took_s = time.monotonic() - began_s
             await asyncio.sleep(max(LOOK_S, _LOOK_RATIO * took_s))
 
-    def _tell(self, names: Sequence[str], found: dict[str, tuple[Job, bytes]]) -> None:
+    def _tell(self, names: Sequence[str], found: Mapping[str, tuple[Job, bytes]]) -> None:
         for name in names:
             watch = self._watches.get(name)
             if watch is None:

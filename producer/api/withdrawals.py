@@ -1,4 +1,4 @@
-"""Requests that nobody waits for any more -> nothing of them in Redis, also of what workers hold."""
+"""Requests that nobody waits for -> nothing of them in Redis, also of what workers hold."""
 
 from __future__ import annotations
 
