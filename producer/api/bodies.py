@@ -25,11 +25,11 @@ from producer.api.errors import RefusedError
 
 # A body is kept in memory up to this size, as long as all of them together are below the other.
 OWN_MEMORY_BYTES: Final = 2**20
-MEMORY_BYTES: Final = 32 * 2**20
+MEMORY_BYTES: Final = 16 * 2**20
 # Bytes of bodies that are not complete, over all clients; beyond memory they are in a file.
 UNFINISHED_BYTES: Final = 2**30
 # Bytes of complete bodies that are worked on at a time; a larger one is alone.
-WORKED_ON_BYTES: Final = 64 * 2**20
+WORKED_ON_BYTES: Final = 32 * 2**20
 URGENT_PATH: Final = "/predict"
 # What is parsed takes several times its size.
 JSON_WEIGHT: Final = 4

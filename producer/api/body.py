@@ -10,7 +10,7 @@ from typing import IO, Final
 
 from producer.api.errors import RefusedError
 
-_REPLAYED_BYTES: Final = 2**20
+_REPLAYED_BYTES: Final = 2**18
 
 
 class Body:
