@@ -29,6 +29,8 @@ from worker.contract.stores.jobs import Job
 _UPLOAD_FILES: Final = 64
 _SENDERS: Final = 4
 _DETAIL_CHARS: Final = 300
+# A job has a quarter million of texts at most, each between two quotes.
+_MOST_QUOTES: Final = 2_000_000
 _JSON: Final = "application/json"
 _LINES: Final = "application/x-ndjson"
 
@@ -115,6 +117,8 @@ def _runner(pool: ThreadPoolExecutor) -> Callable[..., asyncio.Future[Any]]:
 
 
 def _create(connection: Connection, jobs: ApiJobs, body: bytes) -> Job:
+    if body.count(b'"') > _MOST_QUOTES:
+        raise RefusedError(413, "too_many", "the body holds more texts than any job has")
     try:
         asked = msgspec.json.decode(body, type=NewJob)
     except (msgspec.MsgspecError, ValueError) as e:
