@@ -111,7 +111,7 @@ def test_a_label_set_is_bounded_as_a_whole(client: redis.Redis) -> None:
         {"labels": ("猫" * 1001,)},
     ):
         with pytest.raises(LabelsError, match="at most"):
-            LabelPack(**fields)  # type: ignore[arg-type]
+            LabelPack(**fields)
     # Also what somebody else has put there.
     client.set(KEYS.labels("f" * 16), msgspec.json.encode({"labels": ["猫" * 1001]}))
     with pytest.raises(MessageError, match="at most"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import pytest
@@ -27,6 +27,7 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
         async def zeros() -> AsyncIterator[bytes]:
             while True:
                 yield bytes(2**20)
+                await asyncio.sleep(0)
 
         await StreamingResponse(zeros())(scope, receive, send)
         return
@@ -46,6 +47,12 @@ async def listening() -> AsyncIterator[tuple[int, ServerState]]:
         yield server.sockets[0].getsockname()[1], state
     finally:
         server.close()
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(LONG_S):
+        while not condition():  # noqa: ASYNC110 - what is waited for knows no event
+            await asyncio.sleep(0.01)
 
 
 async def answer(port: int, *pieces: bytes) -> bytes:
@@ -83,11 +90,8 @@ def test_who_does_not_read_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
         async with listening() as (port, state):
             _, writer = await asyncio.open_connection("127.0.0.1", port, limit=1)
             writer.write(REQUEST.replace(b"/ ", b"/endless "))
-            async with asyncio.timeout(LONG_S):
-                while not state.tasks:
-                    await asyncio.sleep(0.01)
-                while state.connections or state.tasks:
-                    await asyncio.sleep(0.01)
+            await until(lambda: bool(state.tasks))
+            await until(lambda: not state.connections and not state.tasks)
             writer.close()
 
     monkeypatch.setattr(protocol, "UNREAD_S", 0.1)
@@ -98,8 +102,7 @@ def test_one_connection_too_many_is_told_to_come_again(monkeypatch: pytest.Monke
     async def ask() -> bytes:
         async with listening() as (port, state):
             _, writer = await asyncio.open_connection("127.0.0.1", port)
-            while not state.connections:
-                await asyncio.sleep(0.01)
+            await until(lambda: bool(state.connections))
             found = await answer(port, REQUEST)
             writer.close()
             return found
