@@ -21,8 +21,13 @@ async def unless_hung_up(request: Request, asking: Coroutine[Any, Any, T]) -> T:
     Raises:
         HungUpError: the client is gone.
     """
-    answering = asyncio.ensure_future(asking)
     listening = asyncio.ensure_future(_gone(request))
+    # Who is gone by now is noticed here.
+    await asyncio.sleep(0)
+    if listening.done():
+        asking.close()
+        raise HungUpError
+    answering = asyncio.ensure_future(asking)
     try:
         await asyncio.wait([answering, listening], return_when=asyncio.FIRST_COMPLETED)
         if answering.done():

@@ -21,6 +21,8 @@ from worker.contract.stores.jobs import LostChunk
 
 ANSWER_S: Final = 30.0
 NAME_CHARS: Final = 1024
+# Twice as long as needed, since half of it may be over when the next request comes.
+_LABELS_TTL_S: Final = 600
 # What a client can do nothing about is the server's fault; all others are its own.
 _STATUS: Final = {
     "too_large": 413,
@@ -96,7 +98,9 @@ async def labels_of(connection: Connection, manner: Manner) -> str | None:
         LabelsError: it cannot be used.
     """
     pack = manner.pack()
-    return await run_in_threadpool(connection.labels.put, pack) if pack != LabelPack() else None
+    if pack == LabelPack():
+        return None
+    return await run_in_threadpool(connection.labels.put_briefly, pack, _LABELS_TTL_S)
 
 
 def name_of(file: UploadFile | None) -> str:

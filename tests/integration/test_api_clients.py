@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import signal
@@ -19,15 +20,26 @@ import redis
 from conftest import PATIENCE_S, ROOT, environment, until
 from server import free_port
 
+from producer.api import results, urgent_queue
+from producer.api.errors import RefusedError
+from producer.api.jobs import ApiJobs
+from producer.api.results import ResultStreams
+from producer.api.urgent_queue import BusyError, PredictRequest, StoppingError, UrgentQueue
+from producer.api.watches import BrokenError
+from producer.backend.connection import open_connection
+from producer.jobs.options import JobOptions
 from worker.contract.keys import DEFAULT_KEYS as KEYS
 from worker.contract.local.redis_server import EmbeddedRedis
 from worker.contract.local.subprocesses import start_child, stop_child
 from worker.contract.queue.urgent import withdraw
+from worker.contract.secret import SecretUrl
+from worker.contract.settings import Settings
 
 pytestmark = pytest.mark.integration
 
 FOLLOWERS = 60
 MOST_MB = 150
+FORM = "Content-Type: multipart/form-data; boundary=x"
 FIELDS = "application/x-www-form-urlencoded"
 
 
@@ -79,9 +91,12 @@ def posted(path: str, body: bytes, kind: str = "application/json", *more: str) -
     return head("POST", path, f"Content-Type: {kind}", size, *more) + body
 
 
-def form(data: bytes) -> bytes:
-    disposition = 'Content-Disposition: form-data; name="image"; filename="a.jpg"'
+def form(data: bytes, field: str = "image") -> bytes:
+    disposition = f'Content-Disposition: form-data; name="{field}"; filename="a.jpg"'
     return f"--x\r\n{disposition}\r\n\r\n".encode() + data + b"\r\n--x--\r\n"
+
+
+MANY = form(b"x", "images").removesuffix(b"--x--\r\n") * 65 + b"--x--\r\n"
 
 
 @contextmanager
@@ -211,6 +226,8 @@ def test_without_a_key_only_known_hosts_are_served(
     [
         (head("POST", "/jobs", "Transfer-Encoding: chunked"), 411, "no_length"),
         (head("POST", "/jobs", "Content-Length: 99999999999"), 413, "too_large"),
+        (head("POST", "/jobs/x/images", FORM, "Content-Length: 999999999"), 413, "too_large"),
+        (posted("/jobs/x/images", MANY, FORM.partition(" ")[2]), 413, "too_many"),
         (posted("/jobs", b"{}", "text/plain"), 422, "bad_request"),
         (posted("/jobs", b'{"labels": ["\xe7"]}'), 422, "bad_request"),
         (posted("/jobs", b'{"unknown": 1}'), 422, "bad_request"),
@@ -225,6 +242,42 @@ def test_what_cannot_be_used_is_refused_before_any_work(
 ) -> None:
     found, reply, _ = api.ask(request_bytes)
     assert (found, reply["code"]) == (status, code)
+
+
+def test_only_so_many_wait_at_a_time(
+    api: Api, queue: EmbeddedRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, job = Settings(broker_url=SecretUrl(queue.url)), api.new_job()
+    monkeypatch.setattr(urgent_queue, "MOST_WAITING", 1)
+    monkeypatch.setattr(results, "MOST_STREAMS", 1)
+    with open_connection(settings) as connection:
+        streams = ResultStreams(connection, ApiJobs(connection))
+        urgent = UrgentQueue(connection)
+        request = PredictRequest(name="a.jpg", data=b"x", options=JobOptions())
+
+        async def both() -> None:
+            urgent.start()
+            first = asyncio.create_task(urgent.ask(request, PATIENCE_S))
+            await asyncio.sleep(0)
+            with pytest.raises(BusyError):
+                await urgent.ask(request, PATIENCE_S)
+            urgent.refuse_all()
+            with pytest.raises(StoppingError):
+                await first
+            urgent.stop()
+            stream = await streams.open(job, follow=True)
+            following = asyncio.ensure_future(anext(stream))
+            await asyncio.sleep(0)
+            with pytest.raises(RefusedError) as caught:
+                await streams.open(job, follow=True)
+            assert caught.value.status == 429
+            streams.stop()
+            with pytest.raises(BrokenError):
+                await following
+
+        asyncio.run(both())
+    with redis.Redis.from_url(queue.url) as client:
+        assert not waiting(client)
 
 
 def test_json_of_many_small_things_takes_no_memory(api: Api) -> None:

@@ -116,3 +116,15 @@ def test_a_label_set_is_bounded_as_a_whole(client: redis.Redis) -> None:
     client.set(KEYS.labels("f" * 16), msgspec.json.encode({"labels": ["猫" * 1001]}))
     with pytest.raises(MessageError, match="at most"):
         LabelStore(client).get("f" * 16)
+
+
+def test_labels_of_one_request_are_forgotten_soon_but_never_too_soon(client: redis.Redis) -> None:
+    store, pack = LabelStore(client), LabelPack(("这是一次性的",))
+    key = KEYS.labels(pack.hash)
+    for before_s, after_s in ((None, 600), (500, 500), (20, 600), (9000, 9000)):
+        if before_s is not None:
+            client.expire(key, before_s)
+        assert store.get(store.put_briefly(pack, 600)) == pack
+        assert client.ttl(key) == pytest.approx(after_s, abs=5)
+    assert store.put(pack) == pack.hash
+    assert client.ttl(key) > 9000

@@ -191,6 +191,20 @@ class LabelStore:
         self._client.set(self._keys.labels(pack.hash), msgspec.json.encode(pack), ex=self._ttl_s)
         return pack.hash
 
+    def put_briefly(self, pack: LabelPack, ttl_s: int) -> str:
+        """Store `pack` for so many seconds at least, for who waits no longer; return its hash.
+
+        It is never forgotten earlier than it would have been.
+        """
+        key = self._keys.labels(pack.hash)
+        with self._client.pipeline(transaction=True) as pipe:
+            pipe.set(key, msgspec.json.encode(pack), ex=ttl_s, nx=True)
+            pipe.ttl(key)
+            _, left_s = pipe.execute()
+        if 0 <= left_s < ttl_s // 2:
+            self._client.expire(key, ttl_s)
+        return pack.hash
+
     def get(self, pack_hash: str) -> LabelPack:
         """Return the pack with this hash.
 
