@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 PLACEHOLDER: Final = "{}"
 MAX_LABEL_CHARS: Final = 200
 # What a model is called upon to encode for one set. A text tower on a CPU takes milliseconds for
-# each: labels and aliases together, the words of a background, and both times the templates.
+# each: labels and aliases together, the texts of a background, and both times the templates.
 MAX_TEXTS: Final = 40_000
 MAX_PROMPTS: Final = 200_000
 # Of a text in a set, from wherever: classifiers have longer names than label files.
@@ -76,19 +76,19 @@ class LabelPack(msgspec.Struct, frozen=True, omit_defaults=True):
     def _check_size(self) -> None:
         """Hold one bound for all numbers that multiply."""
         named = (self.labels, *self.aliases.values())
-        texts, words = sum(map(len, named)), len(self.background)
-        if max(texts, words, len(self.aliases), len(self.parents)) > MAX_TEXTS:
+        texts, others = sum(map(len, named)), len(self.background)
+        if max(texts, others, len(self.aliases), len(self.parents)) > MAX_TEXTS:
             raise LabelsError(
-                N_("{texts:,} labels and aliases, {words:,} in the background: {most:,} at most"),
+                N_("{texts:,} labels and aliases, {others:,} in the background: {most:,} at most"),
                 texts=texts,
-                words=words,
+                others=others,
                 most=MAX_TEXTS,
             )
-        prompts = (texts + words) * len(self.templates)
+        prompts = (texts + others) * len(self.templates)
         if prompts > MAX_PROMPTS:
             raise LabelsError(
                 N_("{texts:,} texts times {templates:,} templates: {most:,} prompts at most"),
-                texts=texts + words,
+                texts=texts + others,
                 templates=len(self.templates),
                 most=MAX_PROMPTS,
             )
