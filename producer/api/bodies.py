@@ -38,7 +38,7 @@ JSON_WEIGHT: Final = 4
 SILENT_S: Final = 20.0
 SLOW_AFTER_S: Final = 30.0
 SLOW_BYTES_PER_S: Final = 16 * 1024
-# Where bytes are short, those of who has sent none for so long are given up first.
+# Where bytes are short, those of who has sent none for so long are ended first.
 _IDLE_S: Final = 1.0
 _WRITERS: Final = 4
 _RELEASE: Final = "wanwu.release"

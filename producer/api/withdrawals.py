@@ -36,7 +36,7 @@ class Withdrawals:
         self._given_up.append((seq, blobs))
 
     def step(self, *, is_last: bool = False) -> None:
-        """Take out what was given up; now and then, drop the results of what workers held.
+        """Take out what nobody waits for; now and then, drop the results of what workers held.
 
         Raises:
             redis.RedisError: Redis is away; the next step does it.
