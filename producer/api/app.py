@@ -77,7 +77,7 @@ class Api:
         self._urgent_queue.start()
         yield
         self._health.stop()
-        self._urgent_queue.stop()
+        await self._urgent_queue.stop()
 
 
 def add_health(app: FastAPI, watch: HealthWatch) -> None:

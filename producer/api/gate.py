@@ -35,7 +35,7 @@ _LOCAL: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 # What is still on its way from a client that was refused is passed over, for so long: if the
 # connection were closed at once, the client would not see why.
 _DRAIN_S: Final = 1.0
-_DRAIN_BYTES: Final = 64 * 2**20
+_DRAIN_BYTES: Final = 32 * 2**20
 _CLOSE: Final = (b"connection", b"close")
 
 

@@ -97,12 +97,14 @@ class UrgentQueue:
             if not future.done():
                 future.set_exception(StoppingError())
 
-    def stop(self) -> None:
+    async def stop(self) -> None:
         """End; nobody is answered any more, and nothing stays in the queue."""
-        self._senders.shutdown()
+        await asyncio.to_thread(self._senders.shutdown)
+        # What was being sent is withdrawn by whoever asked for it.
+        await asyncio.sleep(0)
         self._stopping.set()
         self._asked.set()
-        self._thread.join()
+        await asyncio.to_thread(self._thread.join)
 
     async def ask(
         self,

@@ -264,7 +264,7 @@ def test_only_so_many_wait_at_a_time(
             urgent.refuse_all()
             with pytest.raises(StoppingError):
                 await first
-            urgent.stop()
+            await urgent.stop()
             stream = await streams.open(job, follow=True)
             following = asyncio.ensure_future(anext(stream))
             await asyncio.sleep(0)
