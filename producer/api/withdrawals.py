@@ -10,10 +10,11 @@ from typing import Final
 from producer.backend.connection import Connection
 from worker.contract.queue.urgent import withdraw
 
-# What a worker holds has its result within this time, or goes to another worker, which finds no
-# bytes. Results are looked for each so many seconds.
+# What a worker holds has its result within this time, or comes back to the queue. Results are asked
+# for each so many seconds, and the queue less often: to look is more work there.
 _LATE_S: Final = 180.0
 _PAUSE_S: Final = 1.0
+_QUEUE_PAUSE_S: Final = 10.0
 _AT_ONCE: Final = 256
 
 
@@ -29,7 +30,7 @@ class Withdrawals:
         self._given_up: deque[tuple[int, tuple[str, ...]]] = deque()
         # Those that workers hold, each with when it is forgotten.
         self._held: dict[int, float] = {}
-        self._look_at_s = 0.0
+        self._look_at_s = self._queue_at_s = 0.0
 
     def add(self, seq: int, blobs: tuple[str, ...]) -> None:
         """Let a chunk vanish with the next step."""
@@ -46,6 +47,9 @@ class Withdrawals:
         if self._held and (is_last or self._now() >= self._look_at_s):
             self._look_at_s = self._now() + _PAUSE_S
             self._drop_results()
+        if self._held and (is_last or self._now() >= self._queue_at_s):
+            self._queue_at_s = self._now() + _QUEUE_PAUSE_S
+            self._take_out_returned()
 
     def _withdraw(self, count: int) -> None:
         some = [self._given_up[place] for place in range(count)]
@@ -67,3 +71,9 @@ class Withdrawals:
         for seq in found:
             del self._held[seq]
         self._held = {seq: until_s for seq, until_s in self._held.items() if until_s > now_s}
+
+    def _take_out_returned(self) -> None:
+        """Take out what a worker that ended has left to others."""
+        connection = self._connection
+        for seq in withdraw(connection.client, connection.keys, self._job, list(self._held), ()):
+            del self._held[seq]

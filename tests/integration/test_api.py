@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -146,9 +147,13 @@ def test_a_job_of_paths_streams_its_records(api: ApiCaller, worker: None, tmp_pa
     body = {"images": [*photos, "/gone.jpg"], "labels": ["猫", "狗"], "top_k": 1}
     status, job = api.ask("POST", "/jobs", json=body)
     assert status == 201, job
-    _, text = api.ask("GET", f"/jobs/{job['id']}/results?follow=true")
-    lines = [json.loads(line) for line in text.splitlines()]
-    assert {line["path"] for line in lines} == {*photos, "/gone.jpg"}
+    place = f"/jobs/{job['id']}/results"
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda _: api.ask("GET", f"{place}?follow=true")[1], range(8)))
+    for text in (*found, api.ask("GET", place)[1]):
+        lines = [json.loads(line) for line in text.splitlines()]
+        assert len(lines) == 21
+        assert {line["path"] for line in lines} == {*photos, "/gone.jpg"}
     assert [line["error"]["code"] for line in lines if line["error"]] == ["not_found"]
     _, reply = api.ask("GET", f"/jobs/{job['id']}")
     assert (reply["state"], reply["images"], reply["failed"]) == ("finished", 21, 1)

@@ -26,6 +26,7 @@ from producer.api.jobs import ApiJobs
 from producer.api.results import ResultStreams
 from producer.api.urgent_queue import BusyError, PredictRequest, StoppingError, UrgentQueue
 from producer.api.watches import BrokenError
+from producer.api.withdrawals import Withdrawals
 from producer.backend.connection import open_connection
 from producer.jobs.options import JobOptions
 from worker.contract.keys import DEFAULT_KEYS as KEYS
@@ -34,6 +35,7 @@ from worker.contract.local.subprocesses import start_child, stop_child
 from worker.contract.queue.urgent import withdraw
 from worker.contract.secret import SecretUrl
 from worker.contract.settings import Settings
+from worker.contract.stores.job_records import failed_body
 
 pytestmark = pytest.mark.integration
 
@@ -198,6 +200,29 @@ def test_only_what_is_named_is_withdrawn(stored: redis.Redis) -> None:
         assert len(found) == len(wanted)
     finally:
         stored.delete(KEYS.queue, KEYS.urgent_queue)
+
+
+def test_what_a_worker_held_vanishes_when_it_ends_or_answers(
+    queue: EmbeddedRedis, stored: redis.Redis
+) -> None:
+    now_s, job = 0.0, "now-held"
+    with open_connection(Settings(broker_url=SecretUrl(queue.url))) as connection:
+        withdrawals = Withdrawals(connection, job, now=lambda: now_s)
+        for seq in range(3):
+            stored.set(KEYS.blob(job, seq, 0), b"x")
+            withdrawals.add(seq, (KEYS.blob(job, seq, 0),))
+        withdrawals.step()
+        assert not waiting(stored)
+        # One is answered after all, one comes back, and of one nothing is ever heard.
+        stored.set(KEYS.result(f"{job}-0"), failed_body(f"{job}-0", "Error", "no bytes"))
+        stored.rpush(KEYS.queue, json.dumps({"headers": {"id": f"{job}-1"}}))
+        now_s = 30.0
+        withdrawals.step()
+        assert not waiting(stored)
+        assert set(withdrawals._held) == {2}
+        now_s = 300.0
+        withdrawals.step()
+        assert not withdrawals._held
 
 
 @pytest.mark.parametrize(
