@@ -22,6 +22,7 @@ from conftest import ROOT
 
 from worker.contract.queue.acks_and_leases import Leases
 from worker.contract.queue.connecting import ConnectingChannel, ConnectingTransport
+from worker.contract.queue.control import BoundMailbox, OwnConnections
 from worker.contract.queue.prefixed_channel import PrefixedChannel
 from worker.contract.queue.transport import Channel, Transport
 from worker.service.app import ModelStep
@@ -99,6 +100,8 @@ PUBLIC: dict[type, set[str]] = {
         *("keyprefix_binding_deadlines", "keyprefix_binding_permanent"),
     },
     ControlNode: {"handle_message"},
+    OwnConnections: {"Mailbox", "broadcast"},
+    BoundMailbox: set(),
     ConnectingChannel: {"from_transport_options"},
     ConnectingTransport: {"as_uri", "can_parse_url", "supports_batch_publish"},
     Transport: {"Channel"},
