@@ -96,7 +96,7 @@ PUBLIC: dict[type, set[str]] = {
     Channel: {"QoS", "conn_or_acquire"},
     PrefixedChannel: {
         "from_transport_options",
-        *("unacked_key", "unacked_index_key", "unacked_mutex_key", "keyprefix_queue"),
+        *("unacked_key", "unacked_index_key", "keyprefix_queue"),
         *("keyprefix_binding_deadlines", "keyprefix_binding_permanent"),
     },
     ControlNode: {"handle_message"},
@@ -107,6 +107,7 @@ PUBLIC: dict[type, set[str]] = {
     Transport: {"Channel"},
     Leases: {
         *("ack", "append", "can_consume", "reject", "restore_unacked", "restore_visible"),
+        "restore_by_tag",
     },
     ChunkRequest: {"send_event"},
     TagTask: {"Request", "on_success", "resultrepr_maxsize", "run", "throws"},

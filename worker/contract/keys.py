@@ -83,11 +83,6 @@ class Keys(msgspec.Struct, frozen=True):
         return f"{self.prefix}unacked_index"
 
     @property
-    def unacked_mutex(self) -> str:
-        """Lock of whoever puts back the messages of dead workers."""
-        return f"{self.prefix}unacked_mutex"
-
-    @property
     def urgent(self) -> str:
         """Exists while some program sends urgent messages."""
         return f"{self.prefix}urgent"

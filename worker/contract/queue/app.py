@@ -88,8 +88,6 @@ def _lease_options(settings: Settings) -> dict[str, Any]:
         "visibility_timeout": settings.visibility_timeout_s,
         "unacked_restore_interval": pause_s,
         "unacked_restore_throttle": 1,
-        # Longer than a restore takes: a worker that dies meanwhile must not keep others from it.
-        "unacked_mutex_expire": _MAX_RESTORE_PAUSE_S,
         # One list, from which messages can be moved in one step.
         "priority_steps": [0],
     }

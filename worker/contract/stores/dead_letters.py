@@ -40,6 +40,17 @@ if redis.call('HLEN', KEYS[1]) >= tonumber(ARGV[3]) then return 0 end
 return redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
 """
 
+# KEYS: the letters, what is held, its leases. ARGV: field, letter, most letters, tag, the message
+# as it is held. As above; whether there can be letters is asked before anything is changed.
+_ADD_HELD: Final = """
+if redis.call('HGET', KEYS[2], ARGV[4]) ~= ARGV[5] then return 0 end
+local letters = redis.call('HLEN', KEYS[1])
+redis.call('ZREM', KEYS[3], ARGV[4])
+redis.call('HDEL', KEYS[2], ARGV[4])
+if letters < tonumber(ARGV[3]) then redis.call('HSET', KEYS[1], ARGV[1], ARGV[2]) end
+return 1
+"""
+
 Form = Literal["", "message", "chunk"]
 
 
@@ -124,8 +135,18 @@ class DeadLetters:
 
     def add_unread(self, unread: Unread, code: str, reason: str) -> None:
         """Move a message that could not be read from its list here, in one step."""
+        self._store(self._unread_letter(unread, code, reason), unread)
+
+    def add_held(self, unread: Unread, reason: str, tag: bytes | str, held: bytes) -> bool:
+        """Do the same with one that a worker held; return whether it was there."""
+        letter = self._unread_letter(unread, UNREADABLE, reason)
+        keys = (self._keys.dead, self._keys.unacked, self._keys.unacked_index)
+        args = (letter.id, encode(letter), MAX_LETTERS, tag, held)
+        return bool(self._client.eval(_ADD_HELD, len(keys), *keys, *args))
+
+    def _unread_letter(self, unread: Unread, code: str, reason: str) -> DeadLetter:
         body, form = unread.body, unread.form
-        letter = DeadLetter(
+        return DeadLetter(
             id=_message_id(body),
             code=code,
             reason=reason[:MAX_REASON_CHARS],
@@ -135,7 +156,6 @@ class DeadLetters:
             task_id=unread.task_id if form else "",
             images=unread.images,
         )
-        self._store(letter, unread)
 
     def list(self) -> list[DeadLetter]:
         """Return all, the oldest first."""
