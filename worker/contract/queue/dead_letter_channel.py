@@ -34,10 +34,8 @@ class DeadLetterChannel(PrefixedChannel):
 
     def dead_letter_held(self, tag: bytes | str, held: bytes, error: EnvelopeError) -> None:
         """Move what is held and cannot be processed to the dead letters; log it where it was."""
-        try:
-            body = encode(message_in(held))
-        except EnvelopeError:
-            body = held
+        # With an id, there is a message in it.
+        body = held if error.task_id is None else encode(message_in(held))
         unread = Unread(body, error.task_id or "", error.images, self.keys.unacked)
         with self.conn_or_acquire() as client:
             if not DeadLetters(client, self.keys).add_held(unread, str(error), tag, held):

@@ -43,7 +43,6 @@ def producer_commands(keys: Keys) -> tuple[Command, ...]:
         ("HMGET", probe, "x"),
         ("HINCRBY", probe, "x", 1),
         ("SETBIT", probe, 0, 1),
-        ("SCRIPT", "LOAD", "return 1"),
         ("GET", probe),
         ("SET", probe, "x", "EX", 1),
         ("SETEX", probe, 1, "x"),
