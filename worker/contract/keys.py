@@ -123,6 +123,11 @@ class Keys(msgspec.Struct, frozen=True):
         """Hash of the dead letters."""
         return f"{self.prefix}dead"
 
+    @property
+    def claims(self) -> str:
+        """Sorted set of the dead letters that somebody is sending again, by until when."""
+        return f"{self.prefix}dead.claims"
+
     # Labels and embeddings.
 
     def labels(self, pack_hash: str) -> str:
