@@ -20,6 +20,7 @@ from worker.contract.keys import Keys
 from worker.contract.queue.envelope import EnvelopeError, NewerMessageError, open_envelope
 from worker.contract.queue.held import HeldMessages
 from worker.contract.redis.errors import reason_of
+from worker.contract.redis.key_types import explained
 
 log = logging.getLogger(__name__)
 
@@ -135,7 +136,7 @@ class Leases(kombu_redis.QoS):
                 try:
                     step(client)
                 except redis.ResponseError as e:
-                    log.warning("leases.restore_waits: %s", reason_of(e))
+                    log.warning("leases.restore_waits: %s", explained(e, client, self._keys))
 
     def restore_by_tag(
         self,
