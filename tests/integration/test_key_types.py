@@ -40,6 +40,10 @@ def test_those_of_a_job_are_found_too(client: redis.Redis) -> None:
     client.zadd(KEYS.turns, {"j": 0})
     client.set(KEYS.waiting("j"), "x")
     assert f"{KEYS.waiting('j')} is of type string" in str(wrong_type(client, KEYS))
+    client.delete(KEYS.turns)
+    client.zadd(KEYS.turns, {"\x1b[2J": 0})
+    client.set(KEYS.waiting("\x1b[2J"), "x")
+    assert "\x1b" not in str(wrong_type(client, KEYS))
 
 
 def test_whoever_waits_for_a_job_and_whoever_fails_is_told(

@@ -13,6 +13,7 @@ import redis
 from worker.contract.i18n import Message
 from worker.contract.i18n import gettext_noop as N_
 from worker.contract.keys import Keys
+from worker.contract.printable import printable
 from worker.contract.redis.errors import code_of, reason_of
 
 WRONG_TYPE: Final = "WRONGTYPE"
@@ -51,7 +52,7 @@ def wrong_type(client: redis.Redis, keys: Keys, job: str = "") -> Message | None
             "{key} is of type {kind} and not {right}: something else wrote there; once it is "
             "deleted or renamed, the work goes on"
         ),
-        key=key,
+        key=printable(key),
         kind=kind,
         right=right,
     )
