@@ -26,7 +26,7 @@ from worker.images.decoder import DecodeConfig, DecodeRequest, Done
 from worker.images.isolated.pool import MAX_CRASHES, DecodePool
 
 SPEC = Preprocessing(height=16, width=24)
-DEADLINE_S = 1.0
+DEADLINE_S = 3.0
 MEMORY = 128 * 1024 * 1024
 DECODERS = 2
 

@@ -41,6 +41,7 @@ MAX_CRASHES: Final = 3
 _LOOKS: Final = 20
 # So many in a row: nothing can be decoded here any more.
 _MAX_FAILED_STARTS: Final = 3
+_MAX_IDLE_ENDS: Final = 20
 
 log = structlog.get_logger()
 
@@ -73,6 +74,8 @@ class DecodePool:
         self._has_died = False
         self._timeouts = 0
         self._crashes = 0
+        # Processes that have ended before their first image, since one was answered.
+        self._idle_ends = 0
         self._selector = selectors.DefaultSelector()
         self._bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._thread = threading.Thread(target=self._run, name="decoders", daemon=True)
@@ -179,6 +182,7 @@ class DecodePool:
         except (EOFError, OSError):
             self._replace(member)
             return
+        self._idle_ends = 0
         for one in done:
             self._waiting.pace.note((one.read_ms or 0.0) + (one.decode_ms or 0.0))
         self._finish(done)
@@ -203,13 +207,12 @@ class DecodePool:
             for request in reversed(others):
                 self._waiting.add_again(request)
         self._log(timeout, in_hand)
-        try:
-            self._add(urgent_only=member.urgent_only)
-        except DecoderStartError:
-            self._die()
-        else:
+        self._idle_ends += not member.handles.shared.progress().begun
+        if self._idle_ends <= _MAX_IDLE_ENDS and self._add_again(member):
             with self._changed:
                 self._feed()
+        else:
+            self._die()
         self._finish(done)
 
     def _judge(self, in_hand: DecodeRequest, timeout: ImageError | None) -> list[Done]:
@@ -244,6 +247,14 @@ class DecodePool:
         self._selector.register(member.handles.replies, selectors.EVENT_READ, member)
         with self._changed:
             self._members.append(member)
+
+    def _add_again(self, member: Member) -> bool:
+        """Start a process in the place of one that has ended; return whether it was possible."""
+        try:
+            self._add(urgent_only=member.urgent_only)
+        except DecoderStartError:
+            return False
+        return True
 
     def _die(self) -> None:
         """Nothing can be decoded here any more: let other workers try."""

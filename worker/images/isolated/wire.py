@@ -31,7 +31,9 @@ SLOTS: Final = ORDER_IMAGES * ORDERS
 # Of a message with the paths of an order; the kernel takes 208 KiB in one piece.
 MAX_ORDER_BYTES: Final = 131_072
 _CHANNELS: Final = 3
-_PROGRESS: Final = struct.Struct("=qd")
+# Each field is written whole, the time before the number: whoever reads in between takes an image
+# for younger than it is, never for older.
+_PROGRESS: Final = struct.Struct("@dq")
 # The pixels begin at a page of their own.
 _HEADER_BYTES: Final = mmap.PAGESIZE
 # Instead of a time: the process does not work, but waits for others.
@@ -74,10 +76,10 @@ class Reply(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Progress(NamedTuple):
-    """How many images a process has begun so far, and when the last of them, on Linux' clock."""
+    """When a process began its last image, on Linux' clock, and how many it has begun so far."""
 
-    begun: int
     since_s: float
+    begun: int
 
 
 class SharedPixels:
