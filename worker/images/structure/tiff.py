@@ -25,7 +25,10 @@ _DEEPEST: Final = 2
 _BIG: Final = 43
 # Bytes of a value, by its type. Text and what is undefined is taken as it is.
 _NUMBERS: Final[Mapping[int, int]] = {
-    **{3: 2, 4: 4, 6: 1, 8: 2, 9: 4, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8},
+    **dict.fromkeys((3, 8), 2),
+    **dict.fromkeys((4, 9, 11, 13), 4),
+    **dict.fromkeys((12, 16, 17, 18), 8),
+    6: 1,
 }
 _FRACTIONS: Final = frozenset({5, 10})
 _FRACTION_BYTES: Final = 8
