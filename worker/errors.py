@@ -46,6 +46,7 @@ from typing import ClassVar
 
 from worker.contract import failures
 from worker.contract.i18n import TranslatedError
+from worker.contract.i18n import gettext_noop as N_
 from worker.contract.messages import Failure, Stage
 
 
@@ -294,6 +295,14 @@ class DeviceError(TaggerError):
 
 class DecoderStartError(TaggerError):
     """No process that decodes images can be started."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            N_(
+                "no process that decodes images can be started here; WANWU_DECODER=threads decodes "
+                "on threads of the worker"
+            )
+        )
 
 
 class NoCacheError(TaggerError):

@@ -61,7 +61,7 @@ class Filling:
         out, began_s = self._directory / f"{number}.jsonl", time.monotonic()
         is_blobs, is_cancel = bool(number & 1), not number & 2
         producer = self._submit(images, out, is_blobs=is_blobs)
-        _until(lambda: bool({job.id for job in self._jobs.list()} - before))
+        until(lambda: bool({job.id for job in self._jobs.list()} - before))
         time.sleep(self._dice.uniform(0, MOST_BEFORE_S))
         self._client.config_set("maxmemory", self._client.info("memory")["used_memory"])
         was_running = producer.poll() is None
@@ -71,7 +71,7 @@ class Filling:
         code = producer.wait(_PATIENCE_S)
         self._client.config_set("maxmemory", 0)
         problems += [f"producer ended with {code}"] if code else []
-        problems += _check(images, out)
+        problems += check(images, out)
         return {
             "blobs": is_blobs,
             "way": "cancel" if is_cancel else "results",
@@ -120,7 +120,8 @@ class Filling:
         return os.environ | {"WANWU_BROKER_URL": self._server.url, "LC_ALL": "C.UTF-8"}
 
 
-def _until(condition: Any) -> None:
+def until(condition: Any) -> None:
+    """Wait until the condition holds."""
     ends_s = time.monotonic() + _PATIENCE_S
     while not condition():
         if time.monotonic() > ends_s:
@@ -129,7 +130,8 @@ def _until(condition: Any) -> None:
         time.sleep(_PAUSE_S)
 
 
-def _check(images: list[Path], out: Path) -> list[str]:
+def check(images: list[Path], out: Path) -> list[str]:
+    """Return what is wrong with the records of a job: each image has one, with tags."""
     lines = out.read_text(encoding="utf-8").splitlines() if out.exists() else []
     records = [json.loads(line) for line in lines]
     paths = Counter(record["path"] for record in records)
@@ -158,7 +160,7 @@ def main() -> None:
         staff = Supervisor([server.url] * WORKERS, LEASE_S, Path(name) / "workers.log")
         try:
             with redis.Redis.from_url(server.url) as client:
-                _until(lambda: len(client.client_list(_type="pubsub")) >= WORKERS)
+                until(lambda: len(client.client_list(_type="pubsub")) >= WORKERS)
             filling = Filling(Path(name), server, dice)
             for number in range(options.fills):
                 seen = filling.run(number, images) | {"seed": seed}

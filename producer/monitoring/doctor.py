@@ -18,13 +18,13 @@ from producer.backend.connection import (
 )
 from producer.backend.queue_problems import full_sentence, later_sentence, lost_sentence
 from producer.backend.workers import BrokerRefusesError, WorkerInfo, online
-from producer.console.paths import printable
 from producer.console.worker_command import start_worker
 from worker.contract.cpus import usable_cpus
 from worker.contract.extras import EXTRAS, incomplete, is_wanted, missing, remedy
 from worker.contract.i18n import gettext as _
 from worker.contract.i18n import gettext_noop as N_
 from worker.contract.keys import Keys
+from worker.contract.printable import printable
 from worker.contract.queue.fair import FairQueue
 from worker.contract.queue.job_messages import look_twice, newer_messages
 from worker.contract.redis.connections import BrokerUnreachableError, connect, unreachable

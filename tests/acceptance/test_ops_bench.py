@@ -122,3 +122,11 @@ def test_questions_are_answered_before_a_bulk_job_that_was_there_first(tmp_path:
     found = bench("asking.py", tmp_path / "asking.json", "--asks", "10")
     assert min(found["idle_ms"], found["busy_ms"]) > 0
     assert found["bulk_images_left"] > 0
+
+
+@pytest.mark.integration
+def test_decoding_in_processes_is_measured_beside_threads(tmp_path: Path) -> None:
+    argv = ["--photos", "ops/examples", "--seconds", "0.3", "--rounds", "1", "--decoders", "2"]
+    found = bench("decode_processes.py", tmp_path / "decoders.json", *argv)
+    assert set(found["decoders"]["2"]) == {"threads", "processes"}
+    assert all(row["images_per_s"] > 0 for row in found["decoders"]["2"].values())

@@ -34,7 +34,7 @@ _DECODE_BASE_BYTES: Final = 256 * 1024 * 1024
 
 S = TypeVar("S", bound="Settings")
 # What separates the items of a list; None is any blank.
-_LISTS: Final = frozenset({"image_roots", "image_urls", "image_formats"})
+_LISTS: Final = frozenset({"image_roots", "image_urls", "image_formats", "api_hosts"})
 _SEPARATOR: Final = ","
 
 
@@ -94,6 +94,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     # HTTP API
     api_key: Secret = Secret()
+    api_hosts: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse brokers that the rest of the program cannot speak to."""

@@ -105,7 +105,8 @@ GROUPS: Final[Mapping[str, Mapping[str, Entry]]] = {
             "Most chunks that a worker holds at once.", "two batches and one per decode process"
         ),
         "max_pixels": Entry(
-            "Images with more pixels fail; all decode processes together hold no more than 1.25 times this."
+            "Images with more pixels fail; all decode processes together hold no more than 1.25 "
+            "times this."
         ),
         "jpeg_max_side": Entry(
             "JPEGs with a longer side, in pixels, are scaled down while they are decoded; 0: never."
@@ -127,5 +128,10 @@ GROUPS: Final[Mapping[str, Mapping[str, Entry]]] = {
     },
     "HTTP API": {
         "api_key": Entry("Key that `producer serve` requires as `X-API-Key`.", "none"),
+        "api_hosts": Entry(
+            "Names, separated by commas, by which clients may address `producer serve` where there "
+            "is no key, beside `localhost` and its address: a proxy's, for example.",
+            "none",
+        ),
     },
 }

@@ -48,6 +48,7 @@ def producer_commands(keys: Keys) -> tuple[Command, ...]:
         ("SET", probe, "x", "EX", 1),
         ("SETEX", probe, 1, "x"),
         ("EXPIRE", probe, 1),
+        ("TTL", probe),
         ("EXISTS", probe),
         ("UNLINK", probe),
         ("COPY", probe, probe),

@@ -130,6 +130,19 @@ class JobStore:
             raise self._unknown(job_id)
         return job_of(found)
 
+    def progress(self, job_ids: Sequence[str]) -> Mapping[str, tuple[Job, bytes]]:
+        """Return jobs with their bits, one per chunk, set for those that are done: one round trip.
+
+        Jobs that are not there are left out. The bits are at least as new as the record.
+        """
+        with self._client.pipeline(transaction=False) as pipe:
+            for job_id in job_ids:
+                pipe.hgetall(self._keys.job(job_id))
+                pipe.get(self._keys.done(job_id))
+            found = pipe.execute()
+        pairs = zip(job_ids, found[::2], found[1::2], strict=True)
+        return {name: (job_of(one), bits or b"") for name, one, bits in pairs if _ID in one}
+
     def list(self) -> list[Job]:
         """Return all jobs that are remembered, the newest first."""
         ids = [raw.decode() for raw in self._client.zrevrange(self._keys.jobs, 0, -1)]

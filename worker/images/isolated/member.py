@@ -72,7 +72,7 @@ class Member:
         """Return for how long it has been at its image; 0 if it has none, or waits for others."""
         if not self._orders:
             return 0.0
-        begun, since_s = self.handles.shared.progress()
+        since_s, begun = self.handles.shared.progress()
         if begun <= self._answered:
             return 0.0
         return 0.0 if since_s == PAUSED_S else now_s - since_s

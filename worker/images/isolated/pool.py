@@ -16,7 +16,6 @@ import os
 import selectors
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Final
@@ -33,7 +32,8 @@ from worker.errors import (
 from worker.images.decoder import DecodeConfig, DecodeRequest, DecoderFigures, Done
 from worker.images.isolated.fork_server import ForkServer
 from worker.images.isolated.member import Member
-from worker.images.isolated.pace import Pace
+from worker.images.isolated.waiting import Waiting
+from worker.images.isolated.wire import stored
 
 # An image that so many processes have ended with is not tried again.
 MAX_CRASHES: Final = 3
@@ -41,6 +41,7 @@ MAX_CRASHES: Final = 3
 _LOOKS: Final = 20
 # So many in a row: nothing can be decoded here any more.
 _MAX_FAILED_STARTS: Final = 3
+_MAX_IDLE_ENDS: Final = 20
 
 log = structlog.get_logger()
 
@@ -64,17 +65,17 @@ class DecodePool:
         # The decode processes note times on the same clock.
         self._clock = clock
         self._server = ForkServer(config)
-        self._pace = Pace()
         # Guards what follows.
         self._changed = threading.Condition()
         self._members: list[Member] = []
-        self._waiting: deque[DecodeRequest] = deque()
-        self._urgent: deque[DecodeRequest] = deque()
+        self._waiting = Waiting()
         self._undone = 0
         self._is_stopping = False
         self._has_died = False
         self._timeouts = 0
         self._crashes = 0
+        # Processes that have ended before their first image, since one was answered.
+        self._idle_ends = 0
         self._selector = selectors.DefaultSelector()
         self._bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._thread = threading.Thread(target=self._run, name="decoders", daemon=True)
@@ -119,40 +120,32 @@ class DecodePool:
         for request in requests:
             request.is_urgent = urgent
             if not request.path:
-                request.handle, request.data = _stored(request.data), b""
+                request.handle, request.data = stored(request.data), b""
         with self._changed:
             self._undone += len(requests)
             if not (self._is_stopping or self._has_died):
-                (self._urgent if urgent else self._waiting).extend(requests)
+                self._waiting.add(requests)
                 self._feed()
                 return
         self._finish([Done(request, error=WorkerGoneError()) for request in requests])
 
     def _feed(self) -> None:
         """Give what waits to the processes that can take it. Under the lock."""
-        while self._urgent and (free := self._free(urgent=True)):
-            self._send(free[0], [self._urgent.popleft()])
-        while self._waiting and (free := self._free(urgent=False)):
-            self._send(free[0], self._next(len(free)))
+        waiting = self._waiting
+        while waiting.has_urgent and (free := self._free(urgent=True)):
+            self._send(free[0], waiting.next_urgent())
+        while waiting.has_others and (free := self._free(urgent=False)):
+            self._send(free[0], waiting.next_others(len(free)))
 
     def _free(self, *, urgent: bool) -> list[Member]:
         """Return the processes that can take an order, those that have least to do first."""
-        most = 1 + (self._pace.is_short and not urgent)
+        most = 1 + (self._waiting.pace.is_short and not urgent)
         free = [
             member
             for member in self._members
             if member.orders < most and (urgent or not member.urgent_only)
         ]
         return sorted(free, key=lambda member: member.orders)
-
-    def _next(self, free: int) -> list[DecodeRequest]:
-        """Return the images of the next order: some, or alone one that may end the process."""
-        waiting = self._waiting
-        taken = [waiting.popleft()]
-        wanted = self._pace.images(len(waiting) + 1, free)
-        while not taken[0].crashes and len(taken) < wanted and not waiting[0].crashes:
-            taken.append(waiting.popleft())
-        return taken
 
     def _send(self, member: Member, requests: list[DecodeRequest]) -> None:
         # A process that has ended is seen by the thread, which finds these with it.
@@ -189,8 +182,9 @@ class DecodePool:
         except (EOFError, OSError):
             self._replace(member)
             return
+        self._idle_ends = 0
         for one in done:
-            self._pace.note((one.read_ms or 0.0) + (one.decode_ms or 0.0))
+            self._waiting.pace.note((one.read_ms or 0.0) + (one.decode_ms or 0.0))
         self._finish(done)
 
     def _end_overdue(self, now_s: float) -> None:
@@ -211,15 +205,14 @@ class DecodePool:
             if in_hand is not None:
                 done += self._judge(in_hand, timeout)
             for request in reversed(others):
-                self._wait_again(request)
+                self._waiting.add_again(request)
         self._log(timeout, in_hand)
-        try:
-            self._add(urgent_only=member.urgent_only)
-        except DecoderStartError:
-            self._die()
-        else:
+        self._idle_ends += not member.handles.shared.progress().begun
+        if self._idle_ends <= _MAX_IDLE_ENDS and self._add_again(member):
             with self._changed:
                 self._feed()
+        else:
+            self._die()
         self._finish(done)
 
     def _judge(self, in_hand: DecodeRequest, timeout: ImageError | None) -> list[Done]:
@@ -231,12 +224,8 @@ class DecodePool:
         self._crashes += 1
         if in_hand.crashes >= MAX_CRASHES:
             return [Done(in_hand, error=DecoderCrashError())]
-        self._wait_again(in_hand)
+        self._waiting.add_again(in_hand)
         return []
-
-    def _wait_again(self, request: DecodeRequest) -> None:
-        """Let an image be the next one. Under the lock."""
-        (self._urgent if request.is_urgent else self._waiting).appendleft(request)
 
     def _add(self, *, urgent_only: bool) -> None:
         """Start a process.
@@ -259,19 +248,25 @@ class DecodePool:
         with self._changed:
             self._members.append(member)
 
+    def _add_again(self, member: Member) -> bool:
+        """Start a process in the place of one that has ended; return whether it was possible."""
+        try:
+            self._add(urgent_only=member.urgent_only)
+        except DecoderStartError:
+            return False
+        return True
+
     def _die(self) -> None:
         """Nothing can be decoded here any more: let other workers try."""
         log.error("decoders.gone")
         with self._changed:
             self._has_died = True
-            lost = [*self._urgent, *self._waiting]
+            lost = self._waiting.clear()
             for member in self._members:
                 in_hand, others = member.left()
                 lost += [in_hand, *others] if in_hand else others
                 member.handles.kill()
             self._members.clear()
-            self._urgent.clear()
-            self._waiting.clear()
         self._finish([Done(request, error=WorkerGoneError()) for request in lost])
         self._on_death()
 
@@ -304,16 +299,3 @@ class DecodePool:
             log.error("decode.timeout", path=path, deadline_s=self._deadline_s)
         else:
             log.warning("decoder.ended", path=path, attempt=in_hand.crashes if in_hand else None)
-
-
-def _stored(data: bytes) -> int:
-    """Return a handle of memory that holds the bytes: a decode process gets it, not a copy."""
-    handle = os.memfd_create("wanwu-image")
-    try:
-        view = memoryview(data)
-        while view:
-            view = view[os.write(handle, view) :]
-    except OSError:
-        os.close(handle)
-        raise
-    return handle

@@ -94,7 +94,7 @@ class DecodeProcess:
 
     def _note(self, *, paused: bool = False) -> None:
         since_s = PAUSED_S if paused else time.monotonic()
-        self._shared.note(Progress(self._begun, since_s))
+        self._shared.note(Progress(since_s, self._begun))
 
 
 def _failure_of(error: Exception) -> Failure:

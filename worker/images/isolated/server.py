@@ -12,6 +12,7 @@ import os
 import signal
 import socket
 import sys
+import traceback
 from multiprocessing.connection import Connection
 from typing import Final
 
@@ -83,6 +84,8 @@ def _be_decoder(
         code = 0
     except BrokenPipeError:
         code = 0
+    except BaseException:  # noqa: BLE001 - the last place where anything can be said
+        traceback.print_exc()
     finally:
         # Without what belongs to the server: exit handlers, buffers.
         os._exit(code)

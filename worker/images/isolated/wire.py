@@ -11,6 +11,7 @@ Shapes: C colour channels (red, green, blue), H height, W width.
 from __future__ import annotations
 
 import mmap
+import os
 import struct
 from typing import Final, NamedTuple
 
@@ -30,7 +31,9 @@ SLOTS: Final = ORDER_IMAGES * ORDERS
 # Of a message with the paths of an order; the kernel takes 208 KiB in one piece.
 MAX_ORDER_BYTES: Final = 131_072
 _CHANNELS: Final = 3
-_PROGRESS: Final = struct.Struct("=qd")
+# Each field is written whole, the time before the number: whoever reads in between takes an image
+# for younger than it is, never for older.
+_PROGRESS: Final = struct.Struct("@dq")
 # The pixels begin at a page of their own.
 _HEADER_BYTES: Final = mmap.PAGESIZE
 # Instead of a time: the process does not work, but waits for others.
@@ -73,10 +76,10 @@ class Reply(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Progress(NamedTuple):
-    """How many images a process has begun so far, and when the last of them, on Linux' clock."""
+    """When a process began its last image, on Linux' clock, and how many it has begun so far."""
 
-    begun: int
     since_s: float
+    begun: int
 
 
 class SharedPixels:
@@ -111,3 +114,16 @@ class SharedPixels:
 def shared_bytes(preprocessing: Preprocessing) -> int:
     """Return how much memory a decode process shares with its worker."""
     return _HEADER_BYTES + SLOTS * _CHANNELS * preprocessing.height * preprocessing.width
+
+
+def stored(data: bytes) -> int:
+    """Return a handle of memory that holds the bytes: a decode process gets it, not a copy."""
+    handle = os.memfd_create("wanwu-image")
+    try:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(handle, view) :]
+    except OSError:
+        os.close(handle)
+        raise
+    return handle

@@ -1,0 +1,88 @@
+"""Kill decode processes at random moments of a job: each image has one record, all of them tags.
+
+    python ops/faults/decoders.py [--images 5000] [--kills-a-second 3] [--seed N]
+
+There are two workers, whose model is simulated. An image is tried by three processes at most, so
+one that is killed with it in hand costs nothing. Exit code 1 if an image is missing, has two
+records or has failed, or if a worker has ended.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import sys
+import tempfile
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+import psutil
+import redis
+from campaign import made_images
+from full import check, until
+from sender import submit
+from server import Server
+from supervisor import Supervisor
+
+WORKERS: Final = 2
+LEASE_S: Final = 10
+_PATIENCE_S: Final = 600.0
+
+
+def decoders_of(workers: list[int]) -> list[psutil.Process]:
+    """Return the decode processes of workers: what their own children have forked."""
+    found = []
+    for pid in workers:
+        with suppress(psutil.NoSuchProcess):
+            for server in psutil.Process(pid).children():
+                found += server.children()
+    return found
+
+
+def main() -> None:
+    """Run the job as the command line says."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--images", type=int, default=5000)
+    parser.add_argument("--kills-a-second", type=float, default=3.0)
+    parser.add_argument("--seed", type=int, default=None)
+    options = parser.parse_args()
+    seed = options.seed if options.seed is not None else random.SystemRandom().randrange(10**6)
+    dice, killed = random.Random(seed), 0  # noqa: S311 - no secret
+    with (
+        tempfile.TemporaryDirectory(prefix="wanwu-decoders-") as name,
+        made_images(options.images) as images,
+        Server(Path(name)) as server,
+    ):
+        staff = Supervisor([server.url] * WORKERS, LEASE_S, Path(name) / "workers.log")
+        try:
+            with redis.Redis.from_url(server.url) as client:
+                until(lambda: len(client.client_list(_type="pubsub")) >= WORKERS)
+            out, log = Path(name) / "tags.jsonl", Path(name) / "producer.log"
+            began_s = time.monotonic()
+            variables = {**os.environ, "WANWU_BROKER_URL": server.url}
+            producer = submit(images, "--out", str(out), log=log, variables=variables)
+            while producer.poll() is None and time.monotonic() < began_s + _PATIENCE_S:
+                time.sleep(dice.expovariate(options.kills_a_second))
+                there = decoders_of([child.pid for child in staff.children])
+                if there and producer.poll() is None:
+                    with suppress(psutil.NoSuchProcess):
+                        dice.choice(there).kill()
+                        killed += 1
+            problems = check(images, out)
+            problems += [f"producer ended with {code}"] if (code := producer.wait()) else []
+            staff.look_after(lacks_rights=False)
+            problems += [f"a worker ended with {code}" for code in staff.ended]
+        finally:
+            staff.stop()
+    took_s = round(time.monotonic() - began_s, 1)
+    seen = {"images": options.images, "killed": killed, "s": took_s, "seed": seed}
+    print(json.dumps(seen | {"problems": problems}))
+    sys.exit(1 if problems else 0)
+
+
+if __name__ == "__main__":
+    main()
