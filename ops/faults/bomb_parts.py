@@ -15,7 +15,7 @@ SHORT: Final = 3
 LONG: Final = 4
 RATIONAL: Final = 5
 _MB: Final = 1 << 20
-_SIZES: Final = {1: 1, 2: 1, SHORT: 2, LONG: 4, RATIONAL: 8, 7: 1}
+_ADLER: Final = 65_521
 
 
 def encoded(
@@ -28,10 +28,13 @@ def encoded(
 
 
 def zeros(count: int) -> bytes:
-    """Return so many zeros, deflated, without holding them."""
-    packer = zlib.compressobj(9)
-    parts = [packer.compress(bytes(_MB)) for _ in range(count // _MB)]
-    return b"".join([*parts, packer.compress(bytes(count % _MB)), packer.flush()])
+    """Return so many zeros, deflated, without ever holding or packing all of them."""
+    packer = zlib.compressobj(9, wbits=-zlib.MAX_WBITS)
+    # After a full flush the same bytes mean the same again.
+    block = packer.compress(bytes(_MB)) + packer.flush(zlib.Z_FULL_FLUSH)
+    rest = packer.compress(bytes(count % _MB)) + packer.flush()
+    checksum = count % _ADLER << 16 | 1
+    return b"\x78\xda" + block * (count // _MB) + rest + struct.pack(">I", checksum)
 
 
 def segment(marker: int, body: bytes) -> bytes:

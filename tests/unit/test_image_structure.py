@@ -63,12 +63,20 @@ def test_what_would_take_long_is_refused_by_its_structure() -> None:
     assert {name for name, data in bombs().items() if is_refused(data)} == REFUSED
 
 
-def sound() -> Iterator[tuple[str, bytes]]:
+@cache
+def sound() -> list[tuple[str, bytes]]:
+    return list(largest())
+
+
+def largest() -> Iterator[tuple[str, bytes]]:
     rows = 180_000
     places = struct.pack("<I", 8) * rows + struct.pack("<I", 1) * rows
     strips = [(273, LONG, rows, 8), (278, SHORT, 1, 1), (279, LONG, rows, 8 + 4 * rows)]
     yield "TIFF", tiff(grey_tags(1, rows) + strips, places)
-    yield "PNG", png((64, 64), chunk(b"IDAT", zeros(65 * 64)) + chunk(b"IDAT", bytes(8192)) * 12_800)
+    yield (
+        "PNG",
+        png((64, 64), chunk(b"IDAT", zeros(65 * 64)) + chunk(b"IDAT", bytes(8192)) * 12_800),
+    )
     frames = [Image.new("P", (8, 8), number % 250) for number in range(5000)]
     yield "GIF", encoded("GIF", "P", save_all=True, append_images=frames)
     jpeg = encoded("JPEG")
@@ -81,9 +89,9 @@ def sound() -> Iterator[tuple[str, bytes]]:
         yield name, encoded(name)
 
 
-@pytest.mark.parametrize(("name", "data"), sound())
-def test_sound_files_are_let_through(name: str, data: bytes) -> None:
-    check_structure(data, name)
+def test_sound_files_are_let_through() -> None:
+    for name, data in sound():
+        check_structure(data, name)
 
 
 def test_what_ends_too_early_is_left_to_the_decoder() -> None:
