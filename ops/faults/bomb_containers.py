@@ -126,8 +126,8 @@ def _avif() -> Iterator[tuple[str, bytes]]:
     for _ in range(2000):
         deep = box(b"meta", bytes(4) + hdlr + deep)
     yield "avif-nested.avif", head + deep
-    place = sound.index(b"ispe") + 8
-    yield "avif-wide.avif", sound[:place] + struct.pack(">II", 16_000, 12_000) + sound[place + 8 :]
+    at = sound.index(b"ispe") + 8
+    yield "avif-wide.avif", sound[:at] + struct.pack(">II", 16_000, 12_000) + sound[at + 8 :]
 
 
 def _jpeg2000() -> Iterator[tuple[str, bytes]]:

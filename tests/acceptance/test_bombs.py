@@ -66,19 +66,21 @@ def peak_bytes(pid: int) -> int:
     return 1024 * int(status.partition("VmHWM:")[2].split()[0])
 
 
-def test_bombs_cost_themselves_alone(
-    server: EmbeddedRedis, fleet: Fleet, tmp_path: Path, client: object
-) -> None:
+def test_bombs_cost_themselves_alone(server: EmbeddedRedis, fleet: Fleet, tmp_path: Path) -> None:
     good = set(map(str, fill(tmp_path / "images", GOOD)))
     bombs = set()
-    # Among the good ones, by name: 册0/图 0.jpg, 册0/bomb-1.png, ...
+    # Among the good ones, by name. What they are is not taken from their names.
     for number, (name, data) in enumerate((*rasters(), *containers())):
-        file = tmp_path / "images" / f"册{number % 2}" / f"图 {number % 100}-{name}"
+        file = tmp_path / "images" / f"册{number % 2}" / f"图 {number % 100}-{name}.jpg"
         file.write_bytes(data)
         bombs.add(str(file))
     port = free_port()
-    settings = {"max_pixels": str(MAX_PIXELS), "decode_timeout_s": DEADLINE_S}
-    worker = fleet.start(server.url, monitor_port=str(port), **settings)
+    worker = fleet.start(
+        server.url,
+        monitor_port=str(port),
+        max_pixels=str(MAX_PIXELS),
+        decode_timeout_s=DEADLINE_S,
+    )
     at_rest = psutil.Process(worker.process.pid).memory_info().rss
     out = tmp_path / "out.jsonl"
     with watched(port) as health:
