@@ -1,7 +1,7 @@
 """Decode the same photographs on threads and in processes, in turns: rates, CPU, and the lock.
 
-    python ops/bench/decode_processes.py [--photos DIR] [--decoders N ...] [--seconds 5] [--rounds 5]
-                                 [--json FILE]
+    python ops/bench/decode_processes.py [--photos DIR] [--decoders N ...] [--seconds 5]
+                                            [--rounds 5] [--json FILE]
 
 As a worker decodes, without the queue and without a model. For each number of decoders: images a
 second, CPU of an image in all processes, and what share of the interpreter a thread of the worker

@@ -144,6 +144,12 @@ def requeue(letters: tuple[str, ...], broker: str | None, *, everything: bool, d
     if sent.messages:
         message = _("sent {messages:,} messages again as they were: their jobs go on")
         echo(message.format(messages=sent.messages))
+    if sent.elsewhere:
+        message = _(
+            "another requeue has taken {letters:,} dead letters, and sends them (if it was killed, "
+            "try again in five minutes)"
+        )
+        echo(message.format(letters=sent.elsewhere))
     if stay:
         message = _("{letters:,} dead letters cannot be sent again, and stay: see producer status")
         echo(message.format(letters=stay))

@@ -28,6 +28,7 @@ from worker.contract.printable import printable
 from worker.contract.queue.fair import FairQueue
 from worker.contract.queue.job_messages import look_twice, newer_messages
 from worker.contract.redis.connections import BrokerUnreachableError, connect, unreachable
+from worker.contract.redis.key_types import wrong_type
 from worker.contract.redis.memory import FULL_SHARE, memory_share
 from worker.contract.redis.server_check import (
     ServerUnfitError,
@@ -140,6 +141,8 @@ def _broker(connection: Connection) -> Iterator[Finding]:
             ),
         )
         yield from _refusal(client, connection.keys)
+        if odd := _asked(wrong_type, client, connection.keys):
+            yield Finding("fail", str(odd))
         yield from _memory(client, about)
         yield from _clock(client)
         waiting = _asked(FairQueue(connection.keys).size, client)

@@ -13,6 +13,7 @@ from worker.contract.i18n import gettext_noop as N_
 from worker.contract.keys import DEFAULT_KEYS, Keys
 from worker.contract.messages import Chunk, ChunkResult, Priority, task_id, waiting_s
 from worker.contract.redis.replicas import await_replicas
+from worker.contract.redis.scripts import Script
 from worker.contract.stores.job_records import (
     CODE_FIELD,
     LOST,
@@ -86,12 +87,12 @@ class JobStore:
         # Jobs whose results were fetched, and whether a version before the prefix created them.
         self._legacy_jobs: dict[str, bool] = {}
         self._replicas = replicas
-        self._finish: Any = client.register_script(FINISH_CHUNK)
-        self._move: Any = client.register_script(MOVE)
-        self._set_sent: Any = client.register_script(SET_SENT)
-        self._touch: Any = client.register_script(TOUCH)
-        self._lose: Any = client.register_script(LOSE)
-        self._reopen: Any = client.register_script(REOPEN)
+        self._finish = Script(client, FINISH_CHUNK)
+        self._move = Script(client, MOVE)
+        self._set_sent = Script(client, SET_SENT)
+        self._touch = Script(client, TOUCH)
+        self._lose = Script(client, LOSE)
+        self._reopen = Script(client, REOPEN)
 
     def create(self, about: str = "", labels: int = 0, priority: Priority = "normal") -> Job:
         """Record a new job and return it. `about` is text for a person: no bytes of names."""
