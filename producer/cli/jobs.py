@@ -85,10 +85,7 @@ def results(
             # What goes to a store is safe only when all is there.
             found = fetch(jobs, job, sink, drops=drop and not (out and out.url))
             if out and overwrite and not found.images:
-                msg = _("job {job} has no results to write: {place} is unchanged").format(
-                    job=job, place=out.url or out.file
-                )
-                raise NoResultsError(msg)
+                raise _no_results(job, out)
         output.deliver()
         if drop:
             jobs.drop_results(job, found.read)
@@ -101,6 +98,14 @@ def results(
     if not found.job.finished:
         return COULD_NOT_RUN
     return SOME_FAILED if found.failed or output.unwritten else OK
+
+
+def _no_results(job: str, out: Place) -> NoResultsError:
+    """Return the error for a job of which there is nothing to write over what `out` may hold."""
+    if not out.url and not out.file.exists():
+        return NoResultsError(_("job {job} has no results to write").format(job=job))
+    message = _("job {job} has no results to write: {place} is unchanged")
+    return NoResultsError(message.format(job=job, place=out.url or out.file))
 
 
 @verb("producer requeue --all")
@@ -130,9 +135,12 @@ def requeue(letters: tuple[str, ...], broker: str | None, *, everything: bool, d
             return OK
         sendable = [letter for letter in chosen if letter.can_be_sent]
         stay = len(chosen) - len(sendable)
+        if not chosen:
+            echo(_("there are no dead letters"))
+            return OK
         if not sendable:
-            echo(_("none of them can be sent again"))
-            return COULD_NOT_RUN
+            echo(_("none of them can be sent again: they stay, see producer status"))
+            return SOME_FAILED
         sent = send_again(connection, sendable)
     for name in filter(None, (sent.job, *sent.jobs)):
         click.echo(name)

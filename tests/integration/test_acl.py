@@ -22,8 +22,8 @@ from worker.contract.keys import Keys
 from worker.contract.local.redis_server import EmbeddedRedis
 from worker.contract.local.subprocesses import start_child, stop_child
 from worker.contract.redis.connections import connect
+from worker.contract.redis.rights import ServerUnfitError
 from worker.contract.redis.server_check import (
-    ServerUnfitError,
     check_server,
     producer_commands,
     result_commands,
