@@ -75,7 +75,11 @@ def test_each_chunk_shows_its_images_its_batches_and_where_its_time_went(
     assert {"images_per_s", "batch", "queue_ms", "infer_ms", "device", "worker"} <= set(columns)
     page = flower.get(f"/task/{job}-0")
     assert "Decode Ms" in page or "decode_ms" in page or "Decode ms" in page
-    (stats,) = flower.get("/api/workers?refresh=1").values()
+    ((name, stats),) = flower.get("/api/workers?refresh=1").items()
+    shown = flower.get(f"/worker/{name}")
+    assert "worker-refresh" in shown
+    for refused in ("worker-shutdown", "worker-pool-grow", "cancel-consumer", "task-timeout"):
+        assert refused not in shown, refused
     batches = Counter({int(k): n for k, n in stats["stats"]["tagger"]["batch_sizes"].items()})
     assert sum(size * count for size, count in batches.items()) == 39
 
