@@ -210,7 +210,7 @@ def test_a_browser_shows_each_worker_and_the_depth_that_redis_has(
     sizes = re.findall(r"(\d+) of (\d+)", panel["Batches, by size"][0])
     assert sum(int(count) * int(size) for count, size in sizes) == 24
     for stage in ("decode", "infer", "total"):
-        middle, most, worst = map(float, panel[stage])
+        middle, most, worst = (float(one.replace(",", "")) for one in panel[stage])
         meant = [line["timing"][f"{stage}_ms"] for line in lines]
         assert min(meant) - 0.1 <= middle <= most <= worst <= max(meant) * 1.3 + 1
 
