@@ -142,12 +142,11 @@ def test_the_right_to_wait_for_replicas_is_asked_for_where_it_is_used(
     set_user(client, "producer", [*RIGHTS["producer"], "-wait", "-hget"])
     url, photos = urls["producer"], "ops/examples"
     assert "lacks rights: WAIT" not in run("producer", "submit", photos, broker_url=url).stderr
-    options = {"broker_url": url, "redis_wait_replicas": "1"}
-    done = run("producer", "submit", photos, **options)
+    done = run("producer", "submit", photos, broker_url=url, redis_wait_replicas="1")
     assert done.returncode == 1
     assert "lacks rights: WAIT" in done.stderr
     assert client.keys("*job*") == []
-    seen = run("producer", "doctor", **options)
+    seen = run("producer", "doctor", broker_url=url, redis_wait_replicas="1")
     assert seen.returncode == 1
     assert "ACL SETUSER producer +wait (" in seen.stdout
     assert "upgrade" not in seen.stdout

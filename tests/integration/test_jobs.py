@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any, cast
 
 import pytest
 import redis
@@ -121,13 +122,13 @@ def test_it_is_said_for_how_long_jobs_are_kept(client: redis.Redis, ttl_s: int, 
 
 
 def test_a_job_that_cannot_be_begun_leaves_nothing(client: redis.Redis) -> None:
-    jobs = JobStore(client, 3600, replicas=1)
-    client.execute_command("ACL", "SETUSER", "default", "-wait")
+    jobs, asked = JobStore(client, 3600, replicas=1), cast("Any", client)
+    asked.execute_command("ACL", "SETUSER", "default", "-wait")
     try:
         with pytest.raises(redis.exceptions.NoPermissionError):
             jobs.create()
     finally:
-        client.execute_command("ACL", "SETUSER", "default", "+wait")
+        asked.execute_command("ACL", "SETUSER", "default", "+wait")
     assert client.keys("*job*") == []
 
 
