@@ -16,6 +16,7 @@ from worker.contract.i18n import ENGLISH, in_language
 from worker.contract.i18n import gettext as _
 from worker.contract.labels import LabelsError
 from worker.contract.options import Option
+from worker.contract.printable import printable_lines
 from worker.contract.reasons import reason
 from worker.contract.settings import Settings, SettingsError
 
@@ -152,7 +153,7 @@ def export(model: str, out: Path | None, revision: str | None, **options: Any) -
 
     try:
         settings = Settings.from_env(model=model, **options)
-        click.echo(export_to(out, settings, revision, lambda line: click.echo(line, err=True)))
+        click.echo(export_to(out, settings, revision, _echo))
     except SettingsError as e:
         raise click.UsageError(str(e)) from e
     except TaggerError as e:
@@ -228,7 +229,7 @@ def bench(**options: Any) -> None:
     measure = tune if options.pop("tune") else run
     request = Request(*(options.pop(name) for name in Request._fields))
     try:
-        measure(request, Settings.from_env(**options), lambda line: click.echo(line, err=True))
+        measure(request, Settings.from_env(**options), _echo)
     except SettingsError as e:
         raise click.UsageError(str(e)) from e
     except TaggerError as e:
@@ -279,8 +280,12 @@ def _check_libraries() -> None:
         _fail(message.format(install=remedy("worker")))
 
 
+def _echo(line: str) -> None:
+    click.echo(printable_lines(line), err=True)
+
+
 def _fail(message: str) -> NoReturn:
-    click.echo(_("error: {message}").format(message=message), err=True)
+    _echo(_("error: {message}").format(message=message))
     sys.exit(1)
 
 

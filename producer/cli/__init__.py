@@ -20,6 +20,7 @@ from producer.cli.verbs import verb
 from producer.cli.watch import watch
 from worker.contract.commands import TranslatedGroup, version_option
 from worker.contract.i18n import gettext as _
+from worker.contract.printable import printable_lines
 
 _STANDARD_ERROR: Final = 2
 
@@ -53,9 +54,9 @@ def doctor(paths: tuple[str, ...], broker: str | None) -> int:
     marks = {"ok": _("ok"), "note": _("note"), "fail": _("fail")}
     worst = OK
     for found in examine(Settings.from_env(broker_url=broker), paths):
-        click.echo(f"{set_cell_size(marks[found.state], 4)}  {found.what}")
+        click.echo(f"{set_cell_size(marks[found.state], 4)}  {printable_lines(found.what)}")
         if found.todo:
-            click.echo(f"      -> {found.todo}")
+            click.echo(f"      -> {printable_lines(found.todo)}")
         if found.state == "fail":
             worst = COULD_NOT_RUN
     return worst

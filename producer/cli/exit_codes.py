@@ -14,6 +14,7 @@ import click
 
 from producer.errors import ProducerError, UsageError, in_tree
 from worker.contract.i18n import gettext as _
+from worker.contract.printable import printable_lines
 from worker.contract.reasons import reason
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def exits_with_code(command: Callable[P, int]) -> Callable[P, None]:
 
 def echo(message: str) -> None:
     """Say something to a person, apart from the data, in their language."""
-    click.echo(message, err=True)
+    click.echo(printable_lines(message), err=True)
 
 
 _STOPS: Final = (signal.SIGINT, signal.SIGTERM)

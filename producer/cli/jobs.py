@@ -15,6 +15,7 @@ from producer.formats.output import Place
 from worker.contract.i18n import gettext as _
 from worker.contract.i18n import gettext_noop as N_
 from worker.contract.options import Rule
+from worker.contract.printable import printable_json
 
 _PIPE_COLUMNS = 200
 
@@ -30,18 +31,17 @@ _PIPE_COLUMNS = 200
 @exits_with_code
 def status(job: str | None, broker: str | None, *, watch: bool, as_json: bool) -> int:
     """Show all jobs, the workers online and the dead letters, or one job."""
-    from rich.console import Console
-
     from producer.cli.output import is_terminal
     from producer.client import Client
+    from producer.console.printable_console import PrintableConsole
     from producer.monitoring.status import StatusSampler
 
     # A table in a pipe or a file has no edge to be folded at.
-    console = Console(width=None if is_terminal(sys.stdout) else _PIPE_COLUMNS)
+    console = PrintableConsole(width=None if is_terminal(sys.stdout) else _PIPE_COLUMNS)
     with Client(broker, on_note=echo) as client:
         sampler = StatusSampler(client.connection, job)
         if as_json:
-            click.echo(sampler.now().as_json())
+            click.echo(printable_json(sampler.now().as_json()))
         elif watch:
             sampler.watch(console, echo)
         else:

@@ -11,7 +11,6 @@ import click
 import msgspec
 
 from producer.cli.verbs import Command, Decorator, option
-from producer.console.paths import printable
 from producer.jobs.labels import Labels, label_pack, least_score
 from producer.jobs.options import MOST_TAGS
 from worker.contract.i18n import gettext as _
@@ -19,6 +18,7 @@ from worker.contract.i18n import gettext_noop as N_
 from worker.contract.labels import LabelPack, LabelsError, unique
 from worker.contract.messages import PRIORITIES
 from worker.contract.options import Rule
+from worker.contract.printable import printable
 
 LABELS: Final = N_("Labels")
 OUTPUT: Final = N_("Output")

@@ -7,9 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO, Final
 
-from rich.console import Console
-
 from producer.cli.exit_codes import echo
+from producer.console.printable_console import PrintableConsole
 from producer.errors import UnknownFormatError
 from producer.formats import Sink, Target, target_of
 from producer.formats.output import Output, Place
@@ -35,14 +34,15 @@ class ConsoleOutput(Output):
             msg = _("standard output is closed: give --out")
             raise UnknownFormatError(msg)
         on_terminal = on_stdout and is_terminal(sys.stdout)
-        self.console: Final = Console(stderr=not (on_terminal and is_terminal(sys.stderr)))
+        on_stderr = not (on_terminal and is_terminal(sys.stderr))
+        self.console: Final = PrintableConsole(stderr=on_stderr)
         self._on_terminal = on_terminal and target.format == "jsonl"
 
     @contextmanager
     def sink(self, *, appends: bool = False) -> Iterator[Sink]:
         """Yield what takes the records."""
         if self._on_terminal:
-            yield TerminalSink(Console() if self.console.stderr else self.console)
+            yield TerminalSink(PrintableConsole() if self.console.stderr else self.console)
             return
         with super().sink(appends=appends) as sink:
             yield sink

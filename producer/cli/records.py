@@ -20,11 +20,11 @@ from producer.cli.options import (
 )
 from producer.cli.output_options import OVERWRITE_RULE, output_options, overwrite_option
 from producer.cli.verbs import option, takes, verb
-from producer.console.paths import printable
 from producer.console.summary import untagged
 from producer.formats.output import Place
 from worker.contract.extras import need
 from worker.contract.i18n import gettext as _
+from worker.contract.printable import printable, printable_json
 from worker.contract.reasons import os_reason
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -172,7 +172,8 @@ def search(
     app = make_app(Settings.from_env(broker_url=broker), stores_results=False)
     for hit in search_text(file, typed(text), top, model, app):
         if as_json:
-            click.echo(codec.encode({"path": hit.path, "score": round(hit.score, 6)}))
+            line = codec.encode({"path": hit.path, "score": round(hit.score, 6)})
+            click.echo(printable_json(line.decode()))
         elif is_terminal(sys.stdout):
             click.echo(f"{hit.score:.4f}  {printable(hit.path)}")
         else:

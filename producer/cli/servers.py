@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import click
 
 from producer.cli.exit_codes import OK, echo, exits_with_code
@@ -10,6 +12,7 @@ from producer.cli.verbs import verb
 from worker.contract.extras import need
 from worker.contract.i18n import ENGLISH, use_language
 from worker.contract.i18n import gettext as _
+from worker.contract.printable import PrintableFormatter
 
 _LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
@@ -57,6 +60,9 @@ def serve(port: int, address: str, broker: str | None) -> int:
     def listening() -> None:
         message = _("listening on http://{place}, documented at http://{place}/docs")
         echo(message.format(place=place))
+        # What uvicorn logs of requests and of errors is chosen by whoever asks.
+        for handler in logging.getLogger("uvicorn").handlers:
+            handler.setFormatter(PrintableFormatter("%(levelname)s: %(message)s"))
         # What is answered over HTTP is for programs.
         use_language(ENGLISH)
 

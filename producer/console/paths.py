@@ -1,18 +1,10 @@
-"""Names of files as text that any program can read, or any terminal show."""
+"""Names of several files -> what they are called together, on one line."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-
-def utf8(name: str) -> str:
-    """Return a name as true UTF-8: bytes that are none, kept as lone surrogates, are escaped."""
-    return name.encode("utf-8", "backslashreplace").decode()
-
-
-def printable(name: str) -> str:
-    """Return a name on one line, with what no terminal can show escaped."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in utf8(name))
+from worker.contract.printable import printable
 
 
 def about(names: Sequence[str]) -> str:

@@ -11,10 +11,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from producer.console.failures import sentence
-from producer.console.paths import printable
 from worker.contract.i18n import gettext as _
 from worker.contract.i18n import ngettext
 from worker.contract.messages import Record
+from worker.contract.printable import printable
 
 TOP_LABELS: Final = 15
 LISTED_FAILURES: Final = 20
@@ -59,12 +59,11 @@ class Summary:
             console.print(untagged(self._untagged), highlight=False)
         for record in self._failures:
             if record.error is not None:
-                name = printable(record.path)
                 code = record.error.code
                 line = _("failed: {file}: {code}: {message}").format(
-                    file=name, code=code, message=sentence(code, record.error.message)
+                    file=record.path, code=code, message=sentence(code, record.error.message)
                 )
-                console.print(line, highlight=False, markup=False, soft_wrap=True)
+                console.print(printable(line), highlight=False, markup=False, soft_wrap=True)
         if self._failed > len(self._failures):
             more = _("and {more:,} more").format(more=self._failed - len(self._failures))
             console.print(more, highlight=False)
@@ -74,7 +73,7 @@ class Summary:
         table = Table(_("first tag"), _("images"), _("mean score"), title=None)
         table.columns[1].justify = table.columns[2].justify = "right"
         for label, (images, total) in best[:TOP_LABELS]:
-            table.add_row(escape(label), f"{images:,.0f}", f"{total / images:.2f}")
+            table.add_row(escape(printable(label)), f"{images:,.0f}", f"{total / images:.2f}")
         if len(best) > TOP_LABELS:
             rest = sum(entry[0] for _label, entry in best[TOP_LABELS:])
             more = _("{more:,} more").format(more=len(best) - TOP_LABELS)

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Final
 
 from producer.backend.workers import WorkerInfo
-from producer.console.paths import printable
 from producer.sources.scan import STANDARD_INPUT
 from worker.contract.i18n import gettext as _
+from worker.contract.printable import printable
 from worker.contract.settings import Settings, SettingsError
 from worker.contract.urls import is_url
 

@@ -22,6 +22,7 @@ from producer.formats.output import Output
 from producer.formats.parquet import rewrite, vectors_of
 from worker.contract.i18n import gettext as _
 from worker.contract.labels import LabelPack
+from worker.contract.local.files import open_regular
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -59,8 +60,9 @@ def retag_into(
         EncodingError: the labels cannot be embedded, or an embedding is of another model.
         OSError: the file cannot be read.
     """
-    # The model takes seconds to load.
-    file.open("rb").close()
+    # The model takes seconds to load. From a FIFO its bytes come once.
+    if file.is_file():
+        open_regular(file).close()
     with Encoding(pack, model) as encoding:
         ranker = Ranker(encoding.result(), top_k=top_k)
     echo(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
@@ -25,10 +24,11 @@ from producer.formats.html import read_html, write_html
 from producer.formats.journal import Journal, Read, Write, journal_of
 from producer.formats.jsonl import LINE_START, JsonlSink, read_jsonl, records_in, whole_lines
 from producer.formats.parquet import count_rows, read_parquet, write_parquet
-from producer.formats.stream import StreamSink
+from producer.formats.stream import StreamSink, standard_output
 from producer.formats.xmp import XmpSink
 from worker.contract.extras import ExtraError, missing, remedy
 from worker.contract.i18n import gettext as _
+from worker.contract.local.files import open_regular
 from worker.contract.messages import Record
 
 __all__ = [
@@ -256,8 +256,18 @@ def _sink(target: Target, *, appends: bool) -> OpenSink:
     form, file = target.form, target.file
     if form.stream:
         if file is None:
-            return form.stream.sink(sys.stdout.buffer, closes=False)
-        return form.stream.sink(file.open("ab" if appends else "wb"))
+            return form.stream.sink(standard_output(), closes=False)
+        stream = _as_begun(form.stream, file) if appends else form.stream
+        return stream.sink(file.open("ab" if appends else "wb"))
     if form.write and form.read and file:
         return Journal(file, form.write, form.read, appends=appends)
     return XmpSink(by_stem=target.format == "xmp-stem")
+
+
+def _as_begun(stream: Stream, file: Path) -> Stream:
+    """Return how records go on in a file: a table that began with the mark keeps to its rules."""
+    if stream not in (_ROWS, _EXCEL) or not file.is_file():
+        return stream
+    with open_regular(file) as lines:
+        start = lines.read(len(MARK))
+    return stream if not start else _EXCEL if start == MARK else _ROWS

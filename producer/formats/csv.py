@@ -11,6 +11,8 @@ from typing import IO, Any, Final
 import msgspec
 
 from producer.errors import RecordsError
+from producer.formats.csv_cells import defused, true_text
+from producer.formats.lines import LONGEST_LINE, lines_in_file
 from producer.formats.names import from_utf8, to_utf8
 from producer.formats.stream import StreamSink
 from worker.contract.i18n import gettext as _
@@ -25,6 +27,11 @@ COLUMNS: Final = (
 # Excel takes a file without it for one in the code page of the machine.
 MARK: Final = "\ufeff".encode()
 HEADER: Final = ",".join(COLUMNS).encode()
+# Those that strangers choose; others are numbers, or words of ours.
+_TEXTS: Final = frozenset(
+    {"path", "label", "tags", "parents", "error_code", "error_stage", "error_message"}
+    | {"worker", "device", "model", "labels"}
+)
 _BETWEEN: Final = "|"
 _ESCAPED: Final = str.maketrans({"\\": "\\\\", _BETWEEN: f"\\{_BETWEEN}"})
 
@@ -34,6 +41,7 @@ class CsvSink(StreamSink):
 
     `label` and `score` are those of the best tag. `tags`, `scores` and `parents` hold all, the best
     first, with `|` between them; a `|` or a backslash in a label has a backslash before it.
+    A table that is `marked` is for a spreadsheet: no cell of it is a formula.
     """
 
     def __init__(self, stream: IO[bytes], *, closes: bool = True, marked: bool = False) -> None:
@@ -50,7 +58,8 @@ class CsvSink(StreamSink):
             self._rows.writerow(COLUMNS)
             if self._marked:
                 self._stream.write(MARK)
-        self._rows.writerow(_row(record))
+        row = _row(record)
+        self._rows.writerow(_without_formulas(row) if self._marked else row)
         # The sentence of an error may repeat a name that is no UTF-8.
         self._stream.write(self._text.getvalue().encode("utf-8", "backslashreplace"))
         self._text.seek(0)
@@ -63,8 +72,7 @@ def read_csv(file: Path) -> Iterator[Record]:
     Raises:
         RecordsError: it is no table of ours.
     """
-    with file.open("rb") as lines:
-        yield from records_in_rows(lines, file)
+    yield from records_in_rows(lines_in_file(file), file)
 
 
 def records_in_rows(lines: Iterable[bytes], file: Path) -> Iterator[Record]:
@@ -73,7 +81,8 @@ def records_in_rows(lines: Iterable[bytes], file: Path) -> Iterator[Record]:
     Raises:
         RecordsError: naming the line that holds none.
     """
-    rows = csv.reader((row.decode("utf-8-sig") for row in whole_rows(lines)), strict=True)
+    texts = _Texts(lines)
+    rows = csv.reader(texts, strict=True)
     try:
         header = next(rows, None)
         if header is None:
@@ -82,7 +91,10 @@ def records_in_rows(lines: Iterable[bytes], file: Path) -> Iterator[Record]:
             msg = _("its columns are not those of records")
             raise ValueError(msg)  # noqa: TRY301 - raised with the line, like all others
         for row in rows:
-            yield _record(dict(zip(COLUMNS, row, strict=True)))
+            cells = dict(zip(COLUMNS, row, strict=True))
+            yield _record(_with_formulas(cells) if texts.marked else cells)
+    except RecordsError:
+        raise
     except (ValueError, csv.Error, msgspec.ValidationError) as e:
         msg = _("{file}, line {line}: this is not a record ({reason})").format(
             file=file, line=rows.line_num, reason=e
@@ -91,14 +103,48 @@ def records_in_rows(lines: Iterable[bytes], file: Path) -> Iterator[Record]:
 
 
 def whole_rows(lines: Iterable[bytes]) -> Iterator[bytes]:
-    """Yield each whole row. A line break within quotes ends none."""
-    row, quotes = b"", 0
+    """Yield each whole row. A line break within quotes ends none.
+
+    Raises:
+        ValueError: one is longer than any record.
+    """
+    row: list[bytes] = []
+    quotes = size_bytes = 0
     for line in lines:
-        row += line
+        row.append(line)
+        size_bytes += len(line)
         quotes += line.count(b'"')
         if quotes % 2 == 0 and line.endswith(b"\n"):
-            yield row
-            row, quotes = b"", 0
+            yield b"".join(row)
+            row, quotes, size_bytes = [], 0, 0
+        elif size_bytes > LONGEST_LINE:
+            msg = _("a row is too long")
+            raise ValueError(msg)
+
+
+class _Texts:
+    """Whole rows, decoded; `marked` if a mark stands before the first, once that is read."""
+
+    def __init__(self, lines: Iterable[bytes]) -> None:
+        self._rows = whole_rows(lines)
+        self.marked = False
+
+    def __iter__(self) -> Iterator[str]:
+        for number, row in enumerate(self._rows):
+            if not number:
+                self.marked = row.startswith(MARK)
+            yield row.decode("utf-8-sig")
+
+
+def _without_formulas(row: list[object]) -> list[object]:
+    return [
+        defused(cell) if name in _TEXTS and isinstance(cell, str) else cell
+        for name, cell in zip(COLUMNS, row, strict=True)
+    ]
+
+
+def _with_formulas(cells: dict[str, str]) -> dict[str, str]:
+    return {name: true_text(cell) if name in _TEXTS else cell for name, cell in cells.items()}
 
 
 def _row(record: Record) -> list[object]:

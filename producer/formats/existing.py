@@ -10,7 +10,9 @@ from typing import Final, NamedTuple
 
 from producer.arguments import argument
 from producer.errors import RecordsError
+from producer.formats.lines import bounded_lines
 from worker.contract.i18n import gettext as _
+from worker.contract.local.files import open_regular
 from worker.contract.messages import Record
 
 # More is "at least so many": nobody waits for a count.
@@ -61,9 +63,9 @@ def existing_in(
         return ExistingRecords(file)
     try:
         found = next(read(file), None)
+        return ExistingRecords(file) if found is None else count(file)
     except (RecordsError, ValueError, LookupError):
         return ExistingRecords(file, foreign=True)
-    return ExistingRecords(file) if found is None else count(file)
 
 
 def lines_in(
@@ -71,14 +73,14 @@ def lines_in(
 ) -> ExistingRecords:
     """Return what a file of lines holds, of which the first `heads` are no records."""
     if not is_stream(file) and file.exists() and file.stat().st_size:
-        with file.open("rb") as lines:
+        with open_regular(file) as lines:
             # Anything may lie there, such as a film, which has no lines.
             if not lines.readline(_LONGEST_LINE).endswith(b"\n"):
                 return ExistingRecords(file, foreign=True)
 
     def count(file: Path) -> ExistingRecords:
-        with file.open("rb") as lines:
-            found = sum(1 for _ in whole(_first(lines))) - heads
+        with open_regular(file) as lines:
+            found = sum(1 for _ in whole(_first(bounded_lines(lines, file)))) - heads
         return ExistingRecords(file, found, is_whole=file.stat().st_size <= MOST_BYTES)
 
     return existing_in(file, read, count)

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from importlib.resources import files
+from itertools import takewhile
 from pathlib import Path
 from typing import Final
 
 from producer.errors import RecordsError
 from producer.formats.jsonl import line_of, records_in
+from producer.formats.lines import lines_in_file
 from worker.contract.i18n import gettext as _
 from worker.contract.messages import Record
 
@@ -44,8 +46,8 @@ def read_html(file: Path) -> Iterator[Record]:
     Raises:
         RecordsError: it is none of ours.
     """
-    with file.open("rb") as lines:
-        if _BEGIN not in lines:
-            msg = _("{file}: this page holds no records").format(file=file)
-            raise RecordsError(msg)
-        yield from records_in(iter(lines.readline, _END), file)
+    lines = lines_in_file(file)
+    if _BEGIN not in lines:
+        msg = _("{file}: this page holds no records").format(file=file)
+        raise RecordsError(msg)
+    yield from records_in(takewhile(lambda line: line != _END, lines), file)

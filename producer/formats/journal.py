@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Final, Self
 
 from producer.formats.jsonl import JsonlSink, read_jsonl
+from worker.contract.local.neighbours import new_beside, open_own
 from worker.contract.messages import Record
 
 SUFFIX: Final = ".part"
@@ -36,7 +37,12 @@ class Journal:
         self._read = read
         self._appends = appends
         self._journal: Final = journal_of(file)
-        self._lines = JsonlSink(self._journal.open("ab" if appends else "wb"))
+        journal = open_own(self._journal)
+        if appends:
+            journal.seek(0, os.SEEK_END)
+        else:
+            journal.truncate()
+        self._lines = JsonlSink(journal)
 
     def __enter__(self) -> Self:
         return self
@@ -70,16 +76,29 @@ def journal_of(file: Path) -> Path:
     return file.with_name(f"{file.name}{SUFFIX}")
 
 
-def replace(file: Path, write: Callable[[Path], None]) -> None:
+def refuse_journal(file: Path) -> None:
+    """Refuse, before any work, what lies where the journal of a file would, if that is none.
+
+    Raises:
+        UnfitFileError: saying what it is.
+    """
+    journal = journal_of(file)
+    if os.path.lexists(journal):
+        open_own(journal).close()
+
+
+def replace(file: Path, write: Callable[[Path], None], *, follows: bool = True) -> None:
     """Let `write` make a file beside `file` and put it in its place; readers see one or the other.
 
-    What was there keeps its permissions; a link keeps leading where it led.
+    What was there keeps its permissions. A link keeps leading where it led, if a user named it;
+    else it is not followed.
 
     Raises:
         OSError: it cannot be made. `file` is then as it was.
     """
-    file = Path(os.path.realpath(file))
-    new = file.with_name(f".{file.name}.{os.getpid()}.new")
+    if follows:
+        file = Path(os.path.realpath(file))
+    new = new_beside(file)
     try:
         write(new)
         if file.exists():

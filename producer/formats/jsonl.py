@@ -10,6 +10,7 @@ from typing import Any, Final
 import msgspec
 
 from producer.errors import RecordsError
+from producer.formats.lines import lines_in_file
 from producer.formats.stream import StreamSink
 from worker.contract.codec import decode
 from worker.contract.i18n import gettext as _
@@ -52,8 +53,7 @@ def read_jsonl(file: Path) -> Iterator[Record]:
     Raises:
         RecordsError: a line is no record.
     """
-    with file.open("rb") as lines:
-        yield from records_in(lines, file)
+    yield from records_in(lines_in_file(file), file)
 
 
 def whole_lines(lines: Iterable[bytes]) -> Iterator[bytes]:

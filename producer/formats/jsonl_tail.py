@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Final
 
 from producer.errors import RecordsError
 from producer.formats.existing import foreign
+from producer.formats.lines import LONGEST_LINE, bounded_lines
+from worker.contract.local.files import open_regular, open_to_change
 from worker.contract.messages import Record
 
 if TYPE_CHECKING:
@@ -18,8 +20,6 @@ if TYPE_CHECKING:
 
 _NEWLINE: Final = b"\n"
 _ROW_END: Final = b"\r\n"
-# Longer than any record with its embedding: anything may lie there, such as a film.
-_LONGEST: Final = 64 * 1024 * 1024
 
 
 def refuse_a_blob(file: Path) -> None:
@@ -28,9 +28,10 @@ def refuse_a_blob(file: Path) -> None:
     Raises:
         RecordsError: it is no file of records.
     """
-    with file.open("rb") as lines:
-        if len(first := lines.readline(_LONGEST)) >= _LONGEST and not first.endswith(_NEWLINE):
-            raise _foreign(file)
+    with open_regular(file) as lines:
+        first = lines.readline(LONGEST_LINE + 1)
+    if len(first) > LONGEST_LINE:
+        raise _foreign(file)
 
 
 def mend_end(file: Path, stream: Stream, *, is_ours: bool, was_begun: bool = False) -> list[Record]:
@@ -43,10 +44,10 @@ def mend_end(file: Path, stream: Stream, *, is_ours: bool, was_begun: bool = Fal
     Raises:
         RecordsError: its end may be somebody else's.
     """
-    with file.open("rb+") as lines:
+    with open_to_change(file) as lines:
         heads: list[bytes] = []
         size_bytes = 0
-        for line in stream.whole(lines):
+        for line in stream.whole(bounded_lines(lines, file)):
             if len(heads) < stream.heads:
                 heads.append(line)
             size_bytes += len(line)

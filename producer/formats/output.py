@@ -18,7 +18,7 @@ from producer.errors import ExistingRecordsError, UnknownFormatError
 from producer.formats import Sink, Target, existing_of, is_stream, open_sink, target_of
 from producer.formats.deferred import DeferredSink
 from producer.formats.existing import foreign
-from producer.formats.journal import journal_of
+from producer.formats.journal import journal_of, refuse_journal
 from producer.formats.output_lock import OutputLock, lock_of_url
 from producer.formats.xmp import XmpSink
 from producer.sources import stores as urls
@@ -91,12 +91,15 @@ class Output:
 
         Raises:
             InUseError: another command writes it.
+            UnfitFileError: where its journal would lie, there is something else.
         """
         if self._url:
             return lock_of_url(self._url).held(echo)
         file = self.target and self.target.file
         if file is None or is_stream(file):
             return nullcontext()
+        if self.target and not self.target.form.stream:
+            refuse_journal(file)
         return OutputLock(file).held(echo)
 
     @contextmanager

@@ -11,6 +11,7 @@ import errno
 import fcntl
 import hashlib
 import os
+import re
 import stat
 import tempfile
 from collections.abc import Callable, Iterator
@@ -21,9 +22,14 @@ from typing import Final
 from producer.arguments import argument
 from producer.errors import InUseError
 from worker.contract.i18n import gettext as _
+from worker.contract.local.files import UnfitFileError, read_regular
+from worker.contract.local.neighbours import open_own
 from worker.contract.reasons import os_reason
 
 SUFFIX: Final = ".job"
+_MOST_BYTES: Final = 4096
+# Anything may stand in a file of this name.
+_JOB: Final = re.compile("[0-9A-Za-z_.-]{1,64}")
 _LOCKS: Final = Path("/proc/locks")
 # Follows the job in a note: what stood in the file before the job is to go.
 _REPLACES: Final = "replaces"
@@ -47,7 +53,8 @@ class OutputLock:
     @property
     def job(self) -> str:
         """The job that writes the file, or wrote it and did not end; empty if there is none."""
-        return self._note().partition(" ")[0]
+        job = self._note().partition(" ")[0]
+        return job if _JOB.fullmatch(job) else ""
 
     @property
     def replaces(self) -> bool:
@@ -58,15 +65,15 @@ class OutputLock:
         """Note that the file is this job's from now on; where no note may lie, nobody knows."""
         note = f"{job} {_REPLACES}" if replaces else job
         try:
-            self.path.write_text(f"{note}\n", encoding="ascii")
+            self._write(f"{note}\n".encode())
         except OSError as e:
-            if e.errno not in _NO_NOTES:
+            if not _is_refused(e):
                 raise
 
     def end(self) -> None:
         """Forget the job. Whoever holds the note removes it."""
-        if self.path.exists():
-            self.path.write_bytes(b"")
+        if self._note():
+            self._write(b"")
 
     @contextmanager
     def held(self, echo: Echo) -> Iterator[None]:
@@ -90,16 +97,23 @@ class OutputLock:
 
     def _note(self) -> str:
         try:
-            return self.path.read_text(encoding="ascii").strip()
-        except FileNotFoundError:
+            note = read_regular(self.path, _MOST_BYTES, os.O_NOFOLLOW)
+        except (FileNotFoundError, UnfitFileError):
             return ""
+        return note.decode("ascii", "replace").strip()
+
+    def _write(self, note: bytes) -> None:
+        with open_own(self.path) as stream:
+            stream.truncate()
+            stream.write(note)
 
     def _lock(self, echo: Echo) -> int | None:
         while True:
             try:
-                lock = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+                with open_own(self.path) as stream:
+                    lock = os.dup(stream.fileno())
             except OSError as e:
-                if e.errno not in _NO_NOTES:
+                if not _is_refused(e):
                     raise
                 self._warn(echo, e)
                 return None
@@ -154,7 +168,7 @@ class OutputLock:
 
     def _is(self, lock: int) -> bool:
         try:
-            return os.path.samestat(os.fstat(lock), self.path.stat())
+            return os.path.samestat(os.fstat(lock), self.path.lstat())
         except FileNotFoundError:
             return False
 
@@ -166,6 +180,11 @@ class OutputLock:
         return _("{file} is being written by another command: choose another {out}").format(
             file=self._name, out=argument("out")
         )
+
+
+def _is_refused(error: OSError) -> bool:
+    """Whether no note may lie there: the directory is closed to us, or something else is there."""
+    return isinstance(error, UnfitFileError) or error.errno in _NO_NOTES
 
 
 def lock_of_url(url: str) -> OutputLock:

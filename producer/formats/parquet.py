@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -17,13 +18,17 @@ from producer.arguments import argument
 from producer.errors import RecordsError
 from producer.formats.names import from_utf8, to_utf8
 from worker.contract.i18n import gettext as _
+from worker.contract.local.files import open_regular
 from worker.contract.messages import Record, Timing
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    import pyarrow.parquet as pq
 
 # With embeddings of 512 dimensions some 10 MB in memory.
 ROW_GROUP: Final = 8192
+# What other programs make of them: a million rows with embeddings are 1 GB.
+MOST_GROUP_BYTES: Final = 4 * 1024**3
 _HALF_BYTES: Final = 2
 _EMBEDDING: Final = "embedding"
 _WORDS: Final = (
@@ -71,7 +76,7 @@ def rewrite(file: Path, new: Path, change: Callable[[pa.RecordBatch], pa.RecordB
 
     count = 0
     try:
-        with pq.ParquetFile(file) as table, pq.ParquetWriter(new, table.schema_arrow, **_AS) as out:
+        with _table(file) as table, pq.ParquetWriter(new, table.schema_arrow, **_AS) as out:
             for batch in table.iter_batches(ROW_GROUP):
                 out.write_batch(change(batch))
                 count += batch.num_rows
@@ -91,10 +96,9 @@ def embedded_rows(file: Path) -> Iterator[tuple[pa.StringArray, str, memoryview]
         RecordsError: it is no Parquet of records, or it was written without embeddings.
     """
     import pyarrow as pa  # noqa: PLC0415
-    import pyarrow.parquet as pq  # noqa: PLC0415
 
     try:
-        with pq.ParquetFile(file) as table:
+        with _table(file) as table:
             if _EMBEDDING not in table.schema_arrow.names:
                 msg = _("{file}: it holds no embeddings; submit with {embeddings}").format(
                     file=file, embeddings=argument("embeddings")
@@ -124,10 +128,9 @@ def read_parquet(file: Path) -> Iterator[Record]:
         RecordsError: it is no Parquet, or not that of records.
     """
     import pyarrow as pa  # noqa: PLC0415
-    import pyarrow.parquet as pq  # noqa: PLC0415
 
     try:
-        with pq.ParquetFile(file) as table:
+        with _table(file) as table:
             for batch in table.iter_batches(ROW_GROUP):
                 for row in _rows(batch):
                     yield msgspec.convert(row, Record)
@@ -138,10 +141,27 @@ def read_parquet(file: Path) -> Iterator[Record]:
 
 def count_rows(file: Path) -> int:
     """Return how many records a file holds."""
+    with _table(file) as table:
+        return int(table.metadata.num_rows)
+
+
+@contextmanager
+def _table(file: Path) -> Iterator[pq.ParquetFile]:
+    """Yield a file, opened; it can be read in steps, so it is no FIFO.
+
+    Raises:
+        RecordsError: a group of its rows is larger than any of ours.
+    """
     import pyarrow.parquet as pq  # noqa: PLC0415
 
-    with pq.ParquetFile(file) as table:
-        return int(table.metadata.num_rows)
+    with open_regular(file) as stream, pq.ParquetFile(stream) as table:
+        groups = map(table.metadata.row_group, range(table.num_row_groups))
+        if any(group.total_byte_size > MOST_GROUP_BYTES for group in groups):
+            msg = _("{file}: these are not records ({reason})").format(
+                file=file, reason=_("a group of its rows is too large")
+            )
+            raise RecordsError(msg)
+        yield table
 
 
 def _schema(dim: int) -> pa.Schema:

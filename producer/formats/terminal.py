@@ -7,9 +7,9 @@ from pathlib import PurePath
 from rich.console import Console
 
 from producer.console.failures import sentence
-from producer.console.paths import printable
 from worker.contract.i18n import gettext as _
 from worker.contract.messages import Record
+from worker.contract.printable import printable
 
 
 class TerminalSink:
@@ -28,8 +28,8 @@ class TerminalSink:
 
 def human_line(record: Record) -> str:
     """Return a record as a person reads it on a terminal."""
-    name = printable(PurePath(record.path).name)
+    name = PurePath(record.path).name
     if record.error is not None:
         message = sentence(record.error.code, record.error.message)
-        return _("{file}  failed: {message}").format(file=name, message=message)
-    return f"{name}  " + ", ".join(f"{tag.label} {tag.score:.2f}" for tag in record.tags)
+        return printable(_("{file}  failed: {message}").format(file=name, message=message))
+    return printable(f"{name}  " + ", ".join(f"{tag.label} {tag.score:.2f}" for tag in record.tags))

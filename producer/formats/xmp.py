@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import errno
+from pathlib import Path
 from typing import Final, Self
 
-from producer.console.paths import printable
-from producer.formats.xmp_sidecar import Sidecar, SidecarError, sidecar_of
-from worker.contract.i18n import gettext as _
+from producer.formats.xmp_problems import problem_with
+from producer.formats.xmp_sidecar import Sidecar, sidecar_of
 from worker.contract.messages import Record
-from worker.contract.reasons import os_reason
 
 LISTED_PROBLEMS: Final = 20
 # These concern all that is still to come.
@@ -38,23 +37,16 @@ class XmpSink:
         """
         if record.status == "failed":
             return
-        file = sidecar_of(record.path, by_stem=self._by_stem)
+        file = Path(record.path)
         try:
+            file = sidecar_of(record.path, by_stem=self._by_stem)
             sidecar = Sidecar.read(file)
             sidecar.tag(record)
             sidecar.write(file)
-        except SidecarError as e:
-            self._note(
-                _("{file} is unchanged: {reason}").format(file=printable(str(file)), reason=e)
-            )
-        except OSError as e:
-            if e.errno in _FATAL:
+        except (OSError, ValueError) as e:
+            if isinstance(e, OSError) and e.errno in _FATAL:
                 raise
-            self._note(
-                _("{file} cannot be written: {reason}").format(
-                    file=printable(str(file)), reason=os_reason(e)
-                )
-            )
+            self._note(problem_with(file, e))
 
     def _note(self, problem: str) -> None:
         self.unwritten += 1

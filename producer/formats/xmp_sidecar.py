@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 
 from producer.formats.journal import replace
 from worker.contract.i18n import gettext as _
+from worker.contract.local.neighbours import neighbour, read_neighbour
 from worker.contract.messages import Record, Stamp, Tag
 
 if TYPE_CHECKING:
@@ -90,17 +91,15 @@ class Sidecar:
 
         Raises:
             SidecarError: it is no XMP.
+            UnfitFileError: it is too large, no regular file, or a link that leads elsewhere.
             OSError: it cannot be read.
         """
         from lxml import etree  # noqa: PLC0415 - only who asks for sidecars waits for it
 
         try:
-            body = file.read_bytes()
+            body = read_neighbour(file, _MAX_BYTES)
         except FileNotFoundError:
             body = _BLANK
-        if len(body) > _MAX_BYTES:
-            msg = _("{size:,} bytes are too many for a sidecar").format(size=len(body))
-            raise SidecarError(msg)
         parser = etree.XMLParser(resolve_entities=False, no_network=True, load_dtd=False)
         try:
             return cls(etree.fromstring(body, parser))
@@ -112,6 +111,7 @@ class Sidecar:
         """Put the sidecar in its place, whole or not at all.
 
         Raises:
+            UnfitFileError: it is a link that leads elsewhere.
             OSError: it cannot be written.
         """
         from lxml import etree  # noqa: PLC0415
@@ -125,7 +125,7 @@ class Sidecar:
             with new.open("wb") as stream:
                 tree.write(stream, encoding="utf-8")
 
-        replace(file, put)
+        replace(neighbour(file), put, follows=False)
 
     def tag(self, record: Record) -> None:
         """Take our keywords out, and those of `record` in.

@@ -7,12 +7,10 @@ from pathlib import Path
 
 import msgspec
 
-from producer.console.paths import printable
-from producer.formats.xmp_sidecar import ENDING, Sidecar, SidecarError, sidecar_of
+from producer.formats.xmp_problems import problem_with
+from producer.formats.xmp_sidecar import ENDING, Sidecar, sidecar_of
 from producer.sources.scan import walk
 from producer.sources.tar import OnSkip
-from worker.contract.i18n import gettext as _
-from worker.contract.reasons import os_reason
 
 
 class Untagged(msgspec.Struct):
@@ -37,16 +35,8 @@ def untag(files: Iterable[Path]) -> Untagged:
             else:
                 sidecar.write(file)
             found.cleaned += 1
-        except SidecarError as e:
-            found.problems.append(
-                _("{file} is unchanged: {reason}").format(file=printable(str(file)), reason=e)
-            )
-        except OSError as e:
-            found.problems.append(
-                _("{file} cannot be written: {reason}").format(
-                    file=printable(str(file)), reason=os_reason(e)
-                )
-            )
+        except (OSError, ValueError) as e:
+            found.problems.append(problem_with(file, e))
     return found
 
 

@@ -9,10 +9,10 @@ import msgspec
 
 from producer.backend.workers import WorkerInfo
 from producer.console.durations import age
-from producer.console.paths import printable
 from producer.sources.scan import Image, path_of
 from worker.contract.i18n import gettext as _
 from worker.contract.i18n import ngettext
+from worker.contract.printable import printable
 
 SHOWN: Final = 5
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
+from worker.contract.i18n import Message
 from worker.contract.i18n import gettext as _
 from worker.contract.i18n import gettext_noop as N_
 from worker.contract.labels import (
@@ -17,8 +18,11 @@ from worker.contract.labels import (
     parse_labels,
     unique,
 )
+from worker.contract.local.files import UnfitFileError, read_given
 from worker.contract.reasons import reason
 
+# Twenty thousand labels, each with four aliases of the greatest length.
+MOST_BYTES: Final = 16 * 1024 * 1024
 # A text is one label; a path is that of a label file.
 Labels = str | Path | Iterable[str] | LabelPack | None
 
@@ -57,16 +61,20 @@ def least_score(threshold: float | None, *, calibrated: bool) -> float:
 
 
 def read_labels(file: Path) -> LabelPack:
-    """Return the labels of a file.
+    """Return the labels of a file, which may be a FIFO: `--labels <(command)`.
 
     Raises:
         LabelsError: naming the file, it cannot be read or used.
     """
     try:
-        return parse_labels(file.read_text(encoding="utf-8"))
+        return parse_labels(read_given(file, MOST_BYTES).decode())
     except (LabelsError, UnicodeDecodeError, OSError) as e:
-        why = e if isinstance(e, LabelsError) else reason(str(e))
+        why = e if isinstance(e, LabelsError) else _reason(e)
         raise LabelsError(N_("{file}: {reason}"), file=file, reason=why) from e
+
+
+def _reason(error: UnicodeDecodeError | OSError) -> Message | str | None:
+    return error.strerror if isinstance(error, UnfitFileError) else reason(str(error))
 
 
 def _texts(labels: str | Iterable[str] | None) -> tuple[str, ...]:

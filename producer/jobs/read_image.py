@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from worker.contract import failures
+from worker.contract.local.files import FLAGS
 from worker.contract.messages import Failure, ImageRef, Part, Stamp
 from worker.contract.urls import is_url
 
@@ -18,7 +19,7 @@ def read_image(ref: ImageRef, max_bytes: int) -> tuple[bytes, Stamp | None] | Fa
         if refused := _refused(os.stat(ref.place), max_bytes, ref.part):
             return refused
         # Non-blocking, should it have become a FIFO meanwhile.
-        descriptor = os.open(ref.place, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
+        descriptor = os.open(ref.place, os.O_RDONLY | FLAGS)
         with open(descriptor, "rb") as file:
             status = os.fstat(descriptor)
             if ref.part:

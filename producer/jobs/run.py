@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from typing import Protocol
 
-from producer.console.paths import printable
 from producer.console.tally import Tally
 from producer.errors import NoImagesError
 from producer.jobs.options import JobRequest, TagSource
 from producer.sources.scan import STANDARD_INPUT, Image, count_images, scan
 from worker.contract.i18n import gettext as _
 from worker.contract.messages import Record
+from worker.contract.printable import printable
 from worker.contract.reasons import os_reason
 
 Echo = Callable[[str], object]

@@ -15,7 +15,6 @@ from producer.backend.connection import (
     open_connection,
 )
 from producer.backend.workers import BrokerRefusesError, WorkerInfo, online
-from producer.console.paths import printable
 from producer.console.worker_command import start_worker
 from producer.monitoring.doctor_redis import (
     OTHER,
@@ -30,6 +29,7 @@ from worker.contract.cpus import usable_cpus
 from worker.contract.extras import EXTRAS, incomplete, is_wanted, missing, remedy
 from worker.contract.i18n import gettext as _
 from worker.contract.i18n import gettext_noop as N_
+from worker.contract.printable import printable
 from worker.contract.redis.connections import BrokerUnreachableError, unreachable
 from worker.contract.redis.rights import RightsError, ServerUnfitError
 from worker.contract.settings import Settings

@@ -18,6 +18,7 @@ from producer.backend.queue_problems import later_sentence
 from producer.backend.workers import BrokerRefusesError, WorkerInfo, online
 from producer.monitoring import status_tables as tables
 from worker.contract.i18n import gettext as _
+from worker.contract.printable import printable
 from worker.contract.queue.job_messages import look_twice, newer_messages
 from worker.contract.redis.connections import BrokerUnreachableError, connect, unreachable
 from worker.contract.redis.errors import passes
@@ -139,7 +140,7 @@ class StatusSampler:
                     live.update(last, refresh=True)
                 else:
                     # Under what was seen last.
-                    live.update(Group(last, Text(seen)), refresh=True)
+                    live.update(Group(last, Text(printable(seen))), refresh=True)
                 time.sleep(PAUSE_S)
 
     def _look_or_reason(self) -> State | str:

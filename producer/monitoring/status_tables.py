@@ -15,9 +15,9 @@ from rich.text import Text
 from producer.backend.workers import WorkerInfo
 from producer.console.durations import age
 from producer.console.failures import sentence
-from producer.console.paths import printable
 from worker.contract.i18n import gettext as _
 from worker.contract.i18n import gettext_noop as N_
+from worker.contract.printable import printable
 from worker.contract.stores.dead_letters import DeadLetter
 from worker.contract.stores.jobs import Job
 
@@ -49,8 +49,8 @@ def jobs_table(jobs: Sequence[Job], rates: Mapping[str, float], width: int = WID
     paces = [_pace(job, rates.get(job.id)) for job in jobs]
     wide = width >= WIDE
     columns = {
-        N_("job"): [job.id for job in jobs],
-        N_("state"): [_(job.status) for job in jobs],
+        N_("job"): [printable(job.id) for job in jobs],
+        N_("state"): [printable(_(job.status)) for job in jobs],
         N_("images"): [f"{job.images:,}" for job in jobs],
         N_("done"): [_share(job, wide=wide) for job in jobs],
         N_("failed"): [f"{job.failed:,}" for job in jobs],
@@ -59,7 +59,7 @@ def jobs_table(jobs: Sequence[Job], rates: Mapping[str, float], width: int = WID
         N_("age"): [age(time.time() - job.created_at_s) for job in jobs],
         N_("priority"): ["" if job.priority == "normal" else _(job.priority) for job in jobs],
         N_("labels"): [f"{job.labels:,}" if job.labels else "" for job in jobs],
-        N_("of"): [job.about for job in jobs],
+        N_("of"): [printable(job.about) for job in jobs],
     }
     if not any(columns["priority"]):
         del columns["priority"]
@@ -177,11 +177,11 @@ def _pace(job: Job, rate: float | None) -> tuple[str, str]:
 def job_details(job: Job, rate: float | None = None) -> Table:
     """Return what is known of one job, a line each."""
     table = Table(box=None, show_header=False, pad_edge=False)
-    table.add_row(_("job"), job.id)
+    table.add_row(_("job"), Text(printable(job.id)))
     if job.about:
-        table.add_row(_("of"), Text(job.about))
+        table.add_row(_("of"), Text(printable(job.about)))
         table.add_row(_("labels"), f"{job.labels:,}" if job.labels else _("the model's own"))
-    table.add_row(_("state"), _(job.status))
+    table.add_row(_("state"), Text(printable(_(job.status))))
     if job.priority != "normal":
         table.add_row(_("priority"), _(job.priority))
     table.add_row(
@@ -192,7 +192,7 @@ def job_details(job: Job, rate: float | None = None) -> Table:
         _("done"), _("{done:,}, {failed:,} of them failed").format(done=job.done, failed=job.failed)
     )
     for code, count in sorted(job.codes.items(), key=lambda one: -one[1]):
-        table.add_row("", f"{count:,} {code}")
+        table.add_row("", Text(printable(f"{count:,} {code}")))
     table.add_row(_("outstanding"), f"{job.outstanding:,}")
     pace, left = _pace(job, rate)
     if pace:

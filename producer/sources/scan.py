@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import os
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import IO, Final
 
 from producer.errors import NoSuchPathError
@@ -13,11 +14,13 @@ from producer.sources import tar as shards
 from producer.sources.extensions import is_image
 from producer.sources.tar import OnSkip
 from worker.contract.i18n import gettext as _
+from worker.contract.local.files import open_regular
 from worker.contract.messages import ImageRef
 from worker.contract.urls import is_url
 
 STANDARD_INPUT: Final = "-"
 _BLOCK_BYTES: Final = 65_536
+_LONGEST_NAME: Final = 65_536
 
 # Most are files, and a million strings cost less than as many references.
 Image = str | ImageRef
@@ -93,7 +96,7 @@ def absolute(name: str) -> str:
 
 
 def _open(path: str) -> IO[bytes]:
-    return open(path, "rb")
+    return open_regular(Path(path))
 
 
 def _at_url(name: str, on_skip: OnSkip) -> Iterator[Image]:
@@ -119,7 +122,9 @@ def read_list(stream: IO[bytes]) -> Iterator[str]:
         if b"\0" in block:
             separator = b"\0"
         *names, rest = (rest + block).split(separator)
-        yield from (os.fsdecode(name) for name in names if name)
+        # Of a name without an end, as of a film, the beginning is kept: no file is called so.
+        rest = rest[:_LONGEST_NAME]
+        yield from (os.fsdecode(name[:_LONGEST_NAME]) for name in names if name)
     if rest:
         yield os.fsdecode(rest)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable
@@ -268,6 +269,15 @@ def test_a_model_without_weights_is_one_sentence(hub: dict[str, Path], tmp_path:
     model = broken(hub, tmp_path)
     (model / "model.safetensors").unlink()
     assert "the weights of 'model' cannot be read" in refused(model, tmp_path)
+
+
+def test_a_directory_with_a_fifo_in_it_is_one_sentence(
+    hub: dict[str, Path], tmp_path: Path
+) -> None:
+    model = broken(hub, tmp_path)
+    (model / "config.json").unlink()
+    os.mkfifo(model / "config.json")
+    assert "config.json: it is a FIFO" in refused(model, tmp_path)
 
 
 def test_weights_that_are_cut_off_are_one_sentence(hub: dict[str, Path], tmp_path: Path) -> None:

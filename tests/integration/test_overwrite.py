@@ -9,7 +9,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -148,6 +148,29 @@ def test_a_pipe_and_standard_output_are_written_to(tmp_path: Path, few: Path) ->
     argv = f"-m producer.cli convert {few} --out /dev/stdout --format jsonl >> {log}"
     subprocess.run(f"{sys.executable} {argv}", shell=True, check=True, cwd=ROOT)
     assert log.read_bytes() == b"before\n" + few.read_bytes()
+
+
+def a_link(file: Path) -> None:
+    file.symlink_to(file.parent.parent / "made")
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, Path.mkdir, a_link])
+def test_what_lies_where_a_note_or_a_journal_would_is_named_and_left(
+    tmp_path: Path, few: Path, make: Callable[[Path], object]
+) -> None:
+    here = tmp_path / "here"
+    here.mkdir()
+    make(here / "tags.jsonl.job")
+    done = convert(few, here / "tags.jsonl")
+    assert done.returncode == 0, done.stderr
+    assert "nothing keeps other commands from writing" in done.stderr
+    assert (here / "tags.jsonl").read_bytes() == few.read_bytes()
+    make(here / "tags.html.part")
+    refused = convert(few, here / "tags.html")
+    assert refused.returncode == 1
+    assert "tags.html.part: it is a" in refused.stderr
+    assert not (here / "tags.html").exists()
+    assert not (tmp_path / "made").exists()
 
 
 def test_a_long_file_is_not_counted_to_its_end(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import os
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,11 @@ from records import embedding, failed, record, several
 from producer.errors import RecordsError
 from producer.formats import open_sink, records_of, target_of
 from producer.formats.csv import COLUMNS
+from producer.formats.csv_cells import defused, true_text
 from producer.formats.jsonl import line_of
 from producer.formats.names import from_utf8, to_utf8
 from producer.formats.parquet import ROW_GROUP
-from worker.contract.messages import Record
+from worker.contract.messages import Record, Stamp, Tag
 
 ENDINGS = [".jsonl", ".csv", ".parquet", ".html"]
 
@@ -101,6 +103,66 @@ def test_the_mark_that_excel_looks_for_stands_once_at_the_beginning(tmp_path: Pa
     assert file.read_bytes().count(b"\xef\xbb\xbf") == 1
     assert len(list(records_of(file))) == 2
     assert len(pd.read_csv(file)) == 2
+
+
+FORMULAS = ["=1+1", "+1", "-1", "@a", "\t=1", "\r=1", "＝1", "'=1", "''@", "'", "'猫", "=a|b"]
+
+
+def rows_of(file: Path) -> list[list[str]]:
+    with file.open(encoding="utf-8-sig", newline="") as lines:
+        return list(csv.reader(lines))
+
+
+def a_formula(text: str) -> Record:
+    return record(text, tags=(Tag(text, 0.5, parent=text),), worker=text, model=text, labels=text)
+
+
+def test_no_cell_of_a_table_for_a_spreadsheet_is_a_formula_and_each_comes_back(
+    tmp_path: Path,
+) -> None:
+    file, plain = tmp_path / "excel.csv", tmp_path / "plain.csv"
+    names = [*FORMULAS, "/usual.jpg"]
+    for name in names:
+        for out, form in ((file, "csv-excel"), (plain, "csv")):
+            write(out, a_formula(name), form=form, appends=True)
+    cells = [cell for row in rows_of(file) for cell in row]
+    assert not [cell for cell in cells if cell.startswith(tuple("=+-@\t\r＝"))]
+    assert list(records_of(file)) == list(records_of(plain)) == list(map(a_formula, names))
+    assert [row[0] for row in rows_of(plain)[1:]] == names
+
+
+@given(st.text(st.sampled_from("'=+-@\t猫")))
+def test_an_apostrophe_is_added_and_taken_away_alike(text: str) -> None:
+    assert true_text(defused(text)) == text
+
+
+def test_a_time_before_1970_stays_a_number(tmp_path: Path) -> None:
+    file = tmp_path / "tags.csv"
+    old = record(file=Stamp(1, -5.5))
+    write(file, old, form="csv-excel")
+    assert pd.read_csv(file)["modified_s"][0] == -5.5
+    assert next(records_of(file)).file == old.file
+
+
+@pytest.mark.parametrize("form", ["csv", "csv-excel"])
+def test_a_table_goes_on_as_it_began(tmp_path: Path, form: str) -> None:
+    file = tmp_path / "tags.csv"
+    other = {"csv": "csv-excel", "csv-excel": "csv"}[form]
+    write(file, a_formula("'=1"), form=form)
+    write(file, a_formula("'=2"), form=other, appends=True)
+    assert [each.path for each in records_of(file)] == ["'=1", "'=2"]
+
+
+@pytest.mark.parametrize("ending", [".jsonl", ".csv", ".html"])
+def test_a_line_longer_than_any_record_is_not_read_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str
+) -> None:
+    monkeypatch.setattr("producer.formats.lines.LONGEST_LINE", 1000)
+    monkeypatch.setattr("producer.formats.csv.LONGEST_LINE", 1000)
+    for body in (b"x" * 2000, b'"' + b"\n" * 2000):
+        (tmp_path / f"film{ending}").write_bytes(body)
+        with pytest.raises(RecordsError, match="film"):
+            list(records_of(tmp_path / f"film{ending}"))
 
 
 def test_duckdb_and_pandas_read_the_parquet_with_its_types(tmp_path: Path) -> None:

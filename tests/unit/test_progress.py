@@ -8,12 +8,12 @@ import msgspec
 from rich.console import Console
 
 from producer.console.durations import age
-from producer.console.paths import printable
 from producer.console.progress import Bar, Lines, progress
 from producer.console.summary import Summary
 from producer.console.tally import Tally
 from producer.formats.terminal import human_line
 from worker.contract.messages import Failure, Record, Tag, Timing
+from worker.contract.printable import printable
 from worker.contract.stores.jobs import Job
 
 

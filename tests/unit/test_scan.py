@@ -154,6 +154,19 @@ def test_a_list_holds_a_name_a_line_or_ends_names_with_nul(listed: bytes, names:
     assert found("-", listed=listed) == sorted(names)
 
 
+def test_a_name_without_an_end_is_one_image_that_nobody_has() -> None:
+    (name, last) = read_list(io.BytesIO(b"x" * 1_000_000 + b"\nb.jpg"))
+    assert len(name) < 200_000
+    assert last == "b.jpg"
+
+
+def test_a_shard_that_is_a_fifo_is_named_and_skipped() -> None:
+    os.mkfifo("pipe.tar")
+    skipped: list[str] = []
+    assert not list(scan(["*.tar"], lambda _, e: skipped.append(str(e))))
+    assert "it is a FIFO" in skipped[0]
+
+
 def test_a_list_is_read_as_it_comes() -> None:
     def blocks() -> Iterable[bytes]:
         yield b"a.jpg\nhalf"

@@ -72,3 +72,13 @@ def test_percentiles_of_equal_times_are_that_time() -> None:
         figures = Figures()
         figures.add([ImageResult(path="/a", timing=Timing(read_ms=us / 1000))] * 2)
         assert set(figures.percentiles_ms()["read"].values()) == {us / 1000}
+
+
+def test_codes_that_producers_make_up_are_counted_together_beyond_a_number() -> None:
+    figures = Figures()
+    for number in range(100):
+        figures.add([ImageResult(path="a", error=Failure(f"made-up-{number}", "read", "x"))])
+    codes = figures.codes()
+    assert len(codes) <= 65
+    assert codes["other"] >= 35
+    assert figures.failed == figures.images == 100

@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -237,6 +238,68 @@ def test_what_is_no_sidecar_is_left_as_it_is_and_told(photo: Path, text: str) ->
     assert "Traceback" not in done.stderr
     assert file.read_text() == text
     assert len(list(photo.parent.iterdir())) == 3
+
+
+def a_device(file: Path) -> None:
+    file.symlink_to("/dev/zero")
+
+
+def an_old_sidecar(file: Path) -> None:
+    (file.parent.parent / "theirs.xmp").write_text(DIGIKAM, encoding="utf-8")
+    file.symlink_to("../theirs.xmp")
+
+
+def nothing_yet(file: Path) -> None:
+    file.symlink_to("../made.xmp")
+
+
+def itself(file: Path) -> None:
+    file.symlink_to(file.name)
+
+
+def very_large(file: Path) -> None:
+    with file.open("wb") as stream:
+        stream.truncate(2 << 30)
+
+
+UNFIT: tuple[Callable[[Path], object], ...] = (
+    *(os.mkfifo, Path.mkdir, a_device, an_old_sidecar),
+    *(nothing_yet, itself, very_large),
+)
+
+
+def test_what_lies_where_a_sidecar_would_is_named_and_the_rest_is_done(tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    photos = [images / f"{number}.jpg" for number in range(len(UNFIT) + 1)]
+    for make, photo in zip(UNFIT, photos[1:], strict=True):
+        make(sidecar_of(str(photo)))
+    lines = tmp_path / "tags.jsonl"
+    with open_sink(target_of(lines, None)) as sink:
+        for photo in photos:
+            sink.write(a_record(photo))
+        # Names of a record that somebody made.
+        for path in ("/a\0b.jpg", "/"):
+            sink.write(record(path))
+    done = produced("convert", lines, "--format", "xmp")
+    assert done.returncode == 3, done.stderr
+    assert done.stderr.count("is unchanged") == len(UNFIT) + 2
+    assert Sidecar.read(sidecar_of(str(photos[0]))).notes.model == MODEL
+    gone = produced("untag", images)
+    assert gone.returncode == 3
+    assert gone.stderr.count("is unchanged") >= len(UNFIT) - 1
+    assert not sidecar_of(str(photos[0])).exists()
+    assert {one.name for one in tmp_path.iterdir()} == {"images", "tags.jsonl", "theirs.xmp"}
+    assert (tmp_path / "theirs.xmp").read_text(encoding="utf-8") == DIGIKAM
+
+
+def test_a_sidecar_that_is_a_link_to_its_neighbour_stays_one(photo: Path) -> None:
+    file, real = sidecar_of(str(photo)), photo.with_name("real.xmp")
+    real.write_text(DIGIKAM, encoding="utf-8")
+    file.symlink_to(real.name)
+    tag(photo, a_record(photo))
+    assert file.is_symlink()
+    assert Sidecar.read(real).notes.model == MODEL
 
 
 def test_entities_are_not_read_from_files(photo: Path, tmp_path: Path) -> None:

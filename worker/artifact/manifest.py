@@ -12,6 +12,7 @@ import msgspec
 
 from worker.contract.i18n import gettext_noop as N_
 from worker.contract.labels import PLACEHOLDER
+from worker.contract.local.files import open_regular, read_regular
 from worker.contract.reasons import os_reason
 from worker.contract.settings import Positive
 from worker.errors import ArtifactError
@@ -28,6 +29,8 @@ _REQUIRED: Final = {
     "classifier": (IMAGE_TOWER,),
 }
 _ID_DIGITS: Final = 12
+# It lists some files, and figures of some trials.
+_MOST_BYTES: Final = 4 * 1024 * 1024
 # An id of the Hugging Face hub, with its owner; a path that looks like one is a path if it exists.
 HUB_ID: Final = re.compile(r"\w[\w.-]*/[\w.-]+")
 
@@ -142,7 +145,7 @@ def open_artifact(path: str | Path = "") -> Artifact:
     """
     directory = Path(path) if path else default_artifact()
     try:
-        body = (directory / MANIFEST).read_bytes()
+        body = read_regular(directory / MANIFEST, _MOST_BYTES)
     except OSError as e:
         raise _no_manifest(directory, e) from e
     manifest = _parse(body, directory)
@@ -209,7 +212,7 @@ def _check_file(directory: Path, name: str, digest: str) -> None:
             name=name,
         )
     try:
-        with file.open("rb") as stream:
+        with open_regular(file) as stream:
             found = hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as e:
         raise ArtifactError(

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import re
+import sys
+import traceback
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from importlib.metadata import version
+from types import TracebackType
 from typing import Any, Final, TypeVar
 
 import click
 
 from worker.contract.i18n import gettext, use_language, user_language
 from worker.contract.i18n import gettext as _
+from worker.contract.printable import PrintableFormatter, printable_lines
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -97,7 +102,27 @@ class TranslatedGroup(click.Group):
         """Run the command, as click does."""
         use_language(user_language())
         translate_help(self)
+        sys.excepthook = _show_traceback
+        # Of what no program has asked to see: warnings of libraries, and of ours.
+        if logging.lastResort is not None:
+            logging.lastResort.setFormatter(PrintableFormatter())
         return super().main(*args, **kwargs)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a verb; a sentence that ends it may repeat the name of a file."""
+        try:
+            return super().invoke(ctx)
+        except click.ClickException as e:
+            vars(e).update(message=printable_lines(e.message))
+            raise
+
+
+def _show_traceback(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    """Show what nobody foresaw, as Python does; what it says may be a stranger's words."""
+    lines = "".join(traceback.format_exception(kind, error, trace))
+    click.echo(printable_lines(lines), err=True, nl=False)
 
 
 def help_messages(command: click.Command) -> Iterator[str]:

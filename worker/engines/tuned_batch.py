@@ -13,6 +13,7 @@ import structlog
 
 from worker.artifact.cache_dir import cache_directory
 from worker.contract.i18n import gettext_noop as N_
+from worker.contract.local.neighbours import read_neighbour
 from worker.contract.reasons import os_reason
 from worker.engines.base import device_name, model_threads, resolve_device
 from worker.errors import NoCacheError
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from worker.contract.settings import Settings
 
 FILE: Final = "batch-sizes.json"
+_MOST_BYTES: Final = 1024 * 1024
 
 log = structlog.get_logger()
 
@@ -64,7 +66,8 @@ def remember(settings: Settings, artifact: Artifact, size: int) -> Path:
 
 def _sizes() -> dict[str, int]:
     try:
-        found = msgspec.json.decode((cache_directory() / FILE).read_bytes(), type=dict[str, int])
+        body = read_neighbour(cache_directory() / FILE, _MOST_BYTES)
+        found = msgspec.json.decode(body, type=dict[str, int])
     except (FileNotFoundError, NoCacheError):
         return {}
     except (OSError, msgspec.DecodeError) as e:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from worker.contract import failures
+from worker.contract.local.files import FLAGS
 from worker.contract.messages import Stamp
 from worker.contract.urls import is_url
 from worker.errors import (
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
     from worker.contract.settings import Settings
     from worker.contract.stores.blobs import BlobStore
 
-# Non-blocking, or opening a FIFO would wait for a writer; no terminal becomes ours.
-_FLAGS: Final = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY
 _ERRORS: Final[dict[str, type[ImageError]]] = {
     error.code: error for error in (NotFoundError, NotAFileError, UnreadableError)
 }
@@ -84,7 +83,7 @@ def _read_file(ref: ImageRef, roots: Sequence[str], max_bytes: int) -> Original:
             itself = f"/proc/self/fd/{handle}"
             _check(os.readlink(os.fsencode(itself)), roots)  # noqa: PTH115 - of bytes
             _refuse_kinds(os.fstat(handle))
-            descriptor = os.open(itself, _FLAGS)
+            descriptor = os.open(itself, os.O_RDONLY | FLAGS)
         finally:
             os.close(handle)
         try:

@@ -19,6 +19,7 @@ import numpy.typing as npt
 from worker.artifact.manifest import Artifact, open_artifact
 from worker.contract.i18n import gettext_noop as N_
 from worker.contract.labels import PLACEHOLDER, LabelPack, LabelsError, parse_labels
+from worker.contract.local.files import read_regular
 from worker.contract.scoring import Background
 from worker.errors import ArtifactError, LabelsMissingError
 from worker.labels.matrix_store import LabelMatrixStore, NoLabelMatrixStore
@@ -30,6 +31,7 @@ Matrix = npt.NDArray[np.float32]
 _SETS_KEPT: Final = 16
 # Texts so near to each other mean the same, such as a label and its plural.
 _SAME_MEANING: Final = 0.95
+_MOST_LABEL_BYTES: Final = 16 * 1024 * 1024
 
 
 class LabelSet(NamedTuple):
@@ -228,7 +230,8 @@ def own_pack(artifact: Artifact, templates: tuple[str, ...] = ()) -> LabelPack:
     if name is None:
         raise LabelsMissingError
     try:
-        text = artifact.file(name).read_text(encoding="utf-8")
+        body = read_regular(artifact.file(name), _MOST_LABEL_BYTES)
+        text = body.decode().replace("\r\n", "\n")
         if artifact.manifest.kind == "classifier":
             # Names from elsewhere: signs of our label files mean nothing in them.
             return LabelPack(tuple(text.split("\n")[:-1]))

@@ -35,6 +35,7 @@ from worker.artifact.manifest import HUB_ID, Source
 from worker.contract.i18n import Message
 from worker.contract.i18n import gettext as _
 from worker.contract.i18n import gettext_noop as N_
+from worker.contract.local.files import open_regular
 from worker.contract.reasons import reason
 from worker.contract.settings import expanded
 from worker.errors import ExportError
@@ -74,7 +75,9 @@ def find(name: str, revision: str | None, echo: Callable[[str], None]) -> Found:
     """
     directory = expanded(name)
     if directory.is_dir():
-        return Found(directory, Source(id=directory.resolve().name, revision=_digest(directory)))
+        what = Message(N_("model {name!r}"), name=name)
+        revision = _attempt(lambda: _digest(directory), what)
+        return Found(directory, Source(id=directory.resolve().name, revision=revision))
     if not HUB_ID.fullmatch(name):
         raise ExportError(N_("there is no model at {name}"), name=name)
     echo(_("looking for {name} on the hub").format(name=name))
@@ -190,8 +193,9 @@ def _digest(directory: Path) -> str:
     """Return the sha256 over a directory's files, first 12 digits: which weights these are."""
     total = hashlib.sha256()
     for file in sorted(directory.iterdir()):
-        if file.is_file():
-            with file.open("rb") as stream:
+        # The libraries below open some of them by name, and would wait for a FIFO.
+        if file.exists() and not file.is_dir():
+            with open_regular(file) as stream:
                 total.update(file.name.encode() + hashlib.file_digest(stream, "sha256").digest())
     return f"sha256:{total.hexdigest()[:_ID_DIGITS]}"
 

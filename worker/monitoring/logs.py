@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Iterator
-from typing import Any, Final
+from io import StringIO
+from typing import Any, Final, TextIO
 
 import structlog
 from celery.exceptions import Reject
-from structlog.typing import EventDict, Processor, WrappedLogger
+from structlog.typing import EventDict, ExcInfo, Processor, WrappedLogger
 
+from worker.contract.printable import printable, printable_lines
 from worker.contract.redis.errors import passes, reason_of
 
 _SHARED: tuple[Processor, ...] = (
@@ -21,6 +23,7 @@ _SHARED: tuple[Processor, ...] = (
 # They log at `info` what our own events say better.
 _CHATTY = ("celery.worker.strategy", "celery.app.trace", "kombu")
 _MOST_CAUSES: Final = 5
+_INDENT: Final = "  "
 # It logs each lost connection, which `worker.service.reconnect` logs with the reason.
 _RECONNECTING = "celery.worker.consumer.consumer"
 
@@ -36,7 +39,7 @@ def configure(level: str) -> None:
     )
     # Without local variables: a traceback is some lines, and holds no settings.
     console = structlog.dev.ConsoleRenderer(
-        colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+        colors=sys.stderr.isatty(), exception_formatter=_printable_traceback
     )
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
@@ -45,6 +48,7 @@ def configure(level: str) -> None:
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
                 *([] if level == "debug" else [_in_one_line]),
+                _printable,
                 console,
             ],
         )
@@ -70,6 +74,26 @@ def _in_one_line(_logger: WrappedLogger, _method: str, event: EventDict) -> Even
             event["reason"] = reason_of(cause)
             break
     return event
+
+
+def _printable(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Escape what acts on a terminal, or looks like another line of the log."""
+    shown = {
+        printable(name): printable_lines(value) if isinstance(value, str) else value
+        for name, value in event.items()
+    }
+    return shown | {"event": _in_lines(str(event.get("event", "")))}
+
+
+def _in_lines(text: str) -> str:
+    # Celery's own messages have several lines; those that follow are seen to follow.
+    return printable_lines(text).replace("\n", f"\n{_INDENT}")
+
+
+def _printable_traceback(stream: TextIO, error: ExcInfo) -> None:
+    lines = StringIO()
+    structlog.dev.plain_traceback(lines, error)
+    stream.write(_in_lines(lines.getvalue()))
 
 
 def _causes(error: Any) -> Iterator[BaseException]:

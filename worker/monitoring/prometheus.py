@@ -21,6 +21,7 @@ from prometheus_client.core import (
 from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector
 
+from worker.contract.printable import printable
 from worker.contract.worker_info import WorkerInfo
 from worker.pipeline.pipeline import Pipeline
 from worker.pipeline.stats import BOUNDS_S
@@ -70,7 +71,7 @@ def _images(pipeline: Pipeline) -> Iterable[Metric]:
         "wanwu_images", "Images done, by status and failure code.", labels=("status", "code")
     )
     for code, count in ({"": 0} | pipeline.figures.codes()).items():
-        images.add_metric(("failed" if code else "ok", code), count)
+        images.add_metric(("failed" if code else "ok", printable(code)), count)
     yield images
     stages = HistogramMetricFamily(
         "wanwu_stage_seconds", "Time that images spent in each stage.", labels=("stage",)
@@ -94,7 +95,7 @@ def _images(pipeline: Pipeline) -> Iterable[Metric]:
 def _model(info: WorkerInfo) -> Iterable[Metric]:
     model = InfoMetricFamily("wanwu_model", "What the worker runs, and where.")
     names = ("model", "device", "precision", "engine")
-    model.add_metric((), {name: str(getattr(info, name)) for name in names})
+    model.add_metric((), {name: printable(str(getattr(info, name))) for name in names})
     yield model
     yield CounterMetricFamily(
         "wanwu_engine_fallbacks",

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 Clock = Callable[[], float]
 
+_MOST_CODES: Final = 64
+_OTHER_CODE: Final = "other"
 STAGES: Final = ("queue", "read", "decode", "batch_wait", "infer", "total")
 # From a cached file's read to a night in the queue.
 BOUNDS_S: Final = (
@@ -131,7 +133,7 @@ class Figures:
             self._pace.add(len(images))
             self._latest.extend(image.timing for image in images)
             for image in images:
-                self._codes[image.error.code if image.error else ""] += 1
+                self._codes[self._code_of(image)] += 1
                 for stage, histogram in self._stages.items():
                     ms: float | None = getattr(image.timing, f"{stage}_ms")
                     if ms is not None:
@@ -159,6 +161,11 @@ class Figures:
     def last_at_s(self) -> float:
         """When the last was done, in seconds since the epoch; 0 if none was."""
         return self._last_at_s
+
+    def _code_of(self, image: ImageResult) -> str:
+        """Return what an image counts as; producers may report any number of codes."""
+        code = image.error.code if image.error else ""
+        return code if code in self._codes or len(self._codes) < _MOST_CODES else _OTHER_CODE
 
     def codes(self) -> dict[str, int]:
         """Return how many images ended with each code; "" are those with tags."""

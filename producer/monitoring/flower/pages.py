@@ -34,6 +34,7 @@ from producer.monitoring.flower.broker import QueueLengths, check_url, settings_
 from producer.monitoring.flower.throughput_stats import PERIOD_S, STAGES, Throughput, View
 from producer.monitoring.queue_stats import look
 from worker.contract.messages import QUEUE
+from worker.contract.printable import printable
 from worker.contract.queue.app import prefix_options, use_broker
 from worker.contract.redis.connections import BrokerUnreachableError, connect
 from worker.contract.stores.dead_letters import DeadLetters
@@ -54,6 +55,7 @@ FIELDS: Final = {
     "device": "Device",
     "model": "Model",
 }
+_WORDS: Final = ("device", "model")
 # A worker says every two seconds that it lives.
 SILENT_S: Final = 15.0
 LOOK_TIMEOUT_S: Final = 5.0
@@ -104,7 +106,11 @@ class ThroughputEvents(Events):
     def on_event(self, event: Any) -> None:
         """Take in an event."""
         throughput.on_event(event)
-        super().on_event(event)
+        # Flower's tables escape what is HTML, and nothing that hides or turns.
+        shown = {
+            name: printable(event[name]) for name in _WORDS if isinstance(event.get(name), str)
+        }
+        super().on_event(event | shown)
 
     def _look(self) -> None:
         pause = threading.Event()

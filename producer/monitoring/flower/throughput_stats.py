@@ -97,7 +97,7 @@ class Throughput:
             known["heard_s"] = self._clock()
             if event.get("type") != "task-succeeded" or not isinstance(event.get("images"), int):
                 return
-            known |= {name: event[name] for name in ("device", "model") if event.get(name)}
+            known |= {name: str(event[name]) for name in ("device", "model") if event.get(name)}
             self._sums.setdefault(worker, Counter()).update(_sums(event))
 
     def look(self, backlog: QueueStats | None) -> None:
