@@ -72,7 +72,8 @@ def held(jobs: JobStore, chunks: int = 40) -> str:
 def test_there_is_room_without_a_limit_or_where_redis_evicts(client: Any) -> None:
     assert MemoryWatch(client).take(10**12)
     assert not MemoryWatch(client).is_short
-    limit(client, 0.99)
+    # More than fits: what a server has in use of itself goes down after its start.
+    limit(client, 1.5)
     assert MemoryWatch(client).is_short
     client.config_set("maxmemory-policy", "volatile-lru")
     assert (MemoryWatch(client).is_short, MemoryWatch(client).percent) == (False, 0)
