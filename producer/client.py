@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self, Unpack
 from weakref import WeakSet
 
@@ -128,13 +129,19 @@ class Client:
                 self._open_link = self._stack.enter_context(at_redis)
         return self
 
-    def __exit__(self, *_error: object) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         try:
             for stream in list(self._streams):
                 stream.close()
         finally:
             self._open_link = None
-            self._stack.close()
+            # The connection may know more about what went wrong.
+            self._stack.__exit__(kind, error, trace)
 
     def tag(
         self,

@@ -2,61 +2,91 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Annotated, Final
+from typing import Final
 
-from fastapi import Depends, FastAPI, Response, Security
+from fastapi import FastAPI, Response, Security
 from fastapi.security import APIKeyHeader
+from starlette.types import Receive, Scope, Send
 
-from producer.api.errors import RESPONSES, RefusedError, handle_errors, limit_bodies
+from producer.api.bodies import Bodies
+from producer.api.errors import RESPONSES, handle_errors
+from producer.api.gate import Gate, Rules
+from producer.api.health import HealthWatch
 from producer.api.job_routes import bulk
+from producer.api.jobs import ApiJobs
+from producer.api.pages import add_pages
 from producer.api.predict import predictions
+from producer.api.results import ResultStreams
 from producer.api.schemas import Health
 from producer.api.urgent_queue import UrgentQueue
 from producer.backend.connection import Connection
-from producer.backend.workers import online
-from worker.contract.redis.connections import BrokerUnreachableError
 
-ONLINE_S: Final = 1.0
+# For the description alone: the gate has looked at the key before.
 _KEY: Final = APIKeyHeader(name="X-API-Key", auto_error=False)
 
 
-def make_app(connection: Connection, api_key: str = "") -> FastAPI:
-    """Return the app; with an API key, every request but /health must bring it as X-API-Key."""
-    urgent_queue = UrgentQueue(connection)
+class Api:
+    """The application, and how it ends: streams at once, and what is under way when time is up."""
+
+    def __init__(self, connection: Connection, api_key: str, hosts: frozenset[str]) -> None:
+        """With an API key, every request but those to open paths must bring it as X-API-Key.
+
+        Without one, only requests to these hosts are answered.
+        """
+        jobs = ApiJobs(connection)
+        self._urgent_queue = UrgentQueue(connection)
+        self._streams = ResultStreams(connection, jobs)
+        self._health = HealthWatch(connection)
+        self._bodies = Bodies()
+        self._app = FastAPI(
+            title="wanwu-tagger",
+            summary="Tags for images, through the queue",
+            lifespan=self._living,
+            responses=RESPONSES,
+            docs_url=None,
+            redoc_url=None,
+        )
+        handle_errors(self._app)
+        for routes in (
+            predictions(connection, self._urgent_queue),
+            bulk(connection, jobs, self._streams),
+        ):
+            self._app.include_router(routes, dependencies=[Security(_KEY)])
+        add_health(self._app, self._health)
+        add_pages(self._app)
+        rules = Rules(api_key, hosts, connection.settings.max_file_bytes)
+        self._gate = Gate(self._app, rules, self._bodies)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer, as ASGI has it."""
+        await self._gate(scope, receive, send)
+
+    def end_streams(self) -> None:
+        """End what would go on for as long as it likes: clients see that it is not complete."""
+        self._streams.stop()
+
+    def end_all(self) -> None:
+        """Refuse whoever still waits, or sends."""
+        self._urgent_queue.refuse_all()
+        self._bodies.refuse_all()
 
     @asynccontextmanager
-    async def living(_: FastAPI) -> AsyncIterator[None]:
-        urgent_queue.start()
+    async def _living(self, _: FastAPI) -> AsyncIterator[None]:
+        self._urgent_queue.start()
         yield
-        urgent_queue.stop()
+        self._health.stop()
+        await self._urgent_queue.stop()
 
-    def known(given: Annotated[str | None, Security(_KEY)]) -> None:
-        if api_key and not secrets.compare_digest((given or "").encode(), api_key.encode()):
-            raise RefusedError(401, "unauthorized", "give the API key as X-API-Key")
 
-    app = FastAPI(
-        title="wanwu-tagger",
-        summary="Tags for images, through the queue",
-        lifespan=living,
-        responses=RESPONSES,
-    )
-    handle_errors(app)
-    limit_bodies(app, connection.settings.max_file_bytes)
-    for routes in (predictions(connection, urgent_queue), bulk(connection)):
-        app.include_router(routes, dependencies=[Depends(known)])
+def add_health(app: FastAPI, watch: HealthWatch) -> None:
+    """Add the route that anybody may ask."""
 
     @app.get("/health")
-    def health(response: Response) -> Health:
+    async def health(response: Response) -> Health:
         """Tell whether the queue answers, and who works."""
-        try:
-            workers = online(connection.app, ONLINE_S)
-        except BrokerUnreachableError:
+        found = await watch.look()
+        if found.status == "no queue":
             response.status_code = 503
-            return Health(status="no queue")
-        found = [{"name": one.name, "model": one.model, "device": one.device} for one in workers]
-        return Health(status="ok" if found else "no worker", workers=found)
-
-    return app
+        return found

@@ -18,14 +18,13 @@ from worker.contract.labels import LabelsError
 from worker.contract.stores.jobs import NoSuchJobError
 from worker.contract.urls import is_fetchable
 
-# Around the bytes of an image in a form.
-_FORM_BYTES: Final = 65_536
 UNPROCESSABLE: Final = 422
 _TOO_MANY: Final = 429
 # MemoryWatch is made more slowly than workers take images.
 _PAUSES_S: Final = {"redis_full": 5}
-_CLIENT: Final = (400, 401, 403, 404, 409, 411, 413, UNPROCESSABLE, _TOO_MANY)
-_SERVER: Final = (500, 503, 504)
+_AWAY: Final = 503
+_CLIENT: Final = (400, 401, 403, 404, 408, 409, 411, 413, 421, UNPROCESSABLE, _TOO_MANY)
+_SERVER: Final = (500, _AWAY, 504)
 RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
     status: {"model": Problem} for status in (*_CLIENT, *_SERVER)
 }
@@ -57,38 +56,24 @@ def handle_errors(app: FastAPI) -> None:
     async def refused(_: Request, error: Exception) -> Response:
         if not isinstance(error, RefusedError):
             raise error
-        return _answer(error.status, error.code, str(error))
+        return answer(error.status, error.code, str(error))
 
     async def invalid(_: Request, error: Exception) -> Response:
         if not isinstance(error, RequestValidationError):
             raise error
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
-        return _answer(UNPROCESSABLE, "bad_request", f"{place}: {first['msg']}")
+        return answer(UNPROCESSABLE, "bad_request", f"{place}: {first['msg']}")
 
     async def other(_: Request, error: Exception) -> Response:
         if not isinstance(error, HTTPException):
             raise error
         code = HTTPStatus(error.status_code).phrase.lower().replace(" ", "_")
-        return _answer(error.status_code, code, str(error.detail))
+        return answer(error.status_code, code, str(error.detail))
 
     app.add_exception_handler(HTTPException, other)
     app.add_exception_handler(RefusedError, refused)
     app.add_exception_handler(RequestValidationError, invalid)
-
-
-def limit_bodies(app: FastAPI, max_bytes: int) -> None:
-    """Refuse a body that is longer than an image may be, before it is read."""
-
-    @app.middleware("http")
-    async def limit(request: Request, go_on: Callable[[Request], Awaitable[Response]]) -> Response:
-        size = request.headers.get("content-length", "")
-        if "chunked" in request.headers.get("transfer-encoding", ""):
-            return _answer(411, "no_length", "say how long the body is (Content-Length)")
-        if size.isdecimal() and int(size) > max_bytes + _FORM_BYTES:
-            message = f"{int(size):,} bytes are more than the limit of {max_bytes:,}"
-            return _answer(413, "too_large", f"{message} (WANWU_MAX_FILE_BYTES)")
-        return await go_on(request)
 
 
 def check_place(place: str, *, url: bool = False) -> None:
@@ -106,12 +91,13 @@ def _handler(
     status: int, code: str, message: str
 ) -> Callable[[Request, Exception], Awaitable[Response]]:
     async def handle(_: Request, error: Exception) -> Response:
-        return _answer(status, code, message or str(error))
+        return answer(status, code, message or str(error))
 
     return handle
 
 
-def _answer(status: int, code: str, message: str) -> Response:
+def answer(status: int, code: str, message: str) -> Response:
+    """Return an error in our shape; where it passes, with when to try again."""
     body = Problem(code=code, message=message).model_dump()
-    pause_s = _PAUSES_S.get(code, 1 if status == _TOO_MANY else 0)
+    pause_s = _PAUSES_S.get(code, 1 if status in {_TOO_MANY, _AWAY} else 0)
     return JSONResponse(body, status, {"Retry-After": str(pause_s)} if pause_s else None)

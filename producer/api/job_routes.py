@@ -2,52 +2,62 @@
 
 from __future__ import annotations
 
-from functools import partial
-from typing import Annotated, Final
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Annotated, Any, Final
 
 import msgspec
-from fastapi import APIRouter, File, Form, Path, UploadFile
+from fastapi import APIRouter, File, Form, Path, Request, UploadFile
 from fastapi.responses import StreamingResponse
-from starlette.concurrency import run_in_threadpool
 
 from producer.api.errors import UNPROCESSABLE, RefusedError, check_place
+from producer.api.job_locks import JobLocks
 from producer.api.jobs import ApiJobs
-from producer.api.predict import labels_of, name_of
-from producer.api.schemas import JobState, NewJob
+from producer.api.predict import name_of
+from producer.api.results import ResultStreams
+from producer.api.schemas import JobState, NewJob, json_body
 from producer.backend.connection import Connection
 from producer.jobs.cancel import cancel as cancel_job
 from producer.jobs.chunks import Loaded
 from producer.jobs.options import JobOptions
 from worker.contract.codec import decode
+from worker.contract.labels import LabelPack
 from worker.contract.messages import ImageRef
 from worker.contract.stores.jobs import Job
 
 _UPLOAD_FILES: Final = 64
+_SENDERS: Final = 4
+_DETAIL_CHARS: Final = 300
+# A job has a quarter million of texts at most, each between two quotes.
+_MOST_QUOTES: Final = 2_000_000
+_JSON: Final = "application/json"
 _LINES: Final = "application/x-ndjson"
 
 JobId = Annotated[str, Path(pattern=r"^[0-9A-Za-z_.-]{1,64}$")]
 
 
-def bulk(connection: Connection) -> APIRouter:
+def bulk(connection: Connection, jobs: ApiJobs, streams: ResultStreams) -> APIRouter:
     """Return the routes."""
-    routes, jobs = APIRouter(prefix="/jobs"), ApiJobs(connection)
+    routes = APIRouter(prefix="/jobs")
     _add_sending(routes, connection, jobs)
-    _add_looking(routes, connection, jobs)
+    _add_looking(routes, connection, jobs, streams)
     return routes
 
 
 def _add_sending(routes: APIRouter, connection: Connection, jobs: ApiJobs) -> None:
     """Add the routes by which images come."""
+    locks = JobLocks()
+    run = _runner(ThreadPoolExecutor(_SENDERS, "sending"))
 
-    @routes.post("", status_code=201)
-    async def create(asked: NewJob) -> JobState:
+    @routes.post("", status_code=201, openapi_extra=json_body(NewJob))
+    async def create(request: Request) -> JobState:
         """Begin a job of images that workers can reach, or an open one for uploads."""
-        for place in asked.images:
-            check_place(place)
-        labels = await labels_of(connection, asked)
-        options = _options(asked, labels)
-        begin = partial(jobs.create, more=asked.open, labels=len(asked.labels))
-        return _state(await run_in_threadpool(begin, options, asked.images))
+        kind = request.headers.get("content-type", "").partition(";")[0].strip()
+        if kind.lower() != _JSON:
+            raise RefusedError(UNPROCESSABLE, "bad_request", f"send JSON, as {_JSON}")
+        job: Job = await run(_create, connection, jobs, await request.body())
+        return _state(job)
 
     @routes.post("/{job}/images")
     async def upload(
@@ -61,8 +71,9 @@ def _add_sending(routes: APIRouter, connection: Connection, jobs: ApiJobs) -> No
         refs = _named(names) if names else [ImageRef(name_of(one)) for one in images]
         if len(refs) != len(images):
             raise RefusedError(UNPROCESSABLE, "bad_request", "names: as many as images")
-        files = [Loaded(ref, await one.read()) for ref, one in zip(refs, images, strict=True)]
-        return _state(await run_in_threadpool(jobs.add, job, files))
+        async with locks.held(job):
+            files = [Loaded(ref, await one.read()) for ref, one in zip(refs, images, strict=True)]
+            return _state(await run(jobs.add, job, files))
 
     @routes.post("/{job}/close")
     def close(job: JobId) -> JobState:
@@ -70,7 +81,9 @@ def _add_sending(routes: APIRouter, connection: Connection, jobs: ApiJobs) -> No
         return _state(jobs.close(job))
 
 
-def _add_looking(routes: APIRouter, connection: Connection, jobs: ApiJobs) -> None:
+def _add_looking(
+    routes: APIRouter, connection: Connection, jobs: ApiJobs, streams: ResultStreams
+) -> None:
     """Add the routes that show or cancel a job."""
 
     @routes.get("/{job}")
@@ -91,10 +104,31 @@ def _add_looking(routes: APIRouter, connection: Connection, jobs: ApiJobs) -> No
         response_class=StreamingResponse,
         responses={200: {"content": {_LINES: {"schema": {"type": "string"}}}}},
     )
-    def results(job: JobId, *, follow: bool = False) -> StreamingResponse:
+    async def results(job: JobId, *, follow: bool = False) -> StreamingResponse:
         """Stream the records, a line of JSON each; to follow is to wait for all."""
-        connection.jobs.get(job)
-        return StreamingResponse(jobs.lines(job, follow=follow), media_type=_LINES)
+        return StreamingResponse(await streams.open(job, follow=follow), media_type=_LINES)
+
+
+def _runner(pool: ThreadPoolExecutor) -> Callable[..., asyncio.Future[Any]]:
+    def run(do: Callable[..., Any], *given: object) -> asyncio.Future[Any]:
+        return asyncio.get_running_loop().run_in_executor(pool, do, *given)
+
+    return run
+
+
+def _create(connection: Connection, jobs: ApiJobs, body: bytes) -> Job:
+    if body.count(b'"') > _MOST_QUOTES:
+        raise RefusedError(413, "too_many", "the body holds more texts than any job has")
+    try:
+        asked = msgspec.json.decode(body, type=NewJob)
+    except (msgspec.MsgspecError, ValueError) as e:
+        raise RefusedError(UNPROCESSABLE, "bad_request", f"body: {str(e)[:_DETAIL_CHARS]}") from e
+    for place in asked.images:
+        check_place(place)
+    pack = asked.pack()
+    labels = connection.labels.put(pack) if pack != LabelPack() else None
+    options = _options(asked, labels)
+    return jobs.create(options, asked.images, more=asked.open, labels=len(asked.labels))
 
 
 def _options(asked: NewJob, labels: str | None) -> JobOptions:

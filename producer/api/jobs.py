@@ -3,30 +3,29 @@
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Iterator, Sequence
-from itertools import islice
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import Final
 
 import msgspec
 from cachetools import TTLCache
+from redis.exceptions import LockError
 
 from producer.backend.connection import Connection
 from producer.console.paths import about
-from producer.formats.jsonl import line_of
 from producer.jobs.chunks import Loaded, grouped, make_chunk
 from producer.jobs.options import JobOptions
 from producer.jobs.publisher import MAX_BYTES, Publisher, Stores
 from worker.contract.messages import ImageRef, waiting_s
 from worker.contract.queue.job_messages import LossCheck
-from worker.contract.stores.jobs import Job
+from worker.contract.stores.jobs import Job, NoSuchJobError
 
 UPLOAD_IMAGES: Final = 8
 REFERENCES: Final = 64
 # Bytes of so many images may wait in Redis for each job.
 MOST_OUTSTANDING: Final = 512
-_FOLLOW_S: Final = 0.2
 _LOCK_S: Final = 60.0
+_LOCKED_S: Final = 2.0
 # Jobs that are asked about, each with what was seen of it.
 _MOST_CHECKS: Final = 1024
 _CHECK_TTL_S: Final = 600.0
@@ -90,7 +89,7 @@ class ApiJobs:
         connection = self._connection
         self._check_memory()
         kept_at = connection.keys.options(job_id)
-        with connection.client.lock(f"{kept_at}:lock", timeout=_LOCK_S):
+        with self._lock(f"{kept_at}:lock"):
             job = connection.jobs.get(job_id)
             kept = connection.client.get(kept_at)
             if kept is None or job.state != "submitting":
@@ -100,6 +99,19 @@ class ApiJobs:
             options = msgspec.json.decode(kept, type=JobOptions)
             self._send(job_id, options, images, UPLOAD_IMAGES, job)
             return connection.jobs.get(job_id)
+
+    @contextmanager
+    def _lock(self, name: str) -> Iterator[None]:
+        """Keep other servers out; who holds it for long makes others try again."""
+        lock = self._connection.client.lock(name, timeout=_LOCK_S, blocking_timeout=_LOCKED_S)
+        if not lock.acquire():
+            raise FullError
+        try:
+            yield
+        finally:
+            # It may have ended by itself.
+            with suppress(LockError):
+                lock.release()
 
     def _check_memory(self) -> None:
         memory = self._connection.memory
@@ -113,6 +125,10 @@ class ApiJobs:
             self._connection.jobs.set_state(job_id, "submitted")
         return self._connection.jobs.get(job_id)
 
+    def progress(self, job_ids: Sequence[str]) -> Mapping[str, tuple[Job, bytes]]:
+        """Return jobs with the bits of their chunks; those that are not there are left out."""
+        return self._connection.jobs.progress(job_ids)
+
     def look(self, job_id: str) -> Job:
         """Return a job, after a look whether its messages have vanished, if nothing of it comes.
 
@@ -120,35 +136,22 @@ class ApiJobs:
             NoSuchJobError: there is no such job.
         """
         job = self._connection.jobs.get(job_id)
-        if job.outstanding and self._checks_lock.acquire(blocking=False):
-            try:
-                check = self._checks.get(job_id)
-                if check is None:
-                    check = self._connection.loss_check(job_id)
-                self._checks[job_id] = check
-                if check.look(job):
-                    job = self._connection.jobs.get(job_id)
-            finally:
-                self._checks_lock.release()
-        return job
+        return self._connection.jobs.get(job_id) if self.search(job) else job
 
-    def lines(self, job_id: str, *, follow: bool) -> Iterator[str]:
-        """Yield records as lines of JSON: those that are there or, to `follow`, until the end."""
-        sent: set[int] = set()
-        while True:
-            job = self.look(job_id)
-            yield from self._new(job, sent)
-            if job.finished or not follow:
-                return
-            time.sleep(_FOLLOW_S)
-
-    def _new(self, job: Job, sent: set[int]) -> Iterator[str]:
-        left = [seq for seq in range(job.chunks) if seq not in sent]
-        asked = iter(left)
-        while some := list(islice(asked, REFERENCES)):
-            for outcome in self._connection.jobs.collect(job.id, some):
-                sent.add(outcome.seq)
-                yield from (f"{line_of(record)}\n" for record in outcome.records())
+    def search(self, job: Job) -> bool:
+        """Look whether messages of a job have vanished, if nothing of it comes; return whether."""
+        if not job.outstanding or not self._checks_lock.acquire(blocking=False):
+            return False
+        try:
+            check = self._checks.get(job.id)
+            if check is None:
+                check = self._connection.loss_check(job.id)
+            self._checks[job.id] = check
+            return bool(check.look(job))
+        except NoSuchJobError:
+            return False
+        finally:
+            self._checks_lock.release()
 
     def _send(
         self,

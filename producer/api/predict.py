@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
-from fastapi import APIRouter, File, Form, UploadFile
-from pydantic import ValidationError
+import msgspec
+from fastapi import APIRouter, File, Form, Request, UploadFile
 from starlette.concurrency import run_in_threadpool
 
+from producer.api.bodies import release
 from producer.api.errors import UNPROCESSABLE, RefusedError, check_place
+from producer.api.hung_up import unless_hung_up
 from producer.api.schemas import Manner, Prediction, Result
-from producer.api.urgent_queue import BusyError, PredictRequest, UrgentQueue
+from producer.api.urgent_queue import BusyError, PredictRequest, StoppingError, UrgentQueue
 from producer.backend.connection import Connection
 from producer.jobs.options import JobOptions
 from worker.contract.labels import LabelPack
@@ -19,6 +21,8 @@ from worker.contract.stores.jobs import LostChunk
 
 ANSWER_S: Final = 30.0
 NAME_CHARS: Final = 1024
+# Twice as long as needed, since half of it may be over when the next request comes.
+_LABELS_TTL_S: Final = 600
 # What a client can do nothing about is the server's fault; all others are its own.
 _STATUS: Final = {
     "too_large": 413,
@@ -36,6 +40,7 @@ def predictions(connection: Connection, urgent_queue: UrgentQueue) -> APIRouter:
 
     @routes.post("/predict")
     async def predict(
+        request: Request,
         *,
         image: Annotated[UploadFile | None, File(description="a file; or give a URL")] = None,
         url: Annotated[str | None, Form(max_length=8192)] = None,
@@ -49,31 +54,41 @@ def predictions(connection: Connection, urgent_queue: UrgentQueue) -> APIRouter:
         if (image is None) == (url is None):
             message = "give image or url, one of them"
             raise RefusedError(UNPROCESSABLE, "bad_request", message)
-        try:
-            manner = Manner(
-                labels=label,
-                templates=template,
-                top_k=top_k,
-                threshold=threshold,
-                calibrated=calibrated,
-            )
-        except ValidationError as e:
-            message = f"{e.errors()[0]['loc'][0]}: {e.errors()[0]['msg']}"
-            raise RefusedError(UNPROCESSABLE, "bad_request", message) from e
+        form = {
+            "labels": label,
+            "templates": template,
+            "top_k": top_k,
+            "threshold": threshold,
+            "calibrated": calibrated,
+        }
+        manner = _manner(form)
         if url is not None:
             check_place(url, url=True)
-        request = PredictRequest(
-            name=url or name_of(image),
-            data=await image.read() if image else None,
-            options=JobOptions(
-                labels=await labels_of(connection, manner),
-                top_k=top_k,
-                threshold=manner.least(),
-            ),
+        options = JobOptions(
+            labels=await labels_of(connection, manner),
+            top_k=top_k,
+            threshold=manner.least(),
         )
-        return _prediction(await _answer(urgent_queue, request))
+        asking = _answer(urgent_queue, await _loaded(image, url or "", options), request)
+        return _prediction(await unless_hung_up(request, asking))
 
     return routes
+
+
+def _manner(form: dict[str, Any]) -> Manner:
+    try:
+        return msgspec.convert(form, Manner)
+    except msgspec.ValidationError as e:
+        raise RefusedError(UNPROCESSABLE, "bad_request", str(e)) from e
+
+
+async def _loaded(image: UploadFile | None, url: str, options: JobOptions) -> PredictRequest:
+    """Return the request with the bytes of the upload, which are not kept beside it."""
+    if image is None:
+        return PredictRequest(name=url, data=None, options=options)
+    data = await image.read()
+    await image.close()
+    return PredictRequest(name=name_of(image), data=data, options=options)
 
 
 async def labels_of(connection: Connection, manner: Manner) -> str | None:
@@ -83,7 +98,9 @@ async def labels_of(connection: Connection, manner: Manner) -> str | None:
         LabelsError: it cannot be used.
     """
     pack = manner.pack()
-    return await run_in_threadpool(connection.labels.put, pack) if pack != LabelPack() else None
+    if pack == LabelPack():
+        return None
+    return await run_in_threadpool(connection.labels.put_briefly, pack, _LABELS_TTL_S)
 
 
 def name_of(file: UploadFile | None) -> str:
@@ -91,11 +108,18 @@ def name_of(file: UploadFile | None) -> str:
     return ((file and file.filename) or "image")[:NAME_CHARS]
 
 
-async def _answer(urgent_queue: UrgentQueue, request: PredictRequest) -> ChunkResult:
+async def _answer(
+    urgent_queue: UrgentQueue, image: PredictRequest, request: Request
+) -> ChunkResult:
+    asking = urgent_queue.ask(image, ANSWER_S, lambda: release(request.scope))
+    # Who waits need not keep the bytes.
+    del image
     try:
-        answer = await urgent_queue.ask(request, ANSWER_S)
+        answer = await asking
     except BusyError as e:
         raise RefusedError(429, "busy", "too many wait for an answer; try again") from e
+    except StoppingError as e:
+        raise RefusedError(503, "stopping", "the server stops; try again") from e
     except TimeoutError as e:
         raise RefusedError(504, "no_answer", "no worker has answered in time") from e
     if isinstance(answer, LostChunk):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+import msgspec
+from msgspec import Meta
+from pydantic import BaseModel, Field
 
 from worker.contract.labels import (
     CALIBRATED_THRESHOLD,
@@ -15,24 +17,38 @@ from worker.contract.labels import (
 )
 from worker.contract.messages import MAX_PATH_CHARS, MAX_THUMBNAIL_PX, Priority
 
-Label = Annotated[str, Field(min_length=1, max_length=MAX_LABEL_CHARS)]
-Template = Annotated[str, Field(min_length=2, max_length=MAX_LABEL_CHARS)]
-Place = Annotated[str, Field(min_length=1, max_length=MAX_PATH_CHARS)]
+_MOST_LABELS: Final = 20_000
+_MOST_IMAGES: Final = 100_000
+
+Label = Annotated[str, Meta(min_length=1, max_length=MAX_LABEL_CHARS)]
+Template = Annotated[str, Meta(min_length=2, max_length=MAX_LABEL_CHARS)]
+Place = Annotated[str, Meta(min_length=1, max_length=MAX_PATH_CHARS)]
+
+Labels = Annotated[list[Label], Meta(max_length=_MOST_LABELS, description="else the model's own")]
+Templates = Annotated[list[Template], Meta(max_length=16, description="with {} for a label")]
+Aliases = Annotated[dict[Label, list[Label]], Meta(description="averaged with their label")]
+Parents = Annotated[dict[Label, Label], Meta(description="given with the tag")]
+Background = Annotated[list[Label], Meta(max_length=_MOST_LABELS, description="see calibrated")]
+TopK = Annotated[int, Meta(ge=1, le=1000, description="tags an image, at most")]
+Threshold = Annotated[float, Meta(ge=0, le=1, description="lowest score of a tag")]
+Calibrated = Annotated[bool, Meta(description="score each label by itself")]
+Images = Annotated[list[Place], Meta(max_length=_MOST_IMAGES, description="paths or URLs")]
+Thumbnail = Annotated[int, Meta(ge=0, le=MAX_THUMBNAIL_PX, description="keep one so large")]
 
 
-class Manner(BaseModel):
+# What comes in is read by msgspec: the wrong type ends it where it stands, before a tree of objects
+# is made of all the rest.
+class Manner(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How images are to be tagged."""
 
-    model_config = ConfigDict(extra="forbid")
-
-    labels: list[Label] = Field(default=[], max_length=20_000, description="else the model's own")
-    templates: list[Template] = Field(default=[], max_length=16, description="with {} for a label")
-    aliases: dict[Label, list[Label]] = Field(default={}, description="averaged with their label")
-    parents: dict[Label, Label] = Field(default={}, description="given with the tag")
-    background: list[Label] = Field(default=[], max_length=20_000, description="see calibrated")
-    top_k: int = Field(default=5, ge=1, le=1000, description="tags an image, at most")
-    threshold: float | None = Field(default=None, ge=0, le=1, description="lowest score of a tag")
-    calibrated: bool = Field(default=False, description="score each label by itself")
+    labels: Labels = []
+    templates: Templates = []
+    aliases: Aliases = {}
+    parents: Parents = {}
+    background: Background = []
+    top_k: TopK = 5
+    threshold: Threshold | None = None
+    calibrated: Calibrated = False
 
     def pack(self) -> LabelPack:
         """Return the label set.
@@ -60,14 +76,14 @@ class Manner(BaseModel):
         return CALIBRATED_THRESHOLD if self.calibrated else 0.0
 
 
-class NewJob(Manner):
+class NewJob(Manner, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Images that workers see by their paths, or fetch; more may be uploaded while it is open."""
 
-    images: list[Place] = Field(default=[], max_length=100_000, description="paths or URLs")
-    open: bool = Field(default=False, description="more images will be uploaded")
-    embeddings: bool = Field(default=False, description="keep them in the records")
-    thumbnail_px: int = Field(default=0, ge=0, le=MAX_THUMBNAIL_PX, description="keep one so large")
-    priority: Priority = Field(default="normal", description="share of the workers: 1/4, 1 or 4")
+    images: Images = []
+    open: Annotated[bool, Meta(description="more images will be uploaded")] = False
+    embeddings: Annotated[bool, Meta(description="keep them in the records")] = False
+    thumbnail_px: Thumbnail = 0
+    priority: Annotated[Priority, Meta(description="share of the workers: 1/4, 1 or 4")] = "normal"
 
 
 class Result(BaseModel):
@@ -110,3 +126,14 @@ class Health(BaseModel):
 
     status: Literal["ok", "no worker", "no queue"]
     workers: list[dict[str, Any]] = []
+
+
+def json_body(kind: type) -> dict[str, Any]:
+    """Return what the OpenAPI description says of a request whose body is such a struct."""
+    _, schemas = msgspec.json.schema_components((kind,))
+    return {
+        "requestBody": {
+            "content": {"application/json": {"schema": schemas[kind.__name__]}},
+            "required": True,
+        }
+    }

@@ -1,4 +1,11 @@
-"""One image -> its result while somebody waits: through the queue, ahead of all bulk jobs."""
+"""One image -> its result while somebody waits: through the queue, ahead of all bulk jobs.
+
+::
+
+    ask --send--> queue --worker--> result --look--> who asks
+     |
+     +-- gives up, hangs up --withdraw--> out of the queue, and the bytes out of Redis
+"""
 
 from __future__ import annotations
 
@@ -8,16 +15,19 @@ import math
 import secrets
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from typing import Final
 
 import msgspec
 import redis
 from kombu.exceptions import OperationalError
 
+from producer.api.withdrawals import Withdrawals
 from producer.backend.connection import Connection
-from producer.jobs.chunks import Loaded, make_chunk
+from producer.jobs.chunks import Loaded, OutgoingChunk, make_chunk
 from producer.jobs.options import JobOptions
 from worker.contract.messages import (
     QUEUE,
@@ -33,13 +43,22 @@ from worker.contract.stores.jobs import LostChunk
 _KEY_TTL_S: Final = 15
 _KEY_PAUSE_S: Final = 5.0
 _POLL_S: Final = 0.002
+# Looking for results takes at most a third of the time.
+_POLL_RATIO: Final = 2
 _IDLE_S: Final = 0.05
 _AWAY_S: Final = 0.5
 MOST_WAITING: Final = 256
+# Longer than anybody waits. Should this process be killed, bytes are gone soon.
+_BLOB_TTL_S: Final = 90
+_SENDERS: Final = 8
 
 
 class BusyError(RuntimeError):
     """As many wait as may."""
+
+
+class StoppingError(RuntimeError):
+    """The server stops."""
 
 
 class PredictRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,48 +78,88 @@ class UrgentQueue:
         self._job: Final = f"now-{secrets.token_hex(6)}"
         self._numbers = itertools.count()
         self._waiting: dict[int, asyncio.Future[ChunkResult | LostChunk]] = {}
+        self._withdrawals = Withdrawals(connection, self._job)
         self._loop: asyncio.AbstractEventLoop
         self._stopping = threading.Event()
         self._asked = threading.Event()
         self._announce_at_s = 0.0
         self._thread = threading.Thread(target=self._run, name="answers", daemon=True)
+        self._senders = ThreadPoolExecutor(_SENDERS, "urgent")
 
     def start(self) -> None:
         """Begin, within the event loop that asks."""
         self._loop = asyncio.get_running_loop()
         self._thread.start()
 
-    def stop(self) -> None:
-        """End; nobody is answered any more."""
+    def refuse_all(self) -> None:
+        """Let all who wait go: the server stops."""
+        for future in self._waiting.values():
+            if not future.done():
+                future.set_exception(StoppingError())
+
+    async def stop(self) -> None:
+        """End; nobody is answered any more, and nothing stays in the queue."""
+        await asyncio.to_thread(self._senders.shutdown)
+        # What was being sent is withdrawn by whoever asked for it.
+        await asyncio.sleep(0)
         self._stopping.set()
         self._asked.set()
-        self._thread.join()
+        await asyncio.to_thread(self._thread.join)
 
-    async def ask(self, request: PredictRequest, timeout_s: float) -> ChunkResult | LostChunk:
-        """Return the result of a chunk of one image.
+    async def ask(
+        self,
+        request: PredictRequest,
+        timeout_s: float,
+        on_sent: Callable[[], object] = lambda: None,
+    ) -> ChunkResult | LostChunk:
+        """Return the result of a chunk of one image; `on_sent` is called when its bytes are away.
+
+        Whoever stops waiting, for whatever reason, leaves nothing in Redis.
 
         Raises:
             BusyError: too many wait already.
+            StoppingError: the server stops.
             TimeoutError: no worker has answered.
             redis.RedisError: Redis is away.
         """
         if len(self._waiting) >= MOST_WAITING:
             raise BusyError
         seq = next(self._numbers)
-        future = self._waiting[seq] = self._loop.create_future()
+        future: asyncio.Future[ChunkResult | LostChunk] = self._loop.create_future()
+        self._waiting[seq] = future
+        outgoing = self._chunk_of(seq, request)
+        blobs = tuple(outgoing.blobs)
+        sending = self._loop.run_in_executor(self._senders, self._send, outgoing)
+        # Who waits need not keep the bytes.
+        del request, outgoing
         try:
-            await asyncio.to_thread(self._send, seq, request)
-            self._asked.set()
-            return await asyncio.wait_for(future, timeout_s)
+            async with asyncio.timeout(timeout_s):
+                # It cannot be stopped half-way: what is sent is withdrawn afterwards.
+                await asyncio.shield(sending)
+                on_sent()
+                self._asked.set()
+                return await future
+        except BaseException:
+            sending.add_done_callback(partial(self._give_up, seq, blobs))
+            raise
         finally:
             del self._waiting[seq]
 
-    def _send(self, seq: int, request: PredictRequest) -> None:
-        connection, options = self._connection, request.options
+    def _give_up(self, seq: int, blobs: tuple[str, ...], sending: asyncio.Future[None]) -> None:
+        if not sending.cancelled():
+            sending.exception()  # Whoever asked has it, or is gone.
+        self._withdrawals.add(seq, blobs)
+        self._asked.set()
+
+    def _chunk_of(self, seq: int, request: PredictRequest) -> OutgoingChunk:
         image = Loaded(ImageRef(request.name), request.data)
-        chunk, blobs = make_chunk(self._job, seq, [image], options, connection.keys, urgent=True)
+        keys = self._connection.keys
+        return make_chunk(self._job, seq, [image], request.options, keys, urgent=True)
+
+    def _send(self, outgoing: OutgoingChunk) -> None:
+        connection, (chunk, blobs) = self._connection, outgoing
         if blobs:
-            connection.blobs.put(blobs, connection.settings.result_ttl_s)
+            connection.blobs.put(blobs, _BLOB_TTL_S)
         try:
             connection.app.send_task(
                 TASK,
@@ -123,6 +182,7 @@ class UrgentQueue:
         with suppress(redis.RedisError):
             while not self._stopping.is_set():
                 policy.call(self._step)
+            self._withdrawals.step(is_last=True)
 
     def _goes_on(self, _error: Exception) -> bool:
         return not self._stopping.is_set()
@@ -132,6 +192,7 @@ class UrgentQueue:
             connection = self._connection
             connection.client.set(connection.keys.urgent, "1", ex=_KEY_TTL_S)
             self._announce_at_s = time.monotonic() + _KEY_PAUSE_S
+        self._withdrawals.step()
         self._look()
 
     def _look(self) -> None:
@@ -140,11 +201,12 @@ class UrgentQueue:
             self._asked.wait(_IDLE_S)
             self._asked.clear()
             return
+        began_s = time.monotonic()
         found = self._connection.jobs.collect(self._job, seqs)
         if found:
             self._connection.jobs.drop_results(self._job, [one.seq for one in found])
             self._loop.call_soon_threadsafe(self._answer, found)
-        time.sleep(_POLL_S)
+        time.sleep(max(_POLL_S, _POLL_RATIO * (time.monotonic() - began_s)))
 
     def _answer(self, found: Sequence[ChunkResult | LostChunk]) -> None:
         for one in found:

@@ -14,7 +14,7 @@ from producer.arguments import argument
 from producer.backend.local_worker import LocalWorker, check_libraries
 from producer.backend.queue_problems import full_sentence, later_sentence, lost_sentence
 from producer.backend.workers import WorkerInfo, online
-from producer.errors import JobLostError
+from producer.errors import JobLostError, UnavailableError
 from worker.contract.i18n import gettext as _
 from worker.contract.i18n import gettext_noop as N_
 from worker.contract.keys import DEFAULT_PREFIX
@@ -30,6 +30,7 @@ from worker.contract.redis.connections import (
     single_try_client,
     unreachable,
 )
+from worker.contract.redis.key_types import is_wrong_type, wrong_type
 from worker.contract.redis.memory import MemoryWatch
 from worker.contract.redis.server_check import (
     check_server,
@@ -108,7 +109,7 @@ class Connection:
             JobLostError: none ever will.
         """
         try:
-            if refused := self._refusal():
+            if refused := self._refusal(job):
                 return refused
             self.jobs.get(job)
             if self.first_worker() is None:
@@ -148,11 +149,12 @@ class Connection:
 
         return look
 
-    def _refusal(self) -> str:
+    def _refusal(self, job: str) -> str:
         """Return why Redis takes no work at the moment, though it answers; else nothing."""
         broker, results = self.settings.broker_url, self.settings.results
         with connect(broker) as client:
             reason, where = refusal(client, write_commands(self.keys)), broker
+            reason = reason or str(wrong_type(client, self.keys, job) or "")
         if not reason and results != broker:
             with connect(results) as client:
                 reason, where = refusal(client, result_commands(self.keys)), results
@@ -213,6 +215,23 @@ def _advised(settings: Settings) -> Iterator[None]:
 
 
 @contextmanager
+def _names_wrong_type(settings: Settings) -> Iterator[None]:
+    """Say which name holds something of another type, where a command has met that."""
+    try:
+        yield
+    except (redis.RedisError, UnavailableError) as e:
+        if not (is_wrong_type(e) or is_wrong_type(e.__cause__)):
+            raise
+        url, found = settings.broker_url, None
+        with suppress(BrokerUnreachableError, redis.RedisError), connect(url) as client:
+            found = wrong_type(client, settings.keys)
+        if found is None:
+            raise
+        msg = _("Redis at {url} refuses work: {reason}").format(url=url, reason=found)
+        raise UnavailableError(msg) from e
+
+
+@contextmanager
 def open_connection(
     settings: Settings,
     *,
@@ -235,7 +254,10 @@ def open_connection(
         with _advised(settings):
             check_redis(settings)
         app = make_app(settings, stores_results=False)
-        with closing(Connection(settings, app, None, retries=retries)) as connection:
+        with (
+            _names_wrong_type(settings),
+            closing(Connection(settings, app, None, retries=retries)) as connection,
+        ):
             yield connection
         return
     check_libraries()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING
 
 import click
 
@@ -16,6 +17,9 @@ from worker.contract.i18n import gettext as _
 from worker.contract.i18n import gettext_noop as N_
 from worker.contract.options import Rule
 from worker.contract.printable import printable_json
+
+if TYPE_CHECKING:
+    from producer.jobs.requeue import Requeued
 
 _PIPE_COLUMNS = 200
 
@@ -142,6 +146,15 @@ def requeue(letters: tuple[str, ...], broker: str | None, *, everything: bool, d
             echo(_("none of them can be sent again: they stay, see producer status"))
             return SOME_FAILED
         sent = send_again(connection, sendable)
+    _say_sent(sent)
+    if stay:
+        message = _("{letters:,} dead letters cannot be sent again, and stay: see producer status")
+        echo(message.format(letters=stay))
+    return SOME_FAILED if stay else OK
+
+
+def _say_sent(sent: Requeued) -> None:
+    """Print the jobs that go on, and say what was sent."""
     for name in filter(None, (sent.job, *sent.jobs)):
         click.echo(name)
     if sent.job:
@@ -152,10 +165,12 @@ def requeue(letters: tuple[str, ...], broker: str | None, *, everything: bool, d
     if sent.messages:
         message = _("sent {messages:,} messages again as they were: their jobs go on")
         echo(message.format(messages=sent.messages))
-    if stay:
-        message = _("{letters:,} dead letters cannot be sent again, and stay: see producer status")
-        echo(message.format(letters=stay))
-    return SOME_FAILED if stay else OK
+    if sent.elsewhere:
+        message = _(
+            "another requeue has taken {letters:,} dead letters, and sends them (if it was killed, "
+            "try again in five minutes)"
+        )
+        echo(message.format(letters=sent.elsewhere))
 
 
 @verb("producer cancel 20261123-181502-5f3a9c")

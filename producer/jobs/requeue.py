@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
+import redis
 
 from producer.console.paths import about
 from producer.jobs.chunks import Loaded, OutgoingChunk, make_chunk
@@ -20,25 +22,39 @@ if TYPE_CHECKING:
 
 
 class Requeued(NamedTuple):
-    """What was sent: `images` as a new `job`, and `messages` as they were, in their own jobs."""
+    """What was sent: `images` as a new `job`, and `messages` as they were, in their own jobs.
+
+    Of the letters so many are `elsewhere`: somebody else is sending them, or has just done so.
+    """
 
     job: str
     images: int
     messages: int
     jobs: tuple[str, ...]
+    elsewhere: int = 0
 
 
 def requeue(connection: Connection, letters: Sequence[DeadLetter]) -> Requeued:
     """Send letters again and take them off the list; those that cannot be sent stay.
 
-    What could be read goes as a new job, what could not as it was.
+    What could be read goes as a new job, what could not as it was. Whatever is sent by somebody
+    else at this time is left to that: each letter is sent once.
     """
-    job, images = _send_anew(connection, [one for one in letters if one.chunk is not None])
-    unread = [one for one in letters if one.chunk is None and one.form]
-    for letter in unread:
-        _send_as_it_was(connection, letter)
+    sendable = [one for one in letters if one.can_be_sent]
+    mine = connection.dead.claim(sendable)
+    unread = [one for one in mine if one.chunk is None]
+    try:
+        job, images = _send_anew(connection, [one for one in mine if one.chunk is not None])
+        for letter in unread:
+            _send_as_it_was(connection, letter)
+    except BaseException:
+        # What was sent is off the list by now. If Redis is away, the claims end by themselves.
+        with suppress(redis.RedisError):
+            connection.dead.release(mine)
+        raise
     jobs = [place[0] for one in unread if (place := split_task_id(one.task_id))]
-    return Requeued(job, images, len(unread), tuple(dict.fromkeys(jobs)))
+    elsewhere = len(sendable) - len(mine)
+    return Requeued(job, images, len(unread), tuple(dict.fromkeys(jobs)), elsewhere)
 
 
 def _send_anew(connection: Connection, letters: Sequence[DeadLetter]) -> tuple[str, int]:

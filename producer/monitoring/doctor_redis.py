@@ -17,6 +17,7 @@ from worker.contract.i18n import gettext_noop as N_
 from worker.contract.queue.fair import FairQueue
 from worker.contract.queue.job_messages import look_twice, newer_messages
 from worker.contract.redis.connections import connect
+from worker.contract.redis.key_types import wrong_type
 from worker.contract.redis.memory import FULL_SHARE, memory_share
 from worker.contract.redis.rights import RightsError
 from worker.contract.redis.server_check import refusal, result_commands, write_commands
@@ -84,6 +85,8 @@ def redis_findings(connection: Connection) -> Iterator[Finding]:
         )
         refused = refusal(client, write_commands(connection.keys))
         yield from _refusal(refused)
+        if odd := _asked(wrong_type, client, connection.keys):
+            yield Finding("fail", str(odd))
         yield from _full(about, refused)
         yield from _keeping(client, about)
         yield from _clock(client)

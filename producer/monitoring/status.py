@@ -22,6 +22,7 @@ from worker.contract.printable import printable
 from worker.contract.queue.job_messages import look_twice, newer_messages
 from worker.contract.redis.connections import BrokerUnreachableError, connect, unreachable
 from worker.contract.redis.errors import passes
+from worker.contract.redis.key_types import wrong_type
 from worker.contract.stores.dead_letters import DeadLetter
 from worker.contract.stores.jobs import Job
 
@@ -47,6 +48,8 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     one_job: bool
     newer: int = 0
     workers_unknown: str = ""
+    # What keeps the work from being done.
+    problem: str = ""
 
     def as_json(self) -> str:
         """Return it as one JSON object, Chinese legible."""
@@ -67,17 +70,18 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
 
     def group(self, width: int) -> Group:
         """Return tables for a terminal of this width."""
+        problem = [Text(self.problem)] if self.problem else []
         if self.one_job:
             (job,) = self.jobs
-            return Group(tables.job_details(job, self.job_rates.get(job.id)))
+            return Group(tables.job_details(job, self.job_rates.get(job.id)), *problem)
         jobs = tables.jobs_table(self.jobs, self.job_rates, width)
         workers: Table | Text = tables.workers_table(self.workers, width)
         if self.workers_unknown:
             message = _("workers cannot be asked: {reason}")
-            workers = Text(message.format(reason=self.workers_unknown))
+            workers = Text(printable(message.format(reason=self.workers_unknown)))
         dead = [tables.dead_table(self.dead, width)] if self.dead else []
         later = [Text(later_sentence(self.newer))] if self.newer else []
-        return Group(jobs, workers, *dead, *later)
+        return Group(jobs, workers, *dead, *later, *problem)
 
     def show(self, console: Console) -> None:
         """Print the tables."""
@@ -160,6 +164,7 @@ class StatusSampler:
 
     def _look(self) -> State:
         connection = self._connection
+        odd = wrong_type(connection.client, connection.keys, self._job or "")
         jobs = [connection.jobs.get(self._job)] if self._job else connection.jobs.list()
         workers, unknown = [], ""
         try:
@@ -179,6 +184,7 @@ class StatusSampler:
             one_job=self._job is not None,
             newer=newer_messages(connection.client, connection.keys),
             workers_unknown=unknown,
+            problem=str(odd or ""),
         )
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 import redis
-from conftest import PATIENCE_S, ROOT, STEADY, Fleet, Worker, environment, run, until
+from conftest import LONG, PATIENCE_S, ROOT, STEADY, Fleet, Worker, environment, run, until
 from faulty_worker import EXIT_CODE, POISON
 from images import encoded, fill, picture
 from server import free_port
@@ -457,3 +457,15 @@ def test_a_redis_that_is_filled_in_the_middle_of_jobs_costs_time_alone() -> None
     seen = [json.loads(line) for line in done.stdout.splitlines()]
     assert [one["blobs"] for one in seen] == [False, True]
     assert [one["problems"] for one in seen] == [[], []]
+
+
+@LONG
+def test_a_crowd_of_bad_clients_costs_others_nothing() -> None:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "ops/faults/clients.py")],
+        capture_output=True,
+        text=True,
+        timeout=2 * PATIENCE_S,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,7 @@ import pytest
 import urllib3
 from conftest import PATIENCE_S, ROOT, Fleet, environment, run
 from images import encoded, fill, picture
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 from server import free_port
 
 from producer import Client, NoSuchJobError, ServerError, UsageError
@@ -143,9 +147,13 @@ def test_a_job_of_paths_streams_its_records(api: ApiCaller, worker: None, tmp_pa
     body = {"images": [*photos, "/gone.jpg"], "labels": ["猫", "狗"], "top_k": 1}
     status, job = api.ask("POST", "/jobs", json=body)
     assert status == 201, job
-    _, text = api.ask("GET", f"/jobs/{job['id']}/results?follow=true")
-    lines = [json.loads(line) for line in text.splitlines()]
-    assert {line["path"] for line in lines} == {*photos, "/gone.jpg"}
+    place = f"/jobs/{job['id']}/results"
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda _: api.ask("GET", f"{place}?follow=true")[1], range(8)))
+    for text in (*found, api.ask("GET", place)[1]):
+        lines = [json.loads(line) for line in text.splitlines()]
+        assert len(lines) == 21
+        assert {line["path"] for line in lines} == {*photos, "/gone.jpg"}
     assert [line["error"]["code"] for line in lines if line["error"]] == ["not_found"]
     _, reply = api.ask("GET", f"/jobs/{job['id']}")
     assert (reply["state"], reply["images"], reply["failed"]) == ("finished", 21, 1)
@@ -173,6 +181,61 @@ def test_a_job_is_cancelled_and_one_that_is_not_there_is_told(api: ApiCaller, wo
     assert api.ask("DELETE", f"/jobs/{done['id']}") == (200, done | {"state": "finished"})
     for method, path in (("GET", "x"), ("DELETE", "x"), ("GET", "x/results"), ("POST", "x/close")):
         assert api.ask(method, f"/jobs/{path}")[0] == 404
+
+
+@pytest.fixture
+def browser() -> Iterator[Browser]:
+    program = shutil.which("chromium")
+    if program is None:
+        pytest.skip("chromium is not here")
+    with sync_playwright() as tool:
+        found = tool.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        yield found
+        found.close()
+
+
+@contextmanager
+def visited(browser: Browser, url: str, locale: str) -> Iterator[Page]:
+    """Yield a page; it says nothing, and loads nothing from elsewhere."""
+    page, asked, said = browser.new_page(locale=locale), [], []
+    page.set_default_timeout(PATIENCE_S * 1000)
+    expect.set_options(timeout=30_000)
+    page.on("request", lambda request: asked.append(request.url))
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.on("console", lambda message: said.append(message.text))
+    page.goto(url)
+    yield page
+    page.close()
+    own = url.partition("/docs")[0]
+    assert [one for one in asked if not one.startswith((own, "data:", "blob:"))] == []
+    # Of an answer that is no success the browser says so itself.
+    assert [one for one in said if "401" not in one] == []
+
+
+def test_a_person_drops_an_image_and_sees_its_tags(
+    api: ApiCaller, worker: None, browser: Browser
+) -> None:
+    with visited(browser, f"{api.base}/", "zh-CN") as page:
+        expect(page.locator("h1")).to_have_text("给图片打标签")
+        page.locator("#language").click()
+        expect(page.locator("h1")).to_have_text("Tags for an image")
+        page.locator("#labels").fill("汽车, 猫\n飞机")
+        page.locator("#file").set_input_files(EXAMPLES / "猫.jpg")
+        expect(page.locator("#status")).to_contain_text("unauthorized")
+        page.locator("#key").fill(KEY)
+        page.locator("#key").blur()
+        expect(page.locator("li b")).to_have_count(3)
+        expect(page.locator("li b").first).to_have_text("猫")
+        expect(page.locator("#about")).to_contain_text("wanwu-demo@")
+        assert page.evaluate("localStorage.length + sessionStorage.length") == 0
+        assert page.context.cookies() == []
+
+
+def test_the_documents_load_nothing_from_elsewhere(api: ApiCaller, browser: Browser) -> None:
+    with visited(browser, f"{api.base}/docs", "en-US") as page:
+        expect(page.locator(".opblock")).to_have_count(8)
+        page.locator("#operations-default-create_jobs_post").click()
+        expect(page.locator(".opblock-body").first).to_contain_text("thumbnail_px")
 
 
 def test_schemathesis_finds_no_error_of_the_server(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pytest
 import redis
+from conftest import until
 from server import Server
 
 from producer.backend.connection import open_connection
@@ -53,6 +55,26 @@ def test_a_redis_that_closes_while_workers_answer_is_unreachable(
         monkeypatch.setattr("celery.app.control.Inspect.stats", closed)
         with pytest.raises(BrokerUnreachableError, match="Connection closed by server"):
             online(connection.app, 0.1)
+
+
+def test_more_threads_than_celery_has_connections_ask_workers_at_a_time(tmp_path: Path) -> None:
+    threads, answers = 24, list[int]()
+    with (
+        Server(tmp_path) as server,
+        open_connection(Settings(broker_url=SecretUrl(server.url))) as connection,
+    ):
+        before = len(connection.client.client_list())
+        together = threading.Barrier(threads)
+
+        def ask() -> None:
+            together.wait()
+            answers.append(len(online(connection.app, 0.5)))
+
+        for _ in range(threads):
+            threading.Thread(target=ask, daemon=True).start()
+        until(lambda: answers == [0] * threads)
+        # None of their connections is left.
+        until(lambda: len(connection.client.client_list()) == before)
 
 
 def test_a_job_that_redis_has_lost_will_never_come(tmp_path: Path) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 
+import msgspec
 import pytest
 import redis
 from hypothesis import given
 from hypothesis import strategies as st
 
+from worker.contract.keys import DEFAULT_KEYS as KEYS
 from worker.contract.labels import LabelPack, LabelsError, LabelStore, parse_labels, unique
 from worker.contract.messages import MessageError
 
@@ -94,3 +96,35 @@ def test_a_pack_that_is_gone_or_broken_raises_one_error(client: redis.Redis) -> 
     client.set("wanwu:labels:x", b'{"labels": 3}')
     with pytest.raises(MessageError, match="label pack x"):
         store.get("x")
+
+
+def test_a_label_set_is_bounded_as_a_whole(client: redis.Redis) -> None:
+    many = tuple(f"猫{number}" for number in range(20_000))
+    templates = tuple(f"{number} {{}}" for number in range(10))
+    assert LabelPack(many, templates).labels == many
+    for fields in (
+        {"labels": many, "templates": (*templates, "and {}")},
+        {"labels": many, "templates": templates, "background": ("狗",)},
+        {"labels": ("猫",), "aliases": {"猫": tuple(f"小{name}" for name in many * 2)}},
+        {"labels": ("猫",), "background": many + tuple(f"小{name}" for name in many) + ("狗",)},
+        {"labels": ("猫",), "parents": {f"{number}": "x" for number in range(40_001)}},
+        {"labels": ("猫" * 1001,)},
+    ):
+        with pytest.raises(LabelsError, match="at most"):
+            LabelPack(**fields)
+    # Also what somebody else has put there.
+    client.set(KEYS.labels("f" * 16), msgspec.json.encode({"labels": ["猫" * 1001]}))
+    with pytest.raises(MessageError, match="at most"):
+        LabelStore(client).get("f" * 16)
+
+
+def test_labels_of_one_request_are_forgotten_soon_but_never_too_soon(client: redis.Redis) -> None:
+    store, pack = LabelStore(client), LabelPack(("这是一次性的",))
+    key = KEYS.labels(pack.hash)
+    for before_s, after_s in ((None, 600), (500, 500), (20, 600), (9000, 9000)):
+        if before_s is not None:
+            client.expire(key, before_s)
+        assert store.get(store.put_briefly(pack, 600)) == pack
+        assert client.ttl(key) == pytest.approx(after_s, abs=5)
+    assert store.put(pack) == pack.hash
+    assert client.ttl(key) > 9000

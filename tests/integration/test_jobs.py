@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from typing import Any, cast
 
 import pytest
@@ -53,6 +54,27 @@ def test_a_chunk_counts_once_however_often_it_is_delivered(jobs: JobStore) -> No
     assert not jobs.finish_chunk(job.id, 0, images=8, failed=0)
     assert jobs.get(job.id).done == 8
     assert jobs.finished_chunks(job.id, [0, 1]) == {0}
+
+
+def test_chunks_are_counted_while_the_scripts_of_redis_are_flushed_again_and_again(
+    jobs: JobStore, server: EmbeddedRedis
+) -> None:
+    job, ending = jobs.create(), threading.Event()
+    jobs.set_sent(job.id, images=200, chunks=200)
+
+    def flush() -> None:
+        with connect(server.url) as client:
+            while not ending.is_set():
+                client.script_flush()
+
+    flushing = threading.Thread(target=flush)
+    flushing.start()
+    try:
+        assert all(jobs.finish_chunk(job.id, seq, images=1, failed=0) for seq in range(200))
+    finally:
+        ending.set()
+        flushing.join()
+    assert jobs.get(job.id).done == 200
 
 
 def test_a_job_is_finished_when_all_is_sent_and_done(jobs: JobStore) -> None:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -14,15 +13,14 @@ import pytest
 import redis
 from celery import Celery
 from conftest import PATIENCE_S
+from consumers import consuming, send, take
 from hypothesis import given
 from hypothesis import strategies as st
-from kombu import Consumer, Queue
 
 from worker.contract.keys import DEFAULT_KEYS as KEYS
 from worker.contract.local.redis_server import EmbeddedRedis
-from worker.contract.messages import QUEUE, TASK, URGENT, Chunk, ImageRef
+from worker.contract.messages import URGENT
 from worker.contract.queue.acks_and_leases import Leases
-from worker.contract.queue.app import make_app
 from worker.contract.queue.envelope import EnvelopeError, open_envelope
 from worker.contract.queue.fair import FairQueue
 from worker.contract.secret import SecretUrl
@@ -36,31 +34,9 @@ JSON = st.recursive(
 )
 
 
-def send(settings: Settings, seq: int = 0, path: str = "/a", priority: int | None = None) -> None:
-    chunk = Chunk(job="j", seq=seq, images=(ImageRef(path),), sent_at_s=1.0)
-    app = make_app(settings, stores_results=False)
-    app.send_task(TASK, args=[chunk.to_wire()], task_id=chunk.task_id, priority=priority)
-
-
-@contextmanager
-def consuming(settings: Settings) -> Iterator[tuple[Any, list[Any]]]:
-    """A consumer as a worker has it, without a loop: `drain_events` takes one message."""
-    messages: list[Any] = []
-    app = make_app(settings, stores_results=False)
-    with app.connection_for_read() as connection:
-        consumer = Consumer(connection, [Queue(QUEUE)], on_message=messages.append, accept=["json"])
-        with consumer:
-            yield connection, messages
-
-
 @pytest.fixture
 def settings(server: EmbeddedRedis, client: redis.Redis) -> Settings:
     return Settings(broker_url=SecretUrl(server.url), visibility_timeout_s=1)
-
-
-def take(connection: Any) -> None:
-    with suppress(TimeoutError, redis.TimeoutError):
-        connection.drain_events(timeout=PATIENCE_S)
 
 
 def test_a_message_is_in_one_place_from_the_queue_to_its_acknowledgement(

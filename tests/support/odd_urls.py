@@ -56,6 +56,11 @@ ODD_URLS: Final = (
     "sentinel://:geheim@127.0.0.1:1;sentinel://:s3cretpw@127.0.0.2:1/0?service=m",
     "redis://:s3cretpw@127.0.0.1:1,127.0.0.2:1/0",
     # Ports, databases and hosts.
+    "redis://:s3cretpw@.:1/0",
+    "redis://:s3cretpw@a..b:1/0",
+    "redis://:s3cretpw@[....]:1/0",
+    f"redis://:s3cretpw@{'x' * 64}.net:1/0",
+    "sentinel://127.0.0.1:1,.b:1/0?service=m&sentinel_password=s3cretpw",
     "redis://:s3cretpw@127.0.0.1:63x9/0",
     "redis://:s3cretpw@127.0.0.1:0/0",
     "redis://:s3cretpw@127.0.0.1:99999/0",

@@ -22,6 +22,7 @@ from conftest import ROOT
 
 from worker.contract.queue.acks_and_leases import Leases
 from worker.contract.queue.connecting import ConnectingChannel, ConnectingTransport
+from worker.contract.queue.control import BoundMailbox, OwnConnections
 from worker.contract.queue.prefixed_channel import PrefixedChannel
 from worker.contract.queue.transport import Channel, Transport
 from worker.service.app import ModelStep
@@ -95,15 +96,18 @@ PUBLIC: dict[type, set[str]] = {
     Channel: {"QoS", "conn_or_acquire"},
     PrefixedChannel: {
         "from_transport_options",
-        *("unacked_key", "unacked_index_key", "unacked_mutex_key", "keyprefix_queue"),
+        *("unacked_key", "unacked_index_key", "keyprefix_queue"),
         *("keyprefix_binding_deadlines", "keyprefix_binding_permanent"),
     },
     ControlNode: {"handle_message"},
+    OwnConnections: {"Mailbox", "broadcast"},
+    BoundMailbox: set(),
     ConnectingChannel: {"from_transport_options"},
     ConnectingTransport: {"as_uri", "can_parse_url", "supports_batch_publish"},
     Transport: {"Channel"},
     Leases: {
         *("ack", "append", "can_consume", "reject", "restore_unacked", "restore_visible"),
+        "restore_by_tag",
     },
     ChunkRequest: {"send_event"},
     TagTask: {"Request", "on_success", "resultrepr_maxsize", "run", "throws"},

@@ -22,7 +22,10 @@ EXTRAS: Final[dict[str, tuple[str, ...]]] = {
     "parquet": ("pyarrow", "numpy"),
     "xmp": ("lxml",),
     "watch": ("watchfiles",),
-    "http": ("cachetools", "fastapi", "starlette", "pydantic", "python_multipart", "uvicorn"),
+    "http": (
+        *("cachetools", "fastapi", "fastapi_offline", "starlette", "pydantic"),
+        *("python_multipart", "uvicorn"),
+    ),
     "onnx": ("onnxruntime", "onnx", "onnxscript"),
     "bench": ("matplotlib",),
     "ops": ("flower", "tornado", "prometheus_client"),

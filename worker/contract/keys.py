@@ -83,11 +83,6 @@ class Keys(msgspec.Struct, frozen=True):
         return f"{self.prefix}unacked_index"
 
     @property
-    def unacked_mutex(self) -> str:
-        """Lock of whoever puts back the messages of dead workers."""
-        return f"{self.prefix}unacked_mutex"
-
-    @property
     def urgent(self) -> str:
         """Exists while some program sends urgent messages."""
         return f"{self.prefix}urgent"
@@ -127,6 +122,11 @@ class Keys(msgspec.Struct, frozen=True):
     def dead(self) -> str:
         """Hash of the dead letters."""
         return f"{self.prefix}dead"
+
+    @property
+    def claims(self) -> str:
+        """Sorted set of the dead letters that somebody is sending again, by until when."""
+        return f"{self.prefix}dead.claims"
 
     # Labels and embeddings.
 

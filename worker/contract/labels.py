@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -19,6 +20,14 @@ if TYPE_CHECKING:
 
 PLACEHOLDER: Final = "{}"
 MAX_LABEL_CHARS: Final = 200
+# What a model is called upon to encode for one set. A text tower on a CPU takes milliseconds for
+# each: labels and aliases together, the texts of a background, and both times the templates.
+MAX_TEXTS: Final = 40_000
+MAX_PROMPTS: Final = 200_000
+# Of a text in a set, from wherever: classifiers have longer names than label files.
+_MAX_TEXT_CHARS: Final = 1_000
+# Twice what so many texts of Chinese take as long as a label file may have them.
+_MAX_PACK_BYTES: Final = 64 * 2**20
 # The label is as likely as anything else.
 CALIBRATED_THRESHOLD: Final = 0.5
 _ALIAS: Final = re.compile(r"(?:^|(?<=\s))\|(?=\s|$)")
@@ -48,7 +57,8 @@ class LabelPack(msgspec.Struct, frozen=True, omit_defaults=True):
     background: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Refuse what would silently tag everything alike."""
+        """Refuse what would silently tag everything alike, and what would never end."""
+        self._check_size()
         if len(set(self.labels)) != len(self.labels):
             raise LabelsError(N_("a label stands twice in the set"))
         for template in self.templates:
@@ -62,6 +72,32 @@ class LabelPack(msgspec.Struct, frozen=True, omit_defaults=True):
             msgspec.json.encode(self)
         except UnicodeEncodeError as e:
             raise LabelsError(N_("a label or a template holds bytes that are no UTF-8")) from e
+
+    def _check_size(self) -> None:
+        """Hold one bound for all numbers that multiply."""
+        named = (self.labels, *self.aliases.values())
+        texts, others = sum(map(len, named)), len(self.background)
+        if max(texts, others, len(self.aliases), len(self.parents)) > MAX_TEXTS:
+            raise LabelsError(
+                N_("{texts:,} labels and aliases, {others:,} in the background: {most:,} at most"),
+                texts=texts,
+                others=others,
+                most=MAX_TEXTS,
+            )
+        prompts = (texts + others) * len(self.templates)
+        if prompts > MAX_PROMPTS:
+            raise LabelsError(
+                N_("{texts:,} texts times {templates:,} templates: {most:,} prompts at most"),
+                texts=texts + others,
+                templates=len(self.templates),
+                most=MAX_PROMPTS,
+            )
+        flat = itertools.chain(*named, self.background, self.templates, self.aliases)
+        both = itertools.chain(flat, self.parents, self.parents.values())
+        if max(map(len, both), default=0) > _MAX_TEXT_CHARS:
+            raise LabelsError(
+                N_("a label or a template has at most {most:,} characters"), most=_MAX_TEXT_CHARS
+            )
 
     @property
     def hash(self) -> str:
@@ -155,6 +191,20 @@ class LabelStore:
         self._client.set(self._keys.labels(pack.hash), msgspec.json.encode(pack), ex=self._ttl_s)
         return pack.hash
 
+    def put_briefly(self, pack: LabelPack, ttl_s: int) -> str:
+        """Store `pack` for so many seconds at least, for who waits no longer; return its hash.
+
+        It is never forgotten earlier than it would have been.
+        """
+        key = self._keys.labels(pack.hash)
+        with self._client.pipeline(transaction=True) as pipe:
+            pipe.set(key, msgspec.json.encode(pack), ex=ttl_s, nx=True)
+            pipe.ttl(key)
+            _, left_s = pipe.execute()
+        if 0 <= left_s < ttl_s // 2:
+            self._client.expire(key, ttl_s)
+        return pack.hash
+
     def get(self, pack_hash: str) -> LabelPack:
         """Return the pack with this hash.
 
@@ -164,6 +214,9 @@ class LabelStore:
         body = self._client.get(self._keys.labels(pack_hash))
         if body is None:
             msg = f"label pack {pack_hash} is not in Redis any more; submit the job again"
+            raise MessageError(msg)
+        if len(body) > _MAX_PACK_BYTES:
+            msg = f"label pack {pack_hash} is larger than any"
             raise MessageError(msg)
         try:
             return msgspec.json.decode(bytes(body), type=LabelPack)  # type: ignore[arg-type]

@@ -196,8 +196,23 @@ def _hosts(places: str, kind: Kind) -> tuple[Place, ...]:
         port = int(parts[2] or _PORTS[kind])
         if not 1 <= port <= _MOST_PORT:
             raise AddressError(HOST)
-        found.append((parts[1].strip("[]") or "localhost", port))
+        host = parts[1].strip("[]") or "localhost"
+        if not is_encodable(host):
+            raise AddressError(HOST)
+        found.append((host, port))
     return tuple(found)
+
+
+def is_encodable(host: str) -> bool:
+    """Whether a host can be looked up: Python's sockets encode its name so, and raise ValueError.
+
+    Neither is one of its parts empty, nor longer than 63 characters.
+    """
+    try:
+        host.encode("idna")
+    except UnicodeError:
+        return False
+    return True
 
 
 def _socket(places: str, path: str) -> str:

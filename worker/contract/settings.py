@@ -24,7 +24,7 @@ DEFAULT_BATCH: Final = 4
 
 S = TypeVar("S", bound="Settings")
 # What separates the items of a list; None is any blank.
-_LISTS: Final = frozenset({"image_roots", "image_urls"})
+_LISTS: Final = frozenset({"image_roots", "image_urls", "api_hosts"})
 _SEPARATOR: Final = ","
 
 
@@ -80,6 +80,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     # HTTP API
     api_key: Secret = Secret()
+    api_hosts: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse brokers that the rest of the program cannot speak to."""

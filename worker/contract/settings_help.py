@@ -110,5 +110,10 @@ GROUPS: Final[Mapping[str, Mapping[str, Entry]]] = {
     },
     "HTTP API": {
         "api_key": Entry("Key that `producer serve` requires as `X-API-Key`.", "none"),
+        "api_hosts": Entry(
+            "Names, separated by commas, by which clients may address `producer serve` where there "
+            "is no key, beside `localhost` and its address: a proxy's, for example.",
+            "none",
+        ),
     },
 }

@@ -10,6 +10,7 @@ import os
 import socket
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any, ClassVar, Final
 
 import msgspec
@@ -35,7 +36,7 @@ from worker.service.bootsteps import Services, consumer_steps
 from worker.service.control import ControlNode, hide_secrets
 from worker.service.legacy import legacy_queue
 from worker.service.reconnect import reconnecting
-from worker.service.startup_check import check_early, check_once
+from worker.service.startup_check import check_early, check_once, explain
 from worker.service.tagger import Tagger
 from worker.service.task import register
 from worker.service.text_embeddings import answers_texts
@@ -66,7 +67,11 @@ def _build(settings: Settings, tagger: Tagger) -> Celery:
     app.conf.update(
         worker_pool="threads",
         worker_concurrency=settings.concurrency,
-        worker_consumer=reconnecting(tagger.redis_contact, check_once(settings, tagger.refuse)),
+        worker_consumer=reconnecting(
+            tagger.redis_contact,
+            check_once(settings, tagger.refuse),
+            partial(explain, settings),
+        ),
     )
     app.control.mailbox.node_cls = ControlNode
     hide_secrets()

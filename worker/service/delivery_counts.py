@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from worker.contract.keys import DEFAULT_KEYS, Keys
+from worker.contract.redis.scripts import Script
 
 if TYPE_CHECKING:
     import redis
@@ -42,7 +43,7 @@ class Deliveries:
         self._keys = keys
         self._client: Any = client
         self._ttl_s = ttl_s
-        self._count: Any = client.register_script(_COUNT)
+        self._count = Script(client, _COUNT)
 
     def again(self, chunk: Chunk) -> int:
         """Count a delivery that is not the first; return how many there have been, so 2 or more.

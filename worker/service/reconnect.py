@@ -31,11 +31,13 @@ log = structlog.get_logger()
 class _Hooks(NamedTuple):
     """`check` is called with each new connection, before anything else, and raises what is wrong.
 
-    `redis_contact` is notified of each connection that is lost, with the reason.
+    `redis_contact` is notified of each connection that is lost, with the reason, and `explain`
+    returns that as it is logged.
     """
 
     redis_contact: RedisContact
     check: Callable[[], None]
+    explain: Callable[[BaseException], str]
 
 
 class ReconnectingConsumer(Consumer):
@@ -58,13 +60,13 @@ class ReconnectingConsumer(Consumer):
     def on_connection_error_before_connected(self, exc: Exception) -> None:
         """Log the reason, and wait."""
         self.hooks.redis_contact.lost(exc)
-        log.warning("redis.waiting", reason=reason_of(exc))
+        log.warning("redis.waiting", reason=self.hooks.explain(exc))
         self._rest()
 
     def on_connection_error_after_connected(self, exc: Exception) -> None:
         """Log the reason, let go of the connection, and wait."""
         self.hooks.redis_contact.lost(exc)
-        log.warning("redis.lost", reason=reason_of(exc))
+        log.warning("redis.lost", reason=self.hooks.explain(exc))
         with warnings.catch_warnings():
             # About what a later Celery will do by default.
             warnings.simplefilter("ignore", CPendingDeprecationWarning)
@@ -83,7 +85,11 @@ class ReconnectingConsumer(Consumer):
         self._lost_at_s = time.monotonic()
 
 
-def reconnecting(redis_contact: RedisContact, check: Callable[[], None]) -> type[Consumer]:
+def reconnecting(
+    redis_contact: RedisContact,
+    check: Callable[[], None],
+    explain: Callable[[BaseException], str] = reason_of,
+) -> type[Consumer]:
     """Return the consumer for one worker, which calls these."""
-    hooks = _Hooks(redis_contact, check)
+    hooks = _Hooks(redis_contact, check, explain)
     return type(ReconnectingConsumer.__name__, (ReconnectingConsumer,), {"hooks": hooks})

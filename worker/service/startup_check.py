@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final
 
 import redis
@@ -10,6 +11,8 @@ import structlog
 from celery.exceptions import WorkerShutdown
 
 from worker.contract.redis.connections import BrokerUnreachableError, connect, unreachable
+from worker.contract.redis.errors import reason_of
+from worker.contract.redis.key_types import explained, is_wrong_type
 from worker.contract.redis.rights import ServerUnfitError
 from worker.contract.redis.server_check import (
     check_server,
@@ -51,6 +54,14 @@ def check_redis(settings: Settings) -> None:
             raise
         except redis.RedisError as e:
             raise unreachable(url, e) from e
+
+
+def explain(settings: Settings, error: BaseException) -> str:
+    """Return why a connection was lost, with the name that holds another type, if that is it."""
+    if is_wrong_type(error):
+        with suppress(BrokerUnreachableError), connect(settings.broker_url) as client:
+            return explained(error, client, settings.keys)
+    return reason_of(error)
 
 
 def check_early(settings: Settings) -> None:

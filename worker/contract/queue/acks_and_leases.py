@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any, Final
 
 import redis
@@ -19,7 +18,9 @@ from kombu.transport import redis as kombu_redis
 from worker.contract.codec import encode
 from worker.contract.keys import Keys
 from worker.contract.queue.envelope import EnvelopeError, NewerMessageError, open_envelope
+from worker.contract.queue.held import HeldMessages
 from worker.contract.redis.errors import reason_of
+from worker.contract.redis.key_types import explained
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +47,7 @@ class Leases(kombu_redis.QoS):
         # Whether the worker can take in another message, beside kombu's own count of messages.
         self.has_capacity: Callable[[], bool] = lambda: True
         self._keys: Keys = self.channel.keys
+        self._held = HeldMessages(self._keys)
         self._server_ahead_s: float | None = None
         self._processing_since_s: dict[bytes, float] = {}
         self._newer_since_s: dict[bytes, float] = {}
@@ -60,12 +62,8 @@ class Leases(kombu_redis.QoS):
         info = message.delivery_info
         raw = info.pop(RAW, None)
         held = encode([message._raw, info["exchange"], info["routing_key"]])  # noqa: SLF001 - kombu's
-        with self.pipe_or_acquire() as pipe:
-            pipe.zadd(self.unacked_index_key, {delivery_tag: self._server_s()})
-            pipe.hset(self.unacked_key, delivery_tag, held)
-            if raw is not None:
-                pipe.lrem(self._keys.processing, 1, raw)
-            pipe.execute()
+        with self.channel.conn_or_acquire() as client:
+            self._held.note(client, delivery_tag, held, self._server_s(), raw)
         # The memory of it, without kombu's own noting in Redis.
         super(kombu_redis.QoS, self).append(message, delivery_tag)
 
@@ -118,38 +116,58 @@ class Leases(kombu_redis.QoS):
         held = self._delivered.keys() - self._dirty.copy()
         if not held and not self._late_acks:
             return
-        with self.channel.conn_or_acquire() as client, client.pipeline() as pipe:
+        with self.channel.conn_or_acquire() as client:
             if late := list(self._late_acks):
-                pipe.zrem(self.unacked_index_key, *late)
-                pipe.hdel(self.unacked_key, *late)
+                with client.pipeline() as pipe:
+                    pipe.zrem(self.unacked_index_key, *late)
+                    pipe.hdel(self.unacked_key, *late)
+                    pipe.execute()
+                self._late_acks.difference_update(late)
             if held:
-                leased = dict.fromkeys(held, self._server_s())
-                pipe.zadd(self.unacked_index_key, leased, xx=True)
-            pipe.execute()
-        self._late_acks.difference_update(late)
+                self._held.renew(client, held, self._server_s())
 
     def restore_visible(self, start: int = 0, num: int | None = 10, interval: int = 10) -> None:  # noqa: ARG002 - kombu's
         """Put back what dead workers hold, and what was left on the processing list.
 
         If Redis refuses, the next call does it: the messages stay where they are.
         """
-        try:
-            with self.channel.conn_or_acquire() as client:
-                self._put_back_processing(client)
-                self._put_back_unacked(client)
-                self._look_at_newer(client)
-        except redis.ResponseError as e:
-            log.warning("leases.restore_waits: %s", reason_of(e))
+        with self.channel.conn_or_acquire() as client:
+            for step in (self._put_back_processing, self._put_back_unacked, self._look_at_newer):
+                try:
+                    step(client)
+                except redis.ResponseError as e:
+                    log.warning("leases.restore_waits: %s", explained(e, client, self._keys))
+
+    def restore_by_tag(
+        self,
+        tag: bytes | str,
+        client: Any = None,
+        leftmost: bool = False,  # noqa: FBT001, FBT002 - kombu's
+    ) -> None:
+        """Put back what is held, at the end of the queue that is next or, `leftmost`, at the other.
+
+        What is held and is no message becomes a dead letter.
+        """
+        with self.channel.conn_or_acquire(client) as found:
+            self._put_back(found, tag, push="LPUSH" if leftmost else "RPUSH")
 
     def _put_back_unacked(self, client: Any) -> None:
-        """Put back what has been held for longer than a lease without a renewal."""
-        with (
-            suppress(kombu_redis.MutexHeld),
-            kombu_redis.Mutex(client, self.unacked_mutex_key, self.unacked_mutex_expire),
-        ):
-            late_s = self._server_s() - self.visibility_timeout
-            for tag in client.zrange(self.unacked_index_key, "-inf", late_s, byscore=True):
-                self.restore_by_tag(tag, client)
+        """Put back what has been held for longer than a lease without a renewal.
+
+        Each is moved in one step, so several workers may do this at a time.
+        """
+        now_s = self._server_s()
+        for tag in self._held.late(client, now_s, self.visibility_timeout):
+            self._put_back(client, tag, late_s=now_s - self.visibility_timeout)
+
+    def _put_back(self, client: Any, tag: bytes | str, **how: Any) -> None:
+        held = self._held.look(client, tag)
+        if held is None:
+            return
+        try:
+            self._held.put_back(client, tag, held, **how)
+        except EnvelopeError as e:
+            self.channel.dead_letter_held(tag, held, e)
 
     def _put_back_processing(self, client: Any) -> None:
         """Put back what has been seen on the processing list for longer than a lease."""

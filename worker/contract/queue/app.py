@@ -25,6 +25,7 @@ REPLICAS: Final = "replicas"
 _TRANSPORT: Final = "worker.contract.queue.transport:Transport"
 PREFIX_OPTION: Final = "global_keyprefix"
 _RESULTS: Final = "worker.service.result_backend:ChunkResults"
+_CONTROL: Final = "worker.contract.queue.control:OwnConnections"
 
 
 def make_app(settings: Settings, *, stores_results: bool) -> Celery:
@@ -36,6 +37,7 @@ def make_app(settings: Settings, *, stores_results: bool) -> Celery:
     app = Celery(
         APP_NAME,
         backend=f"{_RESULTS}+{_label(settings.results)}" if stores_results else None,
+        control=_CONTROL,
         set_as_current=False,
     )
     app.conf.update(_common(settings))
@@ -86,8 +88,6 @@ def _lease_options(settings: Settings) -> dict[str, Any]:
         "visibility_timeout": settings.visibility_timeout_s,
         "unacked_restore_interval": pause_s,
         "unacked_restore_throttle": 1,
-        # Longer than a restore takes: a worker that dies meanwhile must not keep others from it.
-        "unacked_mutex_expire": _MAX_RESTORE_PAUSE_S,
         # One list, from which messages can be moved in one step.
         "priority_steps": [0],
     }

@@ -40,11 +40,6 @@ class PrefixedChannel(ConnectingChannel):
         return self.keys.unacked_index
 
     @property
-    def unacked_mutex_key(self) -> str:
-        """Name of the lock of whoever puts them back."""
-        return self.keys.unacked_mutex
-
-    @property
     def keyprefix_queue(self) -> str:
         """Name of the queues that are bound to an exchange."""
         return f"{self.keys.prefix}{kombu_redis.Channel.keyprefix_queue}"

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from queue import Empty
@@ -31,6 +31,7 @@ from kombu.utils.json import dumps
 from worker.contract.messages import QUEUE, URGENT
 from worker.contract.queue.acks_and_leases import RAW, Leases
 from worker.contract.queue.connecting import ConnectingTransport
+from worker.contract.queue.dead_letter_channel import DeadLetterChannel
 from worker.contract.queue.envelope import (
     MAX_MESSAGE_BYTES,
     EnvelopeError,
@@ -39,8 +40,6 @@ from worker.contract.queue.envelope import (
     open_envelope,
 )
 from worker.contract.queue.fair import FairQueue
-from worker.contract.queue.prefixed_channel import PrefixedChannel
-from worker.contract.stores.dead_letters import NEWER_VERSION, UNREADABLE, DeadLetters, Unread
 
 log = logging.getLogger(__name__)
 
@@ -52,16 +51,11 @@ _LATE: Final = "a reply has not come in time"
 _MOVED: Final = "another server is the master now"
 
 
-class Channel(PrefixedChannel):
-    """Takes messages from our queue so that each is in one place at any moment.
-
-    `on_unreadable` is called with the id of a message that cannot be processed, if it has one, the
-    reason, and the number of images if that is known; the message is a dead letter by then.
-    """
+class Channel(DeadLetterChannel):
+    """Takes messages from our queue so that each is in one place at any moment."""
 
     QoS = Leases
 
-    on_unreadable: Callable[[str, str, int], None] | None = None
     _has_seen_newer = False
     _shared_client: Any = None
     _moves = False
@@ -252,16 +246,6 @@ class Channel(PrefixedChannel):
         if exchange not in self._fanout_to_queue:
             return None
         return bool(self._deliver_fanout_message(message, exchange))
-
-    def dead_letter(self, raw: bytes, error: EnvelopeError, source: str) -> None:
-        """Move a message that cannot be processed from a list to the dead letters."""
-        log.error("message.unreadable: %d bytes, %s", len(raw), error)
-        unread = Unread(raw, error.task_id or "", error.images, source)
-        code = NEWER_VERSION if isinstance(error, NewerMessageError) else UNREADABLE
-        with self.conn_or_acquire() as client:
-            DeadLetters(client, self.keys).add_unread(unread, code, str(error))
-        if error.task_id is not None and self.on_unreadable is not None:
-            self.on_unreadable(error.task_id, str(error), error.images)
 
 
 class Transport(ConnectingTransport):

@@ -25,7 +25,7 @@ from redis.sentinel import (
     SentinelManagedSSLConnection,
 )
 
-from worker.contract.redis_address import Kind, Place, RedisAddress
+from worker.contract.redis_address import Kind, Place, RedisAddress, is_encodable
 
 CONNECT_TIMEOUT_S: Final = 3.0
 # For each reply, and for a TLS handshake. Redis answers within milliseconds; this is for one that
@@ -159,7 +159,8 @@ class _Sentinels(Sentinel):
                 continue
             problem = _NO_MASTER
             state = known.get(service_name)
-            if state and self.check_master_state(state, service_name):  # type: ignore[no-untyped-call]
+            is_there = state and self.check_master_state(state, service_name)  # type: ignore[no-untyped-call]
+            if is_there and is_encodable(str(state["ip"])):
                 # The one that answers is asked first from now on.
                 self.sentinels.insert(0, self.sentinels.pop(place))
                 return str(state["ip"]), int(state["port"])

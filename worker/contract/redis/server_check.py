@@ -40,11 +40,11 @@ def producer_commands(keys: Keys, replicas: int = 0) -> tuple[Command, ...]:
         ("HMGET", probe, "x"),
         ("HINCRBY", probe, "x", 1),
         ("SETBIT", probe, 0, 1),
-        ("SCRIPT", "LOAD", "return 1"),
         ("GET", probe),
         ("SET", probe, "x", "EX", 1),
         ("SETEX", probe, 1, "x"),
         ("EXPIRE", probe, 1),
+        ("TTL", probe),
         ("EXISTS", probe),
         ("UNLINK", probe),
         ("COPY", probe, probe),
@@ -70,7 +70,7 @@ def replica_commands(replicas: int) -> tuple[Command, ...]:
 def worker_commands(keys: Keys) -> tuple[Command, ...]:
     """Return what a worker does where the queue is."""
     queue, processing, probe = keys.queue, keys.processing, keys.probe
-    unacked, index, mutex = keys.unacked, keys.unacked_index, keys.unacked_mutex
+    unacked, index = keys.unacked, keys.unacked_index
     return (
         *producer_commands(keys),
         ("BLMOVE", queue, processing, "RIGHT", "LEFT", 1),
@@ -81,9 +81,11 @@ def worker_commands(keys: Keys) -> tuple[Command, ...]:
         ("HGET", unacked, "x"),
         ("HDEL", unacked, "x"),
         ("ZADD", index, 0, "x"),
+        ("ZSCORE", index, "x"),
         ("ZREM", index, "x"),
         ("ZRANGE", index, 0, 1, "BYSCORE"),
-        ("SET", mutex, "x", "NX", "PX", 1),
+        ("HEXISTS", unacked, "x"),
+        ("HKEYS", unacked),
         ("SADD", f"{keys.prefix}_kombu.binding.probe", "x"),
         ("MGET", probe),
         ("PUBLISH", f"{keys.prefix}/0.celeryev/worker.heartbeat", "x"),

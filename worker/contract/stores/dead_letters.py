@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 import msgspec
@@ -39,6 +39,35 @@ if KEYS[2] and redis.call('LREM', KEYS[2], 1, ARGV[4]) == 0 then return 0 end
 if redis.call('HLEN', KEYS[1]) >= tonumber(ARGV[3]) then return 0 end
 return redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
 """
+
+# KEYS: the letters, what is held, its leases. ARGV: field, letter, most letters, tag, the message
+# as it is held. As above; whether there can be letters is asked before anything is changed.
+_ADD_HELD: Final = """
+if redis.call('HGET', KEYS[2], ARGV[4]) ~= ARGV[5] then return 0 end
+local letters = redis.call('HLEN', KEYS[1])
+redis.call('ZREM', KEYS[3], ARGV[4])
+redis.call('HDEL', KEYS[2], ARGV[4])
+if letters < tonumber(ARGV[3]) then redis.call('HSET', KEYS[1], ARGV[1], ARGV[2]) end
+return 1
+"""
+
+# KEYS: the letters, the claims. ARGV: for how many seconds, and fields. Returns those that are
+# there and that nobody else has claimed.
+_CLAIM: Final = """
+local now, found = tonumber(redis.call('TIME')[1]), {}
+redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', now)
+for n = 2, #ARGV do
+  if redis.call('HEXISTS', KEYS[1], ARGV[n]) == 1
+    and redis.call('ZADD', KEYS[2], 'NX', now + ARGV[1], ARGV[n]) == 1 then
+    found[#found + 1] = ARGV[n]
+  end
+end
+redis.call('EXPIRE', KEYS[2], ARGV[1])
+return found
+"""
+# So long a letter is left to whoever claimed it: it is there again if that process was killed.
+CLAIM_S: Final = 300
+_AT_ONCE: Final = 1000
 
 Form = Literal["", "message", "chunk"]
 
@@ -124,8 +153,18 @@ class DeadLetters:
 
     def add_unread(self, unread: Unread, code: str, reason: str) -> None:
         """Move a message that could not be read from its list here, in one step."""
+        self._store(self._unread_letter(unread, code, reason), unread)
+
+    def add_held(self, unread: Unread, reason: str, tag: bytes | str, held: bytes) -> bool:
+        """Do the same with one that a worker held; return whether it was there."""
+        letter = self._unread_letter(unread, UNREADABLE, reason)
+        keys = (self._keys.dead, self._keys.unacked, self._keys.unacked_index)
+        args = (letter.id, encode(letter), MAX_LETTERS, tag, held)
+        return bool(self._client.eval(_ADD_HELD, len(keys), *keys, *args))
+
+    def _unread_letter(self, unread: Unread, code: str, reason: str) -> DeadLetter:
         body, form = unread.body, unread.form
-        letter = DeadLetter(
+        return DeadLetter(
             id=_message_id(body),
             code=code,
             reason=reason[:MAX_REASON_CHARS],
@@ -135,7 +174,6 @@ class DeadLetters:
             task_id=unread.task_id if form else "",
             images=unread.images,
         )
-        self._store(letter, unread)
 
     def list(self) -> list[DeadLetter]:
         """Return all, the oldest first."""
@@ -147,11 +185,30 @@ class DeadLetters:
         """Return how many there are."""
         return int(self._client.hlen(self._keys.dead))
 
+    def claim(self, letters: Sequence[DeadLetter]) -> Sequence[DeadLetter]:
+        """Return those of the letters that the caller alone may send again now.
+
+        They stay on the list. Whoever has sent them removes them; if not, they are to be released.
+        """
+        mine: set[bytes] = set()
+        for start in range(0, len(letters), _AT_ONCE):
+            ids = [letter.id for letter in letters[start : start + _AT_ONCE]]
+            both = (self._keys.dead, self._keys.claims)
+            mine.update(self._client.eval(_CLAIM, len(both), *both, CLAIM_S, *ids))
+        return [letter for letter in letters if letter.id.encode() in mine]
+
+    def release(self, letters: Iterable[DeadLetter]) -> None:
+        """Leave letters that were claimed to others."""
+        if ids := [letter.id for letter in letters]:
+            self._client.zrem(self._keys.claims, *ids)
+
     def remove(self, letters: Iterable[DeadLetter]) -> None:
         """Take these off the list."""
-        ids = [letter.id for letter in letters]
-        if ids:
-            self._client.hdel(self._keys.dead, *ids)
+        if ids := [letter.id for letter in letters]:
+            with self._client.pipeline() as pipe:
+                pipe.hdel(self._keys.dead, *ids)
+                pipe.zrem(self._keys.claims, *ids)
+                pipe.execute()
 
     def _add(self, name: str, code: str, reason: str, **more: Any) -> None:
         reason = reason[:MAX_REASON_CHARS]

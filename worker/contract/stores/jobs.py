@@ -15,6 +15,7 @@ from worker.contract.i18n import gettext_noop as N_
 from worker.contract.keys import DEFAULT_KEYS, Keys
 from worker.contract.messages import Chunk, ChunkResult, Priority, task_id, waiting_s
 from worker.contract.redis.replicas import await_replicas
+from worker.contract.redis.scripts import Script
 from worker.contract.stores.job_records import (
     CODE_FIELD,
     LOST,
@@ -88,12 +89,12 @@ class JobStore:
         # Jobs whose results were fetched, and whether a version before the prefix created them.
         self._legacy_jobs: dict[str, bool] = {}
         self._replicas = replicas
-        self._finish: Any = client.register_script(FINISH_CHUNK)
-        self._move: Any = client.register_script(MOVE)
-        self._set_sent: Any = client.register_script(SET_SENT)
-        self._touch: Any = client.register_script(TOUCH)
-        self._lose: Any = client.register_script(LOSE)
-        self._reopen: Any = client.register_script(REOPEN)
+        self._finish = Script(client, FINISH_CHUNK)
+        self._move = Script(client, MOVE)
+        self._set_sent = Script(client, SET_SENT)
+        self._touch = Script(client, TOUCH)
+        self._lose = Script(client, LOSE)
+        self._reopen = Script(client, REOPEN)
 
     def create(self, about: str = "", labels: int = 0, priority: Priority = "normal") -> Job:
         """Record a new job and return it. `about` is text for a person: no bytes of names."""
@@ -138,6 +139,19 @@ class JobStore:
         if _ID not in found:
             raise self._unknown(job_id)
         return job_of(found)
+
+    def progress(self, job_ids: Sequence[str]) -> Mapping[str, tuple[Job, bytes]]:
+        """Return jobs with their bits, one per chunk, set for those that are done: one round trip.
+
+        Jobs that are not there are left out. The bits are at least as new as the record.
+        """
+        with self._client.pipeline(transaction=False) as pipe:
+            for job_id in job_ids:
+                pipe.hgetall(self._keys.job(job_id))
+                pipe.get(self._keys.done(job_id))
+            found = pipe.execute()
+        pairs = zip(job_ids, found[::2], found[1::2], strict=True)
+        return {name: (job_of(one), bits or b"") for name, one, bits in pairs if _ID in one}
 
     def list(self) -> list[Job]:
         """Return all jobs that are remembered, the newest first."""
