@@ -126,7 +126,7 @@ def _places() -> tuple[tuple[type[Exception], type[ProducerError]], ...]:
     # Only here, when something has gone wrong: these load Redis' client, which takes a while.
     from worker.contract.local.redis_server import EmbeddedError  # noqa: PLC0415
     from worker.contract.redis.connections import BrokerUnreachableError  # noqa: PLC0415
-    from worker.contract.redis.server_check import ServerUnfitError  # noqa: PLC0415
+    from worker.contract.redis.rights import ServerUnfitError  # noqa: PLC0415
     from worker.contract.stores import jobs  # noqa: PLC0415
 
     return (

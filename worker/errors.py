@@ -18,6 +18,7 @@
     |   |   +-- NotAnImageError    not_an_image
     |   |   +-- TruncatedError     truncated
     |   |   +-- TooManyPixelsError too_many_pixels
+    |   |   +-- TooComplexError    too_complex      scans, strips, tiles, chunks, segments, ...
     |   |   +-- BrokenImageError   broken_image
     |   |   +-- DecodeTimeoutError decode_timeout   took longer than the deadline
     |   |   +-- DecodeMemoryError  out_of_memory    needs more memory than a decode may take
@@ -189,6 +190,18 @@ class TooManyPixelsError(ImageError):
         seen = f"{size[0]} x {size[1]}" if size else "the image's"
         super().__init__(
             f"{seen} pixels are more than the limit of {max_pixels:,} (WANWU_MAX_PIXELS)"
+        )
+
+
+class TooComplexError(ImageError):
+    """More pieces than any sound image has, found before any was decoded."""
+
+    code = "too_complex"
+    stage = "decode"
+
+    def __init__(self, count: int, limit: int, what: str) -> None:
+        super().__init__(
+            f"it has {count:,} {what}, or more: the limit is {limit:,}, which no sound image needs"
         )
 
 

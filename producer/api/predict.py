@@ -27,6 +27,7 @@ _LABELS_TTL_S: Final = 600
 _STATUS: Final = {
     "too_large": 413,
     "too_many_pixels": 413,
+    "too_complex": 413,
     "outside_roots": 403,
     "internal_error": 500,
     "inference_failed": 500,

@@ -189,7 +189,7 @@ def check_redis(settings: Settings) -> None:
         ServerUnfitError: one is too old, in cluster mode, or the user lacks rights there.
     """
     keys = settings.keys
-    wanted = {settings.broker_url: producer_commands(keys)}
+    wanted = {settings.broker_url: producer_commands(keys, settings.redis_wait_replicas)}
     wanted[settings.results] = wanted.get(settings.results, ()) + result_commands(keys)
     for url, commands in wanted.items():
         try:

@@ -76,7 +76,7 @@ class Interruption:
             return self._state_of(self.job, is_interrupt=is_interrupt)
         if not is_interrupt:
             return ""
-        if file:
+        if file and file.exists():
             return _("interrupted before any work began; {file} is unchanged").format(file=file)
         return _("interrupted before any work began")
 

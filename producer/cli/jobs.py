@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING
 
 import click
 
@@ -16,6 +17,9 @@ from worker.contract.i18n import gettext as _
 from worker.contract.i18n import gettext_noop as N_
 from worker.contract.options import Rule
 from worker.contract.printable import printable_json
+
+if TYPE_CHECKING:
+    from producer.jobs.requeue import Requeued
 
 _PIPE_COLUMNS = 200
 
@@ -85,10 +89,7 @@ def results(
             # What goes to a store is safe only when all is there.
             found = fetch(jobs, job, sink, drops=drop and not (out and out.url))
             if out and overwrite and not found.images:
-                msg = _("job {job} has no results to write: {place} is unchanged").format(
-                    job=job, place=out.url or out.file
-                )
-                raise NoResultsError(msg)
+                raise _no_results(job, out)
         output.deliver()
         if drop:
             jobs.drop_results(job, found.read)
@@ -101,6 +102,14 @@ def results(
     if not found.job.finished:
         return COULD_NOT_RUN
     return SOME_FAILED if found.failed or output.unwritten else OK
+
+
+def _no_results(job: str, out: Place) -> NoResultsError:
+    """Return the error for a job of which there is nothing to write over what `out` may hold."""
+    if not out.url and not out.file.exists():
+        return NoResultsError(_("job {job} has no results to write").format(job=job))
+    message = _("job {job} has no results to write: {place} is unchanged")
+    return NoResultsError(message.format(job=job, place=out.url or out.file))
 
 
 @verb("producer requeue --all")
@@ -130,10 +139,22 @@ def requeue(letters: tuple[str, ...], broker: str | None, *, everything: bool, d
             return OK
         sendable = [letter for letter in chosen if letter.can_be_sent]
         stay = len(chosen) - len(sendable)
+        if not chosen:
+            echo(_("there are no dead letters"))
+            return OK
         if not sendable:
-            echo(_("none of them can be sent again"))
-            return COULD_NOT_RUN
+            echo(_("none of them can be sent again: they stay, see producer status"))
+            return SOME_FAILED
         sent = send_again(connection, sendable)
+    _say_sent(sent)
+    if stay:
+        message = _("{letters:,} dead letters cannot be sent again, and stay: see producer status")
+        echo(message.format(letters=stay))
+    return SOME_FAILED if stay else OK
+
+
+def _say_sent(sent: Requeued) -> None:
+    """Print the jobs that go on, and say what was sent."""
     for name in filter(None, (sent.job, *sent.jobs)):
         click.echo(name)
     if sent.job:
@@ -150,10 +171,6 @@ def requeue(letters: tuple[str, ...], broker: str | None, *, everything: bool, d
             "try again in five minutes)"
         )
         echo(message.format(letters=sent.elsewhere))
-    if stay:
-        message = _("{letters:,} dead letters cannot be sent again, and stay: see producer status")
-        echo(message.format(letters=stay))
-    return SOME_FAILED if stay else OK
 
 
 @verb("producer cancel 20261123-181502-5f3a9c")

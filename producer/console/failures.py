@@ -23,6 +23,7 @@ IMAGES: Final[Mapping[str, str]] = {
     "not_an_image": N_("this is not an image in any format that can be read"),
     "truncated": N_("the image is cut off: its data ends too early"),
     "too_many_pixels": N_("the image has more pixels than are allowed (WANWU_MAX_PIXELS)"),
+    "too_complex": N_("the image has more pieces than any sound one: it is made to take long"),
     "broken_image": N_("the image's data is damaged"),
     "fetch_timeout": N_("its server does not give it in time (WANWU_FETCH_TIMEOUT_S)"),
     "decode_timeout": N_("decoding takes longer than is allowed (WANWU_DECODE_TIMEOUT_S)"),

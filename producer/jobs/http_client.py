@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, suppress
-from typing import Any, Final, Self
+from contextlib import suppress
+from typing import Any, Final
 from urllib.parse import quote
 
 import httpx2 as httpx
 import msgspec
 
-from producer.console.failures import sentence
-from producer.errors import NoSuchJobError, ServerError
+from producer.errors import ServerError
 from producer.jobs.chunks import Loaded
+from producer.jobs.http_answers import (
+    REDIS_FULL,
+    REDIS_FULL_PAUSE_S,
+    ServerWait,
+    checked,
+    problem_in,
+    said,
+)
+from producer.jobs.http_lines import RecordLines
 from producer.jobs.options import JobRequest
 from worker.contract.codec import decode, encode
 from worker.contract.i18n import gettext as _
@@ -26,10 +35,7 @@ from worker.contract.redis.retry import RetryPolicy
 _TIMEOUT: Final = httpx.Timeout(600.0, connect=5.0)
 _CANCEL_TIMEOUT: Final = httpx.Timeout(5.0)
 _FULL: Final = 429
-_NOT_FOUND: Final = 404
 _FULL_PAUSE_S: Final = 0.3
-_REDIS_FULL: Final = "redis_full"
-_REDIS_FULL_PAUSE_S: Final = 5.0
 # How often a stream of records is opened again before the job fails.
 _RETRIES: Final = 4
 _ERRORS: Final = (httpx.HTTPError, httpx.InvalidURL)
@@ -39,8 +45,12 @@ _STREAM_ERRORS: Final = (*_ERRORS, ServerError)
 class HttpClient:
     """A server and its API key. Closed by its `with` block; may be used by several threads."""
 
-    def __init__(self, url: str, api_key: str) -> None:
+    def __init__(self, url: str, api_key: str, retry_timeout_s: float = 0.0) -> None:
+        """Take where it is; a server that asks to wait is asked again for `retry_timeout_s`."""
         self.url: Final = url.rstrip("/")
+        self._retry_timeout_s = retry_timeout_s
+        # Is called with why a server is waited for.
+        self.on_wait: Callable[[str], object] = lambda _: None
         self._client = httpx.Client(
             headers={"X-API-Key": api_key} if api_key else {},
             timeout=_TIMEOUT,
@@ -84,11 +94,8 @@ class HttpClient:
         job: str,
         images: Sequence[Loaded],
         stopping: threading.Event,
-        on_redis_full: Callable[[str], object] = lambda _: None,
     ) -> bool:
         """Send images to an open job, as soon as the server takes them; False if it is to stop.
-
-        `on_redis_full` is called with what the server says while its Redis is full.
 
         Raises:
             ServerError: the server is gone, or refuses.
@@ -97,14 +104,15 @@ class HttpClient:
         files = [("images", (str(n), one.data)) for n, one in enumerate(images)]
         while not stopping.is_set():
             path = f"{_place(job)}/images"
-            answer = self._send("POST", path, data={"names": names.decode()}, files=files)
+            data = {"names": names.decode()}
+            answer = self._send("POST", path, sleep=stopping.wait, data=data, files=files)
             if answer.status_code != _FULL:
-                _checked(answer)
+                checked(answer)
                 return True
-            problem = _problem(answer)
-            if problem.get("code") == _REDIS_FULL:
-                on_redis_full(sentence(_REDIS_FULL, str(problem.get("message"))))
-                stopping.wait(_REDIS_FULL_PAUSE_S)
+            problem = problem_in(answer)
+            if problem.get("code") == REDIS_FULL:
+                self.on_wait(said(answer, problem))
+                stopping.wait(REDIS_FULL_PAUSE_S)
             else:
                 stopping.wait(_FULL_PAUSE_S)
         return False
@@ -132,7 +140,7 @@ class HttpClient:
         retry = RetryPolicy(retries=_RETRIES, errors=_STREAM_ERRORS, is_passing=_is_away)
         yielded, streamed, openings = Counter[str](), Counter[str](), 0
         url = f"{self.url}{_place(job)}/results"
-        with _RecordStream(self._client, url, follow=follow) as lines:
+        with RecordLines(self._client, url, self._wait, follow=follow) as lines:
             while True:
                 try:
                     block = retry.call(lines.read)
@@ -154,69 +162,33 @@ class HttpClient:
                 yield records
 
     def _ask(self, method: str, path: str, **more: Any) -> Any:
-        return msgspec.json.decode(_checked(self._send(method, path, **more)).content)
+        return msgspec.json.decode(checked(self._send(method, path, **more)).content)
 
-    def _send(self, method: str, path: str, **more: Any) -> httpx.Response:
-        try:
-            return self._client.request(method, f"{self.url}{path}", **more)
-        except _ERRORS as e:
-            raise self._unreachable(e) from e
+    def _send(
+        self,
+        method: str,
+        path: str,
+        *,
+        sleep: Callable[[float], object] = time.sleep,
+        **more: Any,
+    ) -> httpx.Response:
+        wait = self._wait()
+        while True:
+            try:
+                answer = self._client.request(method, f"{self.url}{path}", **more)
+            except _ERRORS as e:
+                raise self._unreachable(e) from e
+            if not (pause_s := wait.pause_s(answer)):
+                return answer
+            if sleep(pause_s):
+                return answer  # It is to stop.
+
+    def _wait(self) -> ServerWait:
+        return ServerWait(self._retry_timeout_s, self.on_wait)
 
     def _unreachable(self, error: Exception) -> ServerError:
         why = reason(str(error) or type(error).__name__)
         return ServerError(_("no answer from {url}: {reason}").format(url=self.url, reason=why))
-
-
-class _RecordStream:
-    """Lines of a response, opened when it is first read and again after it broke."""
-
-    def __init__(self, client: httpx.Client, url: str, *, follow: bool) -> None:
-        self._client = client
-        self._url = url
-        self._follow = follow
-        self._stack = ExitStack()
-        self._blocks: Iterator[bytes] | None = None
-        self._rest = b""
-        self.openings = 0
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        self._stack.close()
-
-    def read(self) -> list[bytes] | None:
-        """Return the whole lines that have come since, maybe none; None at the end."""
-        try:
-            self._blocks = self._blocks or self._open()
-            block = next(self._blocks, None)
-        except (httpx.HTTPError, ServerError):
-            self._stack.close()
-            self._blocks = None
-            raise
-        if block is None:
-            return None
-        # Not by httpx' own lines: those end at any line separator of Unicode, also within a name.
-        *lines, self._rest = (self._rest + block).split(b"\n")
-        return lines
-
-    def _open(self) -> Iterator[bytes]:
-        self._rest = b""
-        self.openings += 1
-        params = {"follow": "true"} if self._follow else {}
-        response = self._client.stream("GET", self._url, params=params)
-        answer = self._stack.enter_context(response)
-        if answer.is_error:
-            answer.read()
-        return _checked(answer).iter_bytes()
-
-
-def _problem(answer: httpx.Response) -> dict[str, Any]:
-    """Return what a server says is wrong; nothing if it is another program's answer."""
-    try:
-        return msgspec.json.decode(answer.content, type=dict[str, Any])
-    except msgspec.MsgspecError:
-        return {}
 
 
 def _place(job: str) -> str:
@@ -226,25 +198,3 @@ def _place(job: str) -> str:
 
 def _is_away(error: Exception) -> bool:
     return not isinstance(error, (httpx.UnsupportedProtocol, httpx.InvalidURL))
-
-
-def _checked(answer: httpx.Response) -> httpx.Response:
-    """Return an answer that is not an error.
-
-    Raises:
-        NoSuchJobError: the server does not know the job.
-        ServerError: it refuses for another reason.
-    """
-    if not answer.is_error:
-        return answer
-    try:
-        problem = msgspec.json.decode(answer.content)
-        code, message = problem["code"], problem["message"]
-    except (msgspec.MsgspecError, LookupError, TypeError):
-        raise ServerError(
-            _("the server answered {status}").format(status=answer.status_code)
-        ) from None
-    if answer.status_code == _NOT_FOUND:
-        raise NoSuchJobError(sentence(code, message))
-    refused = _("the server refused: {code}: {message}")
-    raise ServerError(refused.format(code=code, message=sentence(code, message)))

@@ -53,9 +53,11 @@ class HttpTransport:
         self._ended = False
         self.images = 0
         self.sent_all = False
+        http.on_wait = self._say_full
 
     def check_worker(self, request: JobRequest, echo: Echo, *, waits: bool) -> TagSource:
         """Look who will do the work; see `Transport.check_worker`."""
+        self._echo = echo
         models = self._http.models()
         if not models and waits:
             # The server may have looked a moment before the worker was there.
@@ -120,7 +122,7 @@ class HttpTransport:
         try:
             for group in grouped(self._readable(images), lambda _: UPLOAD_IMAGES, UPLOAD_BYTES):
                 self._open.update(dict.fromkeys(loaded.ref.path for loaded in group))
-                if not self._http.upload(self._job, group, self._stopping, self._say_full):
+                if not self._http.upload(self._job, group, self._stopping):
                     return
             self.sent_all = True
         except BaseException as e:  # noqa: BLE001 - raised where the records are read

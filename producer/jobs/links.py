@@ -126,7 +126,8 @@ class HttpLink:
     jobs: Final = None
 
     def __init__(self, settings: Settings, url: str) -> None:
-        self._http = HttpClient(url, settings.api_key.reveal())
+        timeout_s = float(settings.redis_retry_timeout_s)
+        self._http = HttpClient(url, settings.api_key.reveal(), timeout_s)
         self._max_file_bytes = settings.max_file_bytes
 
     def __enter__(self) -> Self:

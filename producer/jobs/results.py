@@ -9,7 +9,7 @@ from producer.console.failures import sentence
 from producer.formats import Sink
 from producer.jobs.collector import STALL_S, STILL_S, SYSTEM_CLOCK, WINDOW_IMAGES, Clock
 from worker.contract.i18n import gettext as _
-from worker.contract.messages import Record
+from worker.contract.messages import ChunkResult, Record
 from worker.contract.redis.retry import RetryPolicy
 from worker.contract.stores.jobs import LOST, Job, JobStore, LostChunk
 
@@ -47,9 +47,10 @@ class Fetched(NamedTuple):
                 message = _("{chunks:,} chunks have no results: {reason}")
                 yield message.format(chunks=len(seqs), reason=reason)
         if self.gone_chunks:
-            yield _("{chunks:,} chunks were done, but their results have expired").format(
-                chunks=self.gone_chunks
-            )
+            yield _(
+                "the results of {chunks:,} chunks are no longer there: they were dropped, or have "
+                "expired"
+            ).format(chunks=self.gone_chunks)
         if not self.job.finished:
             yield (
                 _(
@@ -97,8 +98,9 @@ def wait(
 class StoredResults:
     """The records of a job that are in Redis, and what there was to be seen on the way."""
 
-    def __init__(self, jobs: JobStore, job_id: str) -> None:
+    def __init__(self, jobs: JobStore, job_id: str, *, clock: Clock = SYSTEM_CLOCK) -> None:
         self._jobs = jobs
+        self._clock = clock
         self._job = jobs.get(job_id)
         self._images = self._failed = self._gone = 0
         self._read: list[int] = []
@@ -114,25 +116,48 @@ class StoredResults:
         # Reading is a sign of life: what is read is kept from now on.
         keep_s = self._jobs.touch(job.id)
         step = max(1, WINDOW_IMAGES * job.chunks // max(1, job.images))
+        missing: list[int] = []
         for start in range(0, job.chunks, step):
             seqs = range(start, min(start + step, job.chunks))
-            found = self._jobs.collect(job.id, seqs, keep_s=keep_s)
-            read = []
-            for outcome in found:
-                records = outcome.records()
-                if isinstance(outcome, LostChunk) and not records:
-                    self._lost.append(outcome)
-                    continue
-                self._images += len(records)
-                self._failed += sum(record.status == "failed" for record in records)
-                yield records
-                read.append(outcome.seq)
+            # Asked first: what is done after this question is no concern of the next one.
             done = self._jobs.finished_chunks(job.id, seqs)
-            self._gone += len(done - {outcome.seq for outcome in found})
-            if drops and read:
-                self._jobs.drop_results(job.id, read)
-            else:
-                self._read += read
+            found = self._jobs.collect(job.id, seqs, keep_s=keep_s)
+            missing += sorted(done - {outcome.seq for outcome in found})
+            yield from self._records_of(found, drops=drops)
+        if missing:
+            yield from self._look_again(missing, step, drops=drops)
+
+    def _look_again(
+        self, missing: Sequence[int], step: int, *, drops: bool
+    ) -> Iterator[list[Record]]:
+        """Yield what was counted and not there, and came meanwhile; the rest is gone."""
+        # Who finds that messages are lost, counts them first and stores why afterwards.
+        self._clock.sleep(POLL_S)
+        for start in range(0, len(missing), step):
+            seqs = missing[start : start + step]
+            found = self._jobs.collect(self._job.id, seqs)
+            gone = set(seqs) - {outcome.seq for outcome in found}
+            # One that is sent again is not done any more.
+            self._gone += len(self._jobs.finished_chunks(self._job.id, sorted(gone)))
+            yield from self._records_of(found, drops=drops)
+
+    def _records_of(
+        self, found: Sequence[ChunkResult | LostChunk], *, drops: bool
+    ) -> Iterator[list[Record]]:
+        read = []
+        for outcome in found:
+            records = outcome.records()
+            if isinstance(outcome, LostChunk) and not records:
+                self._lost.append(outcome)
+                continue
+            self._images += len(records)
+            self._failed += sum(record.status == "failed" for record in records)
+            yield records
+            read.append(outcome.seq)
+        if drops and read:
+            self._jobs.drop_results(self._job.id, read)
+        else:
+            self._read += read
 
     def summary(self) -> Fetched:
         """Return what was there, as far as it has been gone through."""

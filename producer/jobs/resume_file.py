@@ -48,6 +48,8 @@ class FileResumeState(NoResumeState):
         self._cancelled: set[bytes] = set()
         self._failed_before: set[bytes] = set()
         self._again: set[bytes] = set()
+        self._lost: set[bytes] = set()
+        self._sent_again = 0
 
     @property
     def images(self) -> int:
@@ -58,6 +60,11 @@ class FileResumeState(NoResumeState):
     def failed_before(self) -> int:
         """How many images that were passed over have failed, and were not tried again."""
         return len(self._failed_before)
+
+    @property
+    def sent_again(self) -> int:
+        """How many images are sent again that an earlier job had lost."""
+        return self._sent_again
 
     def read(self) -> None:
         """Learn what the file holds; half a line, where the writer was killed, is cut off.
@@ -87,6 +94,7 @@ class FileResumeState(NoResumeState):
                         self._failed_before.add(name)
                     continue
                 self._again.add(name)
+                self._sent_again += name in self._lost
             yield image
 
     def note(self, record: Record) -> None:
@@ -145,8 +153,11 @@ class FileResumeState(NoResumeState):
                 # From a run that ended before it could drop the older one.
                 self._again.add(name)
             self._paths.add(name)
+            self._lost.discard(name)
             if record.error is not None and record.error.code in _UNTRIED:
                 self._cancelled.add(name)
+                if record.error.code == MESSAGE_LOST:
+                    self._lost.add(name)
                 continue
             self._cancelled.discard(name)
             if record.error is not None:

@@ -22,6 +22,10 @@ class ResumeState(Protocol):
     def failed_before(self) -> int:
         """How many images that were passed over have failed, and were not tried again."""
 
+    @property
+    def sent_again(self) -> int:
+        """How many images are sent again that an earlier job had lost."""
+
     def read(self) -> None:
         """Learn it."""
 
@@ -51,6 +55,11 @@ class NoResumeState:
 
     @property
     def failed_before(self) -> int:
+        """Know of none."""
+        return 0
+
+    @property
+    def sent_again(self) -> int:
         """Know of none."""
         return 0
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import NamedTuple
+
+import redis
 
 from producer.arguments import argument
 from producer.errors import ExistingRecordsError, raises_producer_errors
@@ -97,11 +99,21 @@ def tag(
                 yield from _taken_over(taken, sink, state, echo)
                 images = state.pending(images, source)
             begin = partial(state.begin, replaces=writing.overwrite)
-            for records in runner.records(images, begin):
-                _write(records, sink)
-                yield records
+            try:
+                for records in runner.records(images, begin):
+                    _write(records, sink)
+                    yield records
+            finally:
+                _note_sent_again(jobs, runner.job, state)
         state.end()
         output.deliver()
+
+
+def _note_sent_again(jobs: JobStore | None, job: str, state: ResumeState) -> None:
+    """Let `producer doctor` know that images which were lost are not any more."""
+    if jobs and job and state.sent_again:
+        with suppress(redis.RedisError):
+            jobs.note_sent_again(job, state.sent_again)
 
 
 def _taken_over(

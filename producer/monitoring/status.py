@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 import redis
 from rich.console import Console, Group
 from rich.live import Live
+from rich.table import Table
 from rich.text import Text
 
 from producer.backend.queue_problems import later_sentence
-from producer.backend.workers import WorkerInfo, online
+from producer.backend.workers import BrokerRefusesError, WorkerInfo, online
 from producer.monitoring import status_tables as tables
 from worker.contract.i18n import gettext as _
 from worker.contract.printable import printable
@@ -35,7 +36,10 @@ PAUSE_S: Final = 2.0
 
 
 class State(msgspec.Struct, frozen=True, kw_only=True):
-    """What was seen. Rates are images a second, by job; `newer` are messages of a later version."""
+    """What was seen. Rates are images a second, by job; `newer` are messages of a later version.
+
+    Where workers could not be asked, `workers_unknown` says why.
+    """
 
     jobs: tuple[Job, ...]
     workers: tuple[WorkerInfo, ...]
@@ -43,6 +47,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     job_rates: Mapping[str, float]
     one_job: bool
     newer: int = 0
+    workers_unknown: str = ""
     # What keeps the work from being done.
     problem: str = ""
 
@@ -60,6 +65,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
         workers = msgspec.to_builtins(self.workers)
         found = {"jobs": jobs, "workers": workers, "dead_letters": len(self.dead)}
         found |= {"messages_of_later_version": self.newer}
+        found |= {"workers_unknown": self.workers_unknown}
         return json.dumps(found, ensure_ascii=False)
 
     def group(self, width: int) -> Group:
@@ -69,7 +75,10 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
             (job,) = self.jobs
             return Group(tables.job_details(job, self.job_rates.get(job.id)), *problem)
         jobs = tables.jobs_table(self.jobs, self.job_rates, width)
-        workers = tables.workers_table(self.workers, width)
+        workers: Table | Text = tables.workers_table(self.workers, width)
+        if self.workers_unknown:
+            message = _("workers cannot be asked: {reason}")
+            workers = Text(printable(message.format(reason=self.workers_unknown)))
         dead = [tables.dead_table(self.dead, width)] if self.dead else []
         later = [Text(later_sentence(self.newer))] if self.newer else []
         return Group(jobs, workers, *dead, *later, *problem)
@@ -96,12 +105,21 @@ class StatusSampler:
         state = self._look()
         if any(job.outstanding for job in state.jobs):
             time.sleep(GLANCE_S)
-            connection, before = self._connection, {job.id: job.done for job in state.jobs}
+            before = {job.id: job.done for job in state.jobs}
             state = self._look()
             still = [job for job in state.jobs if job.done == before.get(job.id)]
-            if look_twice(connection.client, connection.jobs, still):
+            if self._finds_lost(still):
                 state = self._look()
         return state
+
+    def _finds_lost(self, jobs: Sequence[Job]) -> bool:
+        """Whether messages of these jobs have vanished; not where Redis refuses to count them."""
+        try:
+            return bool(look_twice(self._connection.client, self._connection.jobs, jobs))
+        except redis.ResponseError as e:
+            if not passes(e):
+                raise
+            return False
 
     def watch(self, console: Console, echo: Callable[[str], None]) -> None:
         """Show the state until somebody interrupts; `echo` is called with why there is none.
@@ -148,7 +166,11 @@ class StatusSampler:
         connection = self._connection
         odd = wrong_type(connection.client, connection.keys, self._job or "")
         jobs = [connection.jobs.get(self._job)] if self._job else connection.jobs.list()
-        workers = [] if self._job else online(connection.app, ASK_TIMEOUT_S)
+        workers, unknown = [], ""
+        try:
+            workers = [] if self._job else online(connection.app, ASK_TIMEOUT_S)
+        except BrokerRefusesError as e:
+            unknown = str(e)
         done = {job.id: job.done for job in jobs}
         now_s = time.monotonic()
         before_s, done_before = self._before or (now_s, {})
@@ -161,6 +183,7 @@ class StatusSampler:
             job_rates=_rates(done, done_before, passed_s),
             one_job=self._job is not None,
             newer=newer_messages(connection.client, connection.keys),
+            workers_unknown=unknown,
             problem=str(odd or ""),
         )
 

@@ -35,6 +35,8 @@ _STATES: Final = (
     N_("cancelled"),
     N_("finished"),
 )
+# What `Job.priority` may be.
+_PRIORITIES: Final = (N_("low"), N_("normal"), N_("high"))
 # What is cut off at its beginning.
 _TAILS: Final = frozenset({"of", "what"})
 
@@ -55,11 +57,16 @@ def jobs_table(jobs: Sequence[Job], rates: Mapping[str, float], width: int = WID
         N_("img/s"): [pace for pace, _left in paces],
         N_("left"): [left for _pace_, left in paces],
         N_("age"): [age(time.time() - job.created_at_s) for job in jobs],
+        N_("priority"): ["" if job.priority == "normal" else _(job.priority) for job in jobs],
         N_("labels"): [f"{job.labels:,}" if job.labels else "" for job in jobs],
         N_("of"): [printable(job.about) for job in jobs],
     }
+    if not any(columns["priority"]):
+        del columns["priority"]
     numbers = ("images", "done", "failed", "img/s", "left", "labels")
-    form = _Form(numbers, ("of",), ("age", "labels", "img/s", "left", "failed", "images"))
+    form = _Form(
+        numbers, ("of",), ("age", "labels", "priority", "img/s", "left", "failed", "images")
+    )
     return _table(columns, form, width)
 
 
@@ -177,6 +184,8 @@ def job_details(job: Job, rate: float | None = None) -> Table:
         table.add_row(_("of"), Text(printable(job.about)))
         table.add_row(_("labels"), f"{job.labels:,}" if job.labels else _("the model's own"))
     table.add_row(_("state"), Text(printable(_(job.status))))
+    if job.priority != "normal":
+        table.add_row(_("priority"), _(job.priority))
     table.add_row(
         _("images"),
         _("{images:,} in {chunks:,} chunks").format(images=job.images, chunks=job.chunks),

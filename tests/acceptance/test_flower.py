@@ -75,7 +75,11 @@ def test_each_chunk_shows_its_images_its_batches_and_where_its_time_went(
     assert {"images_per_s", "batch", "queue_ms", "infer_ms", "device", "worker"} <= set(columns)
     page = flower.get(f"/task/{job}-0")
     assert "Decode Ms" in page or "decode_ms" in page or "Decode ms" in page
-    (stats,) = flower.get("/api/workers?refresh=1").values()
+    ((name, stats),) = flower.get("/api/workers?refresh=1").items()
+    shown = flower.get(f"/worker/{name}")
+    assert "worker-refresh" in shown
+    for refused in ("worker-shutdown", "worker-pool-grow", "cancel-consumer", "task-timeout"):
+        assert refused not in shown, refused
     batches = Counter({int(k): n for k, n in stats["stats"]["tagger"]["batch_sizes"].items()})
     assert sum(size * count for size, count in batches.items()) == 39
 
@@ -206,7 +210,7 @@ def test_a_browser_shows_each_worker_and_the_depth_that_redis_has(
     sizes = re.findall(r"(\d+) of (\d+)", panel["Batches, by size"][0])
     assert sum(int(count) * int(size) for count, size in sizes) == 24
     for stage in ("decode", "infer", "total"):
-        middle, most, worst = map(float, panel[stage])
+        middle, most, worst = (float(one.replace(",", "")) for one in panel[stage])
         meant = [line["timing"][f"{stage}_ms"] for line in lines]
         assert min(meant) - 0.1 <= middle <= most <= worst <= max(meant) * 1.3 + 1
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 import urllib.request
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 import redis
 from conftest import PATIENCE_S, ROOT, STEADY, Fleet, environment, run, until
+from documents import DOCS, lines
 from flowers import flower_at
 from images import fill
 from server import free_port
@@ -135,7 +137,8 @@ def test_our_purge_and_control_leave_the_stock_application_alone(
     (photo, *_) = fill(tmp_path / "photos", 1)
     run("producer", "submit", str(photo), "--no-wait", broker_url=server.url)
     ours = environment(broker_url=server.url) | {"PYTHONPATH": str(ROOT)}
-    argv = [sys.executable, "-m", "celery", "-A", "worker.app:app", "purge", "-f"]
+    (line,) = (line for line in lines(DOCS / "operations.md") if "purge" in line)
+    argv = [sys.executable, "-m", *shlex.split(line)]
     done = subprocess.run(argv, cwd=ROOT, env=ours, capture_output=True, text=True, check=False)
     assert "1 message" in done.stdout, done.stdout + done.stderr
     assert client.llen(DEFAULT_KEYS.queue) == 0

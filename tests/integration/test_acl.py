@@ -18,18 +18,22 @@ from flowers import flower_at
 from images import fill
 from server import free_port
 
+from producer.monitoring.doctor import examine
+from producer.monitoring.finding import Finding
 from worker.contract.keys import Keys
 from worker.contract.local.redis_server import EmbeddedRedis
 from worker.contract.local.subprocesses import start_child, stop_child
 from worker.contract.redis.connections import connect
+from worker.contract.redis.rights import ServerUnfitError
 from worker.contract.redis.server_check import (
-    ServerUnfitError,
     check_server,
     producer_commands,
     result_commands,
     worker_commands,
     worker_result_commands,
 )
+from worker.contract.secret import SecretUrl
+from worker.contract.settings import Settings
 
 pytestmark = pytest.mark.integration
 
@@ -130,3 +134,35 @@ def test_without_one_of_them_a_sentence_names_it(
         pytest.skip("Flower listens to events; the exporter, which is checked, does not")
     with connect(urls[name]) as one, pytest.raises(ServerUnfitError, match="lacks rights: "):
         check_server(one, "here", checked)
+
+
+def test_the_right_to_wait_for_replicas_is_asked_for_where_it_is_used(
+    urls: dict[str, str], client: redis.Redis
+) -> None:
+    set_user(client, "producer", [*RIGHTS["producer"], "-wait"])
+    url, photos = urls["producer"], "ops/examples"
+    assert run("producer", "status", broker_url=url).returncode == 0
+    done = run("producer", "submit", photos, broker_url=url, redis_wait_replicas="1")
+    assert done.returncode == 1
+    assert "lacks rights: WAIT" in done.stderr
+    assert client.keys("*job*") == []
+    seen = run("producer", "doctor", broker_url=url, redis_wait_replicas="1")
+    assert seen.returncode == 1
+    assert "ACL SETUSER producer +wait (" in seen.stdout
+    assert "upgrade" not in seen.stdout
+
+
+def test_the_doctor_names_all_rights_that_are_missing(
+    urls: dict[str, str], client: redis.Redis
+) -> None:
+    fewer = [one for one in RIGHTS["producer"] if one not in {"~wanwu:*", "+@scripting", "+time"}]
+    set_user(client, "producer", fewer)
+    (found,) = examine_bad(urls["producer"])
+    assert "ACL SETUSER producer ~wanwu:* +" in found.todo
+    assert "+evalsha" in found.todo
+    assert "+time" in found.todo
+
+
+def examine_bad(url: str) -> list[Finding]:
+    found = examine(Settings(broker_url=SecretUrl(url)), [])
+    return [one for one in found if one.state == "fail"]

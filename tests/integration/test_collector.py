@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 import redis
 
 from producer.jobs import collector as collect
 from producer.jobs.collector import Clock, Collector
-from producer.jobs.results import fetch, wait
+from producer.jobs.results import StoredResults, fetch, wait
 from producer.jobs.window import Sent, Window
 from worker.contract.keys import DEFAULT_KEYS as KEYS
 from worker.contract.messages import ChunkResult, Failure, ImageRef, ImageResult, Record
-from worker.contract.stores.jobs import JobStore, NoSuchJobError
+from worker.contract.stores.jobs import JobStore, LostChunk, NoSuchJobError
 
 META = KEYS.result("")
 
@@ -275,7 +275,43 @@ def test_fetching_tells_of_results_that_are_gone_or_were_given_up(job: Job) -> N
     assert found.job.finished
     assert found.failed
     assert any("Boom: bang" in remark for remark in remarks)
-    assert any("1 chunks were done" in remark for remark in remarks)
+    assert any("the results of 1 chunks are no longer there" in remark for remark in remarks)
+
+
+class AtWork(JobStore):
+    """A store whose worker finishes another chunk whenever results have been asked for."""
+
+    job: Job
+    left: list[int]
+
+    def collect(
+        self, job_id: str, seqs: Sequence[int], *, keep_s: int = 0
+    ) -> Sequence[ChunkResult | LostChunk]:
+        found = super().collect(job_id, seqs, keep_s=keep_s)
+        self.job.finish(*self.left)
+        self.left = []
+        return found
+
+
+def test_what_is_done_while_results_are_read_has_not_expired(job: Job) -> None:
+    job.finish(0)
+    jobs = AtWork(job.client, 3600)
+    jobs.job, jobs.left = job, [1, 2]
+    found = fetch(jobs, job.id, Memory())
+    assert (found.images, found.gone_chunks) == (2, 0)
+    assert (job.jobs.get(job.id).done, jobs.left) == (6, [])
+
+
+def test_what_is_counted_before_it_is_stored_has_not_expired(job: Job) -> None:
+    """As chunks whose messages are found to be lost."""
+    job.finish(0, 2)
+    job.jobs.finish_chunk(job.id, 1, images=2, failed=2)
+    job.jobs.drop_results(job.id, [2])
+    job.time.on_nap = lambda: job.finish(1)
+    stored = StoredResults(job.jobs, job.id, clock=job.time.clock)
+    assert paths_of(stored.records()) == job.paths(0) + job.paths(1)
+    found = stored.summary()
+    assert (found.images, found.gone_chunks, found.read) == (4, 1, (0, 1))
 
 
 def test_waiting_ends_when_the_job_is_finished_and_tells_of_a_long_silence(job: Job) -> None:

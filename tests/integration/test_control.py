@@ -5,6 +5,9 @@ from __future__ import annotations
 import base64
 import gzip
 import json
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +15,8 @@ import psutil
 import pytest
 import redis
 from celery import Celery
-from conftest import PATIENCE_S, Fleet, Worker, run, until
+from conftest import PATIENCE_S, ROOT, Fleet, Worker, environment, run, until
+from documents import DOCS, lines
 from images import fill
 
 from producer.backend.workers import online
@@ -99,6 +103,23 @@ def test_what_flower_asks_for_is_answered_without_passwords(
     assert asked(app, "enable_events", {}) == {"ok": "task events already enabled"}
     assert app.control.ping(timeout=PATIENCE_S, limit=1)
     assert "ok" in asked(app, "revoke", {"task_id": "nobody-0"})
+
+
+def test_celerys_own_command_reaches_workers_as_documented(
+    server: EmbeddedRedis, worker: Worker
+) -> None:
+    (line,) = (line for line in lines(DOCS / "operations.md") if "inspect ping" in line)
+    done = subprocess.run(
+        [sys.executable, "-m", *shlex.split(line)],
+        cwd=ROOT,
+        env=environment(broker_url=server.url) | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "pong" in done.stdout
 
 
 def envelope(body: bytes, **changes: Any) -> bytes:

@@ -9,7 +9,8 @@ import redis
 from conftest import Fleet, run
 from server import Server
 
-from producer.monitoring.doctor import Finding, examine
+from producer.monitoring.doctor import examine
+from producer.monitoring.finding import Finding
 from worker.contract.local.redis_server import EmbeddedRedis
 from worker.contract.secret import SecretUrl
 from worker.contract.settings import Settings

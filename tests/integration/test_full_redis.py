@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,15 +21,19 @@ from producer.jobs.feeder import Feeder
 from producer.jobs.options import JobOptions
 from producer.jobs.publisher import Stores
 from producer.jobs.window import Sent, Window
+from producer.monitoring.doctor import examine
+from producer.monitoring.finding import Finding
 from worker.contract.keys import DEFAULT_KEYS as KEYS
 from worker.contract.local.redis_server import EmbeddedRedis
 from worker.contract.messages import ChunkResult, ImageRef, ImageResult
 from worker.contract.queue.app import make_app
 from worker.contract.queue.fair import FairQueue
+from worker.contract.redis.connections import retrying_client
 from worker.contract.redis.memory import MemoryWatch
 from worker.contract.secret import SecretUrl
 from worker.contract.settings import Settings
 from worker.contract.stores.blobs import BlobStore
+from worker.contract.stores.dead_letters import DeadLetters
 from worker.contract.stores.job_records import success_body
 from worker.contract.stores.jobs import JobStore
 
@@ -67,7 +72,8 @@ def held(jobs: JobStore, chunks: int = 40) -> str:
 def test_there_is_room_without_a_limit_or_where_redis_evicts(client: Any) -> None:
     assert MemoryWatch(client).take(10**12)
     assert not MemoryWatch(client).is_short
-    limit(client, 0.99)
+    # More than fits: what a server has in use of itself goes down after its start.
+    limit(client, 1.5)
     assert MemoryWatch(client).is_short
     client.config_set("maxmemory-policy", "volatile-lru")
     assert (MemoryWatch(client).is_short, MemoryWatch(client).percent) == (False, 0)
@@ -230,3 +236,66 @@ def test_the_http_api_takes_nothing_while_redis_is_full(
         assert answer.headers["Retry-After"] == "5"
         jobs.drop_results(job, range(40))
         until(lambda: pool.request("POST", url, json={"images": ["/a.jpg"]}).status == 201)
+
+
+def test_who_may_not_ask_is_not_held_up_and_does_not_ask_again(
+    server: EmbeddedRedis, client: Any
+) -> None:
+    client.execute_command("ACL", "SETUSER", "blind", "on", ">pw", "~*", "&*", "+@all", "-info")
+    client.execute_command("ACL", "LOG", "RESET")
+    now_s, url = 0.0, f"redis://blind:pw@{server.url.partition('@')[2]}"
+    limit(client, 0.99)
+    try:
+        with retrying_client(url) as blind:
+            memory = MemoryWatch(blind, now=lambda: now_s)
+            for _look in range(3):
+                assert memory.take(10)
+                now_s += 2
+            # Redis counts denials of the same kind in one entry.
+            (denied,) = client.acl_log()
+            assert (denied["object"], denied["count"]) == ("info", 1)
+            client.execute_command("ACL", "SETUSER", "blind", "+info")
+            assert not memory.is_short
+            now_s += 60
+            assert memory.is_short
+    finally:
+        client.acl_deluser("blind")
+
+
+@pytest.mark.parametrize("program", [True, False])
+def test_the_status_of_a_full_redis_lists_what_it_holds(
+    server: EmbeddedRedis, client: Any, program: bool
+) -> None:
+    jobs = JobStore(client, 3600)
+    job = held(jobs, 2)
+    waiting = jobs.create().id
+    jobs.set_sent(waiting, images=1, chunks=1)
+    jobs.set_state(waiting, "submitted")
+    DeadLetters(client).add_unreadable(b"?", "no message")
+    client.config_set("maxmemory", 1)
+    seen = run("producer", "status", *["--json"] * program, broker_url=server.url)
+    assert seen.returncode == 0, seen.stderr
+    if program:
+        found = json.loads(seen.stdout)
+        assert {one["id"] for one in found["jobs"]} == {job, waiting}
+        assert (found["workers"], found["dead_letters"]) == ([], 1)
+        assert "OOM" in found["workers_unknown"]
+    else:
+        assert all(name in seen.stdout for name in (job, waiting, "unreadable_message"))
+        assert "workers cannot be asked: " in seen.stdout
+        assert "OOM" in seen.stdout
+
+
+def test_the_doctor_fails_where_senders_wait(server: EmbeddedRedis, client: Any) -> None:
+    settings = Settings(broker_url=SecretUrl(server.url))
+    limit(client, 0.9)
+    assert any("nothing more is sent" in one.what for one in examine(settings, []) if is_bad(one))
+    client.config_set("maxmemory", 1)
+    # It is said once.
+    full = [one.what for one in examine(settings, []) if is_bad(one) and "worker" not in one.what]
+    assert full == [one for one in full if "OOM" in one]
+    assert len(full) == 1
+
+
+def is_bad(finding: Finding) -> bool:
+    return finding.state == "fail"

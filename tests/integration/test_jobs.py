@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from typing import Any, cast
 
 import pytest
 import redis
@@ -134,6 +135,34 @@ def test_an_unknown_job_is_told_by_name(jobs: JobStore) -> None:
         jobs.get("nowhere")
     with pytest.raises(NoSuchJobError, match="no job nowhere"):
         jobs.set_state("nowhere", "cancelled")
+
+
+@pytest.mark.parametrize(("ttl_s", "kept"), [(86_400, "24 h"), (90, "90 s"), (5400, "5400 s")])
+def test_it_is_said_for_how_long_jobs_are_kept(client: redis.Redis, ttl_s: int, kept: str) -> None:
+    with pytest.raises(NoSuchJobError, match=rf"\(records are kept for {kept}\)"):
+        JobStore(client, ttl_s).get("nowhere")
+
+
+def test_a_job_that_cannot_be_begun_leaves_nothing(client: redis.Redis) -> None:
+    jobs, asked = JobStore(client, 3600, replicas=1), cast("Any", client)
+    asked.execute_command("ACL", "SETUSER", "default", "-wait")
+    try:
+        with pytest.raises(redis.exceptions.NoPermissionError):
+            jobs.create()
+    finally:
+        asked.execute_command("ACL", "SETUSER", "default", "+wait")
+    assert client.keys("*job*") == []
+
+
+def test_a_task_that_was_revoked_has_a_plain_sentence(jobs: JobStore, client: redis.Redis) -> None:
+    error = {"exc_type": "TaskRevokedError", "exc_message": ["revoked"], "exc_module": "celery"}
+    store(client, "j", 0, "REVOKED", error)
+    (found,) = jobs.collect("j", [0])
+    assert isinstance(found, LostChunk)
+    assert found.code == "message_lost"
+    assert (
+        found.reason == "its message left the queue without a result (purged, revoked or deleted)"
+    )
 
 
 def test_a_chunk_of_a_forgotten_job_leaves_no_record(jobs: JobStore, client: redis.Redis) -> None:

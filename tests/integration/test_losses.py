@@ -247,6 +247,8 @@ def test_a_submit_that_waits_says_what_is_lost_and_resume_sends_it_again(
     again = run("producer", *argv, "--resume", broker_url=server.url)
     assert again.returncode == 0, again.stderr
     assert codes(out) == {"ok": IMAGES}
+    seen = run("producer", "doctor", broker_url=server.url)
+    assert "are lost to the queue" not in seen.stdout + seen.stderr
 
 
 @pytest.mark.integration

@@ -348,7 +348,14 @@ def test_a_submit_replaces_a_file_only_when_it_has_records(
     gone = run("producer", *once_more, broker_url=server.url)
     assert gone.returncode == 1
     assert f"job {job} has no results to write: {out} is unchanged" in gone.stderr
+    assert (
+        "they were dropped, or have expired"
+        in run("producer", "results", job, broker_url=server.url).stderr
+    )
     assert len(list(records_of(out))) == 40
+    new = str(tmp_path / "new.jsonl")
+    gone = run("producer", *once_more[:3], new, "--overwrite", broker_url=server.url)
+    assert gone.stderr.strip() == f"error: job {job} has no results to write"
     interrupt_before_any_result(server.url, fill(tmp_path / "one", 1)[0], out)
     assert len(list(records_of(out))) == 40
 

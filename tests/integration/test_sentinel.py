@@ -119,6 +119,12 @@ def test_what_is_wrong_is_one_sentence(
     assert len(str(caught.value).splitlines()) == 1
 
 
+def test_the_doctor_names_the_setting_of_the_sentinels_password(service: Service) -> None:
+    seen = run("producer", "doctor", **given(service, sentinel_password=""))
+    assert seen.returncode == 1
+    assert "-> put the sentinels' own password into WANWU_SENTINEL_PASSWORD" in seen.stdout
+
+
 def test_a_sentinel_that_is_taken_for_a_server_is_named(service: Service) -> None:
     url = f"redis://:{SENTINELS_OWN}@127.0.0.1:{service.sentinel_ports[0]}/0"
     done = run("producer", "status", broker_url=url)

@@ -18,8 +18,8 @@ from worker.contract.keys import DEFAULT_KEYS as KEYS
 from worker.contract.local.redis_server import EmbeddedRedis, server_program
 from worker.contract.local.subprocesses import start_child, stop_child
 from worker.contract.redis.connections import BrokerUnreachableError, connect
+from worker.contract.redis.rights import ServerUnfitError
 from worker.contract.redis.server_check import (
-    ServerUnfitError,
     check_server,
     refusal,
     worker_commands,

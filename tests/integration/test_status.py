@@ -98,6 +98,16 @@ def test_what_a_job_is_of_cannot_write_to_the_terminal(client: redis.Redis) -> N
         assert r"\x1b]0;x\x07\udcff[red] (+1)" in shown
 
 
+def test_a_priority_is_shown_where_it_is_not_the_usual_one(client: redis.Redis) -> None:
+    jobs = JobStore(client, 60)
+    low, usual = jobs.create(priority="low"), jobs.create()
+    shown = text(tables.jobs_table([low, usual], {}))
+    assert [line.split("│")[9].strip() for line in shown.splitlines() if low.id in line] == ["low"]
+    assert "priority" not in text(tables.jobs_table([usual], {}))
+    assert "low" in text(tables.job_details(low))
+    assert "priority" not in text(tables.job_details(usual))
+
+
 def test_failures_are_told_by_code(client: redis.Redis) -> None:
     jobs = JobStore(client, 60)
     job = jobs.create().id

@@ -31,6 +31,7 @@ SETTINGS = {f"WANWU_{name.upper()}" for name in Settings.__struct_fields__}
 FOREIGN = {
     ".",
     "apt-get",
+    "celery",
     "cp",
     "curl",
     "docker",

@@ -18,6 +18,7 @@ IMAGE_ERRORS = [
 MADE_WITH: dict[type[errors.ImageError], tuple[object, ...]] = {
     errors.TooLargeError: (10, 5),
     errors.TooManyPixelsError: ((20, 30), 5),
+    errors.TooComplexError: (20, 10, "scans"),
     errors.CancelledError: ("20261123-181502-5f3a9c",),
     errors.DecodeTimeoutError: (20,),
     errors.FetchTimeoutError: (30,),

@@ -81,7 +81,7 @@ _PATTERNS: Final = (
         N_("another master has not got what was sent"),
     ),
     (
-        r"the sentinels refuse the name or the password",
+        r"the sentinels refuse the name or the password: see WANWU_SENTINEL_PASSWORD",
         N_("the sentinels refuse the name or the password: see WANWU_SENTINEL_PASSWORD"),
     ),
     (

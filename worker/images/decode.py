@@ -28,6 +28,7 @@ from worker.errors import (
 )
 from worker.images.colour import flatten, upright
 from worker.images.resize import fit
+from worker.images.structure import check_structure
 
 if TYPE_CHECKING:
     from worker.artifact.manifest import Preprocessing
@@ -135,6 +136,8 @@ def _open(data: bytes, formats: Sequence[str]) -> Image.Image:
             if accept:
                 raise NotAnImageError(_is_off(name))
             continue
+        if accept:
+            check_structure(data, name)
         try:
             image: Image.Image = factory(BytesIO(data), "")
         except _DECODER_ERRORS as e:

@@ -13,8 +13,8 @@ from celery.exceptions import WorkerShutdown
 from worker.contract.redis.connections import BrokerUnreachableError, connect, unreachable
 from worker.contract.redis.errors import reason_of
 from worker.contract.redis.key_types import explained, is_wrong_type
+from worker.contract.redis.rights import ServerUnfitError
 from worker.contract.redis.server_check import (
-    ServerUnfitError,
     check_server,
     worker_commands,
     worker_result_commands,
@@ -34,9 +34,12 @@ def check_redis(settings: Settings) -> None:
         BrokerUnreachableError: one is away.
         BrokerError: one cannot be used, or refuses the password.
     """
-    keys = settings.keys
+    keys, is_apart = settings.keys, settings.results != settings.broker_url
     wanted = {settings.broker_url: worker_commands(keys)}
-    wanted[settings.results] = wanted.get(settings.results, ()) + worker_result_commands(keys)
+    # Results beside the queue come and go with it: nobody waits for them.
+    replicas = settings.redis_wait_replicas if is_apart else 0
+    results = worker_result_commands(keys, replicas)
+    wanted[settings.results] = wanted.get(settings.results, ()) + results
     for url, commands in wanted.items():
         try:
             with connect(url) as client:

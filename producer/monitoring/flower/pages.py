@@ -8,6 +8,7 @@ ours are left out, and the rest works.
 from __future__ import annotations
 
 import os
+import re
 import threading
 from collections.abc import Iterable
 from contextlib import suppress
@@ -67,6 +68,20 @@ _LINK: Final = """        <li class="nav-item">
             {% if active_tab == 'throughput' %}aria-current="page"{% end %}>Throughput</a>
         </li>
 """
+
+# Of Flower's own pages: what our workers refuse (`worker.service.control`). Flower asks for it and
+# says that it is done, whatever they answer.
+_REFUSED: Final = tuple(
+    re.compile(pattern, re.DOTALL)
+    for pattern in (
+        r'<button id="worker-(?:shutdown|pool-restart)".*?</button>',
+        r'<section class="worker-panel worker-controls-panel".*?</section>',
+        r'<button id="worker-cancel-consumer-.*?</button>',
+        r'<input id="add-consumer-name".*?</button>',
+        r'<button[^>]*id="task-(?:rate-limit|timeout-soft|timeout-hard)-.*?</button>',
+        r'<button[^>]*id="task-terminate".*?</button>',
+    )
+)
 
 throughput: Final = Throughput()
 
@@ -179,6 +194,9 @@ def _templates(directory: Path) -> dict[str, str]:
     pages["worker.html"] = pages["worker.html"].replace("</header>", f"</header>\n{panel}", 1)
     # The first list of the bar is the pages', the second is of small signs.
     pages["navbar.html"] = pages["navbar.html"].replace(_NAVIGATION, _LINK + _NAVIGATION, 1)
+    for name in ("worker.html", "task.html"):
+        for refused in _REFUSED:
+            pages[name] = refused.sub("", pages[name])
     return pages
 
 

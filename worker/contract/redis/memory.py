@@ -16,6 +16,8 @@ import redis
 # What is above is for the results of what is under way, and for those who are in a hurry.
 FULL_SHARE: Final = 0.85
 _LOOK_S: Final = 1.0
+# Rights may be given while a program runs.
+_DENIED_S: Final = 60.0
 _NO_EVICTION: Final = "noeviction"
 
 
@@ -32,7 +34,7 @@ class MemoryWatch:
     """Memory of one or more servers: the fullest counts. May be used by several threads.
 
     Redis is asked once a second at most; what is sent meanwhile is added to what was in use. Where
-    the user may not ask, it is never short.
+    the user may not ask, it is never short, and nobody asks again for a minute.
     """
 
     def __init__(self, *clients: redis.Redis, now: Callable[[], float] = time.monotonic) -> None:
@@ -41,6 +43,7 @@ class MemoryWatch:
         self._lock = threading.Lock()
         self._looked_s = float("-inf")
         self._used = self._limit = 0
+        self._denied_until_s: dict[int, float] = {}
 
     @property
     def percent(self) -> int:
@@ -72,13 +75,19 @@ class MemoryWatch:
     def _look(self) -> None:
         if self._now() - self._looked_s < _LOOK_S:
             return
-        found = [memory_share(self._about(client)) for client in self._clients]
+        found = [memory_share(self._about(place)) for place in range(len(self._clients))]
         limited = [one for one in found if one[1]]
         self._used, self._limit = max(limited, key=lambda one: one[0] / one[1], default=(0, 0))
         self._looked_s = self._now()
 
-    def _about(self, client: Any) -> dict[str, Any]:
-        try:
-            return dict(client.info("memory"))
-        except redis.ResponseError:
+    def _about(self, place: int) -> dict[str, Any]:
+        if self._now() < self._denied_until_s.get(place, 0.0):
             return {}
+        # As a value: an error that is raised here is taken for one that passes, and the client
+        # tries for half a minute.
+        with self._clients[place].pipeline(transaction=False) as pipe:
+            pipe.info("memory")
+            (found,) = pipe.execute(raise_on_error=False)
+        if isinstance(found, redis.exceptions.NoPermissionError):
+            self._denied_until_s[place] = self._now() + _DENIED_S
+        return {} if isinstance(found, Exception) else dict(found)

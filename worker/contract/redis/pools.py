@@ -49,7 +49,7 @@ _KEEPALIVE: Final = {
 # Known to `contract.reasons`, which translates them.
 _SILENT: Final = "no sentinel of {service} answers"
 _NO_MASTER: Final = "the sentinels know no master of {service} that is there"
-_LOGIN: Final = "the sentinels refuse the name or the password"
+_LOGIN: Final = "the sentinels refuse the name or the password: see WANWU_SENTINEL_PASSWORD"
 _NO_SENTINEL: Final = "what answers for {service} is no sentinel"
 _CLASSES: Final[Mapping[tuple[Kind, bool], type]] = {
     ("tcp", False): redis.Connection,

@@ -10,23 +10,20 @@ from typing import Any, Final
 
 import redis
 
-from worker.contract.i18n import Message, TranslatedError
 from worker.contract.i18n import gettext_noop as N_
 from worker.contract.keys import Keys
-from worker.contract.redis.errors import passes, reason_message, reason_of
+from worker.contract.redis.errors import passes, reason_of
+from worker.contract.redis.rights import NO_SCRIPT, Command, ServerUnfitError, rights_error
 
 OLDEST: Final = (6, 2)
-_NO_SCRIPT: Final = "0" * 40
-
-Command = tuple[str | int, ...]
 
 
 # What each does in Redis, a command for each kind of key. They are queued and discarded, never
 # executed: the server looks at the command, the keys and the channels when it queues.
 
 
-def producer_commands(keys: Keys) -> tuple[Command, ...]:
-    """Return what a producer does where the queue is."""
+def producer_commands(keys: Keys, replicas: int = 0) -> tuple[Command, ...]:
+    """Return what a producer that waits for so many replicas does where the queue is."""
     queue, probe, binding = keys.queue, keys.probe, f"{keys.prefix}_kombu.binding.probe"
     return (
         ("PING",),
@@ -34,7 +31,7 @@ def producer_commands(keys: Keys) -> tuple[Command, ...]:
         ("RPUSH", queue, "x"),
         ("LINDEX", queue, -1),
         ("LLEN", queue),
-        ("EVALSHA", _NO_SCRIPT, 1, probe),
+        ("EVALSHA", NO_SCRIPT, 1, probe),
         ("EVAL", "return 1", 1, probe),
         ("LRANGE", queue, 0, -1),
         ("LREM", queue, 1, "x"),
@@ -61,7 +58,13 @@ def producer_commands(keys: Keys) -> tuple[Command, ...]:
         ("SMEMBERS", binding),
         ("PUBLISH", f"{keys.prefix}/0.celery.pidbox", "x"),
         ("TIME",),
+        *replica_commands(replicas),
     )
+
+
+def replica_commands(replicas: int) -> tuple[Command, ...]:
+    """Return what whoever waits for so many replicas does beside writing."""
+    return (("WAIT", replicas, 1),) if replicas else ()
 
 
 def worker_commands(keys: Keys) -> tuple[Command, ...]:
@@ -96,18 +99,15 @@ def result_commands(keys: Keys) -> tuple[Command, ...]:
     return (("SETEX", result, 1, "x"), ("MGET", result), ("UNLINK", result))
 
 
-def worker_result_commands(keys: Keys) -> tuple[Command, ...]:
-    """Return what a worker does where the results are."""
-    return (*result_commands(keys), ("PUBLISH", keys.result("probe"), "x"))
+def worker_result_commands(keys: Keys, replicas: int = 0) -> tuple[Command, ...]:
+    """Return what a worker that waits for so many replicas does where the results are."""
+    published = ("PUBLISH", keys.result("probe"), "x")
+    return (*result_commands(keys), published, *replica_commands(replicas))
 
 
 def write_commands(keys: Keys) -> tuple[Command, ...]:
     """Return what shows whether the server of the queue takes work at the moment."""
     return (("SETEX", keys.probe, 1, "x"), ("LPUSH", keys.queue, "x"))
-
-
-class ServerUnfitError(TranslatedError, RuntimeError):
-    """The server is there, but cannot be used as it is; one sentence says why, and what to do."""
 
 
 def check_server(client: redis.Redis, url: object, commands: Iterable[Command]) -> None:
@@ -121,10 +121,11 @@ def check_server(client: redis.Redis, url: object, commands: Iterable[Command]) 
         redis.RedisError: it does not answer, or refuses for a while.
     """
     _check_kind(client, url)
-    missing, denied = [], []
+    missing = []
+    denied: list[tuple[Command, redis.ResponseError]] = []
     for command, error in _refusals(client, commands):
         if isinstance(error, redis.exceptions.NoPermissionError):
-            denied.append((_shown(command), reason_message(error)))
+            denied.append((command, error))
         elif "unknown command" in str(error).lower():
             missing.append(str(command[0]))
     if missing:
@@ -134,18 +135,7 @@ def check_server(client: redis.Redis, url: object, commands: Iterable[Command]) 
             commands=", ".join(missing),
         )
     if denied:
-        (first, reason), more = denied[0], len(denied) - 1
-        others = Message(N_(", and {more} more"), more=more) if more else ""
-        raise ServerUnfitError(
-            N_(
-                "the user of Redis at {url} lacks rights: {command}: {reason}{others}; "
-                "see ACL SETUSER"
-            ),
-            url=url,
-            command=first,
-            reason=reason,
-            others=others,
-        )
+        raise rights_error(url, denied)
 
 
 def refusal(client: redis.Redis, commands: Iterable[Command]) -> str:
@@ -160,12 +150,6 @@ def refusal(client: redis.Redis, commands: Iterable[Command]) -> str:
         if passes(error):
             return reason_of(error)
     return ""
-
-
-def _shown(command: Command) -> str:
-    """Return a command's name and what it is used on."""
-    names = (part for part in command[1:] if isinstance(part, str) and part != _NO_SCRIPT)
-    return f"{command[0]} {next(names, '')}".rstrip()
 
 
 def _about(client: redis.Redis, section: str) -> dict[str, Any]:

@@ -68,6 +68,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     published: int | None = None
     # The most blobs of a chunk.
     blobs: int = 0
+    # Images of it that an earlier job had lost (`--resume`).
+    sent_again: int = 0
 
     @property
     def finished(self) -> bool:
@@ -150,8 +152,9 @@ def outcome(seq: int, body: bytes) -> ChunkResult | LostChunk:
     if isinstance(found, dict) and found.get("exc_type") in _CODES:
         reason = "".join(map(str, found.get("exc_message", ())))
         return LostChunk(seq, reason, paths, _CODES[found["exc_type"]])
-    code = MESSAGE_LOST if status == _REVOKED else LOST
-    return LostChunk(seq, f"{status}: {_message(found)}", paths, code)
+    if status == _REVOKED:
+        return LostChunk(seq, LOST_REASON, paths, MESSAGE_LOST)
+    return LostChunk(seq, f"{status}: {_message(found)}", paths)
 
 
 def paths_in(wire: object) -> tuple[str, ...]:

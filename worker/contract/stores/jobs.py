@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
 from worker.contract import legacy
+from worker.contract.i18n import Message
 from worker.contract.i18n import gettext_noop as N_
 from worker.contract.keys import DEFAULT_KEYS, Keys
 from worker.contract.messages import Chunk, ChunkResult, Priority, task_id, waiting_s
@@ -116,7 +118,14 @@ class JobStore:
             pipe.zadd(self._keys.jobs, {job.id: job.created_at_s})
             pipe.zremrangebyscore(self._keys.jobs, 0, self._clock() - max(kept_s * 30, waiting_s))
             pipe.execute()
-        self.confirm_sent(_CREATE_TIMEOUT_S)
+        try:
+            self.confirm_sent(_CREATE_TIMEOUT_S)
+        except BaseException:
+            # Nobody will ever send anything of it.
+            with suppress(Exception):
+                self._client.unlink(key)
+                self._client.zrem(self._keys.jobs, job.id)
+            raise
         return job
 
     def get(self, job_id: str) -> Job:
@@ -188,6 +197,12 @@ class JobStore:
         """
         await_replicas(self._client, self._keys, self._replicas, timeout_s)
 
+    def note_sent_again(self, job_id: str, images: int) -> None:
+        """Note how many images of a job had been lost by an earlier one, if it is still there."""
+        key = self._keys.job(job_id)
+        if self._client.exists(key):
+            self._client.hset(key, "sent_again", images)
+
     def set_published(self, job_id: str, chunks: int) -> None:
         """Note that so many chunks are in the queue, and none is on its way."""
         self._client.hset(self._keys.job(job_id), "published", chunks)
@@ -212,9 +227,12 @@ class JobStore:
         )
 
     def _unknown(self, job_id: str) -> NoSuchJobError:
-        kept_h = self._ttl_s // 3600
+        hours, seconds = divmod(self._ttl_s, 3600)
+        kept = Message(N_("{kept_s} s"), kept_s=self._ttl_s)
+        if hours and not seconds:
+            kept = Message(N_("{kept_h} h"), kept_h=hours)
         return NoSuchJobError(
-            N_("there is no job {job} (records are kept for {kept_h} h)"), job=job_id, kept_h=kept_h
+            N_("there is no job {job} (records are kept for {kept})"), job=job_id, kept=kept
         )
 
     def is_cancelled(self, job_id: str) -> bool:
