@@ -25,7 +25,7 @@ import click
 import pyarrow.parquet as pq
 import pytest
 import redis
-from conftest import PATIENCE_S, ROOT, Fleet, environment, until
+from conftest import LONG, PATIENCE_S, ROOT, Fleet, environment, until
 from forks import Forks
 from languages import chinese_in, english_in, untranslated_lines
 from server import free_port
@@ -37,7 +37,7 @@ from worker.contract.local.redis_server import EmbeddedRedis
 from worker.contract.redis.connections import connect
 
 # The round is made before the first test.
-pytestmark = pytest.mark.timeout(1800)
+pytestmark = [pytest.mark.timeout(1800), LONG]
 LOCALES: Final = {"zh": "zh_CN.UTF-8", "en": "en_US.UTF-8"}
 AWAY: Final = "redis://127.0.0.1:1/0"
 FIXED_S: Final = 1_700_000_000
