@@ -15,14 +15,14 @@ import psutil
 import pytest
 from bomb_containers import containers
 from bomb_rasters import rasters
-from conftest import LONG, Fleet, run
+from conftest import Fleet, run
 from images import fill
 from server import free_port
 
 from producer.cli.exit_codes import SOME_FAILED
 from worker.contract.local.redis_server import EmbeddedRedis
 
-pytestmark = [pytest.mark.integration, LONG]
+pytestmark = pytest.mark.integration
 
 GOOD = 200
 # Long for an image of this size, even where other programs keep all cores busy.

@@ -44,6 +44,7 @@ class Decoding:
     """A pool, and what has become of the images that were given to it."""
 
     def __init__(self, root: Path) -> None:
+        self._others = {*_children(os.getpid())}
         self.died = threading.Event()
         self.root = root
         config = DecodeConfig(
@@ -88,9 +89,14 @@ class Decoding:
 
         return wait
 
+    def server(self) -> int:
+        """Return the process that the decode processes are forked from."""
+        (server,) = {*_children(os.getpid())} - self._others
+        return server
+
     def processes(self) -> list[int]:
         """Return the process ids of the decode processes."""
-        return [child for server in _children(os.getpid()) for child in _children(server)]
+        return _children(self.server())
 
 
 def _children(pid: int) -> list[int]:
@@ -227,7 +233,7 @@ def _pid_of(pidfd: int) -> int:
 
 
 def test_when_the_server_of_the_processes_ends_all_is_started_anew(decoding: Decoding) -> None:
-    (server,) = _children(os.getpid())
+    server = decoding.server()
     data = encoded(picture(9, (2000, 1500)), "JPEG")
     waiting = decoding.submit(*[{"data": data}] * 10)
     os.kill(server, signal.SIGKILL)
@@ -239,9 +245,8 @@ def test_when_the_server_of_the_processes_ends_all_is_started_anew(decoding: Dec
 def test_when_no_process_can_be_started_others_must_try_and_the_worker_hears(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = _children(os.getpid())
     decoding = Decoding(tmp_path)
-    (server,) = set(_children(os.getpid())) - {*before}
+    server = decoding.server()
     # What is to be started as the next server ends at once.
     monkeypatch.setattr(sys, "executable", "/bin/false")
     waiting = decoding.submit(*[{"data": slow_ppm()}] * 4)

@@ -12,6 +12,7 @@ from worker.images.structure.tiff import check_directory
 # Pillow takes a step in Python for each of these. A file of 256 MiB has 4,096 full segments.
 MAX_SEGMENTS: Final = 10_000
 MAX_JUNK_BYTES: Final = 500_000
+_MAX_SEGMENT_BYTES: Final = 65_535
 MAX_TABLE_BYTES: Final = 200_000
 MAX_RESOURCES: Final = 100_000
 # Each is added to those before by copying all of them.
@@ -88,7 +89,8 @@ def check_jpeg(data: bytes) -> None:
         else:
             place = after
     if header.exif_at:
-        check_directory(data, header.exif_at)
+        # A segment's length has 16 bits.
+        check_directory(data[header.exif_at : header.exif_at + _MAX_SEGMENT_BYTES], 0)
     # Else there is one scan, and what lies behind it is not decoded.
     if data[begin] < header.components or _is_partial(data, begin):
         _check_scans(data, end, header.pixels)

@@ -30,7 +30,7 @@ def check_png(data: bytes, place: int = 0) -> None:
         if name == b"IEND":
             return
         if name == b"eXIf":
-            check_directory(data, place + 8)
+            check_directory(data[place + 8 : place + 8 + length], 0)
         chunks += 1
         if chunks > MAX_CHUNKS:
             at_most(chunks, MAX_CHUNKS, "chunks")

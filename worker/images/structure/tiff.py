@@ -81,8 +81,10 @@ class _Directory:
     def check(self, place: int, deeper: int) -> dict[int, int]:
         """Check the directory there; return its tags of one whole number."""
         count = self._unpack("Q" if self._number == "Q" else "H", place)
-        at_most(count, MAX_ENTRIES, "entries in a directory")
         begin = self._start + place + (8 if self._number == "Q" else 2)
+        # Those that are not there are not read: a damaged EXIF block need not cost the image.
+        count = min(count, max(0, (len(self._data) - begin) // self._entry.size))
+        at_most(count, MAX_ENTRIES, "entries in a directory")
         numbers = fractions = 0
         found: dict[int, int] = {}
         for at in range(begin, begin + count * self._entry.size, self._entry.size):

@@ -30,7 +30,8 @@ def check_webp(data: bytes) -> None:
         name, length = struct.unpack_from("<4sI", data, place)
         if name == b"EXIF":
             begin = place + 8
-            check_directory(data, begin + len(_EXIF) * data.startswith(_EXIF, begin))
+            start = begin + len(_EXIF) * data.startswith(_EXIF, begin)
+            check_directory(data[start : begin + length], 0)
             return
         chunks += 1
         at_most(chunks, MAX_CHUNKS, "chunks")
