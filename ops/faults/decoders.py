@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import random
+import subprocess
 import sys
 import tempfile
 import time
@@ -21,15 +22,12 @@ from pathlib import Path
 from typing import Final
 
 import psutil
-import redis
 from campaign import made_images
-from full import check, until
+from full import check, staffed
 from sender import submit
 from server import Server
 from supervisor import Supervisor
 
-WORKERS: Final = 2
-LEASE_S: Final = 10
 _PATIENCE_S: Final = 600.0
 
 
@@ -43,6 +41,21 @@ def decoders_of(workers: list[int]) -> list[psutil.Process]:
     return found
 
 
+def kill_decoders(
+    producer: subprocess.Popen[bytes], staff: Supervisor, dice: random.Random, kills_a_second: float
+) -> int:
+    """Kill decode processes until the producer has ended; return how many."""
+    killed, ends_s = 0, time.monotonic() + _PATIENCE_S
+    while producer.poll() is None and time.monotonic() < ends_s:
+        time.sleep(dice.expovariate(kills_a_second))
+        there = decoders_of([child.pid for child in staff.children])
+        if there and producer.poll() is None:
+            with suppress(psutil.NoSuchProcess):
+                dice.choice(there).kill()
+                killed += 1
+    return killed
+
+
 def main() -> None:
     """Run the job as the command line says."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -51,33 +64,22 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=None)
     options = parser.parse_args()
     seed = options.seed if options.seed is not None else random.SystemRandom().randrange(10**6)
-    dice, killed = random.Random(seed), 0  # noqa: S311 - no secret
+    dice = random.Random(seed)  # noqa: S311 - no secret
     with (
         tempfile.TemporaryDirectory(prefix="wanwu-decoders-") as name,
         made_images(options.images) as images,
         Server(Path(name)) as server,
     ):
-        staff = Supervisor([server.url] * WORKERS, LEASE_S, Path(name) / "workers.log")
-        try:
-            with redis.Redis.from_url(server.url) as client:
-                until(lambda: len(client.client_list(_type="pubsub")) >= WORKERS)
-            out, log = Path(name) / "tags.jsonl", Path(name) / "producer.log"
+        out, log = Path(name) / "tags.jsonl", Path(name) / "producer.log"
+        with staffed(server, Path(name)) as staff:
             began_s = time.monotonic()
             variables = {**os.environ, "WANWU_BROKER_URL": server.url}
             producer = submit(images, "--out", str(out), log=log, variables=variables)
-            while producer.poll() is None and time.monotonic() < began_s + _PATIENCE_S:
-                time.sleep(dice.expovariate(options.kills_a_second))
-                there = decoders_of([child.pid for child in staff.children])
-                if there and producer.poll() is None:
-                    with suppress(psutil.NoSuchProcess):
-                        dice.choice(there).kill()
-                        killed += 1
+            killed = kill_decoders(producer, staff, dice, options.kills_a_second)
             problems = check(images, out)
             problems += [f"producer ended with {code}"] if (code := producer.wait()) else []
             staff.look_after(lacks_rights=False)
             problems += [f"a worker ended with {code}" for code in staff.ended]
-        finally:
-            staff.stop()
     took_s = round(time.monotonic() - began_s, 1)
     seen = {"images": options.images, "killed": killed, "s": took_s, "seed": seed}
     print(json.dumps(seen | {"problems": problems}))

@@ -20,6 +20,8 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -120,6 +122,18 @@ class Filling:
         return os.environ | {"WANWU_BROKER_URL": self._server.url, "LC_ALL": "C.UTF-8"}
 
 
+@contextmanager
+def staffed(server: Server, directory: Path) -> Iterator[Supervisor]:
+    """Yield two workers at a Redis, once they take messages."""
+    staff = Supervisor([server.url] * WORKERS, LEASE_S, directory / "workers.log")
+    try:
+        with redis.Redis.from_url(server.url) as client:
+            until(lambda: len(client.client_list(_type="pubsub")) >= WORKERS)
+        yield staff
+    finally:
+        staff.stop()
+
+
 def until(condition: Any) -> None:
     """Wait until the condition holds."""
     ends_s = time.monotonic() + _PATIENCE_S
@@ -157,10 +171,7 @@ def main() -> None:
         made_images(options.images) as images,
         Server(Path(name)) as server,
     ):
-        staff = Supervisor([server.url] * WORKERS, LEASE_S, Path(name) / "workers.log")
-        try:
-            with redis.Redis.from_url(server.url) as client:
-                until(lambda: len(client.client_list(_type="pubsub")) >= WORKERS)
+        with staffed(server, Path(name)) as staff:
             filling = Filling(Path(name), server, dice)
             for number in range(options.fills):
                 seen = filling.run(number, images) | {"seed": seed}
@@ -168,8 +179,6 @@ def main() -> None:
                 seen["problems"] += [f"a worker ended with {code}" for code in staff.ended]
                 print(json.dumps(seen), flush=True)
                 found.append(seen)
-        finally:
-            staff.stop()
         if any(one["problems"] for one in found):
             print((Path(name) / "producer.log").read_text(encoding="utf-8"), file=sys.stderr)
     sys.exit(1 if any(one["problems"] for one in found) else 0)
