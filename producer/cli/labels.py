@@ -62,7 +62,7 @@ def _table() -> Table:
     table.add_column(_("version"), no_wrap=True)
     table.add_column(_("for"))
     for one in vocabularies():
-        count = f"{len(one.pack.labels):,}"
+        count = f"{len(one.read_pack().labels):,}"
         purpose = one.purpose if in_english else one.chinese_purpose
         table.add_row(*map(Text, (one.name, one.chinese_name, count, one.version, purpose)))
     return table

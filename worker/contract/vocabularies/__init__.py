@@ -36,9 +36,8 @@ class Vocabulary(msgspec.Struct, frozen=True):
     purpose: str = msgspec.field(name="for")
     chinese_purpose: str = msgspec.field(name="用途")
 
-    @property
-    def pack(self) -> LabelPack:
-        """Its labels, with their aliases and parents."""
+    def read_pack(self) -> LabelPack:
+        """Return its labels, with their aliases and parents."""
         return parse_labels(self.file.read_text(encoding="utf-8"))
 
 
