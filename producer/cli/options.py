@@ -93,10 +93,10 @@ class LabelFile(click.Path):
         try:
             return super().convert(value, param, ctx)
         except click.BadParameter as e:
-            if not {".", "/"} & set(name):
-                message = _("{reason} Nor is it a vocabulary: producer labels lists them.")
-                e.message = message.format(reason=e.message)
-            raise
+            if {".", "/"} & set(name):
+                raise
+            message = _("{reason} Nor is it a vocabulary: producer labels lists them.")
+            raise click.BadParameter(message.format(reason=e.message), ctx, param) from e
 
 
 def finite(_context: click.Context, _option: click.Parameter, value: float | None) -> float | None:
@@ -179,7 +179,8 @@ _LABEL_OPTIONS: Final = (
         type=LabelFile(),
         metavar="FILE|NAME",
         section=LABELS,
-        help="Label file, one label per line; or a vocabulary, such as general: see producer labels.",
+        help="Label file, one label per line; or a vocabulary, such as general: see producer "
+        "labels.",
     ),
     option(
         "--label",
