@@ -91,8 +91,8 @@ GROUPS: Final[Mapping[str, Mapping[str, Entry]]] = {
         ),
         "decode_timeout_s": Entry(
             "Seconds that reading and decoding one image may take; then it fails. Time spent "
-            "waiting for a core does not count, up to three times as long. Never more than a quarter "
-            "of `WANWU_STALL_TIMEOUT_S`."
+            "waiting for a core does not count, up to three times as long. Never more than a "
+            "quarter of `WANWU_STALL_TIMEOUT_S`."
         ),
         "decode_memory_bytes": Entry(
             "Bytes of memory that decoding one image may take; then it fails.",
