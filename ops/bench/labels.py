@@ -20,6 +20,7 @@ from typing import Any, Final
 import numpy as np
 
 from worker.artifact.manifest import Artifact, open_artifact
+from worker.contract.scoring import Scale
 from worker.contract.labels import LabelPack
 from worker.contract.local.redis_server import EmbeddedRedis
 from worker.contract.redis.connections import connect
@@ -49,7 +50,7 @@ def median_ms(step: Callable[[], Any], runs: int = RUNS) -> float:
     return 1000 * median(times_s[2:])
 
 
-def ranking(found: LabelSet, scale: float) -> dict[str, float]:
+def ranking(found: LabelSet, scale: Scale) -> dict[str, float]:
     """Return milliseconds an image, by images of the chunk."""
     dice = np.random.default_rng(0)
     times = {}
@@ -88,7 +89,7 @@ def main() -> None:
     with EmbeddedRedis() as server, connect(server.url) as client:
         for count in SIZES:
             found, seconds = encoding(artifact, labels(count), RedisLabelMatrixStore(client))
-            rows.append({"labels": count} | ranking(found, artifact.manifest.logit_scale) | seconds)
+            rows.append({"labels": count} | ranking(found, artifact.manifest.scale) | seconds)
             print(", ".join(f"{name} {value}" for name, value in rows[-1].items()), flush=True)
     if options.json:
         report = {"model": artifact.id, "rows": rows}

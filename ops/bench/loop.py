@@ -89,7 +89,7 @@ class Bare:
             self._rank(ahead.popleft()())
 
     def _rank(self, embeddings_ND: Embeddings) -> None:
-        scale = self._artifact.manifest.logit_scale
+        scale = self._artifact.manifest.scale
         rank(embeddings_ND, self._labels, scale, top_k=5, threshold=0.0)
 
 

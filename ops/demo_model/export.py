@@ -16,6 +16,7 @@ from transformers import BertTokenizer
 from worker.artifact.manifest import Preprocessing, Source, default_artifact
 from worker.export.export import export_model
 from worker.export.recipe import Recipe
+from worker.model.hub import Loaded
 
 CARD: Final = "README.md"
 RECIPE: Final = Recipe(
@@ -43,7 +44,8 @@ def export(trained: Path, out: Path) -> None:
         model.logit_scale.clamp_(max=MAX_LOGIT_SCALE)
     # Rounded once, so that the weights ship in 16 bits and every engine computes the same.
     model = model.half().float()
-    manifest = export_model(model, tokenizer, RECIPE, out)
+    loaded = Loaded(model, None, tokenizer, RECIPE.source)
+    manifest = export_model(loaded, RECIPE, out)
     if card is not None:
         (out / CARD).write_text(card, encoding="utf-8")
     size_mb = sum(file.stat().st_size for file in out.rglob("*") if file.is_file()) / 1e6

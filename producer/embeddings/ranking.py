@@ -20,7 +20,7 @@ from producer.embeddings.text_encoder import Embedded
 from producer.errors import EncodingError, RecordsError
 from worker.contract.i18n import gettext as _
 from worker.contract.messages import Record, Tag
-from worker.contract.scoring import Background, Best, best, score, tags
+from worker.contract.scoring import Background, Best, Scale, best, score, tags
 
 if TYPE_CHECKING:
     from worker.contract.text_embeddings import Encoded
@@ -48,7 +48,7 @@ class Ranker:
     def rank(self, embeddings_ND: npt.NDArray[np.float16]) -> Best:
         """Return the best labels of each image. Equal scores stand in the labels' order."""
         floats_ND = embeddings_ND.astype(np.float32)
-        scale = self.encoded.logit_scale
+        scale = Scale(self.encoded.logit_scale, self.encoded.logit_bias)
         return best(score(floats_ND, self._matrix_KD, scale, self._background), self._top_k)
 
 

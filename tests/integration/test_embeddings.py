@@ -21,6 +21,7 @@ from producer.embeddings.ranking import Ranker, matrix_of, nearest, retagged
 from producer.embeddings.text_encoder import Embedded
 from producer.errors import EncodingError, RecordsError
 from producer.formats import open_sink, records_of, target_of
+from worker.contract.scoring import Scale
 from worker.contract.local.redis_server import EmbeddedRedis
 from worker.contract.scoring import Background
 from worker.contract.text_embeddings import Encoded
@@ -62,7 +63,7 @@ def test_scores_and_order_are_those_of_a_worker(labels: int, top_k: int, backgro
         encoded = msgspec.structs.replace(with_labels.encoded, background=background)
         body = with_labels.matrix + rows_JD.tobytes() + apart_JK.tobytes()
         with_labels = Embedded(encoded, body)
-    wanted = rank(images_ND.astype(np.float32), label_set, 20.0, top_k=top_k, threshold=0.02)
+    wanted = rank(images_ND.astype(np.float32), label_set, Scale(20.0), top_k=top_k, threshold=0.02)
     ranker = Ranker(with_labels, top_k=top_k)
     records = iter([record(embedding=embedding(*row)) for row in images_ND.tolist()])
     for found, tags in zip(retagged(records, ranker, "hash", 0.02), wanted, strict=True):

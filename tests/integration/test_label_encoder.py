@@ -14,6 +14,7 @@ import redis
 from conftest import PATIENCE_S, until
 from tiny_model import build, write_manifest
 
+from worker.contract.scoring import Scale
 from worker.artifact.manifest import open_artifact
 from worker.contract.labels import LabelPack
 from worker.errors import ArtifactError, InferenceError, LabelsMissingError
@@ -278,7 +279,7 @@ def test_ten_thousand_labels_are_encoded_once_and_each_image_finds_its_own(
     assert Counted.encodings == before + 1
     assert found.matrix_KD.shape == (10_000, 3)
     red_ND = np.tile(np.array([[1, 0, 0]], np.float32), (130, 1))
-    tags = rank(red_ND, found, 20.0, top_k=2, threshold=0.0)
+    tags = rank(red_ND, found, Scale(20.0), top_k=2, threshold=0.0)
     assert {one[0].label for one in tags} == {"红"}
     assert len(tags) == 130
 

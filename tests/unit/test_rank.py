@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pytest
 
 from worker.contract.messages import Tag
-from worker.contract.scoring import Background, softmax
+from worker.contract.scoring import Background, Scale, softmax
 from worker.labels.encoder import LabelSet
 from worker.pipeline import rank as stage
 
@@ -20,7 +20,7 @@ LEANING = np.array([0.6, 0.8, 0.0], np.float32)
 
 def rank(embedding_D: Embedding, labels: LabelSet, scale: float, **options: Any) -> tuple[Tag, ...]:
     """Rank one image."""
-    (tags,) = stage.rank(embedding_D[None], labels, scale, **options)
+    (tags,) = stage.rank(embedding_D[None], labels, Scale(scale), **options)
     return tags
 
 
@@ -130,7 +130,7 @@ def test_images_ranked_together_are_ranked_as_if_alone() -> None:
     dice = np.random.default_rng(3)
     many = LabelSet(tuple(map(str, range(50))), dice.standard_normal((50, 8)).astype(np.float32))
     embeddings = dice.standard_normal((5, 8)).astype(np.float32)
-    together = stage.rank(embeddings, many, 3.0, top_k=4, threshold=0)
+    together = stage.rank(embeddings, many, Scale(3.0), top_k=4, threshold=0)
     for embedding, tags in zip(embeddings, together, strict=True):
         alone = rank(embedding, many, 3.0, top_k=4, threshold=0)
         assert [tag.label for tag in tags] == [tag.label for tag in alone]

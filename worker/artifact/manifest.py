@@ -14,10 +14,12 @@ from worker.contract.i18n import gettext_noop as N_
 from worker.contract.labels import PLACEHOLDER
 from worker.contract.local.files import open_regular, read_regular
 from worker.contract.reasons import os_reason
+from worker.contract.scoring import Scale
 from worker.contract.settings import Positive
 from worker.errors import ArtifactError
 
-FORMAT: Final = 1
+# 2 since there is `logit_bias`; what has none is written as 1, which older programs read.
+FORMAT: Final = 2
 MANIFEST: Final = "manifest.json"
 IMAGE_TOWER: Final = "image.pt"
 TEXT_TOWER: Final = "text.pt"
@@ -46,7 +48,8 @@ class Preprocessing(msgspec.Struct, frozen=True, kw_only=True):
     """How a decoded image becomes `height` x `width` pixels.
 
     `squash` ignores the aspect ratio; `shortest_edge` keeps it and cuts out the centre, after a
-    resize to `edge` pixels, by default as few as the cut needs. `mean` and `std`, of values in
+    resize to `edge` pixels, by default as few as the cut needs. `margin` says how half a pixel
+    beside the cut is rounded: down, or to the nearest even number. `mean` and `std`, of values in
     0..1, are in the graph already and listed here for readers.
     """
 
@@ -54,6 +57,7 @@ class Preprocessing(msgspec.Struct, frozen=True, kw_only=True):
     width: Positive
     resize: Literal["squash", "shortest_edge"] = "squash"
     edge: Positive | None = None
+    margin: Literal["down", "even"] = "down"
     interpolation: Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"] = (
         "bicubic"
     )
@@ -66,7 +70,9 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 
     A `zero-shot` model embeds images and texts alike; a `classifier` gives logits, `embedding_dim`
     of them, one for each of its own labels, and knows no texts. `logit_scale` is the factor itself
-    (about 100 for CLIP), not its logarithm. `labels` names the file of the model's own label set,
+    (about 100 for CLIP), not its logarithm. With a `logit_bias` each label is scored by itself: the
+    sigmoid of its logit and the bias (SigLIP; classifiers of several labels at once, with a bias of
+    0). `labels` names the file of the model's own label set,
     if it has one. `parity` and `speed` were measured at export; `fast_decode` says that embeddings
     stay what they are when JPEGs are scaled down while they are decoded.
     """
@@ -79,6 +85,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     preprocessing: Preprocessing
     embedding_dim: Positive
     logit_scale: float
+    logit_bias: float | None = None
     max_text_tokens: int = 0
     template: str = PLACEHOLDER
     labels: str | None = None
@@ -90,6 +97,11 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     torch: str = ""
     notice: str | None = None
 
+    @property
+    def scale(self) -> Scale:
+        """What makes scores of cosines, or of a classifier's logits."""
+        return Scale(self.logit_scale, self.logit_bias)
+
     def decodes_fast(self, mode: str) -> bool:
         """Whether JPEGs are scaled down while they are decoded, in mode auto, exact or fast."""
         return mode == "fast" or (mode == "auto" and self.fast_decode)
@@ -98,6 +110,9 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         """Hold what types cannot express."""
         if not (math.isfinite(self.logit_scale) and self.logit_scale > 0):
             msg = "logit_scale must be a positive number"
+            raise ValueError(msg)
+        if self.logit_bias is not None and not math.isfinite(self.logit_bias):
+            msg = "logit_bias must be a number"
             raise ValueError(msg)
         if self.template.count(PLACEHOLDER) != 1:
             msg = f"template must hold {PLACEHOLDER} exactly once"

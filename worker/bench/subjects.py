@@ -89,7 +89,7 @@ def _text_in_every_call(
 ) -> Callable[[], Tensor]:
     """Return what the usual zero-shot code does beside the images: all labels, in each call."""
     manifest = artifact.manifest
-    tower, device = TextTower(model).eval(), model.device
+    tower, device = TextTower(model, is_masked=True).eval(), model.device
     tokenizer = Tokenizer.from_file(str(artifact.file(TOKENIZER)))
     prompts = [manifest.template.format(label) for label in labels]
 

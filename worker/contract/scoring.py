@@ -42,21 +42,31 @@ class Best(NamedTuple):
     scores_NT: Floats
 
 
+class Scale(NamedTuple):
+    """What a model makes of a cosine: `factor` x cosine is a logit, to which `bias` is added.
+
+    With a bias, each label is scored by itself.
+    """
+
+    factor: float
+    bias: float | None = None
+
+
 def score(
-    embeddings_ND: Matrix, matrix_KD: Matrix, logit_scale: float, background: Background | None
+    embeddings_ND: Matrix, matrix_KD: Matrix, scale: Scale, background: Background | None
 ) -> Floats:
     """Return the scores NK of each label for each image, 0 to 1.
 
-    A score is the label's share of the softmax over the whole set of `logit_scale` x cosine (CLIP,
-    Radford et al. 2021, section 3.1.2); both sides are unit vectors. Of a classifier the embedding
-    is its logits, and the matrix picks them. With a background each label has a score of its own;
-    see `shares`.
+    A score is the label's share of the softmax over the whole set of the logits (CLIP, Radford et
+    al. 2021, section 3.1.2); both sides are unit vectors. Of a classifier the embedding is its
+    logits, and the matrix picks them. With a bias a score is the sigmoid of the label's own logit
+    (SigLIP, Zhai et al. 2023). With a background each label has a score of its own; see `shares`.
     """
-    logits_NK = _logits(embeddings_ND, matrix_KD, logit_scale)
-    if background is None:
-        return softmax(logits_NK)
-    logits_NJ = _logits(embeddings_ND, background.matrix_JD, logit_scale)
-    return shares(logits_NK, logits_NJ, background.apart_JK)
+    logits_NK = _logits(embeddings_ND, matrix_KD, scale.factor)
+    if background is not None:
+        logits_NJ = _logits(embeddings_ND, background.matrix_JD, scale.factor)
+        return shares(logits_NK, logits_NJ, background.apart_JK)
+    return softmax(logits_NK) if scale.bias is None else sigmoid(logits_NK, scale.bias)
 
 
 def _logits(embeddings_ND: Matrix, matrix: Matrix, logit_scale: float) -> Floats:
@@ -75,6 +85,19 @@ def softmax(logits_NK: Floats) -> Floats:
     logits_NK -= logits_NK.max(axis=-1, keepdims=True)
     np.exp(logits_NK, out=logits_NK)
     logits_NK /= logits_NK.sum(axis=-1, keepdims=True)
+    return logits_NK
+
+
+def sigmoid(logits_NK: Floats, bias: float) -> Floats:
+    """Return 1 / (1 + exp(-(logit + bias))) of each; they take the place of the logits."""
+    import numpy as np  # noqa: PLC0415
+
+    logits_NK += bias
+    logits_NK *= 0.5
+    # The same function, without an exp that could overflow.
+    np.tanh(logits_NK, out=logits_NK)
+    logits_NK += 1
+    logits_NK *= 0.5
     return logits_NK
 
 

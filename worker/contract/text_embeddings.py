@@ -22,6 +22,7 @@ class Encoded(msgspec.Struct, frozen=True, kw_only=True):
     kind: str
     dim: int
     logit_scale: float
+    logit_bias: float | None = None
     labels: tuple[str, ...]
     parents: dict[str, str] = {}
     background: int = 0

@@ -19,14 +19,11 @@ from typing import Any, Final, Literal
 
 import msgspec
 import torch
-from tokenizers import Tokenizer
 
 from worker.artifact.manifest import (
     FORMAT,
     IMAGE_TOWER,
     MANIFEST,
-    TEXT_TOWER,
-    TOKENIZER,
     Manifest,
 )
 from worker.contract.i18n import Message
@@ -37,13 +34,16 @@ from worker.engines.infer import infer
 from worker.engines.torchscript import TorchScriptEngine, load_module
 from worker.errors import ExportError
 from worker.export.fast_decode import Agreement, agreement
+from worker.export.pictures import compare_pictures
 from worker.export.recipe import Recipe, recipe_of
-from worker.export.tracing import BATCHES, TracedTower, pixels, trace, trace_and_measure
-from worker.model.hub import Found, load
+from worker.export.reference import image_rows, values_of_fitted
+from worker.export.texts import export_texts
+from worker.export.tracing import BATCHES, TracedTower, pixels, trace_and_measure
+from worker.model.hub import Found, Loaded, load
 from worker.model.original import keep
 from worker.model.precision import Precision, check, convert, supported, use_int8_engine
 from worker.model.rewrite import for_inference
-from worker.model.towers import ClassifierTower, ImageTower, TextTower
+from worker.model.towers import ClassifierTower, ImageTower
 
 LABELS: Final = "labels.txt"
 Echo = Callable[[str], None]
@@ -71,14 +71,11 @@ def export_found(
     loaded = load(found)
     recipe = recipe_of(loaded)
     tried = supported(device) if precision == "auto" else (precision,)
-    return export_model(
-        loaded.model, loaded.tokenizer, recipe, out, precisions=tried, device=device, echo=echo
-    )
+    return export_model(loaded, recipe, out, precisions=tried, device=device, echo=echo)
 
 
 def export_model(
-    model: Any,
-    tokenizer: Any | None,
+    loaded: Loaded,
     recipe: Recipe,
     out: Path,
     *,
@@ -93,16 +90,19 @@ def export_model(
     Raises:
         ExportError: the towers cannot be traced, or do not agree with the model.
     """
-    model = model.eval().to("cpu", torch.float32)
+    model = loaded.model.eval().to("cpu", torch.float32)
     device = device or torch.device("cpu")
     with _beside(out) as directory:
-        traced_tower = _export_image(model, recipe, directory, precisions, device, echo)
+        traced_tower = _export_image(loaded, recipe, directory, precisions, device, echo)
         parity: dict[str, Any] = traced_tower.parity()
         scaled = _compare_decoding(traced_tower, recipe, directory, device)
         echo(_("fast decoding: {result}").format(result=scaled))
-        if tokenizer is not None:
+        if loaded.processor is not None:
+            engine = _engine(traced_tower, directory, device)
+            parity["own_processor_min_cosine"] = compare_pictures(loaded, recipe, engine)
+        if loaded.tokenizer is not None:
             echo(_("tracing the text tower"))
-            parity["text_max_abs"] = _export_text(model, tokenizer, recipe, directory)
+            parity["text_max_abs"] = export_texts(loaded, recipe, directory)
         echo(_("keeping transformers' own weights, for the other engines"))
         keep(model, directory)
         if recipe.labels:
@@ -115,7 +115,7 @@ def export_model(
 
 
 def _export_image(
-    model: Any,
+    loaded: Loaded,
     recipe: Recipe,
     directory: Path,
     precisions: tuple[Precision, ...],
@@ -125,10 +125,9 @@ def _export_image(
     """Trace the image tower in each precision, the nearest to the model first; keep the best."""
     spec = recipe.preprocessing
     kind = ClassifierTower if recipe.kind == "classifier" else ImageTower
-    tower = kind(model, spec.mean, spec.std).eval()
+    tower = kind(loaded.model, spec.mean, spec.std).eval()
     images_NCHW = pixels(max(BATCHES), spec.height, spec.width)
-    with torch.no_grad():
-        reference_ND = tower(images_NCHW)
+    reference_ND = _reference(loaded, tower, images_NCHW)
     rewritten = for_inference(copy.deepcopy(tower))
     best: TracedTower | None = None
     for precision in precisions:
@@ -153,67 +152,29 @@ def _export_image(
     return best
 
 
+def _reference(loaded: Loaded, tower: Any, images_NCHW: torch.Tensor) -> torch.Tensor:
+    """Return the rows ND that the model gives for pixels, prepared by its own processor."""
+    if loaded.processor is None:
+        with torch.no_grad():
+            rows_ND: torch.Tensor = tower(images_NCHW)
+        return rows_ND
+    return image_rows(loaded.model, values_of_fitted(loaded.processor, images_NCHW))
+
+
 def _compare_decoding(
     traced_tower: TracedTower, recipe: Recipe, directory: Path, device: torch.device
 ) -> Agreement:
     """Compare the exported image tower's embeddings after fast and after exact decoding."""
-    if traced_tower.precision == "int8":
-        use_int8_engine()
-    module = load_module(directory / IMAGE_TOWER, device)
-    engine = TorchScriptEngine(module, device, traced_tower.precision)
+    engine = _engine(traced_tower, directory, device)
     return agreement(partial(infer, engine), recipe.preprocessing)
 
 
-def _export_text(model: Any, tokenizer: Any, recipe: Recipe, directory: Path) -> float:
-    """Trace the text tower and save the tokenizer; return the tower's largest deviation."""
-    labels = recipe.labels or ("猫", "a dog", "红色的苹果", "Zürich")
-    texts = [recipe.template.format(labels[n % len(labels)]) for n in range(max(BATCHES))]
-    tokens = tokenizer(
-        texts,
-        padding="max_length",
-        truncation=True,
-        max_length=recipe.max_text_tokens,
-        return_tensors="pt",
-        return_attention_mask=True,
-    )
-    ids_NL, mask_NL = tokens["input_ids"], tokens["attention_mask"]
-    _save_tokenizer(tokenizer, recipe, directory / TOKENIZER)
-    _check_tokens(directory / TOKENIZER, recipe.labels, texts, ids_NL)
-    tower = TextTower(copy.deepcopy(model)).eval()
-    with torch.no_grad():
-        reference_ND = tower(ids_NL, mask_NL)
-    return trace(tower, (ids_NL, mask_NL), reference_ND, directory / TEXT_TOWER).max_abs
-
-
-def _save_tokenizer(tokenizer: Any, recipe: Recipe, file: Path) -> None:
-    file.parent.mkdir()
-    fast = tokenizer.backend_tokenizer
-    fast.enable_truncation(max_length=recipe.max_text_tokens)
-    fast.enable_padding(
-        length=recipe.max_text_tokens,
-        pad_id=tokenizer.pad_token_id or 0,
-        pad_token=tokenizer.pad_token or "[PAD]",
-    )
-    fast.save(str(file))
-
-
-def _check_tokens(
-    file: Path, labels: tuple[str, ...], texts: list[str], ids_NL: torch.Tensor
-) -> None:
-    """Refuse a tokenizer that lost its vocabulary, or its own code on the way to the fast form."""
-    tokenizer = Tokenizer.from_file(str(file))
-    rows = {tuple(encoded.ids) for encoded in tokenizer.encode_batch(list(labels or set(texts)))}
-    wanted = len(labels or set(texts))
-    if len(rows) < wanted:
-        raise ExportError(
-            N_("{wanted} labels give only {rows} different rows of tokens"),
-            wanted=wanted,
-            rows=len(rows),
-        )
-    if [encoded.ids for encoded in tokenizer.encode_batch(texts)] != ids_NL.tolist():
-        raise ExportError(
-            N_("the tokenizer's fast form splits texts differently from the tokenizer itself")
-        )
+def _engine(traced_tower: TracedTower, directory: Path, device: torch.device) -> TorchScriptEngine:
+    """Return what runs the exported image tower, as a worker does."""
+    if traced_tower.precision == "int8":
+        use_int8_engine()
+    module = load_module(directory / IMAGE_TOWER, device)
+    return TorchScriptEngine(module, device, traced_tower.precision)
 
 
 def _manifest(
@@ -222,7 +183,7 @@ def _manifest(
     files = sorted(path for path in directory.rglob("*") if path.is_file())
     scale = getattr(model, "logit_scale", None)
     return {
-        "format": FORMAT,
+        "format": 1 if recipe.logit_bias is None else FORMAT,
         "name": recipe.name,
         "kind": recipe.kind,
         "source": msgspec.to_builtins(recipe.source),
@@ -233,6 +194,7 @@ def _manifest(
         "preprocessing": msgspec.to_builtins(recipe.preprocessing),
         "embedding_dim": traced_tower.dim,
         "logit_scale": 1.0 if scale is None else float(scale.detach().exp()),
+        **({} if recipe.logit_bias is None else {"logit_bias": recipe.logit_bias}),
         "max_text_tokens": recipe.max_text_tokens,
         "template": recipe.template,
         "labels": LABELS if recipe.labels else None,

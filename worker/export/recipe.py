@@ -10,7 +10,10 @@ import numpy as np
 from worker.artifact.manifest import Preprocessing, Source
 from worker.contract.i18n import gettext_noop as N_
 from worker.errors import ExportError
+from worker.export.class_names import class_names
+from worker.export.reference import values_of
 from worker.export.synthetic import picture
+from worker.export.timm_transforms import timm_preprocessing
 from worker.images.resize import fit
 from worker.model.hub import Loaded
 
@@ -18,12 +21,16 @@ from worker.model.hub import Loaded
 _INTERPOLATIONS: Final = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
 _RESCALE: Final = 1 / 255
 # Chinese-CLIP's text tower could read 512 tokens; it was trained on 52 (its own repository).
-_CHINESE_CLIP_TOKENS: Final = 52
+# AltCLIP's could read 512, and was trained on 77 (its paper, section 4).
+_TRAINED_TOKENS: Final = {"chinese_clip": 52, "altclip": 77}
 _TEMPLATES: Final = {"chinese_clip": "这是一张{}的照片"}
 _TEMPLATE: Final = "This is a photo of {}."
 # Two resizers, Pillow and torchvision, may round differently; a level is 1 of 255.
 _LEVELS: Final = 1.5
-_SAMPLES: Final = ((640, 480), (300, 500), (512, 512))
+# What transformers calls a classifier whose classes do not exclude each other.
+_SEVERAL_LABELS: Final = "multi_label_classification"
+# One of them leaves half a pixel beside most cuts.
+_SAMPLES: Final = ((640, 480), (300, 500), (401, 300), (512, 512))
 
 
 class Recipe(msgspec.Struct, frozen=True, kw_only=True):
@@ -31,6 +38,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     kind: str = "zero-shot"
+    logit_bias: float | None = None
     source: Source
     preprocessing: Preprocessing
     max_text_tokens: int = 0
@@ -55,9 +63,14 @@ def recipe_of(loaded: Loaded) -> Recipe:
         "preprocessing": preprocessing,
     }
     if kind == "classifier":
-        return Recipe(**common, labels=_classes(config))
+        several = getattr(config, "problem_type", None) == _SEVERAL_LABELS
+        bias = 0.0 if several else None
+        return Recipe(**common, labels=class_names(config), logit_bias=bias)
+    model = loaded.model
+    bias = getattr(model, "logit_bias", None)
     return Recipe(
         **common,
+        logit_bias=None if bias is None else float(bias.detach()),
         max_text_tokens=_text_tokens(config, loaded.tokenizer),
         template=_TEMPLATES.get(config.model_type, _TEMPLATE),
     )
@@ -69,6 +82,8 @@ def preprocessing_of(processor: Any) -> Preprocessing:
     Raises:
         ExportError: it does not resize to one size, or scales values in its own way.
     """
+    if (transforms := getattr(processor, "val_transforms", None)) is not None:
+        return timm_preprocessing(transforms)
     if not getattr(processor, "do_resize", False):
         raise ExportError(
             N_("the model's image processor does not resize, so images differ in size")
@@ -120,7 +135,7 @@ def _compare(spec: Preprocessing, processor: Any) -> None:
     mean, std = (np.array(values).reshape(3, 1, 1) for values in (spec.mean, spec.std))
     for number, size in enumerate(_SAMPLES):
         image = picture(size, seed=number)
-        theirs = np.asarray(processor(images=image, return_tensors="pt")["pixel_values"][0])
+        theirs = np.asarray(values_of(processor, image))
         ours = (fit(np.array(image), spec).astype(np.float64) / 255 - mean) / std
         if theirs.shape != ours.shape:
             raise ExportError(
@@ -144,13 +159,4 @@ def _compare(spec: Preprocessing, processor: Any) -> None:
 def _text_tokens(config: Any, tokenizer: Any) -> int:
     """Return how many tokens a row of text has: what the tower was trained on."""
     most = int(min(config.text_config.max_position_embeddings, tokenizer.model_max_length))
-    return min(most, _CHINESE_CLIP_TOKENS if config.model_type == "chinese_clip" else most)
-
-
-def _classes(config: Any) -> tuple[str, ...]:
-    """Return the names of the classes in order; those that mean two classes get a number."""
-    names = [str(config.id2label[k]).strip() for k in range(config.num_labels)]
-    return tuple(
-        f"{name} ({k})" if not name or names.index(name) != k else name
-        for k, name in enumerate(names)
-    )
+    return min(most, _TRAINED_TOKENS.get(config.model_type, most))

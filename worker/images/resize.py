@@ -42,11 +42,11 @@ def fit(pixels: Pixels, spec: Preprocessing) -> Pixels:
     if spec.resize == "squash":
         fitted = _resized(pixels, wanted, spec)
     elif max(scaled := _scaled((width, height), spec)) <= _LONGEST_STRIP * max(wanted):
-        left, top = (scaled[0] - spec.width) // 2, (scaled[1] - spec.height) // 2
+        left, top = _margins(scaled, spec)
         whole = _resized(pixels, scaled, spec)
         fitted = whole[top : top + spec.height, left : left + spec.width]
     else:
-        box = _cut((width, height), scaled, wanted)
+        box = _cut((width, height), scaled, spec)
         strip = Image.fromarray(pixels).resize(wanted, _FILTERS[spec.interpolation], box=box)
         fitted = np.asarray(strip)
     if fitted.ndim == 2:  # noqa: PLR2004 - grey: three equal channels
@@ -69,21 +69,31 @@ def _resized(pixels: Pixels, size: Size, spec: Preprocessing) -> Pixels:
     return scaled_HWC[:, :, 0] if grey else scaled_HWC
 
 
-def _cut(size: Size, scaled: Size, wanted: Size) -> Box:
+def _margins(scaled: Size, spec: Preprocessing) -> tuple[int, int]:
+    """Return how many pixels are left of the cut, and how many above.
+
+    Image processors of transformers round down, torchvision's CenterCrop (timm) to even numbers.
+    """
+    across, down = scaled[0] - spec.width, scaled[1] - spec.height
+    if spec.margin == "even":
+        return round(across / 2), round(down / 2)
+    return across // 2, down // 2
+
+
+def _cut(size: Size, scaled: Size, spec: Preprocessing) -> Box:
     """Return the part of a strip that remains after resizing by the shortest edge and cropping.
 
     Resizing that part alone gives the same picture, if not always the last grey level, and a strip
-    of 1 x 1,000,000 does not become one of 224 x 224,000,000 on the way. Rounding is that of CLIP's
-    image processor: both the long edge and the margin are rounded down.
+    of 1 x 1,000,000 does not become one of 224 x 224,000,000 on the way.
     """
     width, height = size
-    left, top = (scaled[0] - wanted[0]) // 2, (scaled[1] - wanted[1]) // 2
+    left, top = _margins(scaled, spec)
     across, down = width / scaled[0], height / scaled[1]
     return (
         left * across,
         top * down,
-        min(width, (left + wanted[0]) * across),
-        min(height, (top + wanted[1]) * down),
+        min(width, (left + spec.width) * across),
+        min(height, (top + spec.height) * down),
     )
 
 

@@ -21,6 +21,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 from safetensors.torch import load_file
+from tokenizers import Tokenizer
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
@@ -40,12 +41,17 @@ from worker.contract.reasons import reason
 from worker.contract.settings import expanded
 from worker.errors import ExportError
 from worker.model.conv_stem import add_stem, has_stem
+from worker.model.model_files import WEIGHTS, check_files, check_processor
 from worker.model.towers import ZERO_SHOT
 
-_WEIGHTS: Final = ("*.safetensors", "pytorch_model*.bin")
 _FILES: Final = ("*.json", "*.txt", "*.model")
+# In folders of a repository lie other forms of the same model, and checkpoints of its training.
+_FOLDERS: Final = ("*/*",)
 # One of these makes a tokenizer; without any, transformers hands out an empty one, silently.
 _TOKENIZER_FILES: Final = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
+_FAST: Final = _TOKENIZER_FILES[0]
+# transformers loads the models of timm, whose config.json says how images are prepared.
+_TIMM: Final = "timm_wrapper"
 _ID_DIGITS: Final = 12
 
 
@@ -57,12 +63,17 @@ class Found(NamedTuple):
 
 
 class Loaded(NamedTuple):
-    """A transformers model in float32, ready to be exported. A classifier has no tokenizer."""
+    """A transformers model in float32, ready to be exported. A classifier has no tokenizer.
+
+    `fast_tokenizer` is what a worker reads texts with, if that is not the backend of `tokenizer`,
+    the model's own. Without a processor, images are prepared as the recipe says.
+    """
 
     model: Any
-    processor: Any
+    processor: Any | None
     tokenizer: Any | None
     source: Source
+    fast_tokenizer: Tokenizer | None = None
 
 
 def find(name: str, revision: str | None, echo: Callable[[str], None]) -> Found:
@@ -115,13 +126,16 @@ def load(found: Found) -> Loaded:
     """
     directory, name = found.directory, found.source.id
     model = load_model(directory, name)
+    if model.config.model_type != _TIMM:
+        check_processor(directory, name)
     processor = _attempt(
-        lambda: AutoImageProcessor.from_pretrained(directory),
+        lambda: AutoImageProcessor.from_pretrained(directory, trust_remote_code=False),
         Message(N_("the image processor of {name!r}"), name=name),
     )
-    zero_shot = model.config.model_type in ZERO_SHOT
-    tokenizer = _tokenizer(directory, name) if zero_shot else None
-    return Loaded(model, processor, tokenizer, found.source)
+    if model.config.model_type not in ZERO_SHOT:
+        return Loaded(model, processor, None, found.source)
+    own, fast = _tokenizers(directory, name)
+    return Loaded(model, processor, own, found.source, fast)
 
 
 def load_model(directory: Path, name: str) -> Any:
@@ -131,8 +145,9 @@ def load_model(directory: Path, name: str) -> Any:
         ExportError: as for `load`.
     """
     quiet()
+    _attempt(lambda: check_files(directory, name), Message(N_("model {name!r}"), name=name))
     config = _attempt(
-        lambda: AutoConfig.from_pretrained(directory),
+        lambda: AutoConfig.from_pretrained(directory, trust_remote_code=False),
         Message(N_("the config of {name!r}"), name=name),
     )
     zero_shot = config.model_type in ZERO_SHOT
@@ -157,10 +172,16 @@ def quiet() -> None:
 
 
 def _download(name: str, revision: str | None) -> Found:
-    for weights in _WEIGHTS:
-        patterns = [*_FILES, weights]
-        path = Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
-        if any(path.glob(weights)):
+    for weights in WEIGHTS:
+        path = Path(
+            snapshot_download(
+                name,
+                revision=revision,
+                allow_patterns=[*_FILES, *weights],
+                ignore_patterns=list(_FOLDERS),
+            )
+        )
+        if any(any(path.glob(pattern)) for pattern in weights):
             break
     # The hub's cache calls a snapshot's directory by its commit.
     return Found(path, Source(id=name, revision=path.name))
@@ -169,7 +190,9 @@ def _download(name: str, revision: str | None) -> Found:
 def _weights(kind: Any, directory: Path, name: str) -> Any:
     """Return the model; transformers would fill in random weights where its file lacks any."""
     model, info = _attempt(
-        lambda: kind.from_pretrained(directory, dtype=torch.float32, output_loading_info=True),
+        lambda: kind.from_pretrained(
+            directory, dtype=torch.float32, output_loading_info=True, trust_remote_code=False
+        ),
         Message(N_("the weights of {name!r}"), name=name),
     )
     if lacking := sorted(info["missing_keys"]) + sorted(map(str, info["mismatched_keys"])):
@@ -200,39 +223,37 @@ def _digest(directory: Path) -> str:
     return f"sha256:{total.hexdigest()[:_ID_DIGITS]}"
 
 
-def _tokenizer(directory: Path, name: str) -> Any:
+def _tokenizers(directory: Path, name: str) -> tuple[Any, Tokenizer]:
+    """Return the model's own tokenizer and its fast form, which may be that of a file beside it."""
     if not any(any(directory.glob(pattern)) for pattern in _TOKENIZER_FILES):
         raise ExportError(
-            N_("model {name!r} comes without a tokenizer: one of {files}"),
+            N_(
+                "model {name!r} comes without a tokenizer, which is one of {files}: copy it from "
+                "where the model comes from"
+            ),
             name=name,
             files=", ".join(_TOKENIZER_FILES),
         )
-    if (directory / "tokenizer.json").exists():
-        return _attempt(
-            lambda: _fast_tokenizer(directory),
-            Message(N_("the tokenizer of {name!r} (tokenizer.json)"), name=name),
-        )
-    tokenizer = _attempt(
-        lambda: AutoTokenizer.from_pretrained(directory),
-        Message(N_("the tokenizer of {name!r}"), name=name),
-    )
-    if not getattr(tokenizer, "is_fast", False):
-        raise ExportError(
-            N_("the tokenizer of {name!r} has no fast form: save it with a tokenizer.json first"),
-            name=name,
-        )
-    return tokenizer
-
-
-def _fast_tokenizer(directory: Path) -> Any:
-    """Return what tokenizer.json says, whatever class the model's own code would choose."""
+    what = Message(N_("the tokenizer of {name!r}"), name=name)
+    if not (directory / _FAST).exists():
+        own = _attempt(lambda: _own_tokenizer(directory), what)
+        if not getattr(own, "is_fast", False):
+            raise ExportError(
+                N_("the tokenizer of {name!r} has no fast form: save it with a {file} first"),
+                name=name,
+                file=_FAST,
+            )
+        return own, own.backend_tokenizer
+    fast = _attempt(lambda: PreTrainedTokenizerFast.from_pretrained(directory), what)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(directory)
+        own = _own_tokenizer(directory)
     except Exception:  # noqa: BLE001 - a library for the slow form is missing: the fast one is here
-        tokenizer = None
-    if tokenizer is None or not getattr(tokenizer, "is_fast", False):
-        tokenizer = PreTrainedTokenizerFast.from_pretrained(directory)
-    return tokenizer
+        return fast, fast.backend_tokenizer
+    return own, (own if getattr(own, "is_fast", False) else fast).backend_tokenizer
+
+
+def _own_tokenizer(directory: Path) -> Any:
+    return AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
 
 
 def _attempt(step: Callable[[], Any], what: Message) -> Any:
@@ -243,6 +264,8 @@ def _attempt(step: Callable[[], Any], what: Message) -> Any:
     """
     try:
         return step()
+    except ExportError:
+        raise
     except OSError as e:
         raise ExportError(
             N_("{what} cannot be read: {reason}"), what=what, reason=_os_reason(e)

@@ -11,9 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# model_type of the dual-tower models -> whether a text's embedding is the model's own pooled
-# state; Chinese-CLIP's is the state of the first token.
-ZERO_SHOT: Final = {"chinese_clip": False, "clip": True, "siglip": True}
+# The model_type of models with two towers, images and texts, each a part that runs by itself.
+ZERO_SHOT: Final = ("chinese_clip", "clip", "siglip", "metaclip_2", "altclip")
 
 
 class Scaled(nn.Module):
@@ -68,16 +67,24 @@ class ClassifierTower(nn.Module):
 
 
 class TextTower(nn.Module):
-    """Token ids NL and attention mask NL, both int64 -> float32 unit embeddings ND."""
+    """Token ids NL and attention mask NL, both int64 -> float32 unit embeddings ND.
 
-    def __init__(self, model: Any) -> None:
+    A model whose tokenizer gives no mask, such as SigLIP's, is not given one: `is_masked` is false.
+    """
+
+    def __init__(self, model: Any, *, is_masked: bool) -> None:
         super().__init__()
-        self.text_model = model.text_model
-        self.projection = getattr(model, "text_projection", nn.Identity())
-        self._pooled = ZERO_SHOT[model.config.model_type]
+        self.model = model
+        self._is_masked = is_masked
 
     def forward(self, ids_NL: Tensor, mask_NL: Tensor) -> Tensor:
         """Embed texts."""
-        found = self.text_model(input_ids=ids_NL, attention_mask=mask_NL, return_dict=False)
-        embeddings_ND = self.projection(found[1] if self._pooled else found[0][:, 0])
+        mask = {"attention_mask": mask_NL} if self._is_masked else {}
+        embeddings_ND = pooled(self.model.get_text_features(input_ids=ids_NL, **mask))
         return F.normalize(embeddings_ND.to(torch.float32), dim=-1)
+
+
+def pooled(features: Any) -> Tensor:
+    """Return the embeddings ND in what a model's `get_text_features` and the like return."""
+    found: Tensor = getattr(features, "pooler_output", features)
+    return found

@@ -16,6 +16,7 @@ from worker.pipeline.result import Extras, emit
 
 if TYPE_CHECKING:
     from worker.contract.messages import Chunk, Failure, ImageResult, Tag
+    from worker.contract.scoring import Scale
     from worker.labels.encoder import LabelSet
     from worker.pipeline.embedding_cache import EmbeddingCache
 
@@ -26,9 +27,9 @@ _RANKED_TOGETHER: Final = 64
 class TaggingStage:
     """Makes results for one model."""
 
-    def __init__(self, logit_scale: float, embedding_cache: EmbeddingCache | None) -> None:
+    def __init__(self, scale: Scale, embedding_cache: EmbeddingCache | None) -> None:
         """Take the model's scale, and the cache of embeddings if there is one."""
-        self._logit_scale = logit_scale
+        self._scale = scale
         self._embedding_cache = embedding_cache
 
     def complete(
@@ -89,7 +90,7 @@ class TaggingStage:
         return rank(
             np.stack([one.embedding_D for one in inferred]),
             label_set,
-            self._logit_scale,
+            self._scale,
             top_k=chunk.top_k,
             threshold=chunk.threshold,
         )

@@ -105,7 +105,7 @@ class Pipeline:
             self.capacity,
             self._embedding_cache,
         )
-        self._tagging_stage = TaggingStage(artifact.manifest.logit_scale, self._embedding_cache)
+        self._tagging_stage = TaggingStage(artifact.manifest.scale, self._embedding_cache)
 
     def start(self) -> None:
         """Load the model, run every batch size until it is warm, start the threads. Once is enough.

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from worker.contract.messages import Tag
-from worker.contract.scoring import best, score, tags
+from worker.contract.scoring import Scale, best, score, tags
 
 if TYPE_CHECKING:
     from worker.labels.encoder import LabelSet
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 def rank(
     embeddings_ND: npt.NDArray[np.float32],
     label_set: LabelSet,
-    logit_scale: float,
+    scale: Scale,
     *,
     top_k: int,
     threshold: float,
 ) -> list[tuple[Tag, ...]]:
     """Return for each image at most `top_k` tags that score at least `threshold`, best first."""
-    scores_NK = score(embeddings_ND, label_set.matrix_KD, logit_scale, label_set.background)
+    scores_NK = score(embeddings_ND, label_set.matrix_KD, scale, label_set.background)
     return tags(best(scores_NK, top_k), label_set.labels, label_set.parents, threshold)

@@ -51,6 +51,7 @@ def encoded(artifact: Artifact, found: LabelSet) -> tuple[Encoded, bytes]:
         kind=artifact.manifest.kind,
         dim=found.matrix_KD.shape[1],
         logit_scale=artifact.manifest.logit_scale,
+        logit_bias=artifact.manifest.logit_bias,
         labels=found.labels,
         parents=dict(found.parents),
         background=len(found.background.matrix_JD) if found.background else 0,
