@@ -29,6 +29,7 @@
     |   |   +-- UnexpectedError    internal_error   a bug of ours
     |   +-- rank
     |   |   +-- LabelsMissingError labels_missing
+    |   |   +-- LabelsAlikeError   labels_alike     the model cannot tell labels apart
     |   +-- job
     |       +-- CancelledError     cancelled
     |       +-- PoisonError        poison           workers died of it
@@ -271,6 +272,13 @@ class LabelsMissingError(ImageError):
     code = "labels_missing"
     stage = "rank"
     sentence = "the model has no labels of its own and none were given"
+
+
+class LabelsAlikeError(ImageError):
+    """The model knows no word of some labels, or reads some as the same."""
+
+    code = "labels_alike"
+    stage = "rank"
 
 
 class CancelledError(ImageError):

@@ -20,10 +20,10 @@ from typing import Any, Final
 import numpy as np
 
 from worker.artifact.manifest import Artifact, open_artifact
-from worker.contract.scoring import Scale
 from worker.contract.labels import LabelPack
 from worker.contract.local.redis_server import EmbeddedRedis
 from worker.contract.redis.connections import connect
+from worker.contract.scoring import Scale
 from worker.labels.encoder import LabelEncoder, LabelSet
 from worker.labels.matrix_store import RedisLabelMatrixStore
 from worker.pipeline.rank import rank

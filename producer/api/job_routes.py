@@ -18,6 +18,7 @@ from producer.api.predict import name_of
 from producer.api.results import ResultStreams
 from producer.api.schemas import JobState, NewJob, json_body
 from producer.backend.connection import Connection
+from producer.backend.label_checks import UnfitLabelsError
 from producer.jobs.cancel import cancel as cancel_job
 from producer.jobs.chunks import Loaded
 from producer.jobs.options import JobOptions
@@ -127,6 +128,11 @@ def _create(connection: Connection, jobs: ApiJobs, body: bytes) -> Job:
         check_place(place)
     pack = asked.pack()
     labels = connection.labels.put(pack) if pack != LabelPack() else None
+    if labels and pack.labels and (worker := connection.first_worker()):
+        try:
+            connection.check_labels(labels, worker)
+        except UnfitLabelsError as e:
+            raise RefusedError(UNPROCESSABLE, "labels_alike", e.english) from e
     options = _options(asked, labels)
     return jobs.create(options, asked.images, more=asked.open, labels=len(asked.labels))
 

@@ -11,6 +11,7 @@ import redis
 from celery import Celery
 
 from producer.arguments import argument
+from producer.backend.label_checks import UnfitLabelsError, label_check
 from producer.backend.local_worker import LocalWorker, check_libraries
 from producer.backend.queue_problems import full_sentence, later_sentence, lost_sentence
 from producer.backend.workers import WorkerInfo, online
@@ -96,6 +97,17 @@ class Connection:
     def workers(self) -> list[WorkerInfo]:
         """Return all workers that answer in time."""
         return [self._local.info] if self._local else online(self.app, ONLINE_TIMEOUT_S)
+
+    def check_labels(self, labels: str, worker: WorkerInfo) -> list[str]:
+        """Return what a person should know of labels with this hash, which lie in Redis.
+
+        Raises:
+            LabelsError: the worker's model cannot tell them apart, or does not know them.
+        """
+        found = label_check(self.app, labels, worker.name)
+        if refusals := found.refusals:
+            raise UnfitLabelsError(refusals)
+        return [str(sentence) for sentence in found.warnings]
 
     def check(self) -> None:
         """Raise EmbeddedError if a worker of our own has ended."""

@@ -32,6 +32,7 @@ IMAGES: Final[Mapping[str, str]] = {
     "out_of_memory": N_("there is too little memory for this image"),
     "internal_error": N_("an error inside the worker; its log says more"),
     "labels_missing": N_("the model lacks these labels, or has none of its own"),
+    "labels_alike": N_("the model cannot tell all labels apart"),
     "cancelled": N_("the job was cancelled"),
     "poison": N_("workers died each time they tried this image, so it is not tried again"),
     "lost": N_("there is no result of its chunk"),
@@ -58,10 +59,16 @@ ANSWERS: Final[Mapping[str, str]] = {
     "too_many": N_("these are too many images at a time"),
     "unauthorized": N_("the API key is missing or wrong: set WANWU_API_KEY"),
 }
+# What these sentences name, a person needs.
+_NAMING: Final = frozenset({"labels_alike", "bad_labels"})
 _SENTENCES: Final = {**IMAGES, **LETTERS, **ANSWERS}
 
 
 def sentence(code: str, message: str) -> str:
     """Return why something failed, in the user's language; `message` is the same in English."""
     known = _SENTENCES.get(code)
-    return message if known is None else str(Message(known, english=message))
+    if known is None:
+        return message
+    found = str(Message(known, english=message))
+    # Which labels, only the record's sentence names.
+    return f"{found}: {message}" if code in _NAMING and found != message else found

@@ -11,11 +11,11 @@ import msgspec
 from worker.contract.i18n import Message
 from worker.contract.i18n import gettext as _
 from worker.contract.i18n import gettext_noop as N_
+from worker.contract.label_files import read_label_file
 from worker.contract.labels import (
     CALIBRATED_THRESHOLD,
     LabelPack,
     LabelsError,
-    parse_labels,
     unique,
 )
 from worker.contract.local.files import UnfitFileError, read_given
@@ -67,13 +67,13 @@ def read_labels(file: Path) -> LabelPack:
         LabelsError: naming the file, it cannot be read or used.
     """
     try:
-        return parse_labels(read_given(file, MOST_BYTES).decode())
-    except (LabelsError, UnicodeDecodeError, OSError) as e:
+        return read_label_file(read_given(file, MOST_BYTES))
+    except (LabelsError, OSError) as e:
         why = e if isinstance(e, LabelsError) else _reason(e)
         raise LabelsError(N_("{file}: {reason}"), file=file, reason=why) from e
 
 
-def _reason(error: UnicodeDecodeError | OSError) -> Message | str | None:
+def _reason(error: OSError) -> Message | str | None:
     return error.strerror if isinstance(error, UnfitFileError) else reason(str(error))
 
 

@@ -74,6 +74,7 @@ class RedisTransport:
         if worker.notice:
             echo(_("note: {note}").format(note=_(worker.notice)))
         self._note_unread(request, worker, echo)
+        self._check_labels(request, worker, echo)
         if waits:
             echo(
                 _("tagging with {model} on {device}").format(
@@ -94,6 +95,17 @@ class RedisTransport:
         return message.format(
             url=settings.broker_url, command=command, embedded=argument("embedded")
         )
+
+    def _check_labels(self, request: JobRequest, worker: WorkerInfo, echo: Echo) -> None:
+        """Refuse labels that the model cannot tell apart, and say which it knows only in part.
+
+        Raises:
+            LabelsError: there are such.
+        """
+        if request.pack.labels:
+            labels = self._connection.labels.put(request.pack)
+            for warning in self._connection.check_labels(labels, worker):
+                echo(_("note: {note}").format(note=warning))
 
     def _note_unread(self, request: JobRequest, worker: WorkerInfo, echo: Echo) -> None:
         """Say if no worker may read some of what is to be tagged: each image of it would fail."""

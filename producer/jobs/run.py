@@ -29,6 +29,7 @@ class Transport(Protocol):
         Raises:
             NoWorkerError: results are to be waited for, and no worker is online.
             LabelsNeededError: the model cannot do without labels.
+            LabelsError: it cannot tell those given apart.
         """
 
     def create(self, request: JobRequest) -> str:
@@ -103,6 +104,7 @@ class JobRunner:
         Raises:
             NoWorkerError: results are to be waited for, and no worker is online.
             LabelsNeededError: the model cannot do without labels.
+            LabelsError: it cannot tell those given apart.
         """
         return self._transport.check_worker(self._request, self._echo, waits=waits)
 

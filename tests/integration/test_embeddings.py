@@ -21,9 +21,8 @@ from producer.embeddings.ranking import Ranker, matrix_of, nearest, retagged
 from producer.embeddings.text_encoder import Embedded
 from producer.errors import EncodingError, RecordsError
 from producer.formats import open_sink, records_of, target_of
-from worker.contract.scoring import Scale
 from worker.contract.local.redis_server import EmbeddedRedis
-from worker.contract.scoring import Background
+from worker.contract.scoring import Background, Scale
 from worker.contract.text_embeddings import Encoded
 from worker.labels.encoder import LabelSet
 from worker.pipeline.rank import rank

@@ -14,9 +14,9 @@ import redis
 from conftest import PATIENCE_S, until
 from tiny_model import build, write_manifest
 
-from worker.contract.scoring import Scale
 from worker.artifact.manifest import open_artifact
 from worker.contract.labels import LabelPack
+from worker.contract.scoring import Scale
 from worker.errors import ArtifactError, InferenceError, LabelsMissingError
 from worker.labels.encoder import LabelCache, LabelEncoder, LabelSet, Matrix
 from worker.labels.matrix_store import RedisLabelMatrixStore

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 
-from worker.contract.i18n import TranslatedError
+from worker.contract.i18n import Message, TranslatedError
 from worker.contract.i18n import gettext_noop as N_
 from worker.contract.keys import DEFAULT_KEYS, Keys
 from worker.contract.messages import MAX_WAIT_S, MessageError
@@ -30,8 +30,10 @@ _MAX_TEXT_CHARS: Final = 1_000
 _MAX_PACK_BYTES: Final = 64 * 2**20
 # The label is as likely as anything else.
 CALIBRATED_THRESHOLD: Final = 0.5
-_ALIAS: Final = re.compile(r"(?:^|(?<=\s))\|(?=\s|$)")
-_PARENT: Final = re.compile(r"(?:^|(?<=\s))<(?=\s|$)")
+_ALIAS: Final = re.compile(r"(?:^|(?<=\s))[|｜](?=\s|$)")
+_PARENT: Final = re.compile(r"(?:^|(?<=\s))[<＜](?=\s|$)")
+# As a Chinese keyboard writes them; within a word nobody means them.
+_WIDE: Final = ("｜", "＜")
 # A pack that is gone fails every image of its job.
 LABELS_TTL_S: Final = MAX_WAIT_S
 
@@ -105,45 +107,103 @@ class LabelPack(msgspec.Struct, frozen=True, omit_defaults=True):
         return hashlib.sha256(msgspec.json.encode(self)).hexdigest()[:16]
 
 
-class _Line(NamedTuple):
-    """One line of a label file."""
+class Entry(NamedTuple):
+    """One label of a label file, with where it stands: `line 3`."""
 
+    place: Message
     label: str
     aliases: tuple[str, ...]
     parent: str
 
+    @classmethod
+    def of(cls, place: Message, texts: Iterable[str], parent: str = "") -> Entry:
+        """Return the entry of a line: a label and its aliases.
+
+        Raises:
+            LabelsError: a text is blank, too long, or holds what would not be seen.
+        """
+        names = tuple(dict.fromkeys(text.strip() for text in texts))
+        parent = parent.strip()
+        if not all(names):
+            raise LabelsError(N_("{place}: a label is blank"), place=place)
+        if max(map(len, (*names, parent))) > MAX_LABEL_CHARS:
+            raise LabelsError(
+                N_("{place}: a label has at most {most} characters"),
+                place=place,
+                most=MAX_LABEL_CHARS,
+            )
+        for text in (*names, parent):
+            _check_signs(text, place)
+        return cls(place, names[0], names[1:], parent)
+
     @property
     def texts(self) -> tuple[str, ...]:
+        """The label and its aliases."""
         return (self.label, *self.aliases)
+
+
+def _check_signs(text: str, place: Message) -> None:
+    """Refuse what was meant as something else than a part of a label."""
+    if "\t" in text:
+        raise LabelsError(
+            N_(
+                "{place}: there is a tab in a label: for a table, begin with a header of "
+                "label, aliases and parent, separated by tabs"
+            ),
+            place=place,
+        )
+    if any(sign < " " or sign == "\x7f" for sign in text):
+        raise LabelsError(N_("{place}: there is a control character in a label"), place=place)
+    if wide := next((sign for sign in _WIDE if sign in text), None):
+        raise LabelsError(
+            N_("{place}: write blanks around {sign}, or leave it out of the label"),
+            place=place,
+            sign=wide,
+        )
+    if len(text) > 1 and text[0] == text[-1] == '"':
+        raise LabelsError(
+            N_("{place}: quotes would be a part of the label: leave them out"), place=place
+        )
 
 
 def parse_labels(text: str) -> LabelPack:
     """Return the labels of a label file, in order: UTF-8, one a line, `label | alias < parent`.
 
     Any number of aliases, each after a `|`, and a parent after a `<` may follow the label; both
-    signs are surrounded by blanks. A byte order mark, blank lines, `#` comments and repeated lines
-    are ignored.
+    signs, which may be full-width, are surrounded by blanks. A byte order mark, blank lines, `#`
+    comments and repeated lines are ignored.
 
     Raises:
         LabelsError: naming the line that cannot be used, or if there is no label at all.
     """
-    found: dict[str, _Line] = {}
-    owners: dict[str, int] = {}
-    for number, line in enumerate(text.removeprefix("\ufeff").splitlines(), start=1):
-        if not line.strip() or line.strip().startswith("#"):
-            continue
-        entry = _parse_line(line, number)
-        if found.get(entry.label) == entry:
+    lines = enumerate(text.removeprefix("\ufeff").splitlines(), start=1)
+    return pack_of_entries(
+        _parse_line(line, line_place(number))
+        for number, line in lines
+        if line.strip() and not line.strip().startswith("#")
+    )
+
+
+def pack_of_entries(entries: Iterable[Entry]) -> LabelPack:
+    """Return a pack of the labels, in their order; what stands there twice is ignored.
+
+    Raises:
+        LabelsError: a name stands for two labels, or there is no label at all.
+    """
+    found: dict[str, Entry] = {}
+    owners: dict[str, Message] = {}
+    for entry in entries:
+        if entry.label in found and found[entry.label][1:] == entry[1:]:
             continue
         for name in entry.texts:
             if name in owners:
                 raise LabelsError(
-                    N_("line {number}: {name!r} stands in line {other} already"),
-                    number=number,
+                    N_("{place}: {name!r} stands in {other} already"),
+                    place=entry.place,
                     name=name,
                     other=owners[name],
                 )
-            owners[name] = number
+            owners[name] = entry.place
         found[entry.label] = entry
     if not found:
         raise LabelsError(N_("no label in it"))
@@ -154,21 +214,18 @@ def parse_labels(text: str) -> LabelPack:
     )
 
 
-def _parse_line(line: str, number: int) -> _Line:
+def _parse_line(line: str, place: Message) -> Entry:
     names, *parents = _PARENT.split(line.strip())
-    texts = tuple(dict.fromkeys(name.strip() for name in _ALIAS.split(names)))
+    texts = [name.strip() for name in _ALIAS.split(names)]
     parent = parents[0].strip() if parents else ""
     if len(parents) > 1 or (parents and not parent) or not all(texts):
-        raise LabelsError(
-            N_("line {number}: it is not of the form: label | alias < parent"), number=number
-        )
-    if max(map(len, (*texts, parent))) > MAX_LABEL_CHARS:
-        raise LabelsError(
-            N_("line {number}: a label has at most {most} characters"),
-            number=number,
-            most=MAX_LABEL_CHARS,
-        )
-    return _Line(texts[0], texts[1:], parent)
+        raise LabelsError(N_("{place}: it is not of the form: label | alias < parent"), place=place)
+    return Entry.of(place, texts, parent)
+
+
+def line_place(number: int) -> Message:
+    """Return how a line is called."""
+    return Message(N_("line {number}"), number=number)
 
 
 def unique(labels: Iterable[str]) -> tuple[str, ...]:

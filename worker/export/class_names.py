@@ -35,9 +35,7 @@ def class_names(config: Any) -> tuple[str, ...]:
     try:
         return LabelPack(names).labels
     except LabelsError as e:
-        raise ExportError(
-            N_("id2label in config.json cannot be used: {reason}"), reason=e
-        ) from e
+        raise ExportError(N_("id2label in config.json cannot be used: {reason}"), reason=e) from e
 
 
 def _unique(names: list[str]) -> tuple[str, ...]:

@@ -58,7 +58,7 @@ def export_texts(loaded: Loaded, recipe: Recipe, directory: Path) -> float:
 
 def _save_tokenizer(loaded: Loaded, length: int, file: Path) -> Tokenizer:
     """Write the tokenizer's fast form, set to rows of so many tokens, and return it as written."""
-    own = loaded.tokenizer
+    own: Any = loaded.tokenizer
     fast = loaded.fast_tokenizer or own.backend_tokenizer
     fast.enable_truncation(max_length=length, direction=own.truncation_side)
     fast.enable_padding(

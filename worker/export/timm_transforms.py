@@ -34,7 +34,7 @@ def timm_preprocessing(transforms: Any) -> Preprocessing:
 
 
 def _geometry(size: Any, crop: Any) -> dict[str, Any]:
-    """Return the size of the result and how it comes about: a number is that of the shorter side."""
+    """Return the size of the result and how it comes about; a number is that of the short side."""
     if isinstance(size, int):
         if crop is None or max(crop.size) > size:
             raise ExportError(N_("the model takes images of any shape, which is not known here"))

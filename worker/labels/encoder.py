@@ -18,10 +18,13 @@ import numpy.typing as npt
 
 from worker.artifact.manifest import Artifact, open_artifact
 from worker.contract.i18n import gettext_noop as N_
+from worker.contract.label_check import LabelCheck, named_groups
 from worker.contract.labels import PLACEHOLDER, LabelPack, LabelsError, parse_labels
 from worker.contract.local.files import read_regular
 from worker.contract.scoring import Background
-from worker.errors import ArtifactError, LabelsMissingError
+from worker.contract.text_embeddings import MOST_TEXTS
+from worker.errors import ArtifactError, LabelsAlikeError, LabelsMissingError
+from worker.labels.distinct import LabelReader, alike_embeddings
 from worker.labels.matrix_store import LabelMatrixStore, NoLabelMatrixStore
 from worker.labels.text_tower import TextEmbedder, unit
 
@@ -69,14 +72,20 @@ class LabelCache:
         if found is None:
             # Outside the lock: threads that ask for another set do not wait for this one.
             self._fill(key, future, fetch)
-        return future.result()
+        try:
+            return future.result()
+        except LabelsAlikeError as e:
+            # One that is raised again and again would grow by each place that it came through.
+            raise LabelsAlikeError(str(e)) from None
 
     def _fill(self, key: str, future: Future[LabelSet], fetch: Callable[[], LabelPack]) -> None:
         try:
             future.set_result(self._encode(fetch()))
         except BaseException as e:  # noqa: BLE001 - threads that wait for the set get the reason
-            with self._lock:
-                self._sets.pop(key, None)
+            # Labels that are alike stay so: nobody need find that out again for each chunk.
+            if not isinstance(e, LabelsAlikeError):
+                with self._lock:
+                    self._sets.pop(key, None)
             future.set_exception(e)
 
 
@@ -85,6 +94,9 @@ class Encoder(Protocol):
 
     def encode(self, pack: LabelPack) -> LabelSet:
         """Return the pack's label set; what the pack leaves open is filled in from the model."""
+
+    def check(self, pack: LabelPack) -> LabelCheck:
+        """Return what the model makes of the pack's labels, as far as can be seen at once."""
 
 
 def encoder_of(
@@ -138,6 +150,14 @@ class Classes:
         matrix_KD[range(len(labels)), [self._rows[label] for label in labels]] = 1
         return LabelSet(labels, matrix_KD, MappingProxyType(pack.parents))
 
+    def check(self, pack: LabelPack) -> LabelCheck:
+        """Return whether the model knows all classes that the pack names."""
+        try:
+            self.encode(pack)
+        except LabelsMissingError as e:
+            return LabelCheck(reason=str(e))
+        return LabelCheck()
+
 
 class LabelEncoder:
     """Label sets of a zero-shot model: from the matrix store, else by its text tower."""
@@ -153,18 +173,24 @@ class LabelEncoder:
         self._artifact = artifact
         self._matrix_store = matrix_store or NoLabelMatrixStore()
         self._texts = TextEmbedder(artifact, device)
+        self._reader = LabelReader(self._texts.tokenizer)
 
     def encode(self, pack: LabelPack) -> LabelSet:
         """Return the pack's label set; what the pack leaves open is filled in from the model.
 
         Raises:
             LabelsMissingError: the pack is empty and the model has no labels of its own.
+            LabelsAlikeError: the model cannot tell the pack's labels apart.
             InferenceError: the text tower failed.
             ArtifactError: the text tower cannot be loaded.
             redis.RedisError: the matrix store cannot be reached.
         """
         full = pack if pack.labels else own_pack(self._artifact, pack.templates)
+        if pack.labels:
+            _refuse(self._read(pack))
         matrix_KD = self._stored(f"{self._artifact.id}:{pack.hash}", full)
+        if pack.labels:
+            _refuse(LabelCheck(alike=named_groups(alike_embeddings(full.labels, matrix_KD))))
         background = None
         if pack.calibrated:
             others = self._background(pack)
@@ -172,8 +198,25 @@ class LabelEncoder:
             background = Background(matrix_JD, _apart(full, matrix_KD, others, matrix_JD))
         return LabelSet(full.labels, matrix_KD, MappingProxyType(full.parents), background)
 
+    def check(self, pack: LabelPack) -> LabelCheck:
+        """Return what the tokenizer makes of the pack's labels and, of a few, the text tower."""
+        found = self._read(pack)
+        prompts = (len(pack.labels) + sum(map(len, pack.aliases.values()))) * len(
+            self._templates(pack)
+        )
+        if found.refusals or prompts > MOST_TEXTS:
+            return found
+        groups = alike_embeddings(pack.labels, self._matrix(pack, self._templates(pack)))
+        return msgspec.structs.replace(found, alike=named_groups(groups))
+
+    def _read(self, pack: LabelPack) -> LabelCheck:
+        return self._reader.check(pack, self._templates(pack))
+
+    def _templates(self, pack: LabelPack) -> tuple[str, ...]:
+        return pack.templates or (self._artifact.manifest.template,)
+
     def _stored(self, key: str, pack: LabelPack) -> Matrix:
-        templates = pack.templates or (self._artifact.manifest.template,)
+        templates = self._templates(pack)
         shape = (len(pack.labels), self._artifact.manifest.embedding_dim)
         return self._matrix_store.get(key, shape, lambda: self._matrix(pack, templates))
 
@@ -200,6 +243,11 @@ class LabelEncoder:
         total_KD = np.zeros((len(pack.labels), self._artifact.manifest.embedding_dim), np.float32)
         np.add.at(total_KD, owners, unit(np.sum(embedded, axis=0)))
         return unit(total_KD)
+
+
+def _refuse(check: LabelCheck) -> None:
+    if refusals := check.refusals:
+        raise LabelsAlikeError("; ".join(sentence.english for sentence in refusals))
 
 
 def _apart(labels: LabelPack, matrix_KD: Matrix, others: LabelPack, matrix_JD: Matrix) -> Matrix:

@@ -46,6 +46,11 @@ class TextEmbedder:
         self._tower: torch.jit.ScriptModule | None = None
         self._trims: bool | None = None
 
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """What reads the texts: cuts and pads them as the tower wants them."""
+        return self._tokenizer
+
     def embed(self, texts: Sequence[str]) -> Matrix:
         """Return unit embeddings ND of the texts, float32 on the CPU.
 

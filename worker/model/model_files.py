@@ -114,7 +114,9 @@ def _config(directory: Path, name: str) -> Mapping[str, Any]:
     except ValueError as e:
         raise ExportError(N_("{file} is no JSON: {reason}"), file=CONFIG, reason=e) from e
     if not isinstance(found, dict):
-        raise ExportError(N_("{file} is no JSON: {reason}"), file=CONFIG, reason=type(found).__name__)
+        raise ExportError(
+            N_("{file} is no JSON: {reason}"), file=CONFIG, reason=type(found).__name__
+        )
     return found
 
 
@@ -184,7 +186,7 @@ def _check_whole(file: Path) -> None:
 
 
 def _size_of(file: Path) -> int | None:
-    """Return how long a safetensors file says that it is; None if it says nothing that makes sense."""
+    """Return how long a safetensors file says that it is; None if it says nothing of sense."""
     with open_regular(file) as stream:
         length = int.from_bytes(stream.read(_LENGTH_BYTES), "little")
         if length > _MOST_BYTES:

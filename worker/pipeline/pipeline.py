@@ -19,6 +19,7 @@ from typing import Final
 import structlog
 
 from worker.artifact.manifest import Artifact
+from worker.contract.label_check import MOST_TEXTS, LabelCheck
 from worker.contract.labels import LabelPack, LabelStore
 from worker.contract.messages import Chunk, ChunkResult, ImageResult, MessageError
 from worker.contract.settings import Settings
@@ -31,7 +32,7 @@ from worker.errors import ImageError, LabelsMissingError
 from worker.images.fetch.pool import FetchPool
 from worker.images.open_decoder import open_decoder
 from worker.images.read import read
-from worker.labels.encoder import LabelCache, LabelSet, encoder_of
+from worker.labels.encoder import Encoder, LabelCache, LabelSet, encoder_of
 from worker.labels.matrix_store import LabelMatrixStore
 from worker.pipeline.batch_policy import Embeddings, Pixels
 from worker.pipeline.batcher import Batcher
@@ -84,6 +85,7 @@ class Pipeline:
         self._load_engine = load_engine
         self._clock = clock
         self._engine: Engine
+        self._encoder: Encoder
         self._label_sets: LabelCache
         self._started = False
         self.figures = Figures()
@@ -127,8 +129,8 @@ class Pipeline:
         if fitting < wanted:
             log.error("batch.out_of_memory", size=wanted, max_batch=fitting)
             self._batcher.shrink(fitting)
-        encoder = encoder_of(self.artifact, self._engine.device, self._matrix_store)
-        self._label_sets = LabelCache(encoder.encode)
+        self._encoder = encoder_of(self.artifact, self._engine.device, self._matrix_store)
+        self._label_sets = LabelCache(self._encoder.encode)
         self._batcher.start(pipelined=self._engine.pipelined)
         self._decode_stage.start()
         self._started = True
@@ -241,16 +243,29 @@ class Pipeline:
         """
         return self._label_sets.get(pack.hash, lambda: pack)
 
-    def _label_set(self, pack_hash: str | None) -> LabelSet:
-        def fetch() -> LabelPack:
-            if pack_hash is None:
-                return LabelPack()
-            try:
-                return self._label_store.get(pack_hash)
-            except MessageError as e:
-                raise LabelsMissingError(str(e)) from e
+    def check_labels(self, pack_hash: str) -> LabelCheck:
+        """Return what the model makes of the labels of a pack; of very many, nothing.
 
-        return self._label_sets.get(pack_hash or _OWN_LABELS, fetch)
+        Raises:
+            TaggerError: the pack is gone, or the text tower failed.
+            redis.RedisError: Redis is away.
+        """
+        pack = self._pack(pack_hash)
+        texts = len(pack.labels) + sum(map(len, pack.aliases.values()))
+        if texts * max(1, len(pack.templates)) > MOST_TEXTS:
+            return LabelCheck()
+        return self._encoder.check(pack)
+
+    def _label_set(self, pack_hash: str | None) -> LabelSet:
+        return self._label_sets.get(pack_hash or _OWN_LABELS, lambda: self._pack(pack_hash))
+
+    def _pack(self, pack_hash: str | None) -> LabelPack:
+        if pack_hash is None:
+            return LabelPack()
+        try:
+            return self._label_store.get(pack_hash)
+        except MessageError as e:
+            raise LabelsMissingError(str(e)) from e
 
     def _end(self) -> None:
         """Take in no other chunk: the inference thread has ended on its own."""

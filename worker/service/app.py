@@ -35,6 +35,7 @@ from worker.monitoring.http import Sources, answering
 from worker.monitoring.prometheus import metrics_of
 from worker.service.bootsteps import Services, consumer_steps
 from worker.service.control import ControlNode, hide_secrets
+from worker.service.label_checks import answers_label_checks
 from worker.service.legacy import legacy_queue
 from worker.service.reconnect import reconnecting
 from worker.service.startup_check import check_early, check_once, explain
@@ -78,6 +79,7 @@ def _build(settings: Settings, tagger: Tagger) -> Celery:
     hide_secrets()
     register(app, tagger)
     answers_texts(tagger.pipeline.label_set, tagger.pipeline.artifact)
+    answers_label_checks(tagger.pipeline.check_labels)
     app.steps["worker"].add(type("Model", (ModelStep,), {"tagger": tagger}))
     for step in consumer_steps(_services(settings, tagger)):
         app.steps["consumer"].add(step)

@@ -15,6 +15,7 @@ from celery.worker.control import conf, inspect_command
 from kombu.pidbox import Node
 from msgspec import Meta
 
+from worker.contract.label_check import CHECK
 from worker.contract.redis_address import masked
 from worker.contract.text_embeddings import ENCODE
 
@@ -34,6 +35,7 @@ COMMANDS: Final[Mapping[str, frozenset[str]]] = {
     "disable_events": frozenset(),
     "revoke": frozenset({"task_id", "terminate", "signal"}),
     ENCODE: frozenset({"pack"}),
+    CHECK: frozenset({"labels"}),
 }
 # Each costs two round trips to Redis, on the main thread.
 MOST_REVOKED: Final = 1000
