@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numbered_model
 import numpy as np
 import pytest
 import redis
@@ -17,7 +18,7 @@ from tiny_model import build, write_manifest
 from worker.artifact.manifest import open_artifact
 from worker.contract.labels import LabelPack
 from worker.contract.scoring import Scale
-from worker.errors import ArtifactError, InferenceError, LabelsMissingError
+from worker.errors import ArtifactError, InferenceError, LabelsAlikeError, LabelsMissingError
 from worker.labels.encoder import LabelCache, LabelEncoder, LabelSet, Matrix
 from worker.labels.matrix_store import RedisLabelMatrixStore
 from worker.pipeline.rank import rank
@@ -82,10 +83,11 @@ def test_the_text_is_cut_at_the_length_that_was_traced(encoder: LabelEncoder) ->
     assert label_set.matrix_KD.tolist() == [[1, 0, 0]]
 
 
-def test_a_label_does_not_depend_on_those_around_it(encoder: LabelEncoder) -> None:
-    many = tuple("红绿蓝"[k % 3] * (1 + k // 3) for k in range(150))
+def test_a_label_does_not_depend_on_those_around_it(tmp_path: Path) -> None:
+    encoder = LabelEncoder(open_artifact(numbered_model.build(tmp_path / "model")), "cpu")
+    many = tuple(f"{'红绿蓝'[k % 3]}{k}" for k in range(150))
     together = encoder.encode(LabelPack(many)).matrix_KD
-    assert together.shape == (150, 3)
+    assert together.shape == (150, numbered_model.DIM)
     for k in (0, 63, 64, 127, 128, 149):
         alone = encoder.encode(LabelPack((many[k],))).matrix_KD[0]
         assert together[k] == pytest.approx(alone, abs=1e-6)
@@ -118,8 +120,8 @@ def test_the_words_may_be_ones_own(encoder: LabelEncoder) -> None:
 
 
 def test_parents_and_children_do_not_weigh_against_each_other(encoder: LabelEncoder) -> None:
-    texts = ("动物", "猫", "石头")
-    pack = LabelPack(("猫", "动物"), parents={"猫": "动物"}, calibrated=True, background=texts)
+    texts = ("红绿", "红", "石头")
+    pack = LabelPack(("红", "红绿"), parents={"红": "红绿"}, calibrated=True, background=texts)
     found = encoder.encode(pack).background
     assert found is not None
     assert found.apart_JK[0].tolist() == [0, 0]
@@ -148,9 +150,14 @@ def test_a_label_file_without_a_label_is_the_models_fault(
         encoder_of(labels="# nothing\n").encode(LabelPack())
 
 
-def test_a_text_without_any_token_is_an_error_not_a_nan(encoder: LabelEncoder) -> None:
+def test_a_text_without_any_token_is_named(encoder: LabelEncoder) -> None:
+    with pytest.raises(LabelsAlikeError, match=r"knows no word of these labels.*: '';"):
+        encoder.encode(LabelPack(("红", ""), ("{}",)))
+
+
+def test_an_embedding_without_a_length_is_an_error_not_a_nan(encoder: LabelEncoder) -> None:
     with pytest.raises(InferenceError, match="not a finite vector"):
-        encoder.encode(LabelPack((" ", ""), ("{}",)))
+        encoder.encode(LabelPack(("红",), ("{}",), calibrated=True, background=("",)))
 
 
 def test_a_tokenizer_that_cannot_be_read_is_named(tmp_path: Path) -> None:
@@ -271,14 +278,14 @@ def test_another_model_encodes_for_itself(client: redis.Redis, tmp_path: Path) -
 def test_ten_thousand_labels_are_encoded_once_and_each_image_finds_its_own(
     client: redis.Redis, tmp_path: Path
 ) -> None:
-    artifact = open_artifact(build(tmp_path / "tiny"))
+    artifact = open_artifact(numbered_model.build(tmp_path / "model"))
     others = tuple(f"蓝{n}" for n in range(9_999))
     pack, before = LabelPack((*others, "红")), Counted.encodings
     for _ in range(2):
         found = Counted(artifact, "cpu", RedisLabelMatrixStore(client)).encode(pack)
     assert Counted.encodings == before + 1
-    assert found.matrix_KD.shape == (10_000, 3)
-    red_ND = np.tile(np.array([[1, 0, 0]], np.float32), (130, 1))
+    assert found.matrix_KD.shape == (10_000, numbered_model.DIM)
+    red_ND = np.tile(found.matrix_KD[-1], (130, 1))
     tags = rank(red_ND, found, Scale(20.0), top_k=2, threshold=0.0)
     assert {one[0].label for one in tags} == {"红"}
     assert len(tags) == 130

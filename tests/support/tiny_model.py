@@ -44,10 +44,10 @@ def build(directory: Path, *, labels: str | None = "红\n绿\n蓝\n", **changes:
     """Write the artifact to `directory` and return it; `changes` go into the manifest."""
     (directory / "tokenizer").mkdir(parents=True)
     ids_NL = torch.tensor([[2, 1, 0], [3, 0, 0]])
-    _trace(
+    save_traced(
         MeanColour(), (torch.zeros(2, 3, SIDE, SIDE, dtype=torch.uint8),), directory / "image.pt"
     )
-    _trace(NamedColour(), (ids_NL, (ids_NL > 0).long()), directory / "text.pt")
+    save_traced(NamedColour(), (ids_NL, (ids_NL > 0).long()), directory / "text.pt")
     tokenizer = Tokenizer(WordLevel(VOCABULARY, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = Split("", "isolated")
     tokenizer.save(str(directory / "tokenizer" / "tokenizer.json"))
@@ -79,7 +79,8 @@ def write_manifest(directory: Path, **changes: Any) -> None:
     (directory / "manifest.json").write_text(json.dumps(manifest | changes), encoding="utf-8")
 
 
-def _trace(module: nn.Module, example: tuple[Tensor, ...], path: Path) -> None:
+def save_traced(module: nn.Module, example: tuple[Tensor, ...], path: Path) -> None:
+    """Write a module as TorchScript."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.jit.trace(module.eval(), example).save(str(path))  # type: ignore[no-untyped-call]

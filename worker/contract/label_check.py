@@ -109,4 +109,6 @@ def named_with_words(labels: Iterable[tuple[str, Iterable[str]]]) -> Named:
 
 
 def _shown(text: str) -> str:
+    if not text.strip():
+        return repr(text)
     return printable(text if len(text) <= _MOST_CHARS else f"{text[:_MOST_CHARS]}…")

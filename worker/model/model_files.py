@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from transformers import CONFIG_MAPPING
 
+from worker.contract.i18n import Message
 from worker.contract.i18n import gettext_noop as N_
 from worker.contract.local.files import open_regular, read_regular
 from worker.contract.reasons import os_reason
@@ -136,7 +137,7 @@ def _check_code(config: Mapping[str, Any], name: str) -> None:
     raise ExportError(
         N_("model {name!r} is of a type that this transformers does not know: {kind}"),
         name=name,
-        kind=kind or N_("its config.json has no model_type"),
+        kind=kind or Message(N_("its config.json has no model_type")),
     )
 
 

@@ -1,0 +1,118 @@
+"""Labels that a model cannot read or tell apart, by its tokenizer and by their embeddings."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+
+from worker.contract.i18n import in_language
+from worker.contract.label_check import LabelCheck, named
+from worker.contract.labels import LabelPack
+from worker.labels.distinct import LabelReader, alike_embeddings
+
+LENGTH = 8
+
+
+def reader(model: models.Model) -> LabelReader:
+    tokenizer = Tokenizer(model)
+    tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.enable_truncation(LENGTH)
+    tokenizer.enable_padding(length=LENGTH)
+    return LabelReader(tokenizer)
+
+
+@pytest.fixture(scope="module")
+def chinese() -> LabelReader:
+    """Like BERT's: knows some characters, and words of another script not at all."""
+    words = ["[PAD]", "[UNK]", *"猫狗红花小这张的照片"]
+    return reader(
+        models.WordPiece({word: n for n, word in enumerate(words)}, unk_token="[UNK]")
+    )
+
+
+@pytest.fixture(scope="module")
+def sentencepiece() -> LabelReader:
+    pieces = [("<unk>", 0.0), ("猫", -1.0), ("cat", -1.0)]
+    return reader(models.Unigram(pieces, 0, byte_fallback=False))
+
+
+def check(reader: LabelReader, *labels: str, template: str = "{}", **more: object) -> LabelCheck:
+    return reader.check(LabelPack(labels, **more), (template,))  # type: ignore[arg-type]
+
+
+def sentences(found: LabelCheck) -> str:
+    return " / ".join(one.english for one in (*found.refusals, *found.warnings))
+
+
+def test_labels_that_can_be_read_and_differ_are_fine(chinese: LabelReader) -> None:
+    assert check(chinese, "猫", "狗", "小狗", "红花") == LabelCheck()
+
+
+@pytest.mark.parametrize("labels", [("cat", "dog"), ("🎉",), ("猫", "Zürich")])
+def test_a_label_of_which_no_word_is_known_is_named(
+    chinese: LabelReader, labels: tuple[str, ...]
+) -> None:
+    unknown = ", ".join(label for label in labels if label != "猫")
+    found = check(chinese, *labels, template="这张{}的照片")
+    assert f"knows no word of these labels, so it would score them all alike: {unknown};" in (
+        sentences(found)
+    )
+
+
+def test_an_alias_that_is_known_is_enough_and_the_rest_is_named(chinese: LabelReader) -> None:
+    found = check(chinese, "cat", "狗", aliases={"cat": ("猫",)})
+    assert found.refusals == []
+    assert sentences(found).endswith("so their scores say less: cat (cat)")
+
+
+def test_the_words_that_are_not_known_are_named(chinese: LabelReader) -> None:
+    found = check(chinese, "Q版小猫", "狗 XXL 红", "花")
+    assert found.refusals == []
+    assert sentences(found).endswith("so their scores say less: Q版小猫 (Q, 版), 狗 XXL 红 (XXL)")
+
+
+def test_labels_that_end_in_the_same_tokens_are_named_together(chinese: LabelReader) -> None:
+    # By unknown words, by the tokenizer's own normalisation, and cut at the model's length.
+    found = check(chinese, "猫A", "猫B", "小 狗", "小狗", "花" * 8 + "猫", "花" * 9, "红")
+    assert "as the same, so it would score them alike: 猫A = 猫B, 小 狗 = 小狗, 花" in sentences(
+        found
+    )
+    assert found.alike.count == 3
+
+
+def test_the_prompt_counts_when_a_label_is_cut(chinese: LabelReader) -> None:
+    labels = ("小小小小花", "小小小小猫")
+    assert check(chinese, *labels) == LabelCheck()
+    assert check(chinese, *labels, template="这张照片的{}").alike.count == 1
+
+
+def test_tokenizers_of_sentencepiece_are_asked_too(sentencepiece: LabelReader) -> None:
+    assert check(sentencepiece, "dog", "猫").unread.first == ("dog",)
+    assert check(sentencepiece, "Cat", "cat").alike.first == ("Cat = cat",)
+
+
+def test_equal_embeddings_are_grouped_however_far_apart() -> None:
+    dice = np.random.default_rng(0)
+    rows_KD = dice.standard_normal((2100, 8)).astype(np.float32)
+    rows_KD /= np.linalg.norm(rows_KD, axis=1, keepdims=True)
+    rows_KD[[700, 2050]] = rows_KD[3]
+    rows_KD[1500] = rows_KD[1400]
+    labels = [str(k) for k in range(len(rows_KD))]
+    assert alike_embeddings(labels, rows_KD) == [["3", "700", "2050"], ["1400", "1500"]]
+    assert alike_embeddings(["a"], rows_KD[:1]) == []
+
+
+def test_many_are_counted_and_the_first_are_named() -> None:
+    assert str(named(f"标签{n}" for n in range(1200))) == (
+        "标签0, 标签1, 标签2, 标签3, 标签4 … (1,200)"
+    )
+    assert str(named(["\x1b[31m", " ", "x" * 300])) == "\\x1b[31m, ' ', " + "x" * 200 + "…"
+
+
+def test_a_person_reads_it_in_their_language_and_records_in_english() -> None:
+    (refusal,) = LabelCheck(unread=named(["cat"])).refusals
+    with in_language("zh"):
+        assert "模型" in str(refusal)
+        assert refusal.english.startswith("the model knows no word")
