@@ -28,6 +28,7 @@ VOCABULARY: Final = 21128
 _SPECIAL: Final = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 _ASCII: Final = range(0x21, 0x7F)
 _FIRST_CHARACTER: Final = 0x4E00
+_MATRIX: Final = 2
 
 
 def save(directory: Path) -> Path:
@@ -69,13 +70,17 @@ def parts() -> tuple[Any, Any, Any]:
 
 
 def spread(model: Any) -> None:
-    """Make biases and norms matter: as initialised, they are all 0 and 1."""
+    """Make biases and norms matter: as initialised, they are all 0 and 1; let texts differ."""
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if name.endswith("bias") and weight.ndim == 1:
                 weight.normal_(std=0.05)
             elif "norm" in name.lower() and weight.ndim == 1:
                 weight.normal_(mean=1.0, std=0.1)
+            elif weight.ndim == _MATRIX and name.startswith("text_model"):
+                # As initialised, all texts are embedded alike.
+                wide = "token_embedding" in name or "word_embeddings" in name
+                weight.normal_(std=1.0 if wide else weight.shape[1] ** -0.5)
 
 
 def _vocabulary() -> dict[str, int]:

@@ -162,7 +162,8 @@ def load_model(directory: Path, name: str) -> Any:
         return _attempt(
             lambda: _with_stem(config, directory), Message(N_("the weights of {name!r}"), name=name)
         )
-    return _weights(AutoModel if zero_shot else AutoModelForImageClassification, directory, name)
+    kind = AutoModel if zero_shot else AutoModelForImageClassification
+    return _weights(kind, _without_repetition(config), directory, name)
 
 
 def quiet() -> None:
@@ -187,11 +188,22 @@ def _download(name: str, revision: str | None) -> Found:
     return Found(path, Source(id=name, revision=path.name))
 
 
-def _weights(kind: Any, directory: Path, name: str) -> Any:
+def _without_repetition(config: Any) -> Any:
+    """Return the config of a model of timm without what transformers would say a second time."""
+    if config.model_type == _TIMM and config.model_args:
+        config.model_args.pop("num_classes", None)
+    return config
+
+
+def _weights(kind: Any, config: Any, directory: Path, name: str) -> Any:
     """Return the model; transformers would fill in random weights where its file lacks any."""
     model, info = _attempt(
         lambda: kind.from_pretrained(
-            directory, dtype=torch.float32, output_loading_info=True, trust_remote_code=False
+            directory,
+            config=config,
+            dtype=torch.float32,
+            output_loading_info=True,
+            trust_remote_code=False,
         ),
         Message(N_("the weights of {name!r}"), name=name),
     )

@@ -42,7 +42,7 @@ def save(directory: Path, family: str, *, full: bool = False) -> Path:
     """Write a model of the family to `directory`: tiny, or of the size that people use."""
     torch.manual_seed(0)
     makers = {"chinese_clip": _chinese_clip, "clip": _clip, "siglip": _siglip, "vit": _vit}
-    model, processor, tokenizer = makers[family](full)
+    model, processor, tokenizer = makers[family](full=full)
     spread(model)
     for part in (model, processor, tokenizer):
         if part is not None:
@@ -50,7 +50,7 @@ def save(directory: Path, family: str, *, full: bool = False) -> Path:
     return directory
 
 
-def _chinese_clip(full: bool) -> tuple[Any, Any, Any]:
+def _chinese_clip(*, full: bool) -> tuple[Any, Any, Any]:
     if full:
         return parts()
     tokenizer = BertTokenizer(
@@ -69,7 +69,7 @@ def _chinese_clip(full: bool) -> tuple[Any, Any, Any]:
     return ChineseCLIPModel(config), processor, tokenizer
 
 
-def _clip(full: bool) -> tuple[Any, Any, Any]:
+def _clip(*, full: bool) -> tuple[Any, Any, Any]:
     tokenizer = _characters(start="<|startoftext|>", end="<|endoftext|>", length=77 if full else 24)
     vocabulary = {
         "vocab_size": 49408 if full else len(tokenizer),
@@ -96,12 +96,12 @@ def _clip(full: bool) -> tuple[Any, Any, Any]:
     )
 
 
-def _siglip(full: bool) -> tuple[Any, Any, Any]:
-    tokenizer = _characters(start=None, end="</s>", length=64 if full else 24)
+def _siglip(*, full: bool) -> tuple[Any, Any, Any]:
+    tokenizer = _characters(start=None, end="</s>", length=64)
     if full:
         config = SiglipConfig(text_config={}, vision_config={"image_size": 224, "patch_size": 16})
     else:
-        text = {"vocab_size": len(tokenizer), "max_position_embeddings": 24, "projection_size": 32}
+        text = {"vocab_size": len(tokenizer), "max_position_embeddings": 64, "projection_size": 32}
         config = SiglipConfig(text_config=TINY_TEXT | text, vision_config=TINY_VISION)
     side = 224 if full else 48
     return (
@@ -111,7 +111,7 @@ def _siglip(full: bool) -> tuple[Any, Any, Any]:
     )
 
 
-def _vit(full: bool) -> tuple[Any, Any, Any]:
+def _vit(*, full: bool) -> tuple[Any, Any, Any]:
     classes = dict(
         enumerate(["猫", "狗", "鹤", "鹤", *(f"物{n}" for n in range(996 if full else 2))])
     )
@@ -128,7 +128,7 @@ def _characters(start: str | None, end: str, length: int) -> PreTrainedTokenizer
     vocabulary = {
         token: n for n, token in enumerate([*CHARACTERS, "<unk>", *([start] if start else []), end])
     }
-    fast = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    fast = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))  # noqa: S106
     fast.normalizer = normalizers.NFC()
     fast.pre_tokenizer = pre_tokenizers.Split("", "isolated")
     fast.decoder = decoders.Fuse()
@@ -140,7 +140,7 @@ def _characters(start: str | None, end: str, length: int) -> PreTrainedTokenizer
         bos_token=start,
         eos_token=end,
         pad_token=end,
-        unk_token="<unk>",
+        unk_token="<unk>",  # noqa: S106
         model_max_length=length,
         padding_side="right",
     )
