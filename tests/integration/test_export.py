@@ -105,13 +105,16 @@ def transformers_images(directory: Path, files: list[Path]) -> Rows:
 
 
 def transformers_texts(directory: Path, texts: list[str], length: int) -> Rows:
+    model = AutoModel.from_pretrained(directory)
     tokens = AutoTokenizer.from_pretrained(directory)(
-        texts, padding="max_length", max_length=length, truncation=True, return_tensors="pt"
+        texts,
+        padding="max_length" if directory.name == "siglip" else True,
+        max_length=length,
+        truncation=True,
+        return_tensors="pt",
     )
-    kept = {name: tokens[name] for name in ("input_ids", "attention_mask")}
     with torch.no_grad():
-        model = AutoModel.from_pretrained(directory)
-        return unit(model.get_text_features(**kept).pooler_output)
+        return unit(model.get_text_features(**tokens).pooler_output)
 
 
 def unit(rows: torch.Tensor) -> Rows:
@@ -258,17 +261,17 @@ def refused(model: Path | str, tmp_path: Path, **options: Any) -> str:
 def test_an_architecture_that_is_not_known_is_named(hub: dict[str, Path], tmp_path: Path) -> None:
     model = broken(hub, tmp_path)
     edit(model / "config.json", model_type="bert")
-    assert "is a bert: only chinese_clip, clip, siglip and image classifiers" in refused(
+    assert "is a bert: only chinese_clip, clip, siglip, metaclip_2, altclip and image" in refused(
         model, tmp_path
     )
     edit(model / "config.json", model_type="never-heard-of")
-    assert "the config of 'model' cannot be used" in refused(model, tmp_path)
+    assert "of a type that this transformers does not know" in refused(model, tmp_path)
 
 
 def test_a_model_without_weights_is_one_sentence(hub: dict[str, Path], tmp_path: Path) -> None:
     model = broken(hub, tmp_path)
     (model / "model.safetensors").unlink()
-    assert "the weights of 'model' cannot be read" in refused(model, tmp_path)
+    assert "model 'model' holds no weights" in refused(model, tmp_path)
 
 
 def test_a_directory_with_a_fifo_in_it_is_one_sentence(
@@ -284,7 +287,7 @@ def test_weights_that_are_cut_off_are_one_sentence(hub: dict[str, Path], tmp_pat
     model = broken(hub, tmp_path)
     whole = (model / "model.safetensors").read_bytes()
     (model / "model.safetensors").write_bytes(whole[: len(whole) // 2])
-    assert "the weights of 'model' cannot be" in refused(model, tmp_path)
+    assert "model.safetensors is only a part of the file" in refused(model, tmp_path)
 
 
 def test_weights_that_lack_a_part_are_refused(hub: dict[str, Path], tmp_path: Path) -> None:

@@ -27,9 +27,7 @@ def reader(model: models.Model) -> LabelReader:
 def chinese() -> LabelReader:
     """Like BERT's: knows some characters, and words of another script not at all."""
     words = ["[PAD]", "[UNK]", *"猫狗红花小这张的照片"]
-    return reader(
-        models.WordPiece({word: n for n, word in enumerate(words)}, unk_token="[UNK]")
-    )
+    return reader(models.WordPiece({word: n for n, word in enumerate(words)}, unk_token="[UNK]"))
 
 
 @pytest.fixture(scope="module")

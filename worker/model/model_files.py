@@ -32,6 +32,8 @@ WEIGHTS: Final = (_SAFETENSORS, _PICKLES)
 _MOST_BYTES: Final = 64 * 1024 * 1024
 # A safetensors file begins with the length of its header, little-endian.
 _LENGTH_BYTES: Final = 8
+# Those of SigLIP 2 that take one resolution are of the type siglip.
+_ANY_SIZE: Final = "siglip2"
 _ZIP: Final = b"PK\x03\x04"
 
 
@@ -124,6 +126,14 @@ def _config(directory: Path, name: str) -> Mapping[str, Any]:
 def _check_code(config: Mapping[str, Any], name: str) -> None:
     """Refuse code that comes with a model, and types that are not known: nobody is asked."""
     kind = config.get("model_type")
+    if kind == _ANY_SIZE:
+        raise ExportError(
+            N_(
+                "model {name!r} takes images of any shape in patches (NaFlex), which is not known "
+                "here: use a SigLIP 2 of fixed resolution, such as google/siglip2-base-patch16-224"
+            ),
+            name=name,
+        )
     if kind in CONFIG_MAPPING or (kind is None and "architecture" in config):
         return
     if config.get("auto_map"):
