@@ -132,6 +132,11 @@ def test_a_config_that_is_none_is_named(model: Path, body: str, reason: str) -> 
     assert reason in refused(model)
 
 
+def test_a_model_of_patches_in_any_number_is_named(model: Path) -> None:
+    write(model, model_type="siglip2")
+    assert "use a SigLIP 2 of fixed resolution" in refused(model)
+
+
 @pytest.mark.parametrize("classes", [{"cat": "猫"}, {"-1": "猫"}, {"1.5": "猫"}, ["猫", "狗"]])
 def test_classes_that_are_not_numbered_are_named(model: Path, classes: Any) -> None:
     write(model, model_type="vit", id2label=classes)
