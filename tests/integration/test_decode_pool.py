@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import random
 import signal
 import sys
 import threading
@@ -13,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from bomb_parts import LONG, grey_tags, tiff
 from conftest import PATIENCE_S
 from images import encoded, picture
 from PIL import Image
@@ -29,6 +31,8 @@ SPEC = Preprocessing(height=16, width=24)
 DEADLINE_S = 3.0
 MEMORY = 128 * 1024 * 1024
 DECODERS = 2
+# A tag of TIFF: bits per sample.
+BITS = 258
 
 
 def slow_ppm() -> bytes:
@@ -239,6 +243,24 @@ def _busy(decoding: Decoding, crashes: int) -> int:
                 return member.handles.pid
         ends.wait(0.01)
     pytest.fail("no process has the image")
+
+
+def test_processes_that_are_stopped_cost_no_image(decoding: Decoding) -> None:
+    for pid in decoding.processes():
+        os.kill(pid, signal.SIGSTOP)
+    data = encoded(picture(9), "PNG")
+    assert [code(done) for done in decoding.submit(*[{"data": data}] * 10)()] == [None] * 10
+
+
+def test_what_a_library_says_of_each_row_is_not_logged(
+    decoding: Decoding, capfd: pytest.CaptureFixture[str]
+) -> None:
+    # A fax of random bits: libtiff writes a line for each row.
+    junk = random.Random(1).randbytes(1000)  # noqa: S311 - no secret
+    tags = [tag for tag in grey_tags(100, 500, 3) if tag[0] != BITS]
+    strip = [(BITS, LONG, 1, 1), (273, LONG, 1, 8), (278, LONG, 1, 500), (279, LONG, 1, 1000)]
+    decoding.submit({"data": tiff(tags + strip, junk)})()
+    assert "Bad code word" not in capfd.readouterr().err
 
 
 def test_when_the_server_of_the_processes_ends_all_is_started_anew(decoding: Decoding) -> None:

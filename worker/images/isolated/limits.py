@@ -6,10 +6,13 @@ import ctypes
 import os
 import resource
 import signal
+import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 _PR_SET_PDEATHSIG: Final = 1
+_STDERR: Final = 2
 # Of oom_score_adj: where memory is short, the kernel ends a decode process and not the worker.
 _FIRST_TO_GO: Final = b"500"
 # The bytes that libraries hold before the first image are not the images' fault.
@@ -36,6 +39,21 @@ def limit_process(memory_bytes: int) -> None:
             os.close(handle)
     except OSError:
         pass
+
+
+def silence_libraries() -> None:
+    """Let only Python write to standard error of this process.
+
+    libtiff writes a line for each row that is damaged: of a file of 1 KB that can be millions. What
+    is wrong with an image is said in its result.
+    """
+    # It may be closed: then nobody writes anything.
+    with suppress(OSError):
+        own = os.dup(_STDERR)
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, _STDERR)
+        os.close(nowhere)
+        sys.stderr = open(own, "w", buffering=1, errors="backslashreplace")  # noqa: SIM115, PTH123
 
 
 def die_with_parent(parent: int) -> None:

@@ -165,11 +165,15 @@ class DecodePool:
         self._finish(done)
 
     def _end_overdue(self, now_s: float) -> None:
-        """Replace the processes that have an image for too long; that image fails."""
+        """Replace the processes that have an image for too long; it fails if they are at it.
+
+        Else they were stopped, and the image is not at fault.
+        """
         for member in [*self._staff.members]:
             # One that has answered, or has ended on its own, is heard next.
             if member.at_it_s(now_s) > self._deadline_s and not member.handles.replies.poll():
-                self._replace(member, DecodeTimeoutError(self._deadline_s))
+                late = DecodeTimeoutError(self._deadline_s) if member.is_at_work else None
+                self._replace(member, late)
 
     def _replace(self, member: Member, timeout: ImageError | None = None) -> None:
         """Put a new process in the place of one that has ended, or is late and is killed."""
@@ -216,7 +220,8 @@ class DecodePool:
                     self._server.stop()
                     self._server.start()
                     self._server.wait()
-                member = Member(self._server.fork(), urgent_only=urgent_only)
+                handles = self._server.fork()
+                member = Member(handles, urgent_only=urgent_only, clock=self._clock)
                 break
             except DecoderStartError:
                 if attempt + 1 == _MAX_FAILED_STARTS:

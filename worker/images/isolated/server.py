@@ -22,7 +22,11 @@ import torch
 from worker.images.decode import set_up
 from worker.images.decoder import DecodeConfig
 from worker.images.isolated.fork_server import READY
-from worker.images.isolated.limits import die_with_parent, limit_process
+from worker.images.isolated.limits import (
+    die_with_parent,
+    limit_process,
+    silence_libraries,
+)
 from worker.images.isolated.process import DecodeProcess
 from worker.images.isolated.wire import MAX_ORDER_BYTES, SharedPixels
 from worker.malloc import disable_malloc_trim
@@ -74,6 +78,7 @@ def _be_decoder(
     code = 1
     try:
         control.close()
+        silence_libraries()
         limit_process(config.memory_bytes)
         orders, replies, memory = handles
         shared = SharedPixels(memory, config.preprocessing)
