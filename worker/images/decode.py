@@ -26,9 +26,10 @@ from worker.errors import (
     TooManyPixelsError,
     TruncatedError,
 )
-from worker.images.colour import flatten, upright
+from worker.images.colour import flatten, tame_xmp, upright
 from worker.images.resize import fit
 from worker.images.structure import check_structure
+from worker.images.structure.jpeg import has_many_scans
 
 if TYPE_CHECKING:
     from worker.artifact.manifest import Preprocessing
@@ -102,11 +103,14 @@ def decode(
         with _open(data, formats) as image:
             if image.width * image.height > max_pixels:
                 raise TooManyPixelsError(image.size, max_pixels)
+            whole_size = image.size
             if jpeg_max_side:
                 _scale_down(image, jpeg_max_side)
             if fast:
                 _draft(image, spec)
-            with semaphore.acquire(image.width * image.height) if semaphore else nullcontext():
+            pixels = _pixels_in_memory(image, whole_size, data)
+            tame_xmp(image)
+            with semaphore.acquire(pixels) if semaphore else nullcontext():
                 image.load()
                 whole = upright(np.asarray(flatten(image)), image)
                 look(whole)
@@ -143,7 +147,8 @@ def _open(data: bytes, formats: Sequence[str]) -> Image.Image:
         except _DECODER_ERRORS as e:
             # A format without a signature is tried on everything: its refusal says nothing.
             if accept:
-                raise _explain(e, data, f"it begins like {name}, but its header is damaged") from e
+                damage = "its header is damaged, or of a kind that is not read"
+                raise _explain(e, data, f"it begins like {name}, but {damage}") from e
         else:
             return _checked(image, formats)
     raise NotAnImageError
@@ -175,6 +180,17 @@ def _draft(image: Image.Image, spec: Preprocessing) -> None:
     """Let a JPEG decode at an eighth, a quarter or half its size, if that leaves enough."""
     side = _FAST_GAP * max(spec.height, spec.width, spec.edge or 0)
     image.draft(None, (side, side))
+
+
+def _pixels_in_memory(image: Image.Image, whole_size: tuple[int, int], data: bytes) -> int:
+    """Return how many pixels are in memory at once, in numbers or as coefficients of a JPEG.
+
+    Those of several scans are held for all of it, and take half as much as pixels at most.
+    """
+    pixels = image.width * image.height
+    if image.size != whole_size and has_many_scans(data):
+        pixels += whole_size[0] * whole_size[1] // 2
+    return pixels
 
 
 def _explain(error: Exception, data: bytes, sentence: str = "") -> ImageError:

@@ -13,6 +13,8 @@ from typing import Final
 
 _PR_SET_PDEATHSIG: Final = 1
 _STDERR: Final = 2
+# More images than a worker ever holds.
+_HANDLES: Final = 65_536
 # Of oom_score_adj: where memory is short, the kernel ends a decode process and not the worker.
 _FIRST_TO_GO: Final = b"500"
 # The bytes that libraries hold before the first image are not the images' fault.
@@ -39,6 +41,19 @@ def limit_process(memory_bytes: int) -> None:
             os.close(handle)
     except OSError:
         pass
+
+
+def allow_handles() -> None:
+    """Let this process open as many files as it may: each image that came as bytes is one.
+
+    Many systems allow 1,024 unless a program asks for more.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _HANDLES if hard == resource.RLIM_INFINITY else min(_HANDLES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        # It may be refused in a sandbox.
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def silence_libraries() -> None:

@@ -30,6 +30,7 @@ from worker.errors import (
 )
 from worker.images.decoder import DecodeConfig, DecodeRequest, DecoderFigures, Done
 from worker.images.isolated.fork_server import ForkServer
+from worker.images.isolated.limits import allow_handles
 from worker.images.isolated.member import Member
 from worker.images.isolated.staff import Staff
 from worker.images.isolated.wire import stored
@@ -90,6 +91,7 @@ class DecodePool:
 
     def launch(self) -> None:
         """Begin to load what the processes need, in the background."""
+        allow_handles()
         self._server.start()
 
     def start(self) -> None:
