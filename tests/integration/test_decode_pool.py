@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from bomb_parts import LONG, grey_tags, tiff
 from conftest import PATIENCE_S
-from images import encoded, picture
+from images import encoded, picture, slow_ppm
 from PIL import Image
 
 from worker.artifact.manifest import Preprocessing
@@ -33,11 +33,6 @@ MEMORY = 128 * 1024 * 1024
 DECODERS = 2
 # A tag of TIFF: bits per sample.
 BITS = 258
-
-
-def slow_ppm() -> bytes:
-    """Return a picture of 100 pixels that takes minutes: its decoder starts again per comment."""
-    return b"P3\n10 10\n255\n" + b"#\n" * 2**23 + b"0 " * 300
 
 
 def colour(number: int) -> tuple[int, int, int]:
