@@ -85,11 +85,12 @@ class ForkServer:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.send(msgspec.msgpack.encode(self._config))
         argv = [sys.executable, "-m", "worker.images.isolated.server", str(theirs.fileno())]
+        # Closed by `stop`, also if the process cannot be started.
+        self._control = ours
         with theirs:
             self._child = start_child(
                 argv, env=_environment(), pass_fds=(theirs.fileno(),), stdin=subprocess.DEVNULL
             )
-        self._control = ours
 
     def wait(self) -> None:
         """Wait until it is ready.

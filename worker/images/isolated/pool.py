@@ -225,9 +225,10 @@ class DecodePool:
                 handles = self._server.fork()
                 member = Member(handles, urgent_only=urgent_only, clock=self._clock)
                 break
-            except DecoderStartError:
+            except (DecoderStartError, OSError) as e:
+                # The latter: the system allows no more processes, or no more handles.
                 if attempt + 1 == _MAX_FAILED_STARTS:
-                    raise
+                    raise DecoderStartError from e
         self._selector.register(member.handles.replies, selectors.EVENT_READ, member)
         with self._changed:
             self._staff.members.append(member)

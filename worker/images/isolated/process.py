@@ -7,6 +7,7 @@ import socket
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Final
 
 import msgspec
@@ -109,6 +110,8 @@ def _failure_of(error: Exception) -> Failure:
         return error.failure()
     if isinstance(error, MemoryError):
         return DecodeMemoryError().failure()
-    # The worker's log has what this process writes to standard error.
-    traceback.print_exc()
+    # The worker's log has what this process writes to standard error, unless that is a file: it may
+    # write to none.
+    with suppress(OSError):
+        traceback.print_exc()
     return UnexpectedError().failure()
