@@ -57,13 +57,17 @@ def serve(control: socket.socket) -> None:
         if not message:
             return
         parent = os.getpid()
-        pid = os.fork()
-        if not pid:
-            die_with_parent(parent)
-            _be_decoder(control, handles, lock, config)
-        process = os.pidfd_open(pid)
-        socket.send_fds(control, [str(pid).encode()], [process])
-        for handle in (process, *handles):
+        try:
+            pid = os.fork()
+        except OSError as e:  # Of this user there are too many processes, or memory is short.
+            control.send(str(e).encode())
+        else:
+            if not pid:
+                die_with_parent(parent)
+                _be_decoder(control, handles, lock, config)
+            handles.append(os.pidfd_open(pid))
+            socket.send_fds(control, [str(pid).encode()], handles[-1:])
+        for handle in handles:
             os.close(handle)
 
 
