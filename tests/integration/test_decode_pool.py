@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import PATIENCE_S
-from images import encoded, picture
+from images import encoded, picture, slow_ppm
 from PIL import Image
 
 from worker.artifact.manifest import Preprocessing
@@ -39,11 +39,6 @@ sys.argv = sys.argv[2:]
 from worker.images.isolated.server import main
 main()
 """
-
-
-def slow_ppm() -> bytes:
-    """Return a picture of 100 pixels that takes minutes: its decoder starts again per comment."""
-    return b"P3\n10 10\n255\n" + b"#\n" * 2**23 + b"0 " * 300
 
 
 def colour(number: int) -> tuple[int, int, int]:

@@ -195,8 +195,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def concurrency(self) -> int:
-        """Most chunks held at once: two batches even when every chunk is one image."""
+        """Chunks held with which no other is asked for: two batches even with an image in each."""
         return self.prefetch_chunks or 2 * self.largest_batch + self.decoders
+
+    @property
+    def most_chunks(self) -> int:
+        """Most chunks held at once, urgent ones included: they do not wait for others' threads."""
+        return self.concurrency + 2 * self.largest_batch
 
     @property
     def images_in_flight(self) -> int:
