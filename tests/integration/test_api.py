@@ -115,7 +115,7 @@ def test_calibrated_scores_may_be_none_of_these(api: ApiCaller, worker: None) ->
         ({"data": b"x", "label": " "}, 422, "bad_labels"),
         ({"data": b"x", "template": "no place"}, 422, "bad_labels"),
         ({"data": b"x", "label": "x" * 999}, 422, "bad_request"),
-        ({"data": b"x", "label": ["x"] * 1001}, 422, "bad_request"),
+        ({"data": b"x", "label": ["x"] * 1001}, 400, "bad_request"),
     ],
 )
 def test_a_bad_request_has_a_code_and_a_sentence(
