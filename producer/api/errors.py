@@ -69,7 +69,10 @@ def handle_errors(app: FastAPI) -> None:
         if not isinstance(error, HTTPException):
             raise error
         code = HTTPStatus(error.status_code).phrase.lower().replace(" ", "_")
-        return answer(error.status_code, code, str(error.detail))
+        response = answer(error.status_code, code, str(error.detail))
+        # Such as which methods are allowed instead.
+        response.headers.update(error.headers or {})
+        return response
 
     app.add_exception_handler(HTTPException, other)
     app.add_exception_handler(RefusedError, refused)
