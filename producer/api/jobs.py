@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 from typing import Final
 
 import msgspec
+import redis
 from cachetools import TTLCache
 from redis.exceptions import LockError
 
@@ -172,4 +173,18 @@ class ApiJobs:
             for seq, some in enumerate(grouped(images, lambda _: size, MAX_BYTES), first):
                 publisher.put(make_chunk(job_id, seq, some, options, connection.keys))
         finally:
-            publisher.close()
+            _close(publisher)
+
+
+def _close(publisher: Publisher) -> None:
+    """Wait until all is sent; what Redis refuses instead is as if it had never been counted.
+
+    Raises:
+        redis.RedisError: Redis is away, or refuses.
+    """
+    try:
+        publisher.close()
+    except redis.RedisError:
+        with suppress(redis.RedisError):
+            publisher.take_back()
+        raise
