@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import re
 import signal
@@ -364,6 +365,33 @@ def test_an_upload_that_redis_refuses_midway_is_counted_once(
         assert jobs.add(job, images).images == 2
         assert stored.llen(KEYS.queue) == jobs.look(job).chunks == 1
         connection.client.flushdb()
+
+
+def test_who_cannot_send_while_the_server_stops_leaves_no_word_in_the_log(
+    queue: EmbeddedRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[dict[str, Any]] = []
+
+    def fail(_: object) -> None:
+        raise redis.ConnectionError
+
+    async def ask(urgent: UrgentQueue) -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, what: said.append(what))
+        monkeypatch.setattr(urgent, "_send", fail)
+        urgent.start()
+        request = PredictRequest(name="a.jpg", data=b"x", options=JobOptions())
+        asking = asyncio.create_task(urgent.ask(request, PATIENCE_S))
+        await asyncio.sleep(0)
+        urgent.refuse_all()
+        await asyncio.wait([asking])
+        assert isinstance(asking.exception(), redis.ConnectionError)
+        del asking
+        gc.collect()
+        await urgent.stop()
+
+    with open_connection(Settings(broker_url=SecretUrl(queue.url))) as connection:
+        asyncio.run(ask(UrgentQueue(connection)))
+    assert not said
 
 
 def test_json_of_many_small_things_takes_no_memory(api: Api) -> None:
