@@ -66,7 +66,10 @@ def handle_errors(app: FastAPI) -> None:
             raise error
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
-        return answer(UNPROCESSABLE, "bad_request", f"{place}: {first['msg']}")
+        # Only FastAPI's own look at files ends so, with names of its classes.
+        is_no_file = first["type"] == "value_error"
+        said = "send it as a file, with a file name" if is_no_file else first["msg"]
+        return answer(UNPROCESSABLE, "bad_request", f"{place}: {said}")
 
     async def other(_: Request, error: Exception) -> Response:
         if not isinstance(error, HTTPException):

@@ -11,11 +11,12 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Final, NamedTuple
 
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from producer.api.bodies import JSON_WEIGHT, URGENT_PATH, Bodies, HungUpError
-from producer.api.errors import RefusedError, answer
+from producer.api.errors import UNPROCESSABLE, RefusedError, answer
 from producer.api.watches import BrokenError
 
 # 100,000 paths of 160 characters.
@@ -129,7 +130,18 @@ class Gate:
             self._bodies.read(receive, most_bytes) as body,
             self._bodies.admitted(scope, weight_bytes),
         ):
+            if _is_cut_off(headers.get("content-type", ""), body.tail):
+                cut_off = answer(UNPROCESSABLE, "bad_request", "the form is cut off: it has no end")
+                await cut_off(scope, receive, send)
+                return
             await self._app(scope, self._bodies.replayed(body, receive), send)
+
+
+def _is_cut_off(kind: str, tail: bytes) -> bool:
+    """Whether a form lacks its end: whoever parsed it would not miss its last part."""
+    name, options = parse_options_header(kind)
+    boundary = options.get(b"boundary", b"")
+    return name == b"multipart/form-data" and bool(boundary) and b"--%b--" % boundary not in tail
 
 
 def _is_open(path: str) -> bool:

@@ -257,6 +257,12 @@ def test_without_a_key_only_known_hosts_are_served(
         (head("POST", "/jobs", "Content-Length: 99999999999"), 413, "too_large"),
         (head("POST", "/jobs/x/images", FORM, "Content-Length: 999999999"), 413, "too_large"),
         (posted("/jobs/x/images", MANY, FORM.partition(" ")[2]), 413, "too_many"),
+        (posted("/jobs/x/images", MANY.removesuffix(b"--\r\n"), FORM[14:]), 422, "bad_request"),
+        (
+            posted("/predict", form(b"x").replace(b"; filename", b"; x"), FORM[14:]),
+            422,
+            "bad_request",
+        ),
         (posted("/jobs", b"{}", "text/plain"), 422, "bad_request"),
         (posted("/jobs", b'{"labels": ["\xe7"]}'), 422, "bad_request"),
         (posted("/jobs", b'{"unknown": 1}'), 422, "bad_request"),

@@ -109,6 +109,7 @@ def test_who_does_not_read_is_not_waited_for_by_a_server_that_stops(
             writer.write(REQUEST.replace(b"/ ", b"/endless "))
             await until(lambda: bool(state.tasks))
             (connection,) = state.connections
+            assert isinstance(connection, Protocol)
             if is_stuck:
                 await until(lambda: connection._unread_timer is not None)
             connection.shutdown()

@@ -36,7 +36,7 @@ _URGENT_FETCH_S: Final = 10.0
 
 S = TypeVar("S", bound="Settings")
 # What a header of HTTP carries as it is.
-_API_KEY: Final = re.compile(r"[!-~]*")
+_API_KEY: Final = re.compile(r"(?:[!-~](?:[ -~]*[!-~])?)?")
 # What separates the items of a list; None is any blank.
 _LISTS: Final = frozenset({"image_roots", "image_urls", "image_formats", "api_hosts"})
 _SEPARATOR: Final = ","
@@ -117,7 +117,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
                 )
         if not _API_KEY.fullmatch(self.api_key.reveal()):
             raise SettingsError(
-                N_("WANWU_API_KEY: letters, digits and signs of ASCII are allowed, and no blanks")
+                N_("WANWU_API_KEY: only ASCII characters are allowed, and no blanks at either end")
             )
         try:
             Keys(self.prefix)
