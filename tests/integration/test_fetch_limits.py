@@ -248,7 +248,7 @@ def test_what_inflates_beyond_the_limit_is_too_large(*, stated: bool) -> None:
         fetch(f"{web.address}/a", [web.address], MOST)
 
 
-def test_a_body_in_crumbs_is_given_up_and_takes_no_memory() -> None:
+def test_a_body_in_crumbs_is_refused() -> None:
     crumbs = CHUNKED + b"2\r\nxx\r\n" * 50_000 + b"0\r\n\r\n"
     few = CHUNKED + b"2\r\nxx\r\n" * 5_000 + b"0\r\n\r\n"
     answers = {"/crumbs": then_close(crumbs), "/few": then_close(few)}

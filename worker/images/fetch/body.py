@@ -20,8 +20,8 @@ _PLAIN: Final = frozenset({"", "identity"})
 _SMALL_BYTES: Final = 4 * 1024 * 1024
 # Smaller parts are put together: each by itself would take many times its size.
 _PART_BYTES: Final = 4096
-# After so many pieces a body whose pieces are smaller than this on average is given up: to take
-# them keeps the loop busy, and all others wait.
+# After so many pieces a body whose pieces are smaller than this on average is refused: to take them
+# keeps the loop busy, and all others wait.
 _FIRST_PIECES: Final = 10_000
 _PIECE_BYTES: Final = 64
 
