@@ -8,7 +8,8 @@ the other, and another the worker's health. Exit code 1 if an image has not one 
 one has failed, if the worker ended or was unhealthy, or if a request in a hundred took a second or
 longer.
 
-The pace is that of the good images of a job: bombs take their share of the cores. With `--write`,
+The pace is that of the good images until the last of them is done: bombs take their share of the
+cores, and a record is written when its whole chunk is done. With `--write`,
 the bombs are written to a directory, and nothing else is done.
 """
 
@@ -71,12 +72,15 @@ class Watch:
         self.health: Counter[int] = Counter()
         self.worker_mb = self.all_mb = 0.0
 
+        self.good_s = 0.0
+
     @contextmanager
-    def running(self) -> Iterator[None]:
-        """Look and ask until the block ends."""
+    def running(self, out: Path, good: set[str]) -> Iterator[None]:
+        """Look and ask until the block ends, and when the records of good images come."""
         ended = Event()
-        with ThreadPoolExecutor(2) as threads:
+        with ThreadPoolExecutor(3) as threads:
             asking = [threads.submit(one, ended) for one in (self._ask, self._look)]
+            asking.append(threads.submit(self._follow, ended, out, good))
             try:
                 yield
             finally:
@@ -111,6 +115,19 @@ class Watch:
             self.worker_mb = max(self.worker_mb, self._worker.memory_info().rss / _MB)
             self.all_mb = max(self.all_mb, _family_mb(self._worker))
 
+    def _follow(self, ended: Event, out: Path, good: set[str]) -> None:
+        began_s, seen_bytes = time.monotonic(), 0
+        while not ended.wait(_PAUSE_S):
+            if not out.exists():
+                continue
+            with out.open("rb") as file:
+                file.seek(seen_bytes)
+                new = file.read()
+            lines = new[: new.rfind(b"\n") + 1].splitlines(keepends=True)
+            seen_bytes += sum(map(len, lines))
+            if any(json.loads(line)["path"] in good for line in lines):
+                self.good_s = time.monotonic() - began_s
+
 
 def _family_mb(worker: psutil.Process) -> float:
     """Return the memory of a worker and its decode processes; what they share counts once."""
@@ -129,7 +146,7 @@ def run_job(
     """Return how a job went; `problems` is empty if all is as promised."""
     out, log = directory / f"{time.monotonic_ns()}.jsonl", directory / "producer.log"
     variables = {**os.environ, "WANWU_BROKER_URL": server.url}
-    with watch.running():
+    with watch.running(out, good):
         began_s = time.monotonic()
         submit(images, "--out", str(out), log=log, variables=variables).wait()
         took_s = time.monotonic() - began_s
@@ -144,7 +161,7 @@ def run_job(
     }
     return {
         "s": round(took_s, 1),
-        "good_per_s": round(len(good) / took_s, 1),
+        "good_per_s": round(len(good) / watch.good_s, 1),
         "bombs": dict(Counter(code for path, code in codes.items() if path not in good)),
         **watch.figures(),
         "problems": [f"{count} {what}" for what, count in problems.items() if count],

@@ -12,6 +12,7 @@ import click
 
 from producer.cli.exit_codes import COULD_NOT_RUN, OK, exits_with_code
 from producer.cli.jobs import cancel, requeue, results, status
+from producer.cli.labels import labels
 from producer.cli.options import broker_option
 from producer.cli.records import convert, retag, search, untag
 from producer.cli.servers import exporter, serve
@@ -76,7 +77,7 @@ def completion(shell: str) -> None:
 
 _VERBS: Final = (
     *(submit, watch, results, status, cancel, requeue),
-    *(convert, retag, search, untag, serve, exporter, doctor, completion),
+    *(labels, convert, retag, search, untag, serve, exporter, doctor, completion),
 )
 for command in _VERBS:
     main.add_command(command)

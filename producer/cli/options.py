@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 import os
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import click
 import msgspec
 
+from producer.cli.exit_codes import echo
 from producer.cli.verbs import Command, Decorator, option
 from producer.jobs.labels import Labels, label_pack, least_score
 from producer.jobs.options import MOST_TAGS
@@ -19,12 +20,12 @@ from worker.contract.labels import LabelPack, LabelsError, unique
 from worker.contract.messages import PRIORITIES
 from worker.contract.options import Rule
 from worker.contract.printable import printable
+from worker.contract.vocabularies import find_vocabulary
 
 LABELS: Final = N_("Labels")
 OUTPUT: Final = N_("Output")
 SENDING: Final = N_("Sending")
 WORKERS: Final = N_("Workers")
-_FILE: Final = click.Path(exists=True, dir_okay=False, path_type=Path)
 LABEL_RULES: Final = (
     Rule("labels", N_("give --labels or --label, not both"), excludes=("label",)),
     Rule("background", N_("--background needs --calibrated"), needs=("calibrated",)),
@@ -69,6 +70,33 @@ class LabelArguments(msgspec.Struct, frozen=True, kw_only=True):
 def typed(text: str) -> str:
     """Return an argument as it was typed, in UTF-8: Python reads it by the locale, maybe ASCII."""
     return os.fsencode(text).decode("utf-8", "surrogateescape")
+
+
+class LabelFile(click.Path):
+    """A label file, or the name of a vocabulary, which stands for the vocabulary's file.
+
+    The vocabulary comes first: a command means the same in every directory. As no vocabulary has a
+    slash or a dot in its name, `./general` and `general.txt` are always files.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(exists=True, dir_okay=False, path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the file that is meant."""
+        name = typed(os.fspath(value))
+        if found := find_vocabulary(name):
+            if Path(value).exists():
+                message = _("{name} is the vocabulary; the file of that name is ./{name}")
+                echo(message.format(name=name))
+            return found.file
+        try:
+            return super().convert(value, param, ctx)
+        except click.BadParameter as e:
+            if {".", "/"} & set(name):
+                raise
+            message = _("{reason} Nor is it a vocabulary: producer labels lists them.")
+            raise click.BadParameter(message.format(reason=e.message), ctx, param) from e
 
 
 def finite(_context: click.Context, _option: click.Parameter, value: float | None) -> float | None:
@@ -146,7 +174,14 @@ def label_options(command: Command) -> Command:
 
 
 _LABEL_OPTIONS: Final = (
-    option("--labels", type=_FILE, section=LABELS, help="Label file, one label per line."),
+    option(
+        "--labels",
+        type=LabelFile(),
+        metavar="FILE|NAME",
+        section=LABELS,
+        help="Label file, one label per line; or a vocabulary, such as general: see producer "
+        "labels.",
+    ),
     option(
         "--label",
         multiple=True,
@@ -186,9 +221,11 @@ _LABEL_OPTIONS: Final = (
     ),
     option(
         "--background",
-        type=_FILE,
+        type=LabelFile(),
+        metavar="FILE|NAME",
         section=LABELS,
-        help="File of these words, one per line. [default: the model's labels, else general ones]",
+        help="File of these words, one per line, or a vocabulary. [default: the model's labels, "
+        "else general ones]",
     ),
 )
 

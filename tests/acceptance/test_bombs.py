@@ -13,13 +13,17 @@ from threading import Event, Thread
 
 import psutil
 import pytest
+import redis
+import urllib3
 from bomb_containers import containers
 from bomb_rasters import rasters
-from conftest import Fleet, run
-from images import fill
+from conftest import PATIENCE_S, Fleet, run, until
+from images import encoded, fill, picture, slow_ppm
 from server import free_port
+from serving import serving
 
 from producer.cli.exit_codes import SOME_FAILED
+from worker.contract.keys import DEFAULT_KEYS as KEYS
 from worker.contract.local.redis_server import EmbeddedRedis
 
 pytestmark = pytest.mark.integration
@@ -97,3 +101,23 @@ def test_bombs_cost_themselves_alone(server: EmbeddedRedis, fleet: Fleet, tmp_pa
     assert "Traceback" not in worker.text
     assert peak_bytes(worker.process.pid) - at_rest < BYTES_A_PIXEL * MAX_PIXELS
     assert worker.stop() == 0
+
+
+def test_a_question_does_not_wait_for_chunks_that_hang(
+    server: EmbeddedRedis, client: redis.Redis, fleet: Fleet, tmp_path: Path
+) -> None:
+    (tmp_path / "slow.ppm").write_bytes(slow_ppm())
+    # With one chunk it has all that it may hold.
+    fleet.start(
+        server.url, prefetch_chunks="1", image_formats="JPEG,PPM,SLOW", decode_timeout_s="6"
+    )
+    with serving(server.url, tmp_path / "api.log") as address:
+        sent = run(
+            *("producer", "submit", str(tmp_path / "slow.ppm"), "--no-wait"), broker_url=server.url
+        )
+        assert sent.returncode == 0, sent.stderr
+        until(lambda: client.hlen(KEYS.unacked) == 1)
+        fields = {"image": ("good.jpg", encoded(picture(1)), "image/jpeg")}
+        answer = urllib3.request("POST", f"{address}/predict", fields=fields, timeout=PATIENCE_S)
+        assert answer.status == 200
+        assert client.hlen(KEYS.unacked) == 1, "the question waited for the image that hangs"

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import PATIENCE_S
-from images import encoded, picture
+from images import encoded, picture, slow_ppm
 from PIL import Image
 
 from worker.artifact.manifest import Preprocessing
@@ -31,11 +31,6 @@ MEMORY = 128 * 1024 * 1024
 DECODERS = 2
 
 
-def slow_ppm() -> bytes:
-    """Return a picture of 100 pixels that takes minutes: its decoder starts again per comment."""
-    return b"P3\n10 10\n255\n" + b"#\n" * 2**23 + b"0 " * 300
-
-
 def colour(number: int) -> tuple[int, int, int]:
     return number % 256, 255 - number % 256, number // 2 % 256
 
@@ -46,6 +41,7 @@ class Decoding:
     def __init__(self, root: Path) -> None:
         self._others = {*_children(os.getpid())}
         self.died = threading.Event()
+        self.done: list[Done] = []
         self.root = root
         config = DecodeConfig(
             preprocessing=SPEC,
@@ -75,6 +71,7 @@ class Decoding:
             def keep(one: Done) -> None:
                 assert number not in done, "an image is done once"
                 done[number] = one
+                self.done.append(one)
                 ready.release()
 
             return keep
@@ -193,6 +190,18 @@ def test_an_image_that_needs_too_much_memory_fails_alone(decoding: Decoding) -> 
     assert [code(done) for done in found] == [None, "out_of_memory", None]
 
 
+def test_large_images_are_decoded_one_by_one_and_small_ones_pass_them(decoding: Decoding) -> None:
+    # More than a quarter of what may be in memory at once.
+    large = {"data": encoded(Image.new("L", (4000, 3000)), "PNG")}
+    small = {"data": encoded(picture(8), "PNG")}
+    done = decoding.done = []
+    with_large = decoding.submit(*[large] * 8)
+    for _ in range(4):
+        assert decoding.submit(small)()[0].error is None
+    assert len(done) - 4 < 8, "small images waited for all large ones"
+    assert [one.error for one in with_large()] == [None] * 8
+
+
 def test_a_process_that_is_killed_costs_no_image(decoding: Decoding) -> None:
     before = decoding.pool.figures.crashes
     data = encoded(picture(9, (2000, 1500)), "JPEG")
@@ -219,17 +228,12 @@ def _busy(decoding: Decoding, crashes: int) -> int:
     """Return the process that works, once there have been so many crashes of its image."""
     ends = threading.Event()
     for _ in range(int(PATIENCE_S * 100)):
-        for member in [*decoding.pool._members]:
+        for member in [*decoding.pool._staff.members]:
             in_hand, _ = member.left()
             if in_hand is not None and in_hand.crashes == crashes:
-                return _pid_of(member.handles.pidfd)
+                return member.handles.pid
         ends.wait(0.01)
     pytest.fail("no process has the image")
-
-
-def _pid_of(pidfd: int) -> int:
-    text = Path(f"/proc/self/fdinfo/{pidfd}").read_text(encoding="ascii")
-    return int(text.split("Pid:")[1].split()[0])
 
 
 def test_when_the_server_of_the_processes_ends_all_is_started_anew(decoding: Decoding) -> None:

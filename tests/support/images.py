@@ -56,3 +56,8 @@ def huge_png(width: int, height: int) -> bytes:
         struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
         for name, body in chunks
     )
+
+
+def slow_ppm() -> bytes:
+    """Return a picture of 100 pixels that takes minutes: its decoder starts again per comment."""
+    return b"P3\n10 10\n255\n" + b"#\n" * 2**23 + b"0 " * 300

@@ -177,14 +177,27 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         return min(self.fetch_deadline_s, _URGENT_FETCH_S)
 
     @property
+    def decode_deadline_s(self) -> float:
+        """Seconds that decoding one image may take on a core of its own.
+
+        On a busy machine it may be three times as long, before the worker counts as hung.
+        """
+        return min(self.decode_timeout_s, self.stall_timeout_s / 4)
+
+    @property
     def decode_memory(self) -> int:
         """Bytes that one image may take to decode: as set, else what the largest one needs."""
         return self.decode_memory_bytes or _DECODE_BASE_BYTES + _PIXEL_BYTES * self.max_pixels
 
     @property
     def concurrency(self) -> int:
-        """Most chunks held at once: two batches even when every chunk is one image."""
+        """Chunks held with which no other is asked for: two batches even with an image in each."""
         return self.prefetch_chunks or 2 * self.largest_batch + self.decoders
+
+    @property
+    def most_chunks(self) -> int:
+        """Most chunks held at once, urgent ones included: they do not wait for others' threads."""
+        return self.concurrency + 2 * self.largest_batch
 
     @property
     def images_in_flight(self) -> int:

@@ -90,7 +90,9 @@ GROUPS: Final[Mapping[str, Mapping[str, Entry]]] = {
             "Processes, or threads, that read and decode.", "one per CPU, within the CPU quota"
         ),
         "decode_timeout_s": Entry(
-            "Seconds that reading and decoding one image may take; then it fails."
+            "Seconds that reading and decoding one image may take; then it fails. Time spent "
+            "waiting for a core does not count, up to three times as long. Never more than a "
+            "quarter of `WANWU_STALL_TIMEOUT_S`."
         ),
         "decode_memory_bytes": Entry(
             "Bytes of memory that decoding one image may take; then it fails.",
@@ -107,7 +109,8 @@ GROUPS: Final[Mapping[str, Mapping[str, Entry]]] = {
             "text, BMP with run lengths, QOI, some DDS and SGI."
         ),
         "prefetch_chunks": Entry(
-            "Most chunks that a worker holds at once.", "two batches and one per decode process"
+            "Most chunks that a worker holds at once, beside urgent ones.",
+            "two batches and one per decode process",
         ),
         "max_pixels": Entry(
             "Images with more pixels fail; all decode processes together hold no more than 1.25 "

@@ -33,7 +33,7 @@ def open_decoder(settings: Settings, manifest: Manifest, on_death: Callable[[], 
     )
     if settings.decoder == "threads" or sys.platform != "linux":
         return DecodeThreads(config)
-    pool = DecodePool(config, settings.decode_timeout_s, on_death)
+    pool = DecodePool(config, settings.decode_deadline_s, on_death)
     return pool if settings.decoder == "processes" else _WithFallback(pool, DecodeThreads(config))
 
 

@@ -67,7 +67,7 @@ def _build(settings: Settings, tagger: Tagger) -> Celery:
     app = make_app(settings, stores_results=True)
     app.conf.update(
         worker_pool="threads",
-        worker_concurrency=settings.concurrency,
+        worker_concurrency=settings.most_chunks,
         worker_consumer=reconnecting(
             tagger.redis_contact,
             check_once(settings, tagger.refuse),
@@ -92,6 +92,7 @@ def _services(settings: Settings, tagger: Tagger) -> Services:
     pipeline = tagger.pipeline
     return Services(
         capacity=pipeline.capacity,
+        chunks=settings.concurrency,
         redis_contact=tagger.redis_contact,
         set_latency_mode=pipeline.set_latency_mode,
         is_healthy=lambda: pipeline.problem() is None,
@@ -121,7 +122,7 @@ def serve(settings: Settings, load_engine: LoadEngine = open_engine) -> int:
     worker = _build(settings, tagger).Worker(
         hostname=node_name(),
         pool="threads",
-        concurrency=settings.concurrency,
+        concurrency=settings.most_chunks,
         loglevel=settings.log_level.upper(),
         quiet=True,
         without_gossip=True,

@@ -35,12 +35,14 @@ log = structlog.get_logger()
 class Services(NamedTuple):
     """What the steps work with.
 
+    No more than so many `chunks` are held, but for urgent ones, which have threads of their own.
     `set_latency_mode` is called with whether urgent chunks may come, `redis_contact` whenever Redis
     has answered. Leases are renewed every `lease_pause_s` while `is_healthy`: others are to have
     the chunks of a worker that is not. `legacy` takes what versions before the prefix have left.
     """
 
     capacity: Capacity
+    chunks: int
     redis_contact: RedisContact
     set_latency_mode: Callable[[bool], None]
     is_healthy: Callable[[], bool]
@@ -107,7 +109,7 @@ class Intake(_Step):
         """Set the condition on the channel, which is a new one after a reconnect."""
         capacity = self.services.capacity
         channel = parent.task_consumer.channel
-        channel.qos.has_capacity = lambda: capacity.is_left and not _are_chunks_starting()
+        channel.qos.has_capacity = partial(_has_capacity, self.services)
         channel.on_unreadable = partial(_store_failure, parent)
         if parent.hub:
             # The loop sleeps until something happens, and this is something.
@@ -143,7 +145,7 @@ class UrgentIntake(_Step):
             # Each look turns the loop, which costs more than the look.
             _cancel(self._looks)
         elif not self._looks:
-            look = partial(_take_urgent, parent, channel, self.services.capacity)
+            look = partial(_take_urgent, parent, channel, self.services)
             self._looks.append(parent.hub.call_repeatedly(URGENT_LOOK_S, look))
 
     def _is_urgency_possible(self, channel: Any) -> bool:
@@ -195,9 +197,14 @@ def consumer_steps(services: Services) -> list[type[bootsteps.StartStopStep]]:
     return [type(step.__name__, (step,), {"services": services}) for step in STEPS]
 
 
-def _take_urgent(parent: Any, channel: Any, capacity: Capacity) -> None:
+def _has_capacity(services: Services) -> bool:
+    held = len(state.reserved_requests)
+    return services.capacity.is_left and held < services.chunks and not _are_chunks_starting()
+
+
+def _take_urgent(parent: Any, channel: Any, services: Services) -> None:
     # With capacity left, the channel waits for the next message whatever it is.
-    while not capacity.is_left and capacity.is_open:
+    while not _has_capacity(services) and services.capacity.is_open and _is_thread_left(parent):
         if not ignore_errors(parent, channel.take_urgent):
             return
 
@@ -221,6 +228,10 @@ def _cancel(timers: list[Any]) -> None:
 def _are_chunks_starting() -> bool:
     """Whether chunks are on their way to threads: how many images they hold is not known yet."""
     return len(state.reserved_requests) - len(state.active_requests) > 1
+
+
+def _is_thread_left(parent: Any) -> bool:
+    return bool(len(state.reserved_requests) < parent.pool.num_processes)
 
 
 def _nothing(*_: object) -> None:

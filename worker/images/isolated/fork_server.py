@@ -41,6 +41,7 @@ class Handles(NamedTuple):
     replies: Connection
     shared: SharedPixels
     pidfd: int
+    pid: int
 
     def send(self, message: bytes, handles: list[int]) -> None:
         """Send an order, and the handles of its bytes.
@@ -115,12 +116,12 @@ class ForkServer:
             shared = SharedPixels(memory, self._config.preprocessing)
             replies = Connection(reading, writable=False)
             try:
-                pidfd = self._ask([orders.fileno(), writing, memory])
+                pidfd, pid = self._ask([orders.fileno(), writing, memory])
             except DecoderStartError:
                 ours.close()
                 replies.close()
                 raise
-        return Handles(ours, replies, shared, pidfd)
+        return Handles(ours, replies, shared, pidfd, pid)
 
     def stop(self) -> None:
         """End it, and every process forked from it; harmless when done twice."""
@@ -135,16 +136,16 @@ class ForkServer:
             stop_child(self._child, _GRACE_S)
             self._child = None
 
-    def _ask(self, handles: list[int]) -> int:
-        """Let the server fork a process that has these handles; return a pidfd of it."""
+    def _ask(self, handles: list[int]) -> tuple[int, int]:
+        """Let the server fork a process that has these handles; return its pidfd and its number."""
         control = self._open_control()
         try:
             socket.send_fds(control, [b"fork"], handles)
             control.settimeout(_FORK_S)
-            _message, (pidfd, *_), _, _ = socket.recv_fds(control, 16, 1)
+            message, (pidfd, *_), _, _ = socket.recv_fds(control, 16, 1)
+            return pidfd, int(message)
         except (OSError, ValueError) as e:
             raise DecoderStartError from e
-        return pidfd
 
     def _receive(self, expected: bytes, timeout_s: float) -> None:
         control = self._open_control()

@@ -17,7 +17,6 @@ import selectors
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from typing import Final
 
 import structlog
@@ -32,7 +31,7 @@ from worker.errors import (
 from worker.images.decoder import DecodeConfig, DecodeRequest, DecoderFigures, Done
 from worker.images.isolated.fork_server import ForkServer
 from worker.images.isolated.member import Member
-from worker.images.isolated.waiting import Waiting
+from worker.images.isolated.staff import Staff
 from worker.images.isolated.wire import stored
 
 # An image that so many processes have ended with is not tried again.
@@ -67,8 +66,7 @@ class DecodePool:
         self._server = ForkServer(config)
         # Guards what follows.
         self._changed = threading.Condition()
-        self._members: list[Member] = []
-        self._waiting = Waiting()
+        self._staff = Staff()
         self._undone = 0
         self._is_stopping = False
         self._has_died = False
@@ -124,33 +122,10 @@ class DecodePool:
         with self._changed:
             self._undone += len(requests)
             if not (self._is_stopping or self._has_died):
-                self._waiting.add(requests)
-                self._feed()
+                self._staff.waiting.add(requests)
+                self._staff.feed()
                 return
         self._finish([Done(request, error=WorkerGoneError()) for request in requests])
-
-    def _feed(self) -> None:
-        """Give what waits to the processes that can take it. Under the lock."""
-        waiting = self._waiting
-        while waiting.has_urgent and (free := self._free(urgent=True)):
-            self._send(free[0], waiting.next_urgent())
-        while waiting.has_others and (free := self._free(urgent=False)):
-            self._send(free[0], waiting.next_others(len(free)))
-
-    def _free(self, *, urgent: bool) -> list[Member]:
-        """Return the processes that can take an order, those that have least to do first."""
-        most = 1 + (self._waiting.pace.is_short and not urgent)
-        free = [
-            member
-            for member in self._members
-            if member.orders < most and (urgent or not member.urgent_only)
-        ]
-        return sorted(free, key=lambda member: member.orders)
-
-    def _send(self, member: Member, requests: list[DecodeRequest]) -> None:
-        # A process that has ended is seen by the thread, which finds these with it.
-        with suppress(OSError):
-            member.send(requests)
 
     def _run(self) -> None:
         try:
@@ -177,21 +152,23 @@ class DecodePool:
     def _hear(self, member: Member) -> None:
         try:
             with self._changed:
-                done = member.receive()
-                self._feed()
+                done, put_back = member.receive()
+                for request in put_back:
+                    self._staff.waiting.put_back(request)
+                self._staff.feed()
         except (EOFError, OSError):
             self._replace(member)
             return
         self._idle_ends = 0
         for one in done:
-            self._waiting.pace.note((one.read_ms or 0.0) + (one.decode_ms or 0.0))
+            self._staff.waiting.pace.note((one.read_ms or 0.0) + (one.decode_ms or 0.0))
         self._finish(done)
 
     def _end_overdue(self, now_s: float) -> None:
         """Replace the processes that have an image for too long; that image fails."""
-        for member in [*self._members]:
+        for member in [*self._staff.members]:
             # One that has answered, or has ended on its own, is heard next.
-            if member.overdue_s(now_s) > self._deadline_s and not member.handles.replies.poll():
+            if member.at_it_s(now_s) > self._deadline_s and not member.handles.replies.poll():
                 self._replace(member, DecodeTimeoutError(self._deadline_s))
 
     def _replace(self, member: Member, timeout: ImageError | None = None) -> None:
@@ -199,18 +176,18 @@ class DecodePool:
         done: list[Done] = []
         self._selector.unregister(member.handles.replies)
         with self._changed:
-            self._members.remove(member)
+            self._staff.members.remove(member)
             in_hand, others = member.left()
             member.handles.kill()
             if in_hand is not None:
                 done += self._judge(in_hand, timeout)
             for request in reversed(others):
-                self._waiting.add_again(request)
+                self._staff.waiting.add_again(request)
         self._log(timeout, in_hand)
         self._idle_ends += not member.handles.shared.progress().begun
         if self._idle_ends <= _MAX_IDLE_ENDS and self._add_again(member):
             with self._changed:
-                self._feed()
+                self._staff.feed()
         else:
             self._die()
         self._finish(done)
@@ -224,7 +201,7 @@ class DecodePool:
         self._crashes += 1
         if in_hand.crashes >= MAX_CRASHES:
             return [Done(in_hand, error=DecoderCrashError())]
-        self._waiting.add_again(in_hand)
+        self._staff.waiting.add_again(in_hand)
         return []
 
     def _add(self, *, urgent_only: bool) -> None:
@@ -246,7 +223,7 @@ class DecodePool:
                     raise
         self._selector.register(member.handles.replies, selectors.EVENT_READ, member)
         with self._changed:
-            self._members.append(member)
+            self._staff.members.append(member)
 
     def _add_again(self, member: Member) -> bool:
         """Start a process in the place of one that has ended; return whether it was possible."""
@@ -261,12 +238,12 @@ class DecodePool:
         log.error("decoders.gone")
         with self._changed:
             self._has_died = True
-            lost = self._waiting.clear()
-            for member in self._members:
+            lost = self._staff.waiting.clear()
+            for member in self._staff.members:
                 in_hand, others = member.left()
                 lost += [in_hand, *others] if in_hand else others
                 member.handles.kill()
-            self._members.clear()
+            self._staff.members.clear()
         self._finish([Done(request, error=WorkerGoneError()) for request in lost])
         self._on_death()
 
@@ -280,9 +257,9 @@ class DecodePool:
 
     def _close(self) -> None:
         with self._changed:
-            for member in self._members:
+            for member in self._staff.members:
                 member.handles.close()
-            self._members.clear()
+            self._staff.members.clear()
         self._server.stop()
         self._selector.close()
         if self._bell >= 0:

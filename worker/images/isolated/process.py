@@ -7,15 +7,14 @@ import socket
 import time
 import traceback
 from collections.abc import Callable
-from functools import partial
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
 from worker.contract.messages import Failure
 from worker.errors import DecodeMemoryError, ImageError, UnexpectedError
 from worker.images.decoder import Attempt, DecodeConfig
-from worker.images.isolated.pixel_locks import PixelLocks
+from worker.images.isolated.pixel_locks import PixelLocks, PixelsTakenError
 from worker.images.isolated.wire import (
     MAX_ORDER_BYTES,
     ORDER_IMAGES,
@@ -49,9 +48,15 @@ class DecodeProcess:
         self._orders = orders
         self._answer = answer
         self._shared = shared
-        self._begun = 0
-        pause = partial(self._note, paused=True)
-        self._locks = PixelLocks(lock, config.max_pixels, config.decoders, pause, self._note)
+        self._progress = Progress(PAUSED_S, 0, is_large=False)
+        self._locks = PixelLocks(
+            lock,
+            config.max_pixels,
+            config.decoders,
+            on_wait=lambda: self._note(since_s=PAUSED_S),
+            on_go=lambda: self._note(since_s=time.monotonic()),
+            on_hold=self._note,
+        )
 
     def run(self) -> None:
         """Work until the worker is gone."""
@@ -68,18 +73,20 @@ class DecodeProcess:
 
     def _process(self, item: Item, slot: int, handles: list[int]) -> Outcome:
         """Read and decode an image; whatever happens, it gets an outcome, or the process ends."""
-        self._begun += 1
-        self._note()
+        self._note(since_s=time.monotonic(), begun=self._progress.begun + 1)
         attempt = Attempt(self._config, self._locks)
         failure: Failure | None = None
+        is_put_back = False
+        self._locks.waits = item.waits
         try:
             pixels_CHW = attempt.run(lambda: self._read(item, handles), item.thumbnail_px)
             self._shared.put(slot, pixels_CHW)
+        except PixelsTakenError:
+            is_put_back = True
         except Exception as e:  # noqa: BLE001 - whatever it is, that image fails alone
             failure = _failure_of(e)
-        return Outcome(
-            failure, attempt.stamp, attempt.thumbnail, attempt.read_ms, attempt.decode_ms
-        )
+        found = (attempt.stamp, attempt.thumbnail, attempt.read_ms, attempt.decode_ms)
+        return Outcome(failure, *found, is_put_back)
 
     def _read(self, item: Item, handles: list[int]) -> Original:
         config = self._config
@@ -92,9 +99,9 @@ class DecodeProcess:
         finally:
             os.close(handle)
 
-    def _note(self, *, paused: bool = False) -> None:
-        since_s = PAUSED_S if paused else time.monotonic()
-        self._shared.note(Progress(since_s, self._begun))
+    def _note(self, **changed: Any) -> None:
+        self._progress = self._progress._replace(**changed)
+        self._shared.note(self._progress)
 
 
 def _failure_of(error: Exception) -> Failure:

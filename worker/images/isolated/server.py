@@ -29,7 +29,6 @@ from worker.malloc import disable_malloc_trim
 
 # What a process keeps when it has decoded something large.
 KEPT_BYTES: Final = 64 * 1024 * 1024
-_STARTED: Final = b"started"
 
 
 def main() -> None:
@@ -63,7 +62,7 @@ def serve(control: socket.socket) -> None:
             die_with_parent(parent)
             _be_decoder(control, handles, lock, config)
         process = os.pidfd_open(pid)
-        socket.send_fds(control, [_STARTED], [process])
+        socket.send_fds(control, [str(pid).encode()], [process])
         for handle in (process, *handles):
             os.close(handle)
 

@@ -10,17 +10,26 @@ from worker.images.isolated.pace import Pace
 
 
 class Waiting:
-    """Urgent images and all others. Not for several threads at once: `DecodePool` locks it."""
+    """Urgent images, large ones and all others. Not for several threads: `DecodePool` locks it.
+
+    Large are those that were put back because others like them were in memory.
+    """
 
     def __init__(self) -> None:
         self.pace = Pace()
         self._urgent: deque[DecodeRequest] = deque()
+        self._large: deque[DecodeRequest] = deque()
         self._others: deque[DecodeRequest] = deque()
 
     @property
     def has_urgent(self) -> bool:
         """Whether an urgent image waits."""
         return bool(self._urgent)
+
+    @property
+    def large(self) -> DecodeRequest | None:
+        """The next large image."""
+        return self._large[0] if self._large else None
 
     @property
     def has_others(self) -> bool:
@@ -31,13 +40,25 @@ class Waiting:
         """Let images wait behind all others of their kind; all are urgent, or none."""
         (self._urgent if requests and requests[0].is_urgent else self._others).extend(requests)
 
+    def put_back(self, request: DecodeRequest) -> None:
+        """Let an image wait until no other large one is decoded."""
+        request.is_large = True
+        if request.is_urgent:
+            self._large.appendleft(request)
+        else:
+            self._large.append(request)
+
     def add_again(self, request: DecodeRequest) -> None:
         """Let an image be the next one of its kind."""
-        (self._urgent if request.is_urgent else self._others).appendleft(request)
+        self._kind_of(request).appendleft(request)
 
     def next_urgent(self) -> list[DecodeRequest]:
         """Return the next urgent image: always alone."""
         return [self._urgent.popleft()]
+
+    def next_large(self) -> list[DecodeRequest]:
+        """Return the next large image: always alone."""
+        return [self._large.popleft()]
 
     def next_others(self, free: int) -> list[DecodeRequest]:
         """Return the images of an order if so many processes are free.
@@ -53,7 +74,13 @@ class Waiting:
 
     def clear(self) -> list[DecodeRequest]:
         """Return all that wait; none do afterwards."""
-        left = [*self._urgent, *self._others]
-        self._urgent.clear()
-        self._others.clear()
+        kinds = (self._urgent, self._large, self._others)
+        left = [request for kind in kinds for request in kind]
+        for kind in kinds:
+            kind.clear()
         return left
+
+    def _kind_of(self, request: DecodeRequest) -> deque[DecodeRequest]:
+        if request.is_large:
+            return self._large
+        return self._urgent if request.is_urgent else self._others

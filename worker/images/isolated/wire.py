@@ -33,7 +33,7 @@ MAX_ORDER_BYTES: Final = 131_072
 _CHANNELS: Final = 3
 # Each field is written whole, the time before the number: whoever reads in between takes an image
 # for younger than it is, never for older.
-_PROGRESS: Final = struct.Struct("@dq")
+_PROGRESS: Final = struct.Struct("@dq?")
 # The pixels begin at a page of their own.
 _HEADER_BYTES: Final = mmap.PAGESIZE
 # Instead of a time: the process does not work, but waits for others.
@@ -41,12 +41,16 @@ PAUSED_S: Final = float("inf")
 
 
 class Item(msgspec.Struct, frozen=True, array_like=True):
-    """An image: its path, or how many bytes the handle holds that came with the order."""
+    """An image: its path, or how many bytes the handle holds that came with the order.
+
+    If it is large and others are in memory, it waits for them, or is put back.
+    """
 
     path: bytes
     size_bytes: int
     part: Part | None
     thumbnail_px: int
+    waits: bool
 
 
 class Order(msgspec.Struct, frozen=True, array_like=True):
@@ -59,7 +63,7 @@ class Order(msgspec.Struct, frozen=True, array_like=True):
 class Outcome(msgspec.Struct, frozen=True, array_like=True):
     """What became of an image: its pixels are in the slot if there is no error.
 
-    Times are in milliseconds, and None for what was not begun.
+    Or it was put back. Times are in milliseconds, and None for what was not begun.
     """
 
     error: Failure | None
@@ -67,6 +71,7 @@ class Outcome(msgspec.Struct, frozen=True, array_like=True):
     thumbnail: str | None
     read_ms: float | None
     decode_ms: float | None
+    is_put_back: bool
 
 
 class Reply(msgspec.Struct, frozen=True, array_like=True):
@@ -76,10 +81,14 @@ class Reply(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Progress(NamedTuple):
-    """When a process began its last image, on Linux' clock, and how many it has begun so far."""
+    """When a process began its last image, on Linux' clock, and how many it has begun so far.
+
+    And whether that image is so large that others wait for it.
+    """
 
     since_s: float
     begun: int
+    is_large: bool
 
 
 class SharedPixels:
