@@ -90,3 +90,11 @@ def test_workers_tell_of_their_tasks_unless_they_are_not_to(text: str, tells: bo
     settings = Settings.from_env({"WANWU_TASK_EVENTS": text})
     app = make_app(settings, stores_results=True)
     assert app.conf.worker_send_task_events is tells
+
+
+@pytest.mark.parametrize("key", ["密码", "x ", " x", "x\n", "a\tb", "\udcff"])
+def test_a_key_that_no_header_can_carry_is_refused_and_not_shown(key: str) -> None:
+    with pytest.raises(SettingsError, match="WANWU_API_KEY") as caught:
+        Settings.from_env({"WANWU_API_KEY": key})
+    assert key not in str(caught.value)
+    assert Settings.from_env({"WANWU_API_KEY": "two words"}).api_key.reveal() == "two words"

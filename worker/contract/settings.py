@@ -35,6 +35,8 @@ _DECODE_BASE_BYTES: Final = 256 * 1024 * 1024
 _URGENT_FETCH_S: Final = 10.0
 
 S = TypeVar("S", bound="Settings")
+# What a header of HTTP carries as it is.
+_API_KEY: Final = re.compile(r"(?:[!-~](?:[ -~]*[!-~])?)?")
 _LISTS: Final = frozenset({"image_roots", "image_urls", "image_formats", "api_hosts"})
 _SEPARATOR: Final = ","
 # Before the first format: those by default, and these.
@@ -121,6 +123,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
                 raise SettingsError(
                     N_("WANWU_IMAGE_FORMATS: {name} is none of {known}"), name=name, known=known
                 )
+        if not _API_KEY.fullmatch(self.api_key.reveal()):
+            raise SettingsError(
+                N_("WANWU_API_KEY: only ASCII characters are allowed, and no blanks at either end")
+            )
         try:
             Keys(self.prefix)
         except ValueError as e:
