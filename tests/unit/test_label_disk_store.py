@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from worker.labels.disk_store import MOST_FILES, DiskLabelMatrixStore
+from worker.labels.disk_store import DiskLabelMatrixStore
 from worker.labels.matrix_store import NoLabelMatrixStore
 
 SHAPE = (3, 4)
@@ -77,10 +77,11 @@ def test_without_a_place_to_keep_it_the_matrix_is_made(
     assert make.times == 1
 
 
-def test_the_oldest_are_deleted(cache: Path, store: DiskLabelMatrixStore) -> None:
-    for number in range(MOST_FILES + 3):
+def test_the_oldest_are_deleted(cache: Path) -> None:
+    store = DiskLabelMatrixStore(NoLabelMatrixStore(), 3, most_bytes=2 * UNIT_KD.nbytes + 1)
+    for number in range(5):
         store.get(str(number), SHAPE, Making())
-    assert len([*cache.iterdir()]) == MOST_FILES
+    assert len([*cache.iterdir()]) == 2
     make = Making()
-    store.get(str(MOST_FILES + 2), SHAPE, make)
+    store.get("4", SHAPE, make)
     assert make.times == 0

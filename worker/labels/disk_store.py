@@ -24,9 +24,9 @@ from worker.labels.matrix_store import LabelMatrixStore
 
 Matrix = npt.NDArray[np.float32]
 
-# Fewer are encoded in a second or two.
-LEAST_LABELS: Final = 200
-MOST_FILES: Final = 16
+# Fewer are encoded in some seconds. Sets of single questions are smaller, as a rule.
+LEAST_LABELS: Final = 1000
+MOST_BYTES: Final = 512 * 1024 * 1024
 _DIRECTORY: Final = "labels"
 _SUFFIX: Final = ".f32"
 
@@ -36,10 +36,16 @@ log = structlog.get_logger()
 class DiskLabelMatrixStore:
     """Matrices in files, float32 row by row, before another store; the oldest are deleted."""
 
-    def __init__(self, store: LabelMatrixStore, least_labels: int = LEAST_LABELS) -> None:
-        """Take the store that is asked first, and how many labels are worth a file."""
+    def __init__(
+        self,
+        store: LabelMatrixStore,
+        least_labels: int = LEAST_LABELS,
+        most_bytes: int = MOST_BYTES,
+    ) -> None:
+        """Take the store that is asked first, how many labels are worth a file, and the limit."""
         self._store = store
         self._least_labels = least_labels
+        self._most_bytes = most_bytes
 
     def get(self, key: str, shape: tuple[int, int], make: Callable[[], Matrix]) -> Matrix:
         """Return the matrix KD of `key`.
@@ -49,21 +55,20 @@ class DiskLabelMatrixStore:
         """
         if shape[0] < self._least_labels:
             return self._store.get(key, shape, make)
-        return self._store.get(key, shape, lambda: _find_or_make(key, shape, make))
+        return self._store.get(key, shape, lambda: self._find_or_make(key, shape, make))
 
-
-def _find_or_make(key: str, shape: tuple[int, int], make: Callable[[], Matrix]) -> Matrix:
-    try:
-        file = (
-            cache_directory() / _DIRECTORY / f"{hashlib.sha256(key.encode()).hexdigest()}{_SUFFIX}"
-        )
-    except NoCacheError:
-        return make()
-    found_KD = _read(file, shape)
-    if found_KD is None:
-        found_KD = make()
-        _write(file, found_KD)
-    return found_KD
+    def _find_or_make(self, key: str, shape: tuple[int, int], make: Callable[[], Matrix]) -> Matrix:
+        name = hashlib.sha256(key.encode()).hexdigest() + _SUFFIX
+        try:
+            file = cache_directory() / _DIRECTORY / name
+        except NoCacheError:
+            return make()
+        found_KD = _read(file, shape)
+        if found_KD is None:
+            found_KD = make()
+            _write(file, found_KD)
+            _delete_oldest(file.parent, self._most_bytes)
+        return found_KD
 
 
 def _read(file: Path, shape: tuple[int, int]) -> Matrix | None:
@@ -89,7 +94,6 @@ def _write(file: Path, matrix_KD: Matrix) -> None:
             new = stream.name
             stream.write(matrix_KD.tobytes())
         os.replace(new, file)  # noqa: PTH105 - a name is at hand
-        _delete_oldest(file.parent)
     except OSError as e:
         log.warning("labels.not_kept", file=str(file), error=str(e))
         if new:
@@ -97,7 +101,12 @@ def _write(file: Path, matrix_KD: Matrix) -> None:
                 Path(new).unlink()
 
 
-def _delete_oldest(directory: Path) -> None:
-    files = sorted(directory.glob(f"*{_SUFFIX}"), key=lambda one: one.stat().st_mtime)
-    for file in files[:-MOST_FILES]:
-        file.unlink(missing_ok=True)
+def _delete_oldest(directory: Path, most_bytes: int) -> None:
+    with suppress(OSError):
+        found = [(file.stat(), file) for file in directory.glob(f"*{_SUFFIX}")]
+        left = sum(status.st_size for status, _ in found)
+        for status, file in sorted(found, key=lambda one: one[0].st_mtime):
+            if left <= most_bytes:
+                break
+            file.unlink(missing_ok=True)
+            left -= status.st_size
