@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import PATIENCE_S
+from conftest import PATIENCE_S, until
 from images import encoded, picture, slow_ppm
 from PIL import Image
 
@@ -147,6 +147,14 @@ def test_pixels_are_those_that_decoding_in_this_process_gives(decoding: Decoding
     assert done.pixels_CHW is not None
     assert np.array_equal(done.pixels_CHW, wanted)
     assert done.thumbnail
+
+
+def test_the_processes_are_told_apart_by_their_names(decoding: Decoding) -> None:
+    def name(pid: int) -> str:
+        return Path(f"/proc/{pid}/comm").read_text(encoding="ascii").strip()
+
+    assert name(decoding.server()) == "wanwu-decoders"
+    until(lambda: {name(pid) for pid in decoding.processes()} == {"wanwu-decode"})
 
 
 def test_a_part_of_a_file_is_read(decoding: Decoding) -> None:

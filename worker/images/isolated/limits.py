@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 _PR_SET_PDEATHSIG: Final = 1
+_PR_SET_NAME: Final = 15
 # Of oom_score_adj: where memory is short, the kernel ends a decode process and not the worker.
 _FIRST_TO_GO: Final = b"500"
 # The bytes that libraries hold before the first image are not the images' fault.
@@ -43,6 +44,11 @@ def die_with_parent(parent: int) -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(0)
+
+
+def be_called(name: str) -> None:
+    """Let `ps -o comm` and `top` show this process by a name of up to 15 characters."""
+    ctypes.CDLL(None).prctl(_PR_SET_NAME, name.encode("ascii"))
 
 
 def data_bytes() -> int:

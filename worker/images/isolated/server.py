@@ -22,7 +22,7 @@ import torch
 from worker.images.decode import set_up
 from worker.images.decoder import DecodeConfig
 from worker.images.isolated.fork_server import READY
-from worker.images.isolated.limits import die_with_parent, limit_process
+from worker.images.isolated.limits import be_called, die_with_parent, limit_process
 from worker.images.isolated.process import DecodeProcess
 from worker.images.isolated.wire import MAX_ORDER_BYTES, SharedPixels
 from worker.malloc import disable_malloc_trim
@@ -43,6 +43,7 @@ def serve(control: socket.socket) -> None:
         signal.signal(name, signal.SIG_IGN)
     # Nobody asks how they ended: what their pipes say is enough.
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    be_called("wanwu-decoders")
     torch.set_num_threads(1)
     message = control.recv(MAX_ORDER_BYTES)
     if not message:
@@ -78,6 +79,7 @@ def _be_decoder(
     code = 1
     try:
         control.close()
+        be_called("wanwu-decode")
         limit_process(config.memory_bytes)
         orders, replies, memory = handles
         shared = SharedPixels(memory, config.preprocessing)
