@@ -126,6 +126,8 @@ def _create(connection: Connection, jobs: ApiJobs, body: bytes) -> Job:
     for place in asked.images:
         check_place(place)
     pack = asked.pack()
+    # Labels are kept as long as images, and take as much.
+    jobs.check_memory()
     labels = connection.labels.put(pack) if pack != LabelPack() else None
     options = _options(asked, labels)
     return jobs.create(options, asked.images, more=asked.open, labels=len(asked.labels))

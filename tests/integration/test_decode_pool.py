@@ -20,19 +20,43 @@ from PIL import Image
 from worker.artifact.manifest import Preprocessing
 from worker.contract.messages import Part
 from worker.contract.settings import IMAGE_FORMATS, SLOW
-from worker.errors import WorkerGoneError
+from worker.errors import DecoderStartError, WorkerGoneError
 from worker.images.decode import decode
 from worker.images.decoder import DecodeConfig, DecodeRequest, Done
+from worker.images.isolated.fork_server import ForkServer
 from worker.images.isolated.pool import MAX_CRASHES, DecodePool
 
 SPEC = Preprocessing(height=16, width=24)
 DEADLINE_S = 3.0
 MEMORY = 128 * 1024 * 1024
 DECODERS = 2
+# A server of decode processes whose system refuses to fork.
+NO_FORKS = """#!{python}
+import os, sys
+def fork(): raise BlockingIOError(11, "too many processes")
+os.fork = fork
+sys.argv = sys.argv[2:]
+from worker.images.isolated.server import main
+main()
+"""
 
 
 def colour(number: int) -> tuple[int, int, int]:
     return number % 256, 255 - number % 256, number // 2 % 256
+
+
+def config_of(root: Path) -> DecodeConfig:
+    return DecodeConfig(
+        preprocessing=SPEC,
+        roots=(os.fsencode(root),),
+        formats=(*IMAGE_FORMATS, SLOW),
+        max_file_bytes=64 * 1024 * 1024,
+        max_pixels=40_000_000,
+        jpeg_max_side=0,
+        fast=False,
+        decoders=DECODERS,
+        memory_bytes=MEMORY,
+    )
 
 
 class Decoding:
@@ -43,18 +67,7 @@ class Decoding:
         self.died = threading.Event()
         self.done: list[Done] = []
         self.root = root
-        config = DecodeConfig(
-            preprocessing=SPEC,
-            roots=(os.fsencode(root),),
-            formats=(*IMAGE_FORMATS, SLOW),
-            max_file_bytes=64 * 1024 * 1024,
-            max_pixels=40_000_000,
-            jpeg_max_side=0,
-            fast=False,
-            decoders=DECODERS,
-            memory_bytes=MEMORY,
-        )
-        self.pool = DecodePool(config, DEADLINE_S, self.died.set)
+        self.pool = DecodePool(config_of(root), DEADLINE_S, self.died.set)
         self.pool.launch()
         self.pool.start()
 
@@ -134,6 +147,14 @@ def test_pixels_are_those_that_decoding_in_this_process_gives(decoding: Decoding
     assert done.pixels_CHW is not None
     assert np.array_equal(done.pixels_CHW, wanted)
     assert done.thumbnail
+
+
+def test_the_processes_are_told_apart_by_their_names(decoding: Decoding) -> None:
+    def name(pid: int) -> str:
+        return Path(f"/proc/{pid}/comm").read_text(encoding="ascii").strip()
+
+    assert name(decoding.server()) == "wanwu-decoders"
+    until(lambda: {name(pid) for pid in decoding.processes()} == {"wanwu-decode"})
 
 
 def test_a_part_of_a_file_is_read(decoding: Decoding) -> None:
@@ -260,17 +281,13 @@ def test_when_the_server_of_the_processes_ends_all_is_started_anew(decoding: Dec
     assert len(decoding.processes()) == DECODERS + 1
 
 
-@pytest.mark.parametrize("python", ["/bin/false", "/nowhere/python"])
 def test_when_no_process_can_be_started_others_must_try_and_the_worker_hears(
-    python: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     decoding = Decoding(tmp_path)
     server = decoding.server()
-    # What is to be started as the next server ends at once, or cannot be.
-    monkeypatch.setattr(sys, "executable", python)
+    # What is to be started as the next server ends at once.
+    monkeypatch.setattr(sys, "executable", "/bin/false")
     waiting = decoding.submit(*[{"data": slow_ppm()}] * 4)
     os.kill(server, signal.SIGKILL)
     assert all(isinstance(done.error, WorkerGoneError) for done in waiting())
@@ -279,7 +296,35 @@ def test_when_no_process_can_be_started_others_must_try_and_the_worker_hears(
     (done,) = decoding.submit({"data": b"late"})()
     assert isinstance(done.error, WorkerGoneError)
     decoding.pool.stop()
-    assert "Traceback" not in "".join(capfd.readouterr())
+    # For the operator, in the log.
+    assert "decoders.gone" in (said := capsys.readouterr().out)
+    assert "it ends at once" in said
+
+
+def test_where_the_system_starts_no_process_the_reason_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "nothing"))
+    pool = DecodePool(config_of(tmp_path), DEADLINE_S)
+    pool.launch()
+    with pytest.raises(DecoderStartError, match="No such file"):
+        pool.start()
+    pool.stop()
+
+
+def test_a_fork_that_the_system_refuses_is_told_and_does_not_end_the_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "python"
+    program.write_text(NO_FORKS.format(python=sys.executable))
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
+    server = ForkServer(config_of(tmp_path))
+    server.wait()
+    for _ in range(2):
+        with pytest.raises(DecoderStartError, match="too many processes"):
+            server.fork()
+    server.stop()
 
 
 def test_stopping_decodes_what_was_submitted_and_leaves_no_process(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from bomb_parts import LONG, SHORT, grey_tags, tiff
 from hypothesis import given
 from hypothesis import strategies as st
 from images import encoded, huge_png, picture
-from PIL import Image, ImageCms, ImageFile, ImageOps
+from PIL import Image, ImageCms, ImageFile, ImageOps, PngImagePlugin
 
 from worker.artifact.manifest import Preprocessing
 from worker.budget import WeightedSemaphore
@@ -304,6 +304,24 @@ def test_a_damaged_header_is_told_from_no_image_at_all() -> None:
     data[12:16] = b"XXXX"
     with pytest.raises(BrokenImageError, match="it begins like PNG"):
         seen(bytes(data))
+
+
+def test_a_text_that_inflates_without_end_is_told_from_a_damaged_header() -> None:
+    text, body = PngImagePlugin.PngInfo(), io.BytesIO()
+    text.add_text("Comment", "x" * 2_000_000, zip=True)
+    picture(1).save(body, "PNG", pnginfo=text)
+    with pytest.raises(BrokenImageError, match="inflates to more"):
+        decode(body.getvalue(), SQUASH, max_pixels=LIMIT)
+
+
+def test_a_picture_of_a_telephone_is_called_by_its_name() -> None:
+    with pytest.raises(NotAnImageError, match="HEIC"):
+        decode(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", SQUASH, max_pixels=LIMIT)
+
+
+def test_a_format_that_is_off_says_how_to_add_it() -> None:
+    with pytest.raises(NotAnImageError, match=r"WANWU_IMAGE_FORMATS=\+SLOW"):
+        decode(b"P3\n1 1\n255\n1 2 3\n", SQUASH, max_pixels=LIMIT)
 
 
 def test_too_many_pixels_are_refused_by_the_header_alone() -> None:

@@ -54,6 +54,11 @@ _DECODER_ERRORS: Final = (
     *(struct.error, zlib.error),
 )
 _CUT_OFF: Final = ("truncated", "not enough image data", "premature end", "no more images")
+# Pillow's limits of what inflates beside the pixels, by the names that it gives them.
+_BLOATED: Final = ("max_text_chunk", "max_text_memory", "text chunks")
+# An ISO file says what it is: these are pictures of telephones, whose codec is not here.
+_ISO_FILE: Final = b"ftyp"
+_HEIC_BRANDS: Final = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1"})
 _PREFIX_BYTES: Final = 16
 _RIFF_HEADER_BYTES: Final = 8
 _DETAIL_CHARS: Final = 120
@@ -151,7 +156,13 @@ def _open(data: bytes, formats: Sequence[str]) -> Image.Image:
                 raise _explain(e, data, f"it begins like {name}, but {damage}") from e
         else:
             return _checked(image, formats)
-    raise NotAnImageError
+    raise _unknown(prefix)
+
+
+def _unknown(prefix: bytes) -> NotAnImageError:
+    if prefix[4:8] == _ISO_FILE and prefix[8:12] in _HEIC_BRANDS:
+        return NotAnImageError("HEIC images cannot be read: convert them first, to JPEG say")
+    return NotAnImageError()
 
 
 def _checked(image: Image.Image, formats: Sequence[str]) -> Image.Image:
@@ -165,7 +176,7 @@ def _checked(image: Image.Image, formats: Sequence[str]) -> Image.Image:
 
 def _is_off(name: str) -> str:
     kind = "images whose decoder is slow" if name == SLOW else f"{name} images"
-    return f"{kind} are not read unless WANWU_IMAGE_FORMATS names {name}"
+    return f"{kind} are not read here (WANWU_IMAGE_FORMATS=+{name} adds them)"
 
 
 def _scale_down(image: Image.Image, jpeg_max_side: int) -> None:
@@ -198,6 +209,9 @@ def _explain(error: Exception, data: bytes, sentence: str = "") -> ImageError:
     # libtiff and OpenJPEG do not say in another way that they were refused memory.
     if isinstance(error, MemoryError) or "out of memory" in detail or "can't allocate" in detail:
         return DecodeMemoryError()
+    if any(hint in detail for hint in _BLOATED):
+        msg = "a text or a profile in it inflates to more than any sound one has"
+        return BrokenImageError(msg)
     if isinstance(error, EOFError) or any(hint in detail for hint in _CUT_OFF) or _is_short(data):
         return TruncatedError()
     return BrokenImageError(sentence or f"{BrokenImageError.sentence}: {detail}")

@@ -17,6 +17,7 @@ import selectors
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Final
 
 import structlog
@@ -90,9 +91,10 @@ class DecodePool:
         return self._has_died
 
     def launch(self) -> None:
-        """Begin to load what the processes need, in the background."""
+        """Begin to load what the processes need, in the background; `start` says if it cannot."""
         allow_handles()
-        self._server.start()
+        with suppress(DecoderStartError):
+            self._server.start()
 
     def start(self) -> None:
         """Start the processes: as many as decode at once, and one that is for urgent images.
@@ -134,7 +136,7 @@ class DecodePool:
             self._loop()
         except BaseException:
             log.exception("decoders.failed")
-            self._die()
+            self._die("the thread of the decode processes has failed")
 
     def _loop(self) -> None:
         """Hear what the processes say, and look at those that say nothing."""
@@ -191,11 +193,11 @@ class DecodePool:
                 self._staff.waiting.add_again(request)
         self._log(timeout, in_hand)
         self._idle_ends += not member.handles.shared.progress().begun
-        if self._idle_ends <= _MAX_IDLE_ENDS and self._add_again(member):
+        if reason := self._add_again(member):
+            self._die(reason)
+        else:
             with self._changed:
                 self._staff.feed()
-        else:
-            self._die()
         self._finish(done)
 
     def _judge(self, in_hand: DecodeRequest, timeout: ImageError | None) -> list[Done]:
@@ -225,25 +227,26 @@ class DecodePool:
                 handles = self._server.fork()
                 member = Member(handles, urgent_only=urgent_only, clock=self._clock)
                 break
-            except (DecoderStartError, OSError) as e:
-                # The latter: the system allows no more processes, or no more handles.
+            except DecoderStartError:
                 if attempt + 1 == _MAX_FAILED_STARTS:
-                    raise DecoderStartError from e
+                    raise
         self._selector.register(member.handles.replies, selectors.EVENT_READ, member)
         with self._changed:
             self._staff.members.append(member)
 
-    def _add_again(self, member: Member) -> bool:
-        """Start a process in the place of one that has ended; return whether it was possible."""
+    def _add_again(self, member: Member) -> str:
+        """Start a process in the place of one that has ended; return why not, or nothing."""
+        if self._idle_ends > _MAX_IDLE_ENDS:
+            return f"{self._idle_ends} decode processes in a row ended before their first image"
         try:
             self._add(urgent_only=member.urgent_only)
-        except DecoderStartError:
-            return False
-        return True
+        except DecoderStartError as e:
+            return str(e)
+        return ""
 
-    def _die(self) -> None:
+    def _die(self, reason: str) -> None:
         """Nothing can be decoded here any more: let other workers try."""
-        log.error("decoders.gone")
+        log.error("decoders.gone", reason=reason)
         with self._changed:
             self._has_died = True
             lost = self._staff.waiting.clear()
@@ -282,5 +285,7 @@ class DecodePool:
         path = os.fsdecode(in_hand.path) if in_hand else None
         if timeout is not None:
             log.error("decode.timeout", path=path, deadline_s=self._deadline_s)
+        elif in_hand is not None:
+            log.warning("decoder.ended", path=path, attempt=in_hand.crashes)
         else:
-            log.warning("decoder.ended", path=path, attempt=in_hand.crashes if in_hand else None)
+            log.warning("decoder.ended", reason="it had no image in hand")
