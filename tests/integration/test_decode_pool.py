@@ -51,7 +51,7 @@ def config_of(root: Path) -> DecodeConfig:
         roots=(os.fsencode(root),),
         formats=(*IMAGE_FORMATS, SLOW),
         max_file_bytes=64 * 1024 * 1024,
-        max_pixels=40_000_000,
+        max_pixels=20_000_000,
         jpeg_max_side=0,
         fast=False,
         decoders=DECODERS,
@@ -204,7 +204,7 @@ def test_an_urgent_image_is_decoded_while_all_processes_have_one_that_hangs(
 
 def test_an_image_that_needs_too_much_memory_fails_alone(decoding: Decoding) -> None:
     body = io.BytesIO()
-    Image.new("RGB", (6000, 6000)).save(body, "PNG", compress_level=1)
+    Image.new("RGB", (4470, 4470)).save(body, "PNG", compress_level=1)
     large = {"data": body.getvalue()}
     good = {"data": encoded(picture(8), "PNG")}
     found = decoding.submit(good, large, good)()
@@ -212,7 +212,7 @@ def test_an_image_that_needs_too_much_memory_fails_alone(decoding: Decoding) -> 
 
 
 def test_large_images_are_decoded_one_by_one_and_small_ones_pass_them(decoding: Decoding) -> None:
-    # More than a quarter of what may be in memory at once.
+    # More than half of what may be in memory at once.
     large = {"data": encoded(Image.new("L", (4000, 3000)), "PNG")}
     small = {"data": encoded(picture(8), "PNG")}
     done = decoding.done = []

@@ -65,7 +65,7 @@ class Member:
             OSError: it has ended.
         """
         items = tuple(
-            Item(one.path, one.size_bytes, one.part, one.thumbnail_px, one.is_large)
+            Item(one.path, one.size_bytes, one.part, one.thumbnail_px, one.locks > 0)
             for one in requests
         )
         handles = [one.handle for one in requests if one.handle >= 0]
@@ -77,11 +77,15 @@ class Member:
         self._slot = (self._slot + ORDER_IMAGES) % (ORDER_IMAGES * ORDERS)
 
     @property
-    def has_large(self) -> bool:
-        """Whether it has a large image in memory, or one that was put back before."""
-        return self.handles.shared.progress().is_large or any(
-            one.is_large for order in self._orders for one in order
-        )
+    def locks(self) -> int:
+        """How many pixel locks it holds, or was given an image for."""
+        given = sum(one.locks for order in self._orders for one in order)
+        return max(given, self.handles.shared.progress().locks)
+
+    @property
+    def may_wait(self) -> bool:
+        """Whether it has an image that waits for pixel locks, if there are too few."""
+        return any(one.locks for order in self._orders for one in order)
 
     def receive(self) -> tuple[list[Done], list[DecodeRequest]]:
         """Return what has become of its oldest order: images that are done, others put back.
@@ -97,7 +101,8 @@ class Member:
         for slot, (request, outcome) in enumerate(
             zip(requests, reply.outcomes, strict=True), first
         ):
-            if outcome.is_put_back:
+            if outcome.lacks_locks:
+                request.locks = outcome.lacks_locks
                 put_back.append(request)
             else:
                 done.append(self._done(request, outcome, slot))

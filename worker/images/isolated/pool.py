@@ -68,7 +68,7 @@ class DecodePool:
         self._server = ForkServer(config)
         # Guards what follows.
         self._changed = threading.Condition()
-        self._staff = Staff()
+        self._staff = Staff(clock)
         self._undone = 0
         self._is_stopping = False
         self._has_died = False
@@ -158,7 +158,7 @@ class DecodePool:
             with self._changed:
                 done, put_back = member.receive()
                 for request in put_back:
-                    self._staff.waiting.put_back(request)
+                    self._staff.waiting.put_back(request, self._clock())
                 self._staff.feed()
         except (EOFError, OSError):
             self._replace(member)
