@@ -47,7 +47,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from worker.contract import failures
-from worker.contract.i18n import TranslatedError
+from worker.contract.i18n import Message, TranslatedError
 from worker.contract.i18n import gettext_noop as N_
 from worker.contract.messages import Failure, Stage
 
@@ -318,12 +318,13 @@ class DeviceError(TaggerError):
 class DecoderStartError(TaggerError):
     """No process that decodes images can be started."""
 
-    def __init__(self) -> None:
+    def __init__(self, reason: object = Message(N_("it ends at once"))) -> None:
         super().__init__(
             N_(
-                "no process that decodes images can be started here; WANWU_DECODER=threads decodes "
-                "on threads of the worker"
-            )
+                "no process that decodes images can be started here ({reason}); "
+                "WANWU_DECODER=threads decodes on threads of the worker"
+            ),
+            reason=reason,
         )
 
 

@@ -128,10 +128,10 @@ def _vit_several() -> tuple[Any, Any]:
 def _timm(directory: Path, architecture: str) -> Path:
     model = timm.create_model(architecture, pretrained=False, num_classes=len(LABELS)).eval()
     for module in model.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            torch.nn.init.normal_(module.running_mean, std=0.1)
+        if isinstance(module, torch.nn.BatchNorm2d) and module.running_mean is not None:
+            module.running_mean.normal_(std=0.1)
     timm.models.save_for_hf(
-        model, directory, model_config={"label_names": list(LABELS)}, safe_serialization=True
+        model, str(directory), model_config={"label_names": list(LABELS)}, safe_serialization=True
     )
     # timm's own repositories have none, and transformers cannot read it.
     edit(directory / "config.json", model_args=None)

@@ -75,6 +75,8 @@ def _shown(default: object) -> str:
         return f"`{default:d}`"
     if isinstance(default, int):
         return f"{default:,}"
+    if isinstance(default, tuple):
+        return f"`{','.join(default)}`"
     return f"`{msgspec.to_builtins(default, enc_hook=str)}`"
 
 

@@ -56,6 +56,9 @@ def _tiff_pieces() -> Iterator[tuple[str, bytes]]:
     places = [(324, LONG, count, 8 + len(data)), (325, LONG, count, 8 + len(data) + 4 * count)]
     large = [(322, LONG, 1, 16_384), (323, LONG, 1, 4096), *places]
     yield "tiff-tiles-larger.tif", tiff(grey_tags(1, 4096 * count, 8) + large, body)
+    one_pixel = [*grey_tags(1, 1, 8), (324, LONG, 1, 8), (325, LONG, 1, len(data))]
+    tile = [(322, LONG, 1, 40_000), (323, LONG, 1, 50_000)]
+    yield "tiff-tile-large.tif", tiff(one_pixel + tile, data)
     data = zeros(_LARGE * _LARGE)
     one = [(273, LONG, 1, 8), (278, LONG, 1, _LARGE), (279, LONG, 1, len(data))]
     yield "tiff-large.tif", tiff(grey_tags(_LARGE, _LARGE, 8) + one, data)
@@ -126,6 +129,11 @@ def _avif() -> Iterator[tuple[str, bytes]]:
     for _ in range(2000):
         deep = box(b"meta", bytes(4) + hdlr + deep)
     yield "avif-nested.avif", head + deep
+    count = _BYTES // 8
+    tagged = encoded("AVIF", exif=tiff([(65_000, RATIONAL, count, 8)], b"\1\0\0\0" * (2 * count)))
+    # The encoder does not take such an orientation, nor need it.
+    entry, lie = (struct.pack("<HHI", tag, RATIONAL, count) for tag in (65_000, 274))
+    yield "avif-exif.avif", tagged.replace(entry, lie)
     at = sound.index(b"ispe") + 8
     yield "avif-wide.avif", sound[:at] + struct.pack(">II", 16_000, 12_000) + sound[at + 8 :]
 

@@ -30,6 +30,7 @@ def _jpeg_structure() -> Iterator[tuple[str, bytes]]:
     sound = encoded("JPEG", quality=50)
     head, rest = sound[:2], sound[2:]
     yield "jpeg-junk.jpg", head + segment(0xFE, b"") + bytes(_BYTES) + rest
+    yield "jpeg-zeros.jpg", sound[:20] + bytes(_BYTES)
     yield "jpeg-fill-bytes.jpg", head + b"\xff" * _BYTES + rest
     yield "jpeg-restarts-in-header.jpg", head + b"\xff\xd0" * MANY + rest
     yield "jpeg-comments.jpg", head + segment(0xFE, b"") * MANY + rest
@@ -58,6 +59,13 @@ def _jpeg_metadata() -> Iterator[tuple[str, bytes]]:
     yield "jpeg-thumbnail.jpg", head + segment(0xE1, exif + far) + rest
     fractions = tiff([(0x11A, RATIONAL, 8000, 8), (0x128, SHORT, 1, 2)], b"\1\0\0\0" * 16_000)
     yield "jpeg-exif-fractions.jpg", head + segment(0xE1, exif + fractions) + rest
+    # A directory in the first segment, whose values fill the others.
+    values = b"\1\0\0\0" * _BYTES
+    start = tiff([(274, RATIONAL, 400_000, 200)], next_ifd=0).ljust(200, b"\0")
+    whole = (start + values)[: 60 * _SEGMENT]
+    parts = [whole[place : place + _SEGMENT] for place in range(0, len(whole), _SEGMENT)]
+    split = b"".join(segment(0xE1, exif + part) for part in parts)
+    yield "jpeg-exif-split.jpg", head + split + rest
     blocks = b"Photoshop 3.0\0" + b"8BIM\4\1\0\0\0\0\0\0" * 5000
     yield "jpeg-photoshop.jpg", head + segment(0xED, blocks) * 60 + rest
     pages = tiff([(0xB000, 7, 4, 0x30303130), (0xB001, 4, 1, 2**32 - 1), (0xB002, 7, 160, 8)])
@@ -88,6 +96,12 @@ def _png_chunks() -> Iterator[tuple[str, bytes]]:
     yield "png-frames.png", png(size, data, before=frames)
     many = tiff([(274, RATIONAL, _BYTES // 8, 8)], b"\1\0\0\0" * (_BYTES // 4))
     yield "png-exif-fractions.png", png(size, data, before=chunk(b"eXIf", many))
+    again = b"Exif\0\0" + many
+    yield "png-exif-prefix.png", png(size, data, before=chunk(b"eXIf", again))
+    text = b"\nexif\n 1\n" + again.hex().encode()
+    for name in (b"exif", b"Raw profile type exif"):
+        before = chunk(b"tEXt", name + b"\0" + text)
+        yield f"png-text-{len(name)}.png", png(size, data, before=before)
     loop = tiff([(34_665, 4, 1, 8)], next_ifd=8)
     yield "png-exif-loop.png", png(size, data, before=chunk(b"eXIf", loop))
 
@@ -150,3 +164,5 @@ def _webp() -> Iterator[tuple[str, bytes]]:
     flags = riff_chunk(b"VP8X", struct.pack("<I", 8) + b"\x0f\0\0\x0f\0\0")
     many = tiff([(274, RATIONAL, _BYTES // 8, 8)], b"\1\0\0\0" * (_BYTES // 4))
     yield "webp-exif-fractions.webp", riff([flags, still, riff_chunk(b"EXIF", many)])
+    again = riff_chunk(b"EXIF", 2 * b"Exif\0\0" + many)
+    yield "webp-exif-prefix.webp", riff([flags, still, again])

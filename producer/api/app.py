@@ -47,6 +47,8 @@ class Api:
             responses=RESPONSES,
             docs_url=None,
             redoc_url=None,
+            # It would lead to whatever host a request names.
+            redirect_slashes=False,
         )
         handle_errors(self._app)
         for routes in (

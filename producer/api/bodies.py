@@ -156,7 +156,7 @@ class Bodies:
         size = len(piece)
         self._make_room(body, size)
         self._bytes += size
-        body.size_bytes += size
+        body.note(piece)
         is_small = body.in_memory_bytes + size <= OWN_MEMORY_BYTES
         fits = is_small and self._in_memory_bytes + size <= MEMORY_BYTES
         if fits and not body.is_in_file:

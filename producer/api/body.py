@@ -11,6 +11,8 @@ from typing import IO, Final
 from producer.api.errors import RefusedError
 
 _REPLAYED_BYTES: Final = 2**18
+# So much of its end is at hand: a boundary has 70 characters at most, and little comes after it.
+_TAIL_BYTES: Final = 256
 
 
 class Body:
@@ -19,11 +21,17 @@ class Body:
     def __init__(self) -> None:
         self.size_bytes = 0
         self.in_memory_bytes = 0
+        self.tail = b""
         self.heard_s = time.monotonic()
         self.reading: asyncio.Timeout | None = None
         self.refusal: RefusedError | None = None
         self._pieces: deque[bytes] = deque()
         self._file: IO[bytes] | None = None
+
+    def note(self, piece: bytes) -> None:
+        """Count a piece, and remember how it ends."""
+        self.size_bytes += len(piece)
+        self.tail = (self.tail + piece[-_TAIL_BYTES:])[-_TAIL_BYTES:]
 
     def keep(self, piece: bytes) -> None:
         """Keep a piece in memory."""

@@ -9,11 +9,11 @@ from typing import Any, Final
 import redis
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from producer.api.jobs import ClosedError, FullError, RedisFullError
 from producer.api.schemas import Problem
+from worker.contract.codec import encode
 from worker.contract.labels import LabelsError
 from worker.contract.stores.jobs import NoSuchJobError
 from worker.contract.urls import is_fetchable
@@ -23,6 +23,7 @@ _TOO_MANY: Final = 429
 # MemoryWatch is made more slowly than workers take images.
 _PAUSES_S: Final = {"redis_full": 5}
 _AWAY: Final = 503
+_JSON: Final = "application/json"
 _CLIENT: Final = (400, 401, 403, 404, 408, 409, 411, 413, 421, UNPROCESSABLE, _TOO_MANY)
 _SERVER: Final = (500, _AWAY, 504)
 RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
@@ -36,6 +37,8 @@ _KINDS: Final[dict[type[Exception], tuple[int, str, str]]] = {
     RedisFullError: (_TOO_MANY, "redis_full", ""),
     redis.exceptions.OutOfMemoryError: (503, "redis_full", "Redis is full: try again"),
     redis.RedisError: (503, "no_queue", "the queue does not answer"),
+    # The log has it.
+    Exception: (500, "internal_error", "the server failed on this request"),
 }
 
 
@@ -63,13 +66,19 @@ def handle_errors(app: FastAPI) -> None:
             raise error
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
-        return answer(UNPROCESSABLE, "bad_request", f"{place}: {first['msg']}")
+        # Only FastAPI's own look at files ends so, with names of its classes.
+        is_no_file = first["type"] == "value_error"
+        said = "send it as a file, with a file name" if is_no_file else first["msg"]
+        return answer(UNPROCESSABLE, "bad_request", f"{place}: {said}")
 
     async def other(_: Request, error: Exception) -> Response:
         if not isinstance(error, HTTPException):
             raise error
         code = HTTPStatus(error.status_code).phrase.lower().replace(" ", "_")
-        return answer(error.status_code, code, str(error.detail))
+        response = answer(error.status_code, code, str(error.detail))
+        # Such as which methods are allowed instead.
+        response.headers.update(error.headers or {})
+        return response
 
     app.add_exception_handler(HTTPException, other)
     app.add_exception_handler(RefusedError, refused)
@@ -98,6 +107,8 @@ def _handler(
 
 def answer(status: int, code: str, message: str) -> Response:
     """Return an error in our shape; where it passes, with when to try again."""
-    body = Problem(code=code, message=message).model_dump()
+    # The message may repeat a stranger's bytes that are no UTF-8.
+    body = encode(Problem(code=code, message=message).model_dump())
     pause_s = _PAUSES_S.get(code, 1 if status in {_TOO_MANY, _AWAY} else 0)
-    return JSONResponse(body, status, {"Retry-After": str(pause_s)} if pause_s else None)
+    headers = {"Retry-After": str(pause_s)} if pause_s else None
+    return Response(body, status, headers, _JSON)

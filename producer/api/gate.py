@@ -10,13 +10,13 @@ import secrets
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Final, NamedTuple
-from urllib.parse import urlsplit
 
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from producer.api.bodies import JSON_WEIGHT, URGENT_PATH, Bodies, HungUpError
-from producer.api.errors import RefusedError, answer
+from producer.api.errors import UNPROCESSABLE, RefusedError, answer
 from producer.api.watches import BrokenError
 
 # 100,000 paths of 160 characters.
@@ -55,7 +55,7 @@ class Rules(NamedTuple):
         if not self.api_key:
             self._check_host(headers)
             return
-        if scope["path"] in OPEN_PATHS or scope["path"].startswith(OPEN_BELOW):
+        if _is_open(scope["path"]):
             return
         given = headers.get("x-api-key", "")
         if not secrets.compare_digest(given.encode(), self.api_key.encode()):
@@ -67,7 +67,7 @@ class Rules(NamedTuple):
             message = "this host is not served without an API key: add it to WANWU_API_HOSTS"
             raise RefusedError(421, "wrong_host", message)
         origin = headers.get("origin")
-        if origin is not None and host_of(urlsplit(origin).netloc) not in self.hosts:
+        if origin is not None and host_of(origin.partition("://")[2]) not in self.hosts:
             raise RefusedError(403, "wrong_origin", "pages of other sites may not ask")
 
     def size_of(self, scope: Scope, headers: Mapping[str, str]) -> tuple[int, int]:
@@ -79,6 +79,8 @@ class Rules(NamedTuple):
         if "transfer-encoding" in headers:
             raise RefusedError(411, "no_length", "say how long the body is (Content-Length)")
         size = int(text) if (text := headers.get("content-length", "0")).isdecimal() else 0
+        if size and _is_open(scope["path"]):
+            raise RefusedError(413, "too_large", "this path takes no body")
         most, setting = self._most_bytes(scope["path"], headers.get("content-type", ""))
         if size > most:
             message = f"{size:,} bytes are more than the limit of {most:,}{setting}"
@@ -128,7 +130,22 @@ class Gate:
             self._bodies.read(receive, most_bytes) as body,
             self._bodies.admitted(scope, weight_bytes),
         ):
+            if _is_cut_off(headers.get("content-type", ""), body.tail):
+                cut_off = answer(UNPROCESSABLE, "bad_request", "the form is cut off: it has no end")
+                await cut_off(scope, receive, send)
+                return
             await self._app(scope, self._bodies.replayed(body, receive), send)
+
+
+def _is_cut_off(kind: str, tail: bytes) -> bool:
+    """Whether a form lacks its end: whoever parsed it would not miss its last part."""
+    name, options = parse_options_header(kind)
+    boundary = options.get(b"boundary", b"")
+    return name == b"multipart/form-data" and bool(boundary) and b"--%b--" % boundary not in tail
+
+
+def _is_open(path: str) -> bool:
+    return path in OPEN_PATHS or path.startswith(OPEN_BELOW)
 
 
 def hosts_of(address: str, more: Sequence[str]) -> frozenset[str]:

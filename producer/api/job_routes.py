@@ -127,14 +127,21 @@ def _create(connection: Connection, jobs: ApiJobs, body: bytes) -> Job:
     for place in asked.images:
         check_place(place)
     pack = asked.pack()
+    # Labels are kept as long as images, and take as much.
+    jobs.check_memory()
+    _check_labels(connection, pack)
     labels = connection.labels.put(pack) if pack != LabelPack() else None
-    if labels and pack.labels and (worker := connection.first_worker()):
-        try:
-            connection.check_labels(labels, worker)
-        except UnfitLabelsError as e:
-            raise RefusedError(UNPROCESSABLE, "labels_alike", e.english) from e
     options = _options(asked, labels)
     return jobs.create(options, asked.images, more=asked.open, labels=len(asked.labels))
+
+
+def _check_labels(connection: Connection, pack: LabelPack) -> None:
+    """Refuse labels that the model of a worker which is online cannot tell apart."""
+    if pack.labels and (worker := connection.first_worker()):
+        try:
+            connection.check_labels(pack, worker)
+        except UnfitLabelsError as e:
+            raise RefusedError(UNPROCESSABLE, "labels_alike", e.english) from e
 
 
 def _options(asked: NewJob, labels: str | None) -> JobOptions:

@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 from typing import Final
 
 import msgspec
+import redis
 from cachetools import TTLCache
 from redis.exceptions import LockError
 
@@ -57,13 +58,8 @@ class ApiJobs:
         """Return a new job of these paths and URLs; with `more` it stays open for uploads.
 
         So many `labels` were given for it.
-
-        Raises:
-            RedisFullError: the memory of Redis is short.
         """
         connection = self._connection
-        if images:
-            self._check_memory()
         job = connection.jobs.create(
             about(images) if images else "uploads", labels, options.priority
         )
@@ -87,7 +83,7 @@ class ApiJobs:
             RedisFullError: the memory of Redis is short.
         """
         connection = self._connection
-        self._check_memory()
+        self.check_memory()
         kept_at = connection.keys.options(job_id)
         with self._lock(f"{kept_at}:lock"):
             job = connection.jobs.get(job_id)
@@ -113,7 +109,12 @@ class ApiJobs:
             with suppress(LockError):
                 lock.release()
 
-    def _check_memory(self) -> None:
+    def check_memory(self) -> None:
+        """Make sure that Redis takes more.
+
+        Raises:
+            RedisFullError: its memory is short.
+        """
         memory = self._connection.memory
         if memory.is_short:
             msg = f"Redis is {memory.percent} % full: try again"
@@ -172,4 +173,18 @@ class ApiJobs:
             for seq, some in enumerate(grouped(images, lambda _: size, MAX_BYTES), first):
                 publisher.put(make_chunk(job_id, seq, some, options, connection.keys))
         finally:
-            publisher.close()
+            _close(publisher)
+
+
+def _close(publisher: Publisher) -> None:
+    """Wait until all is sent; what Redis refuses instead is as if it had never been counted.
+
+    Raises:
+        redis.RedisError: Redis is away, or refuses.
+    """
+    try:
+        publisher.close()
+    except redis.RedisError:
+        with suppress(redis.RedisError):
+            publisher.take_back()
+        raise

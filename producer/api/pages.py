@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import re
 from importlib.resources import files
 from typing import Final
@@ -13,6 +14,8 @@ from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import FileResponse, HTMLResponse, Response
 
 from producer.api.errors import RefusedError
+from producer.console.failures import ANSWERS, IMAGES
+from worker.contract.i18n import gettext, in_language
 
 _ASSETS: Final = {
     "swagger-ui-bundle.js": "text/javascript",
@@ -28,6 +31,8 @@ _HEADERS: Final = {
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Opener-Policy": "same-origin",
 }
+# Where the page has the sentences of failures in Chinese.
+_NO_SENTENCES: Final = "zh: {} }"
 _NOWHERE_ELSE: Final = (
     "default-src 'none'; connect-src 'self'; base-uri 'none'; form-action 'none'; "
     "frame-ancestors 'none'"
@@ -37,6 +42,7 @@ _NOWHERE_ELSE: Final = (
 def add_pages(app: FastAPI) -> None:
     """Add the pages; they are open to all: what belongs to somebody comes with the key alone."""
     here = (files("producer.api") / "try.html").read_text(encoding="utf-8")
+    here = here.replace(_NO_SENTENCES, f"zh: {_sentences('zh')} }}", 1)
     docs = get_swagger_ui_html(
         openapi_url="openapi.json",
         title="wanwu-tagger",
@@ -62,6 +68,13 @@ def add_pages(app: FastAPI) -> None:
             raise RefusedError(404, "not_found", "there is no such page")
         file = str(files("fastapi_offline") / "static" / name)
         return FileResponse(file, media_type=_ASSETS[name], headers=_HEADERS)
+
+
+def _sentences(language: str) -> str:
+    """Return the codes of failures with their sentences in a language, as JSON in a script."""
+    with in_language(language):
+        found = {code: gettext(message) for code, message in {**IMAGES, **ANSWERS}.items()}
+    return json.dumps(found, ensure_ascii=False).replace("<", "\\u003c")
 
 
 def policy(text: str, images: str) -> str:

@@ -9,6 +9,7 @@ import asyncio
 import socket
 from typing import Any, Final
 
+from fastapi import Response
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 from producer.api.errors import answer
@@ -20,6 +21,8 @@ READ_BYTES: Final = 64 * 1024
 HEADERS_S: Final = 15.0
 # A client that has not read anything for so long is cut off.
 UNREAD_S: Final = 120.0
+# The same, once the server stops.
+LAST_UNREAD_S: Final = 1.0
 # What was sent must be acknowledged in this time; a silent client is asked whether it is there.
 _OPTIONS: Final = {
     name: value
@@ -42,6 +45,7 @@ class Protocol(H11Protocol):
         super().__init__(*args, **kwargs)
         self._headers_timer: asyncio.TimerHandle | None = None
         self._unread_timer: asyncio.TimerHandle | None = None
+        self._unread_s = UNREAD_S
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take a connection in, or tell its client that there are too many."""
@@ -50,7 +54,8 @@ class Protocol(H11Protocol):
         transport.max_size = READ_BYTES  # type: ignore[attr-defined]
         _set_options(transport)
         if len(self.connections) > self.most_connections:
-            transport.write(_too_many())
+            response = answer(503, "busy", "too many connections; try again")
+            transport.write(_whole(b"503 Service Unavailable", response))
             transport.close()
             return
         self._await_headers()
@@ -73,14 +78,34 @@ class Protocol(H11Protocol):
     def pause_writing(self) -> None:
         """Begin to wait for a client that does not read."""
         super().pause_writing()
-        self._unread_timer = self.loop.call_later(UNREAD_S, self.transport.abort)
+        self._await_reading()
 
     def resume_writing(self) -> None:
         """Go on: it has read, or is gone."""
+        self._stop_awaiting_reading()
+        super().resume_writing()
+
+    def shutdown(self) -> None:
+        """End after this request; who does not read any more is not waited for."""
+        super().shutdown()
+        self._unread_s = LAST_UNREAD_S
+        if self._unread_timer is not None:
+            self._stop_awaiting_reading()
+            self._await_reading()
+
+    def send_400_response(self, msg: str) -> None:
+        """Say that this is no HTTP, unless an answer is on its way, and end the connection."""
+        if not (self._is_answering and self.cycle.response_started):
+            self.transport.write(_whole(b"400 Bad Request", answer(400, "bad_request", msg)))
+        self.transport.close()
+
+    def _await_reading(self) -> None:
+        self._unread_timer = self.loop.call_later(self._unread_s, self.transport.abort)
+
+    def _stop_awaiting_reading(self) -> None:
         if self._unread_timer is not None:
             self._unread_timer.cancel()
             self._unread_timer = None
-        super().resume_writing()
 
     def _await_headers(self) -> None:
         self._headers_timer = self.loop.call_later(HEADERS_S, self._end)
@@ -110,9 +135,8 @@ def _set_options(transport: asyncio.Transport) -> None:
         found.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
-def _too_many() -> bytes:
-    """Return the answer to a client for whom there is no connection left."""
-    response = answer(503, "busy", "too many connections; try again")
-    lines = [b"HTTP/1.1 503 Service Unavailable", b"connection: close"]
+def _whole(status: bytes, response: Response) -> bytes:
+    """Return an answer as it is sent, after which the connection is closed."""
+    lines = [b"HTTP/1.1 " + status, b"connection: close"]
     lines += [name + b": " + value for name, value in response.raw_headers]
     return b"\r\n".join(lines) + b"\r\n\r\n" + bytes(response.body)

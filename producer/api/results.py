@@ -20,6 +20,7 @@ _BLOCK_BYTES: Final = 256 * 1024
 _PIECE_BYTES: Final = 64 * 1024
 _MOST_CHUNKS: Final = 64
 _THREADS: Final = 4
+_STOPS: Final = "the server stops"
 _SET: Final = re.compile(rb"[^\0]+", re.DOTALL)
 
 
@@ -39,12 +40,14 @@ class ResultStreams:
         self._pool = ThreadPoolExecutor(_THREADS, "results")
         self._watches = Watches(jobs, ThreadPoolExecutor(1, "watches"))
         self._streams = 0
+        self._is_stopped = False
         # What is being read, for all who want the same.
         self._reading: dict[tuple[str, tuple[int, ...]], asyncio.Future[Block]] = {}
 
     def stop(self) -> None:
         """End all streams, so that clients see that they are not complete."""
-        self._watches.fail(BrokenError("the server stops"))
+        self._is_stopped = True
+        self._watches.fail(BrokenError(_STOPS))
 
     async def open(self, job_id: str, *, follow: bool) -> AsyncIterator[bytes]:
         """Return a stream of records: of those that are there or, to `follow`, until the end.
@@ -109,6 +112,8 @@ class ResultStreams:
 
     async def _block(self, job_id: str, seqs: tuple[int, ...], sent: bytearray) -> Block:
         """Return the lines of some chunks; who asks for the same meanwhile gets the same."""
+        if self._is_stopped:
+            raise BrokenError(_STOPS)
         key = (job_id, seqs)
         reading = self._reading.get(key)
         if reading is None:

@@ -24,8 +24,13 @@ _GRACE_S: Final = 8.0
 _LAST_S: Final = 3
 # Files and connections beside those of clients.
 _OTHER_FILES: Final = 512
-# uvicorn says so of each stream that breaks off, as it is meant to.
-_BROKEN_OFF: Final = "ASGI callable returned without"
+# uvicorn says so of each stream that breaks off, as it is meant to, and of each request for another
+# protocol, which is answered as if it had not asked.
+_NO_NEWS: Final = (
+    "ASGI callable returned without",
+    "Unsupported upgrade request",
+    "No supported WebSocket library",
+)
 
 
 def serve(connection: Connection, address: str, port: int, on_ready: Callable[[], None]) -> None:
@@ -86,4 +91,4 @@ def _most_connections() -> int:
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    return not record.getMessage().startswith(_BROKEN_OFF)
+    return not record.getMessage().startswith(_NO_NEWS)

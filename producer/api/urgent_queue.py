@@ -126,6 +126,8 @@ class UrgentQueue:
             raise BusyError
         seq = next(self._numbers)
         future: asyncio.Future[ChunkResult | LostChunk] = self._loop.create_future()
+        # Who fails while it sends looks at no answer.
+        future.add_done_callback(lambda done: done.cancelled() or done.exception())
         self._waiting[seq] = future
         outgoing = self._chunk_of(seq, request)
         blobs = tuple(outgoing.blobs)

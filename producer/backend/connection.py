@@ -11,7 +11,7 @@ import redis
 from celery import Celery
 
 from producer.arguments import argument
-from producer.backend.label_checks import UnfitLabelsError, label_check
+from producer.backend.label_checks import CHECKED_TTL_S, UnfitLabelsError, label_check
 from producer.backend.local_worker import LocalWorker, check_libraries
 from producer.backend.queue_problems import full_sentence, later_sentence, lost_sentence
 from producer.backend.workers import WorkerInfo, online
@@ -19,7 +19,7 @@ from producer.errors import JobLostError, UnavailableError
 from worker.contract.i18n import gettext as _
 from worker.contract.i18n import gettext_noop as N_
 from worker.contract.keys import DEFAULT_PREFIX
-from worker.contract.labels import LabelStore
+from worker.contract.labels import LabelPack, LabelStore
 from worker.contract.local.redis_server import EmbeddedRedis
 from worker.contract.messages import waiting_s
 from worker.contract.queue.app import make_app
@@ -98,13 +98,16 @@ class Connection:
         """Return all workers that answer in time."""
         return [self._local.info] if self._local else online(self.app, ONLINE_TIMEOUT_S)
 
-    def check_labels(self, labels: str, worker: WorkerInfo) -> list[str]:
-        """Return what a person should know of labels with this hash, which lie in Redis.
+    def check_labels(self, pack: LabelPack, worker: WorkerInfo) -> list[str]:
+        """Return what a person should know of labels before images are sent.
 
         Raises:
-            LabelsError: the worker's model cannot tell them apart, or does not know them.
+            UnfitLabelsError: the worker's model cannot tell them apart, or does not know them.
         """
-        found = label_check(self.app, labels, worker.name)
+        if not pack.labels:
+            return []
+        kept = self.labels.put_briefly(pack, CHECKED_TTL_S)
+        found = label_check(self.app, kept, worker.name)
         if refusals := found.refusals:
             raise UnfitLabelsError(refusals)
         return [str(sentence) for sentence in found.warnings]

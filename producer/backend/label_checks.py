@@ -14,6 +14,8 @@ from worker.contract.labels import LabelsError
 
 # A text tower may have to be loaded first.
 _ANSWER_S: Final = 5.0
+# Labels that are refused are of no use to anybody.
+CHECKED_TTL_S: Final = 600
 
 
 class UnfitLabelsError(LabelsError):

@@ -17,7 +17,7 @@ from worker.contract.i18n import gettext as _
 from worker.contract.local.redis_server import EmbeddedError
 from worker.contract.local.subprocesses import ManagedProcess
 from worker.contract.queue.url_numbers import broker_url_of
-from worker.contract.settings import expanded
+from worker.contract.settings import Settings, expanded
 
 START_TIMEOUT_S: Final = 120.0
 STOP_GRACE_S: Final = 5.0
@@ -120,7 +120,8 @@ class LocalWorker:
             "WANWU_RESULT_URL": "",
             "WANWU_PREFIX": "",
             "WANWU_IMAGE_ROOTS": _ROOTS,
-            "WANWU_IMAGE_URLS": _URLS,
+            # Hosts in private networks are to be named.
+            "WANWU_IMAGE_URLS": ",".join((_URLS, *Settings.from_env().image_urls)),
         }
         if self._model:
             settings["WANWU_MODEL"] = str(expanded(self._model).resolve())

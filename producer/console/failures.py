@@ -16,11 +16,13 @@ IMAGES: Final[Mapping[str, str]] = {
     "not_found": N_("there is no such file where it is read"),
     "unreadable": N_("the file cannot be read"),
     "not_a_file": N_("this is not a regular file"),
-    "outside_roots": N_("workers may not read there (worker start --allow)"),
+    "outside_roots": N_(
+        "workers may not read there (worker start --allow, or WANWU_IMAGE_URLS with --embedded)"
+    ),
     "empty_file": N_("the file is empty"),
     "too_large": N_("the file has more bytes than are allowed (WANWU_MAX_FILE_BYTES)"),
     "blob_missing": N_("the image's bytes are not in Redis any more; submit it again"),
-    "not_an_image": N_("this is not an image in any format that can be read"),
+    "not_an_image": N_("this is not an image in any format that is read (WANWU_IMAGE_FORMATS)"),
     "truncated": N_("the image is cut off: its data ends too early"),
     "too_many_pixels": N_("the image has more pixels than are allowed (WANWU_MAX_PIXELS)"),
     "too_complex": N_("the image has more pieces than any sound one: it is made to take long"),

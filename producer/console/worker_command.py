@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from producer.arguments import argument
 from producer.backend.workers import WorkerInfo
 from producer.sources.scan import STANDARD_INPUT
 from worker.contract.i18n import gettext as _
@@ -45,6 +46,14 @@ def start_worker(settings: Settings, paths: Sequence[str], *, as_blobs: bool = F
 def can_embed() -> bool:
     """Whether what --embedded needs is installed."""
     return bool(importlib.util.find_spec("torch"))
+
+
+def way_out(settings: Settings, hidden: Sequence[str]) -> str:
+    """Return what lets the paths or URLs be read: a worker that may, or bytes instead of files."""
+    command = start_worker(settings, hidden)
+    if any(map(is_url, hidden)):
+        return command
+    return _("{command} (or submit with {blobs})").format(command=command, blobs=argument("blobs"))
 
 
 def unread(workers: Sequence[WorkerInfo], paths: Sequence[str]) -> list[str]:

@@ -36,6 +36,9 @@ _IDLE_S: Final = 1.0
 # What an image's reference takes in Redis, somewhat more than usual; how often that is asked.
 _MESSAGE_BYTES: Final = 512
 _MEMORY_PAUSE_S: Final = 1.0
+# So long a chunk is tried again where somebody waits who can send it again.
+_PROMPT_S: Final = 2.0
+_PROMPT_PAUSE_S: Final = 0.2
 
 
 class Stores(NamedTuple):
@@ -71,6 +74,8 @@ class Publisher:
         self._bytes = self._most_blobs = 0
         self._images, self._chunks = sent
         self._job, self._published = "", self._chunks
+        # Of what was counted last, what has surely not arrived: Redis has refused it.
+        self._refused: Sequence[OutgoingChunk] = ()
         self._closing = False
         self._stopping = threading.Event()
         # Whether nothing is sent because the memory of Redis is short.
@@ -110,6 +115,12 @@ class Publisher:
         if self._error is not None:
             raise self._error
         self._note_published()
+
+    def take_back(self) -> None:
+        """Leave nothing of what Redis has refused: it is to be sent again, by whoever sent it."""
+        if self._refused:
+            blobs = [key for one in self._refused for key in one.blobs]
+            self._stores.jobs.take_back(self._job, self._images, self._chunks, blobs)
 
     def _has_room(self, outgoing: OutgoingChunk) -> bool:
         if not self._waiting:
@@ -186,6 +197,7 @@ class Publisher:
     def _send(self, outgoing: Sequence[OutgoingChunk]) -> int:
         """Send them and return how many images they hold; the same may be sent twice."""
         self._job, images = outgoing[0].chunk.job, sum(len(one.chunk.images) for one in outgoing)
+        self._refused = outgoing
         # Counted first: a worker that is quicker than this line must not count beyond the total,
         # and bytes of what is not counted would be left if this process ended.
         totals = {"images": self._images + images, "chunks": self._chunks + len(outgoing)}
@@ -196,18 +208,23 @@ class Publisher:
         blobs = {key: data for one in outgoing for key, data in one.blobs.items()}
         if blobs:
             self._stores.blobs.put(blobs)
-        chunks = [one.chunk for one in outgoing]
         # Where it is not known whether some of them have arrived, all are sent again: a chunk that
         # comes twice has the same task id and is counted once.
-        RetryPolicy().call(partial(self._publish, chunks))
+        is_patient = self._retry_timeout_s > 0
+        policy = RetryPolicy() if is_patient else RetryPolicy(_PROMPT_S, pause_s=_PROMPT_PAUSE_S)
+        policy.call(partial(self._publish, [one.chunk for one in outgoing]))
         self._stores.jobs.confirm_sent(self._retry_timeout_s)
         self._images, self._chunks = totals["images"], totals["chunks"]
         return images
 
     def _publish(self, chunks: Sequence[Chunk]) -> None:
+        refused, self._refused = self._refused, ()
         try:
             self._publish_together(chunks)
         except BatchPublishError as e:
+            # Of several, some may have arrived before one was refused.
+            if len(chunks) == 1 and isinstance(e.__cause__, redis.ResponseError):
+                self._refused = refused
             # Whether to try again depends on what Redis or the connection said.
             raise (e.__cause__ or e) from e
 

@@ -12,7 +12,7 @@ from producer.backend.connection import Connection, job_lost
 from producer.backend.queue_problems import full_sentence, lost_sentence
 from producer.backend.workers import WorkerInfo
 from producer.console.paths import about
-from producer.console.worker_command import can_embed, start_worker, unread
+from producer.console.worker_command import can_embed, start_worker, unread, way_out
 from producer.errors import LabelsNeededError, NoWorkerError
 from producer.jobs.collector import Collector, count_lost
 from producer.jobs.feeder import Feeder
@@ -102,24 +102,25 @@ class RedisTransport:
         Raises:
             LabelsError: there are such.
         """
-        if request.pack.labels:
-            labels = self._connection.labels.put(request.pack)
-            for warning in self._connection.check_labels(labels, worker):
-                echo(_("note: {note}").format(note=warning))
+        for warning in self._connection.check_labels(request.pack, worker):
+            echo(_("note: {note}").format(note=warning))
 
     def _note_unread(self, request: JobRequest, worker: WorkerInfo, echo: Echo) -> None:
-        """Say if no worker may read some of what is to be tagged: each image of it would fail."""
-        places = request.places
-        if request.options.as_blobs or not unread([worker], places):
+        """Say if workers may not read some of what is to be tagged: images of it would fail."""
+        if request.options.as_blobs or not (hidden := unread([worker], request.places)):
             return
-        if hidden := unread(self._connection.workers(), places):
-            command = start_worker(self._connection.settings, hidden)
-            echo(
-                _(
-                    "note: no online worker may read {paths}, unless under another path: start "
-                    "one with: {command} (or submit with {blobs})"
-                ).format(paths=about(hidden), command=command, blobs=argument("blobs"))
+        message = _(
+            "note: {worker} may not read {paths}, though others may: images that it takes will "
+            "fail, so start all workers with: {command}"
+        )
+        if by_all := unread(self._connection.workers(), hidden):
+            hidden = by_all
+            message = _(
+                "note: no online worker may read {paths}, unless under another path: start "
+                "one with: {command}"
             )
+        command = way_out(self._connection.settings, hidden)
+        echo(message.format(worker=worker.name, paths=about(hidden), command=command))
 
     def create(self, request: JobRequest) -> str:
         """Begin a job and return its id; nothing is sent yet."""

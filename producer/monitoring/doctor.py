@@ -15,7 +15,7 @@ from producer.backend.connection import (
     open_connection,
 )
 from producer.backend.workers import BrokerRefusesError, WorkerInfo, online
-from producer.console.worker_command import start_worker
+from producer.console.worker_command import may_read, start_worker
 from producer.monitoring.doctor_redis import (
     OTHER,
     START,
@@ -56,7 +56,7 @@ def examine(settings: Settings, paths: Sequence[str]) -> Iterator[Finding]:
             else:
                 yield from _workers(workers, settings, paths)
             for path in paths:
-                yield _path(path, workers)
+                yield _path(path, workers, settings)
     except BrokerUnreachableError as e:
         yield Finding("fail", str(e), _(unreachable_todo(e.__cause__)))
     except RightsError as e:
@@ -129,15 +129,10 @@ def _workers(
         )
 
 
-def _path(path: str, workers: Sequence[WorkerInfo]) -> Finding:
+def _path(path: str, workers: Sequence[WorkerInfo], settings: Settings) -> Finding:
     shown = printable(path)
     if is_url(path):
-        scheme = path.partition("://")[0]
-        places = {place for one in workers for place in one.image_urls}
-        if any(place == "*" or path.startswith(place) for place in places):
-            return Finding("ok", _("{url}: workers may fetch from there").format(url=shown))
-        todo = f"worker start --allow {scheme}://..."
-        return Finding("fail", _("{url}: no worker may fetch from there").format(url=shown), todo)
+        return _url(path, workers, start_worker(settings, [path]))
     real = os.path.realpath(path)
     if not Path(real).exists():
         return Finding(
@@ -150,13 +145,24 @@ def _path(path: str, workers: Sequence[WorkerInfo]) -> Finding:
         return Finding("ok", message)
     blind = [one.name for one in workers if not _sees(one, real)]
     if blind:
-        message = _("{path}: {workers} may not read there").format(
-            path=shown, workers=", ".join(blind)
-        )
-        return Finding("fail", message, _("worker start --allow DIR, or submit with --blobs"))
+        todo = _("worker start --allow DIR, or submit with --blobs")
+        return Finding("fail", _blind(shown, blind), todo)
     return Finding(
         "ok", _("{path}: the workers may read there, if they see the same files").format(path=shown)
     )
+
+
+def _url(url: str, workers: Sequence[WorkerInfo], todo: str) -> Finding:
+    shown, blind = printable(url), [one.name for one in workers if not may_read(one, url)]
+    if len(blind) == len(workers):
+        return Finding("fail", _("{url}: no worker may fetch from there").format(url=shown), todo)
+    if blind:  # Any worker may take any image.
+        return Finding("fail", _blind(shown, blind), todo)
+    return Finding("ok", _("{url}: workers may fetch from there").format(url=shown))
+
+
+def _blind(shown: str, workers: Sequence[str]) -> str:
+    return _("{path}: {workers} may not read there").format(path=shown, workers=", ".join(workers))
 
 
 def _sees(worker: WorkerInfo, real: str) -> bool:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 from typing import Final
 
-# What Pillow reads and people keep; a file named on its own is taken whatever its ending.
+# What people keep pictures in; a file named on its own is taken whatever its ending. Those of
+# telephones (HEIC) cannot be read, and are not passed over in silence: their records say so.
 IMAGE_ENDINGS: Final = frozenset(
     [
         *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"),
-        *(".avif", ".jp2", ".ico", ".ppm", ".pgm", ".tga"),
+        *(".avif", ".jp2", ".j2k", ".jpf", ".jpx", ".ico", ".pbm", ".pgm", ".pnm", ".ppm"),
+        *(".psd", ".tga", ".heic", ".heif"),
     ]
 )
 

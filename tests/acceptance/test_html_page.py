@@ -18,7 +18,7 @@ from records import failed, record
 from producer.formats import open_sink, target_of
 from worker.contract.messages import Record, Tag, Timing
 
-COUNT = 5000
+COUNT = 5001
 LABELS = ("猫", "海边", "城市", "</script><b>粗", "狗")
 
 
@@ -55,8 +55,9 @@ def chromium() -> str:
 def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("page") / "tags.html"
     with open_sink(target_of(file, None)) as sink:
-        for number in range(COUNT):
+        for number in range(COUNT - 1):
             sink.write(photo(number))
+        sink.write(record("/图/byte\udcff.jpg"))
     return file
 
 
@@ -129,7 +130,7 @@ def test_words_and_the_least_score_narrow_it_down(page: Page) -> None:
 
 def test_failures_are_shown_with_their_reason(page: Page) -> None:
     page.select_option("#which", "failed")
-    assert count(page) == f"{COUNT // 50} / {COUNT}"
+    assert count(page) == f"{(COUNT - 1) // 50} / {COUNT}"
     expect(page.locator("article").first).to_contain_text("not_an_image")
     page.select_option("#which", "all")
 
@@ -141,6 +142,14 @@ def test_the_times_of_the_stages_are_shown_on_demand(page: Page) -> None:
     assert "decode" in table.inner_text()
     assert "30.0" in table.inner_text()
     page.locator("#timesWanted").uncheck()
+
+
+def test_a_name_that_is_no_utf_8_is_shown_and_leads_to_its_file(page: Page) -> None:
+    page.fill("#words", "byte")
+    expect(page.locator("#count")).to_contain_text("/")
+    expect(page.locator("article .name")).to_have_text("byte\\udcff.jpg")
+    assert page.locator("article a").get_attribute("href") == "file:///%E5%9B%BE/byte%ff.jpg"
+    page.fill("#words", "")
 
 
 def test_a_label_is_text_whatever_it_holds(page: Page) -> None:

@@ -115,6 +115,7 @@ def test_calibrated_scores_may_be_none_of_these(api: ApiCaller, worker: None) ->
         ({"data": b"x", "label": " "}, 422, "bad_labels"),
         ({"data": b"x", "template": "no place"}, 422, "bad_labels"),
         ({"data": b"x", "label": "x" * 999}, 422, "bad_request"),
+        ({"data": b"x", "label": ["x"] * 1001}, 400, "bad_request"),
     ],
 )
 def test_a_bad_request_has_a_code_and_a_sentence(
@@ -217,6 +218,8 @@ def test_a_person_drops_an_image_and_sees_its_tags(
 ) -> None:
     with visited(browser, f"{api.base}/", "zh-CN") as page:
         expect(page.locator("h1")).to_have_text("给图片打标签")
+        page.locator("#file").set_input_files(EXAMPLES / "猫.jpg")
+        expect(page.locator("#status")).to_contain_text("API 密钥缺失或错误")
         page.locator("#language").click()
         expect(page.locator("h1")).to_have_text("Tags for an image")
         page.locator("#labels").fill("汽车, 猫\n飞机")
@@ -227,6 +230,7 @@ def test_a_person_drops_an_image_and_sees_its_tags(
         expect(page.locator("li b")).to_have_count(3)
         expect(page.locator("li b").first).to_have_text("猫")
         expect(page.locator("#about")).to_contain_text("wanwu-demo@")
+        expect(page.locator("#name")).to_have_text("猫.jpg")
         assert page.evaluate("localStorage.length + sessionStorage.length") == 0
         assert page.context.cookies() == []
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import re
 import signal
@@ -28,14 +29,16 @@ from producer.api.urgent_queue import BusyError, PredictRequest, StoppingError, 
 from producer.api.watches import BrokenError
 from producer.api.withdrawals import Withdrawals
 from producer.backend.connection import open_connection
+from producer.jobs.chunks import Loaded
 from producer.jobs.options import JobOptions
 from worker.contract.keys import DEFAULT_KEYS as KEYS
 from worker.contract.local.redis_server import EmbeddedRedis
 from worker.contract.local.subprocesses import start_child, stop_child
+from worker.contract.messages import ChunkResult, ImageRef, ImageResult
 from worker.contract.queue.urgent import withdraw
 from worker.contract.secret import SecretUrl
 from worker.contract.settings import Settings
-from worker.contract.stores.job_records import failed_body
+from worker.contract.stores.job_records import failed_body, success_body
 
 pytestmark = pytest.mark.integration
 
@@ -238,6 +241,7 @@ def test_what_a_worker_held_vanishes_when_it_ends_or_answers(
         ("localhost@evil.example", (), 421),
         ("127.0.0.1", ("Origin: http://evil.example",), 403),
         ("127.0.0.1", ("Origin: null",), 403),
+        ("127.0.0.1", ("Origin: http://[",), 403),
     ],
 )
 def test_without_a_key_only_known_hosts_are_served(
@@ -253,6 +257,12 @@ def test_without_a_key_only_known_hosts_are_served(
         (head("POST", "/jobs", "Content-Length: 99999999999"), 413, "too_large"),
         (head("POST", "/jobs/x/images", FORM, "Content-Length: 999999999"), 413, "too_large"),
         (posted("/jobs/x/images", MANY, FORM.partition(" ")[2]), 413, "too_many"),
+        (posted("/jobs/x/images", MANY.removesuffix(b"--\r\n"), FORM[14:]), 422, "bad_request"),
+        (
+            posted("/predict", form(b"x").replace(b"; filename", b"; x"), FORM[14:]),
+            422,
+            "bad_request",
+        ),
         (posted("/jobs", b"{}", "text/plain"), 422, "bad_request"),
         (posted("/jobs", b'{"labels": ["\xe7"]}'), 422, "bad_request"),
         (posted("/jobs", b'{"unknown": 1}'), 422, "bad_request"),
@@ -260,6 +270,10 @@ def test_without_a_key_only_known_hosts_are_served(
         (posted("/predict", b"&" * 2_000_000, FIELDS), 413, "too_large"),
         (posted("/jobs", b'{"images": [' + b'"ab",' * 2_000_000 + b'""]}'), 413, "too_many"),
         (head("GET", "/jobs/no-job/results?follow=true"), 404, "no_such_job"),
+        (head("GET", "/jobs/no-job/"), 404, "not_found"),
+        (head("PATCH", "/jobs"), 405, "method_not_allowed"),
+        (head("GET", "/health", "Content-Length: 5") + b"hello", 413, "too_large"),
+        (b"nonsense\r\n\r\n", 400, "bad_request"),
     ],
 )
 def test_what_cannot_be_used_is_refused_before_any_work(
@@ -267,6 +281,42 @@ def test_what_cannot_be_used_is_refused_before_any_work(
 ) -> None:
     found, reply, _ = api.ask(request_bytes)
     assert (found, reply["code"]) == (status, code)
+
+
+def test_a_wrong_method_is_told_the_right_one(api: Api) -> None:
+    assert "allow: POST" in api.ask(head("GET", "/predict"))[2]
+
+
+def test_what_is_no_http_in_the_middle_of_an_answer_ends_the_connection(api: Api) -> None:
+    with api.line(head("POST", "/jobs", "Transfer-Encoding: chunked")) as line:
+        assert line.recv(12) == b"HTTP/1.1 411"
+        line.sendall(b"no chunk\r\n")
+        assert b"no_length" in rest_of(line)
+    assert "Traceback" not in api.log.read_text()
+
+
+def test_requests_for_other_protocols_are_no_news(api: Api) -> None:
+    upgrade = head("GET", "/jobs/x").replace(b": close", b": close, upgrade\r\nUpgrade: websocket")
+    assert api.ask(upgrade)[0] == 404
+    assert "WebSocket" not in api.log.read_text()
+
+
+def test_a_stream_ends_with_the_server_also_in_the_middle(api: Api, queue: EmbeddedRedis) -> None:
+    job = api.new_job()
+    with open_connection(Settings(broker_url=SecretUrl(queue.url))) as connection:
+        image = (ImageResult(path="a.jpg"),)
+        result = ChunkResult(job=job, seq=0, worker="", device="", model="", images=image)
+        connection.jobs.set_sent(job, images=1, chunks=1)
+        connection.jobs.finish_chunk(job, 0, images=1, failed=0, body=success_body(result))
+        streams = ResultStreams(connection, ApiJobs(connection))
+
+        async def first() -> bytes:
+            return await anext(await streams.open(job, follow=False))
+
+        assert b'"a.jpg"' in asyncio.run(first())
+        streams.stop()
+        with pytest.raises(BrokenError):
+            asyncio.run(first())
 
 
 def test_only_so_many_wait_at_a_time(
@@ -303,6 +353,51 @@ def test_only_so_many_wait_at_a_time(
         asyncio.run(both())
     with redis.Redis.from_url(queue.url) as client:
         assert not waiting(client)
+
+
+def test_an_upload_that_redis_refuses_midway_is_counted_once(
+    queue: EmbeddedRedis, stored: redis.Redis
+) -> None:
+    images = [Loaded(ImageRef("a.jpg"), b"x"), Loaded(ImageRef("b.jpg"), b"y")]
+    with open_connection(Settings(broker_url=SecretUrl(queue.url))) as connection:
+        jobs = ApiJobs(connection)
+        job = jobs.create(JobOptions(), [], more=True).id
+        stored.set(KEYS.queue, "no list")
+        with pytest.raises(redis.ResponseError):
+            jobs.add(job, images)
+        stored.delete(KEYS.queue)
+        assert jobs.look(job).images == 0
+        assert not waiting(stored)
+        assert jobs.add(job, images).images == 2
+        assert stored.llen(KEYS.queue) == jobs.look(job).chunks == 1
+        connection.client.flushdb()
+
+
+def test_who_cannot_send_while_the_server_stops_leaves_no_word_in_the_log(
+    queue: EmbeddedRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[dict[str, Any]] = []
+
+    def fail(_: object) -> None:
+        raise redis.ConnectionError
+
+    async def ask(urgent: UrgentQueue) -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, what: said.append(what))
+        monkeypatch.setattr(urgent, "_send", fail)
+        urgent.start()
+        request = PredictRequest(name="a.jpg", data=b"x", options=JobOptions())
+        asking = asyncio.create_task(urgent.ask(request, PATIENCE_S))
+        await asyncio.sleep(0)
+        urgent.refuse_all()
+        await asyncio.wait([asking])
+        assert isinstance(asking.exception(), redis.ConnectionError)
+        del asking
+        gc.collect()
+        await urgent.stop()
+
+    with open_connection(Settings(broker_url=SecretUrl(queue.url))) as connection:
+        asyncio.run(ask(UrgentQueue(connection)))
+    assert not said
 
 
 def test_json_of_many_small_things_takes_no_memory(api: Api) -> None:

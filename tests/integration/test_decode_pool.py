@@ -13,26 +13,50 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import PATIENCE_S
+from conftest import PATIENCE_S, until
 from images import encoded, picture, slow_ppm
 from PIL import Image
 
 from worker.artifact.manifest import Preprocessing
 from worker.contract.messages import Part
 from worker.contract.settings import IMAGE_FORMATS, SLOW
-from worker.errors import WorkerGoneError
+from worker.errors import DecoderStartError, WorkerGoneError
 from worker.images.decode import decode
 from worker.images.decoder import DecodeConfig, DecodeRequest, Done
+from worker.images.isolated.fork_server import ForkServer
 from worker.images.isolated.pool import MAX_CRASHES, DecodePool
 
 SPEC = Preprocessing(height=16, width=24)
 DEADLINE_S = 3.0
 MEMORY = 128 * 1024 * 1024
 DECODERS = 2
+# A server of decode processes whose system refuses to fork.
+NO_FORKS = """#!{python}
+import os, sys
+def fork(): raise BlockingIOError(11, "too many processes")
+os.fork = fork
+sys.argv = sys.argv[2:]
+from worker.images.isolated.server import main
+main()
+"""
 
 
 def colour(number: int) -> tuple[int, int, int]:
     return number % 256, 255 - number % 256, number // 2 % 256
+
+
+def config_of(root: Path) -> DecodeConfig:
+    return DecodeConfig(
+        preprocessing=SPEC,
+        roots=(os.fsencode(root),),
+        formats=(*IMAGE_FORMATS, SLOW),
+        max_file_bytes=64 * 1024 * 1024,
+        max_pixels=20_000_000,
+        jpeg_max_side=0,
+        fast=False,
+        decoders=DECODERS,
+        memory_bytes=MEMORY,
+    )
 
 
 class Decoding:
@@ -43,18 +67,7 @@ class Decoding:
         self.died = threading.Event()
         self.done: list[Done] = []
         self.root = root
-        config = DecodeConfig(
-            preprocessing=SPEC,
-            roots=(os.fsencode(root),),
-            formats=(*IMAGE_FORMATS, SLOW),
-            max_file_bytes=64 * 1024 * 1024,
-            max_pixels=40_000_000,
-            jpeg_max_side=0,
-            fast=False,
-            decoders=DECODERS,
-            memory_bytes=MEMORY,
-        )
-        self.pool = DecodePool(config, DEADLINE_S, self.died.set)
+        self.pool = DecodePool(config_of(root), DEADLINE_S, self.died.set)
         self.pool.launch()
         self.pool.start()
 
@@ -136,6 +149,14 @@ def test_pixels_are_those_that_decoding_in_this_process_gives(decoding: Decoding
     assert done.thumbnail
 
 
+def test_the_processes_are_told_apart_by_their_names(decoding: Decoding) -> None:
+    def name(pid: int) -> str:
+        return Path(f"/proc/{pid}/comm").read_text(encoding="ascii").strip()
+
+    assert name(decoding.server()) == "wanwu-decoders"
+    until(lambda: {name(pid) for pid in decoding.processes()} == {"wanwu-decode"})
+
+
 def test_a_part_of_a_file_is_read(decoding: Decoding) -> None:
     image = encoded(picture(4), "PNG")
     path = decoding.path("shard.tar", b"x" * 100 + image + b"y" * 10)
@@ -183,7 +204,7 @@ def test_an_urgent_image_is_decoded_while_all_processes_have_one_that_hangs(
 
 def test_an_image_that_needs_too_much_memory_fails_alone(decoding: Decoding) -> None:
     body = io.BytesIO()
-    Image.new("RGB", (6000, 6000)).save(body, "PNG", compress_level=1)
+    Image.new("RGB", (4470, 4470)).save(body, "PNG", compress_level=1)
     large = {"data": body.getvalue()}
     good = {"data": encoded(picture(8), "PNG")}
     found = decoding.submit(good, large, good)()
@@ -191,7 +212,7 @@ def test_an_image_that_needs_too_much_memory_fails_alone(decoding: Decoding) -> 
 
 
 def test_large_images_are_decoded_one_by_one_and_small_ones_pass_them(decoding: Decoding) -> None:
-    # More than a quarter of what may be in memory at once.
+    # More than half of what may be in memory at once.
     large = {"data": encoded(Image.new("L", (4000, 3000)), "PNG")}
     small = {"data": encoded(picture(8), "PNG")}
     done = decoding.done = []
@@ -236,6 +257,20 @@ def _busy(decoding: Decoding, crashes: int) -> int:
     pytest.fail("no process has the image")
 
 
+def test_processes_that_are_stopped_cost_no_image(decoding: Decoding) -> None:
+    for pid in decoding.processes():
+        os.kill(pid, signal.SIGSTOP)
+    data = encoded(picture(9), "PNG")
+    assert [code(done) for done in decoding.submit(*[{"data": data}] * 10)()] == [None] * 10
+
+
+def test_what_libraries_say_goes_nowhere(decoding: Decoding) -> None:
+    def errors() -> set[str]:
+        return {str(Path(f"/proc/{pid}/fd/2").readlink()) for pid in decoding.processes()}
+
+    until(lambda: errors() == {os.devnull})
+
+
 def test_when_the_server_of_the_processes_ends_all_is_started_anew(decoding: Decoding) -> None:
     server = decoding.server()
     data = encoded(picture(9, (2000, 1500)), "JPEG")
@@ -247,7 +282,7 @@ def test_when_the_server_of_the_processes_ends_all_is_started_anew(decoding: Dec
 
 
 def test_when_no_process_can_be_started_others_must_try_and_the_worker_hears(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     decoding = Decoding(tmp_path)
     server = decoding.server()
@@ -261,6 +296,35 @@ def test_when_no_process_can_be_started_others_must_try_and_the_worker_hears(
     (done,) = decoding.submit({"data": b"late"})()
     assert isinstance(done.error, WorkerGoneError)
     decoding.pool.stop()
+    # For the operator, in the log.
+    assert "decoders.gone" in (said := capsys.readouterr().out)
+    assert "it ends at once" in said
+
+
+def test_where_the_system_starts_no_process_the_reason_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "nothing"))
+    pool = DecodePool(config_of(tmp_path), DEADLINE_S)
+    pool.launch()
+    with pytest.raises(DecoderStartError, match="No such file"):
+        pool.start()
+    pool.stop()
+
+
+def test_a_fork_that_the_system_refuses_is_told_and_does_not_end_the_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "python"
+    program.write_text(NO_FORKS.format(python=sys.executable))
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
+    server = ForkServer(config_of(tmp_path))
+    server.wait()
+    for _ in range(2):
+        with pytest.raises(DecoderStartError, match="too many processes"):
+            server.fork()
+    server.stop()
 
 
 def test_stopping_decodes_what_was_submitted_and_leaves_no_process(tmp_path: Path) -> None:

@@ -248,6 +248,16 @@ def test_what_inflates_beyond_the_limit_is_too_large(*, stated: bool) -> None:
         fetch(f"{web.address}/a", [web.address], MOST)
 
 
+def test_a_body_in_crumbs_is_refused() -> None:
+    crumbs = CHUNKED + b"2\r\nxx\r\n" * 50_000 + b"0\r\n\r\n"
+    few = CHUNKED + b"2\r\nxx\r\n" * 5_000 + b"0\r\n\r\n"
+    answers = {"/crumbs": then_close(crumbs), "/few": then_close(few)}
+    with odd_web(answers) as web, fetching([web.address]) as ask:
+        assert got(ask(f"{web.address}/few")) == b"xx" * 5_000
+        with pytest.raises(UnreadableError, match="pieces of a few bytes"):
+            got(ask(f"{web.address}/crumbs"))
+
+
 def test_large_images_wait_until_others_were_used() -> None:
     size = 5_000_000
     with (

@@ -16,7 +16,7 @@ from conftest import PATIENCE_S, until
 from tiny_model import build, write_manifest
 
 from worker.artifact.manifest import open_artifact
-from worker.contract.labels import LabelPack
+from worker.contract.labels import LabelPack, LabelStore
 from worker.contract.scoring import Scale
 from worker.errors import ArtifactError, InferenceError, LabelsAlikeError, LabelsMissingError
 from worker.labels.encoder import LabelCache, LabelEncoder, LabelSet, Matrix
@@ -347,3 +347,19 @@ def test_a_matrix_of_another_shape_is_not_believed(client: redis.Redis) -> None:
     client.set("wanwu:matrix:k", b"1234")
     found = RedisLabelMatrixStore(client).get("k", (1, 2), lambda: np.ones((1, 2), np.float32))
     assert found.tolist() == [[1, 1]]
+
+
+def test_a_matrix_is_kept_as_long_as_its_label_pack(client: redis.Redis) -> None:
+    pack, labels, store = LabelPack(("蓝",)), LabelStore(client), RedisLabelMatrixStore(client)
+    key = f"model:{pack.hash}"
+
+    def kept_s() -> Any:
+        store.get(key, (1, 3), lambda: np.ones((1, 3), np.float32))
+        return client.ttl(f"wanwu:matrix:{key}")
+
+    labels.put_briefly(pack, 600)
+    assert 0 < kept_s() <= 600
+    labels.put(pack)
+    assert kept_s() > 600
+    client.delete(f"wanwu:matrix:{key}", f"wanwu:labels:{pack.hash}")
+    assert kept_s() > 600

@@ -10,6 +10,7 @@ import pytest
 import uvicorn
 from starlette.responses import PlainTextResponse, StreamingResponse
 from starlette.types import Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
 from producer.api import protocol
@@ -96,6 +97,32 @@ def test_who_does_not_read_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(protocol, "UNREAD_S", 0.1)
     asyncio.run(ask())
+
+
+@pytest.mark.parametrize("is_stuck", [True, False])
+def test_who_does_not_read_is_not_waited_for_by_a_server_that_stops(
+    monkeypatch: pytest.MonkeyPatch, *, is_stuck: bool
+) -> None:
+    async def ask() -> None:
+        async with listening() as (port, state):
+            _, writer = await asyncio.open_connection("127.0.0.1", port, limit=1)
+            writer.write(REQUEST.replace(b"/ ", b"/endless "))
+            await until(lambda: bool(state.tasks))
+            (connection,) = state.connections
+            assert isinstance(connection, Protocol)
+            if is_stuck:
+                await until(lambda: connection._unread_timer is not None)
+            connection.shutdown()
+            await until(lambda: not state.connections and not state.tasks)
+            writer.close()
+
+    monkeypatch.setattr(protocol, "LAST_UNREAD_S", 0.1)
+    asyncio.run(ask())
+
+
+def test_what_is_replaced_of_uvicorn_is_there() -> None:
+    ours = {name for name in vars(Protocol) if not name.startswith("_")}
+    assert ours - {"most_connections"} <= set(dir(H11Protocol))
 
 
 def test_one_connection_too_many_is_told_to_come_again(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import random
 import struct
 import zlib
 from collections.abc import Iterator
@@ -12,10 +13,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from bomb_parts import LONG, SHORT, grey_tags, tiff
 from hypothesis import given
 from hypothesis import strategies as st
 from images import encoded, huge_png, picture
-from PIL import Image, ImageCms, ImageFile, ImageOps
+from PIL import Image, ImageCms, ImageFile, ImageOps, PngImagePlugin
 
 from worker.artifact.manifest import Preprocessing
 from worker.budget import WeightedSemaphore
@@ -31,6 +33,8 @@ from worker.images import decode as stage
 from worker.images.decode import decode
 
 LIMIT = 200_000_000
+# A type of TIFF.
+ASCII = 2
 ALL_FORMATS = (*IMAGE_FORMATS, *MORE_FORMATS)
 SQUASH = Preprocessing(height=32, width=48)
 PAIR = Preprocessing(height=1, width=2)
@@ -123,6 +127,21 @@ def test_an_image_stands_as_its_exif_says(kind: str, orientation: int) -> None:
 def test_a_bad_exif_block_does_not_cost_the_image(exif: bytes) -> None:
     data = encoded(picture(6), "JPEG", exif=exif)
     assert close(seen(data), plainly(reopened(data)))
+
+
+@pytest.mark.parametrize("place", [0, 1, 7, 1000, 2**32 - 1])
+def test_a_place_of_exif_that_leads_astray_does_not_cost_a_tiff(place: int) -> None:
+    pixels = random.Random(1).randbytes(400 * 300)
+    strip = [(273, LONG, 1, 8), (278, LONG, 1, 300), (279, LONG, 1, len(pixels))]
+    for tag in (34_665, 34_853):
+        tags = grey_tags(400, 300) + strip + [(tag, LONG, 1, place)]
+        assert close(seen(tiff(tags, pixels)), plainly(reopened(tiff(tags[:-1], pixels))))
+
+
+@pytest.mark.parametrize("kind", [ASCII, SHORT])
+def test_xmp_of_an_odd_type_does_not_cost_a_tiff(kind: int) -> None:
+    tags = [*grey_tags(64, 64), (273, LONG, 1, 8), (278, LONG, 1, 64), (279, LONG, 1, 4096)]
+    assert seen(tiff([*tags, (700, kind, 8, 8)], b"x" * 4096)).shape[2] == 3
 
 
 def test_what_is_transparent_lies_on_white() -> None:
@@ -287,6 +306,24 @@ def test_a_damaged_header_is_told_from_no_image_at_all() -> None:
         seen(bytes(data))
 
 
+def test_a_text_that_inflates_without_end_is_told_from_a_damaged_header() -> None:
+    text, body = PngImagePlugin.PngInfo(), io.BytesIO()
+    text.add_text("Comment", "x" * 2_000_000, zip=True)
+    picture(1).save(body, "PNG", pnginfo=text)
+    with pytest.raises(BrokenImageError, match="inflates to more"):
+        decode(body.getvalue(), SQUASH, max_pixels=LIMIT)
+
+
+def test_a_picture_of_a_telephone_is_called_by_its_name() -> None:
+    with pytest.raises(NotAnImageError, match="HEIC"):
+        decode(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", SQUASH, max_pixels=LIMIT)
+
+
+def test_a_format_that_is_off_says_how_to_add_it() -> None:
+    with pytest.raises(NotAnImageError, match=r"WANWU_IMAGE_FORMATS=\+SLOW"):
+        decode(b"P3\n1 1\n255\n1 2 3\n", SQUASH, max_pixels=LIMIT)
+
+
 def test_too_many_pixels_are_refused_by_the_header_alone() -> None:
     header = huge_png(1, 1).replace(struct.pack(">II", 1, 1), struct.pack(">II", 20_000, 20_000), 1)
     # The checksum must fit, or the header would be refused for another reason.
@@ -361,8 +398,9 @@ def test_a_long_jpeg_is_scaled_down_while_it_is_decoded(
     assert seen[0] == size
 
 
-def test_pixels_in_memory_are_acquired_from_the_semaphore() -> None:
-    data, amounts = encoded(picture(3, (60, 40))), list[int]()
+def acquired(data: bytes, **options: Any) -> list[int]:
+    """Return how many pixels are acquired while an image is decoded."""
+    amounts: list[int] = []
 
     class Spy(WeightedSemaphore):
         @contextmanager
@@ -371,5 +409,18 @@ def test_pixels_in_memory_are_acquired_from_the_semaphore() -> None:
             with super().acquire(amount):
                 yield
 
-    decode(data, SQUASH, max_pixels=LIMIT, semaphore=Spy(LIMIT))
-    assert amounts == [2400]
+    decode(data, SQUASH, max_pixels=LIMIT, semaphore=Spy(LIMIT), **options)
+    return amounts
+
+
+def test_pixels_in_memory_are_acquired_from_the_semaphore() -> None:
+    assert acquired(encoded(picture(3, (60, 40)))) == [2400]
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_jpeg_of_many_scans_is_in_memory_whole_however_small_it_becomes(
+    progressive: bool,
+) -> None:
+    data = encoded(picture(3, (800, 600)), progressive=progressive)
+    small, whole = 400 * 300, 800 * 600
+    assert acquired(data, jpeg_max_side=400) == [small + progressive * whole // 2]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from types import SimpleNamespace
 from typing import Any
 
@@ -49,12 +48,12 @@ class Busy:
     """A process with one image, and a scheduler that makes it wait."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.progress = Progress(100.0, 1, is_large=False)
+        self.progress = Progress(100.0, 1, 0)
         self.waited_s = 7.0
         monkeypatch.setattr(member_module, "waited_s", lambda _pid: self.waited_s)
         shared = SimpleNamespace(progress=lambda: self.progress)
         handles: Any = SimpleNamespace(shared=shared, pid=1, send=lambda *_: None)
-        self.member = Member(handles, urgent_only=False)
+        self.member = Member(handles, urgent_only=False, clock=lambda: 0.0)
         self.member.send([DecodeRequest(lambda _: None, path=b"/a.jpg")])
 
 
@@ -65,7 +64,7 @@ def test_time_without_a_core_does_not_count(monkeypatch: pytest.MonkeyPatch) -> 
     assert busy.member.at_it_s(110.0) == 4.0
     # The next image begins anew.
     busy.member.send([DecodeRequest(lambda _: None, path=b"/b.jpg")])
-    busy.progress = Progress(110.0, 2, is_large=False)
+    busy.progress = Progress(110.0, 2, 0)
     assert busy.member.at_it_s(112.0) == 2.0
 
 
@@ -76,9 +75,25 @@ def test_patience_with_a_busy_machine_has_an_end(monkeypatch: pytest.MonkeyPatch
     assert busy.member.at_it_s(130.0) == 30.0 / MAX_DEADLINES
 
 
-def test_who_has_nothing_or_waits_for_others_is_not_late(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_waits_for_others_has_longer_than_they_may_take(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     busy = Busy(monkeypatch)
-    busy.progress = Progress(PAUSED_S, 1, is_large=False)
-    assert busy.member.at_it_s(time.monotonic()) == 0.0
-    busy.progress = Progress(0.0, 0, is_large=False)
-    assert busy.member.at_it_s(time.monotonic()) == 0.0
+    busy.progress = Progress(PAUSED_S, 1, 0)
+    assert busy.member.at_it_s(MAX_DEADLINES + 1.0) == 1.0
+    assert not busy.member.is_at_work
+
+
+def test_who_does_not_take_its_order_is_late_and_its_image_is_not_at_fault(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    busy = Busy(monkeypatch)
+    busy.progress = Progress(0.0, 0, 0)
+    assert busy.member.at_it_s(20.0) == 20.0
+    assert not busy.member.is_at_work
+
+
+def test_who_has_no_order_is_not_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    busy = Busy(monkeypatch)
+    busy.member._orders.clear()
+    assert busy.member.at_it_s(1000.0) == 0.0

@@ -22,10 +22,11 @@ REFUSED = {
     *("jpeg-scans-large", "jpeg-scans-large-hidden", "jpeg-scans-small"),
     *("jpeg-scans-small-hidden", "jpeg-exif-segments", "jpeg-photoshop"),
     *("png-empty-idat", "png-private-chunks", "png-chunks-behind", "png-texts", "png-frames"),
-    *("png-exif-fractions", "webp-exif-fractions"),
+    *("png-exif-fractions", "png-exif-prefix", "png-text-4", "png-text-21"),
+    *("webp-exif-fractions", "webp-exif-prefix", "jpeg-exif-split", "avif-exif", "jpeg-zeros"),
     *("gif-comment", "gif-extensions", "gif-application"),
     *("tiff-strips-raw", "tiff-strips-packbits", "tiff-strips-deflate", "tiff-strips-jpeg"),
-    *("tiff-tiles", "tiff-tiles-larger", "tiff-entries", "tiff-entries-various"),
+    *("tiff-tiles", "tiff-tiles-larger", "tiff-tile-large", "tiff-entries", "tiff-entries-various"),
     *("tiff-resolution", "tiff-turned", "tiff-orientation", "tiff-exif"),
     *("avif-boxes", "avif-items", "avif-places", "avif-properties", "avif-references"),
     *("jp2-precincts", "jp2-layers-precincts", "jp2-tiles-more", "jp2-comments", "j2k-comments"),
@@ -98,6 +99,10 @@ def test_what_ends_too_early_is_left_to_the_decoder() -> None:
     for name, data in sound():
         for length in (2, 9, 13, 21, 40, 100, len(data) // 2):
             check_structure(data[:length], name)
+
+
+def test_a_png_whose_end_is_all_zeros_is_damaged_and_not_too_complex() -> None:
+    check_structure(encoded("PNG")[:60] + bytes(5_000_000), "PNG")
 
 
 def test_the_reason_names_the_count_and_the_limit() -> None:

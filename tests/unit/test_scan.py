@@ -38,8 +38,8 @@ def raise_error(_directory: str, error: OSError) -> None:
 
 
 def test_a_directory_is_walked_for_images_of_any_case() -> None:
-    touch("in/a.jpg", "in/b/c/d.PNG", "in/b/notes.txt", "in/b/e.WebP", "in/no_ending")
-    assert found("in") == ["in/a.jpg", "in/b/c/d.PNG", "in/b/e.WebP"]
+    touch("in/a.jpg", "in/b/c/d.PNG", "in/b/notes.txt", "in/b/e.WebP", "in/f.HEIC", "in/no_ending")
+    assert found("in") == ["in/a.jpg", "in/b/c/d.PNG", "in/b/e.WebP", "in/f.HEIC"]
 
 
 def test_hidden_files_and_directories_are_passed_over() -> None:

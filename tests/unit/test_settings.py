@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from worker.contract.queue.app import make_app
-from worker.contract.settings import Settings, SettingsError
+from worker.contract.settings import IMAGE_FORMATS, Settings, SettingsError
 from worker.contract.settings_help import GROUPS
 
 
@@ -38,11 +38,34 @@ def test_items_of_lists_are_separated_by_commas() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "value"),
-    [("MAX_BATCH", "x"), ("MAX_BATCH", "0"), ("DECODE", "slow"), ("VISIBILITY_TIMEOUT_S", "-1")],
+    ("text", "formats"),
+    [
+        ("JPEG, png", ("JPEG", "PNG")),
+        ("+SLOW", (*IMAGE_FORMATS, "SLOW")),
+        ("+icns, SLOW", (*IMAGE_FORMATS, "ICNS", "SLOW")),
+    ],
 )
-def test_a_bad_value_is_told_with_its_variable(name: str, value: str) -> None:
-    with pytest.raises(SettingsError, match=f"WANWU_{name}: "):
+def test_formats_are_those_that_are_named_or_come_beside_those_by_default(
+    text: str, formats: tuple[str, ...]
+) -> None:
+    assert Settings.from_env({"WANWU_IMAGE_FORMATS": text}).image_formats == formats
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "wanted"),
+    [
+        ("MAX_BATCH", "x", "a whole number, without a unit is wanted"),
+        ("MAX_BATCH", "0", "a whole number from 1 up is wanted"),
+        ("DECODE_MEMORY_BYTES", "1GB", "a whole number, without a unit is wanted"),
+        ("MONITOR_PORT", "70000", "a whole number up to 65535 is wanted"),
+        ("TASK_EVENTS", "maybe", "1 or 0 is wanted"),
+        ("DECODE", "slow", "one of auto, exact, fast is wanted"),
+        ("VISIBILITY_TIMEOUT_S", "-1", "a whole number from 1 up is wanted"),
+        ("IMAGE_FORMATS", "+HEIC", "HEIC is none of JPEG"),
+    ],
+)
+def test_a_bad_value_is_told_with_its_variable(name: str, value: str, wanted: str) -> None:
+    with pytest.raises(SettingsError, match=f"WANWU_{name}: {wanted}"):
         Settings.from_env({f"WANWU_{name}": value})
 
 
@@ -67,3 +90,11 @@ def test_workers_tell_of_their_tasks_unless_they_are_not_to(text: str, tells: bo
     settings = Settings.from_env({"WANWU_TASK_EVENTS": text})
     app = make_app(settings, stores_results=True)
     assert app.conf.worker_send_task_events is tells
+
+
+@pytest.mark.parametrize("key", ["密码", "x ", " x", "x\n", "a\tb", "\udcff"])
+def test_a_key_that_no_header_can_carry_is_refused_and_not_shown(key: str) -> None:
+    with pytest.raises(SettingsError, match="WANWU_API_KEY") as caught:
+        Settings.from_env({"WANWU_API_KEY": key})
+    assert key not in str(caught.value)
+    assert Settings.from_env({"WANWU_API_KEY": "two words"}).api_key.reveal() == "two words"

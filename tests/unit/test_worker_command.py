@@ -10,7 +10,7 @@ from conftest import Fleet, run
 from images import fill
 
 from producer.backend.workers import WorkerInfo
-from producer.console.worker_command import start_worker, unread
+from producer.console.worker_command import start_worker, unread, way_out
 from worker.contract.local.redis_server import EmbeddedRedis
 from worker.contract.secret import SecretUrl
 from worker.contract.settings import Settings
@@ -74,6 +74,11 @@ def test_what_no_worker_may_read_is_known_if_all_tell(here: Path) -> None:
     assert unread([blind], argv) == argv[:-1]
     assert unread([blind, seeing], argv) == ["/", "https://h/"]
     assert unread([blind, WorkerInfo()], argv) == []
+
+
+def test_bytes_are_a_way_out_for_files_and_not_for_urls(here: Path) -> None:
+    assert way_out(Settings(), ["."]).startswith(f"worker start --allow {here} (or submit with ")
+    assert way_out(Settings(), ["http://nas/a.jpg"]) == "worker start --allow http://nas/"
 
 
 @pytest.mark.integration

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, Self, TypeVar
+from typing import Annotated, Any, Final, Literal, Self, TypeVar, get_args, get_type_hints
 
 import msgspec
 from msgspec import Meta
@@ -34,9 +35,19 @@ _DECODE_BASE_BYTES: Final = 256 * 1024 * 1024
 _URGENT_FETCH_S: Final = 10.0
 
 S = TypeVar("S", bound="Settings")
-# What separates the items of a list; None is any blank.
+# What a header of HTTP carries as it is.
+_API_KEY: Final = re.compile(r"(?:[!-~](?:[ -~]*[!-~])?)?")
 _LISTS: Final = frozenset({"image_roots", "image_urls", "image_formats", "api_hosts"})
 _SEPARATOR: Final = ","
+# Before the first format: those by default, and these.
+_ADDED: Final = "+"
+# What msgspec says of a value -> what is wanted.
+_WANTED: Final = (
+    (r"Expected `int(?: \| null)?` >= (?P<least>\d+)", N_("a whole number from {least} up")),
+    (r"Expected `int(?: \| null)?` <= (?P<most>\d+)", N_("a whole number up to {most}")),
+    (r"Expected `int(?: \| null)?`, got .+", N_("a whole number, without a unit")),
+    (r"Expected `bool`, got .+", N_("1 or 0")),
+)
 
 
 class SettingsError(TranslatedError, ValueError):
@@ -112,6 +123,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
                 raise SettingsError(
                     N_("WANWU_IMAGE_FORMATS: {name} is none of {known}"), name=name, known=known
                 )
+        if not _API_KEY.fullmatch(self.api_key.reveal()):
+            raise SettingsError(
+                N_("WANWU_API_KEY: only ASCII characters are allowed, and no blanks at either end")
+            )
         try:
             Keys(self.prefix)
         except ValueError as e:
@@ -132,6 +147,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             text = environ.get(PREFIX + name.upper(), "")
             if text:
                 values[name] = _items(text) if name in _LISTS else text
+        if "image_formats" in values:
+            values["image_formats"] = _formats(values["image_formats"])
         values |= {name: value for name, value in overrides.items() if value is not None}
         try:
             settings = msgspec.convert(values, cls, strict=False, dec_hook=_secret)
@@ -203,6 +220,13 @@ def _items(text: str) -> list[str]:
     return [item.strip() for item in text.split(_SEPARATOR) if item.strip()]
 
 
+def _formats(names: list[str]) -> list[str]:
+    """Return the formats that are named; after a `+`, those by default as well."""
+    wanted = _SEPARATOR.join(names).upper()
+    added = wanted.removeprefix(_ADDED)
+    return _items(added) if added == wanted else [*IMAGE_FORMATS, *_items(added)]
+
+
 def expanded(path: str) -> Path:
     """Return a path whose `~` is the home directory; if there is none, it stays as it is."""
     return Path(os.path.expanduser(path))  # noqa: PTH111 - Path's own raises
@@ -259,4 +283,18 @@ def _explained(error: msgspec.ValidationError) -> SettingsError:
     setting = f"{PREFIX}{where.rstrip('`').upper()}"
     if not where:
         return SettingsError(reason(text))
-    return SettingsError(N_("{setting}: {problem}"), setting=setting, problem=reason(text))
+    return SettingsError(
+        N_("{setting}: {problem}"), setting=setting, problem=_problem(setting, text)
+    )
+
+
+def _problem(setting: str, text: str) -> Message:
+    """Return what is wanted of a setting instead of what msgspec refuses."""
+    if text.startswith("Invalid enum value"):
+        choices = get_args(get_type_hints(Settings)[setting.removeprefix(PREFIX).lower()])
+        return Message(N_("one of {values} is wanted"), values=", ".join(choices))
+    for pattern, wanted in _WANTED:
+        if found := re.fullmatch(pattern, text):
+            value = Message(wanted, **found.groupdict())
+            return Message(N_("{value} is wanted"), value=value)
+    return reason(text)

@@ -104,9 +104,10 @@ GROUPS: Final[Mapping[str, Mapping[str, Entry]]] = {
             "for an image of `/predict`."
         ),
         "image_formats": Entry(
-            "Formats that are read, separated by commas. Others that can be named: `ICNS`, `QOI`, "
-            "`DDS`, `SGI`, `PCX`, `TGA`, and `SLOW` for what a loop in Python decodes: PPM as "
-            "text, BMP with run lengths, QOI, some DDS and SGI."
+            "Formats that are read, separated by commas; with a `+` before the first, beside those "
+            "by default: `+ICNS,SLOW`. Others that can be named: `ICNS`, `QOI`, `DDS`, `SGI`, "
+            "`PCX`, `TGA`, and `SLOW` for what a loop in Python decodes: PPM as text, BMP with "
+            "run lengths, QOI, some DDS and SGI."
         ),
         "prefetch_chunks": Entry(
             "Most chunks that a worker holds at once, beside urgent ones.",

@@ -43,6 +43,15 @@ def upright(pixels: Pixels, image: Image.Image) -> Pixels:
     return pixels if turn is None else np.ascontiguousarray(turn(pixels))
 
 
+def tame_xmp(image: Image.Image) -> None:
+    """Let XMP be bytes, as Pillow expects them: some TIFFs have it as text, or as numbers."""
+    xmp: object = image.info.get("xmp", b"")
+    if isinstance(xmp, str):
+        image.info["xmp"] = xmp.encode()
+    elif not isinstance(xmp, bytes):
+        del image.info["xmp"]
+
+
 def flatten(image: Image.Image) -> Image.Image:
     """Return the image as `L` or `RGB`, whatever is transparent in it on white."""
     if image.mode.startswith("I;16"):

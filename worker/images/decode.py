@@ -26,9 +26,10 @@ from worker.errors import (
     TooManyPixelsError,
     TruncatedError,
 )
-from worker.images.colour import flatten, upright
+from worker.images.colour import flatten, tame_xmp, upright
 from worker.images.resize import fit
 from worker.images.structure import check_structure
+from worker.images.structure.jpeg import has_many_scans
 
 if TYPE_CHECKING:
     from worker.artifact.manifest import Preprocessing
@@ -53,6 +54,11 @@ _DECODER_ERRORS: Final = (
     *(struct.error, zlib.error),
 )
 _CUT_OFF: Final = ("truncated", "not enough image data", "premature end", "no more images")
+# Pillow's limits of what inflates beside the pixels, by the names that it gives them.
+_BLOATED: Final = ("max_text_chunk", "max_text_memory", "text chunks")
+# An ISO file says what it is: these are pictures of telephones, whose codec is not here.
+_ISO_FILE: Final = b"ftyp"
+_HEIC_BRANDS: Final = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1"})
 _PREFIX_BYTES: Final = 16
 _RIFF_HEADER_BYTES: Final = 8
 _DETAIL_CHARS: Final = 120
@@ -102,11 +108,14 @@ def decode(
         with _open(data, formats) as image:
             if image.width * image.height > max_pixels:
                 raise TooManyPixelsError(image.size, max_pixels)
+            whole_size = image.size
             if jpeg_max_side:
                 _scale_down(image, jpeg_max_side)
             if fast:
                 _draft(image, spec)
-            with semaphore.acquire(image.width * image.height) if semaphore else nullcontext():
+            pixels = _pixels_in_memory(image, whole_size, data)
+            tame_xmp(image)
+            with semaphore.acquire(pixels) if semaphore else nullcontext():
                 image.load()
                 whole = upright(np.asarray(flatten(image)), image)
                 look(whole)
@@ -143,10 +152,17 @@ def _open(data: bytes, formats: Sequence[str]) -> Image.Image:
         except _DECODER_ERRORS as e:
             # A format without a signature is tried on everything: its refusal says nothing.
             if accept:
-                raise _explain(e, data, f"it begins like {name}, but its header is damaged") from e
+                damage = "its header is damaged, or of a kind that is not read"
+                raise _explain(e, data, f"it begins like {name}, but {damage}") from e
         else:
             return _checked(image, formats)
-    raise NotAnImageError
+    raise _unknown(prefix)
+
+
+def _unknown(prefix: bytes) -> NotAnImageError:
+    if prefix[4:8] == _ISO_FILE and prefix[8:12] in _HEIC_BRANDS:
+        return NotAnImageError("HEIC images cannot be read: convert them first, to JPEG say")
+    return NotAnImageError()
 
 
 def _checked(image: Image.Image, formats: Sequence[str]) -> Image.Image:
@@ -160,7 +176,7 @@ def _checked(image: Image.Image, formats: Sequence[str]) -> Image.Image:
 
 def _is_off(name: str) -> str:
     kind = "images whose decoder is slow" if name == SLOW else f"{name} images"
-    return f"{kind} are not read unless WANWU_IMAGE_FORMATS names {name}"
+    return f"{kind} are not read here (WANWU_IMAGE_FORMATS=+{name} adds them)"
 
 
 def _scale_down(image: Image.Image, jpeg_max_side: int) -> None:
@@ -177,11 +193,25 @@ def _draft(image: Image.Image, spec: Preprocessing) -> None:
     image.draft(None, (side, side))
 
 
+def _pixels_in_memory(image: Image.Image, whole_size: tuple[int, int], data: bytes) -> int:
+    """Return how many pixels are in memory at once, in numbers or as coefficients of a JPEG.
+
+    Those of several scans are held for all of it, and take half as much as pixels at most.
+    """
+    pixels = image.width * image.height
+    if image.size != whole_size and has_many_scans(data):
+        pixels += whole_size[0] * whole_size[1] // 2
+    return pixels
+
+
 def _explain(error: Exception, data: bytes, sentence: str = "") -> ImageError:
     detail = str(error).lower()[:_DETAIL_CHARS]
     # libtiff and OpenJPEG do not say in another way that they were refused memory.
     if isinstance(error, MemoryError) or "out of memory" in detail or "can't allocate" in detail:
         return DecodeMemoryError()
+    if any(hint in detail for hint in _BLOATED):
+        msg = "a text or a profile in it inflates to more than any sound one has"
+        return BrokenImageError(msg)
     if isinstance(error, EOFError) or any(hint in detail for hint in _CUT_OFF) or _is_short(data):
         return TruncatedError()
     return BrokenImageError(sentence or f"{BrokenImageError.sentence}: {detail}")

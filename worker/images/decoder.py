@@ -40,8 +40,8 @@ class DecodeRequest:
     """An image to decode: a file by its path, or bytes; `on_done` is called once, by any thread."""
 
     __slots__ = (
-        *("crashes", "data", "handle", "is_large", "is_urgent", "on_done", "part", "path"),
-        *("size_bytes", "thumbnail_px"),
+        *("crashes", "data", "handle", "is_urgent", "locks", "on_done", "part", "path"),
+        *("put_back_at_s", "size_bytes", "thumbnail_px"),
     )
 
     def __init__(
@@ -59,12 +59,13 @@ class DecodeRequest:
         self.part: Final = part
         self.thumbnail_px: Final = thumbnail_px
         self.is_urgent = False
-        # For `isolated`: where the data lies outside this process, whether it was put back because
-        # large ones are in memory one after the other, and how many processes have ended with it
-        # in hand.
+        # For `isolated`: where the data lies outside this process; how many pixel locks it needs,
+        # if it was put back for their sake, and when; how many processes have ended with it in
+        # hand.
         self.size_bytes: Final = len(data)
         self.handle = -1
-        self.is_large = False
+        self.locks = 0
+        self.put_back_at_s = 0.0
         self.crashes = 0
 
 

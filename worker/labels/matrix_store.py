@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 Matrix = npt.NDArray[np.float32]
 
-# As long as the label packs that they belong to.
+# Of a matrix whose label pack is not in Redis: labels of a model, or words of a background.
 TTL_S: Final = 30 * 86_400
 # A worker that dies while it encodes holds the others up for this long. Ten thousand labels take a
 # large text tower some minutes on two cores, so the worker that encodes renews its lock.
@@ -50,7 +50,11 @@ class NoLabelMatrixStore:
 
 
 class RedisLabelMatrixStore:
-    """Matrices in Redis, float32 row by row. While one worker makes one, the others wait for it."""
+    """Matrices in Redis, float32 row by row. While one worker makes one, the others wait for it.
+
+    A key ends in the hash of a label pack. A matrix is kept as long as its pack: a set of a single
+    image is soon forgotten, however many of them there are.
+    """
 
     def __init__(
         self,
@@ -81,7 +85,8 @@ class RedisLabelMatrixStore:
             with _renewed(lock, self._lock_s / _RENEWALS):
                 # Between the look and the lock another may have finished.
                 found_KD = self._find(name, shape)
-                return self._make(name, make) if found_KD is None else found_KD
+                return self._make(name, make, key) if found_KD is None else found_KD
+        self._prolong(name, key)
         return found_KD
 
     def _find(self, name: str, shape: tuple[int, int]) -> Matrix | None:
@@ -91,10 +96,21 @@ class RedisLabelMatrixStore:
             return None
         return np.frombuffer(found, np.float32).reshape(shape)
 
-    def _make(self, name: str, make: Callable[[], Matrix]) -> Matrix:
+    def _life_s(self, key: str) -> int:
+        """Return for how many seconds more the label pack of a key is kept."""
+        left_s: Any = self._client.ttl(self._keys.labels(key.rpartition(":")[2]))
+        return left_s if left_s > 0 else TTL_S
+
+    def _prolong(self, name: str, key: str) -> None:
+        """Keep a matrix as long as its pack, which may have been used again since."""
+        left_s: Any = self._client.ttl(name)
+        if left_s < (life_s := self._life_s(key)):
+            self._client.expire(name, life_s)
+
+    def _make(self, name: str, make: Callable[[], Matrix], key: str) -> Matrix:
         began_s = time.monotonic()
         matrix_KD = make()
-        self._client.set(name, matrix_KD.tobytes(), ex=TTL_S)
+        self._client.set(name, matrix_KD.tobytes(), ex=self._life_s(key))
         log.info("labels.encoded", labels=len(matrix_KD), s=round(time.monotonic() - began_s, 3))
         return matrix_KD
 

@@ -119,7 +119,7 @@ def _model(info: WorkerInfo) -> Iterable[Metric]:
     )
     yield CounterMetricFamily(
         "wanwu_decoder_crashes",
-        "Decode processes that have ended on their own, or were ended from outside.",
+        "Decode processes that ended, or were ended from outside, with an image in hand.",
         value=info.decoder_crashes,
     )
     yield GaugeMetricFamily(

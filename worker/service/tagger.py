@@ -31,6 +31,7 @@ from worker.contract.stores.jobs import JobStore
 from worker.engines.base import Engine
 from worker.engines.choose import open_engine
 from worker.errors import CancelledError, PoisonError, TaggerError
+from worker.labels.disk_store import DiskLabelMatrixStore
 from worker.labels.matrix_store import RedisLabelMatrixStore
 from worker.malloc import disable_malloc_trim
 from worker.pipeline.embedding_cache import EmbeddingCache
@@ -86,7 +87,7 @@ class Tagger:
             artifact,
             blobs=self._blobs,
             labels=LabelStore(client, keys),
-            matrix_store=RedisLabelMatrixStore(client, keys),
+            matrix_store=DiskLabelMatrixStore(RedisLabelMatrixStore(client, keys)),
             embedding_cache=EmbeddingCache(client, artifact, settings),
             worker=name,
             load_engine=load_engine,

@@ -77,6 +77,15 @@ redis.call('EXPIRE', KEYS[2], ARGV[1])
 return 1
 """
 
+# What was counted by SET_SENT has not arrived: Redis has refused it.
+# KEYS: job, a key that is not there, blobs of what was refused. ARGV: images and chunks without it.
+TAKE_BACK: Final = """
+redis.call('UNLINK', unpack(KEYS, 2))
+if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
+redis.call('HSET', KEYS[1], 'images', ARGV[1], 'chunks', ARGV[2])
+return 1
+"""
+
 # KEYS: job, its bits. ARGV: seconds to keep it when finished, seconds otherwise. Returns those.
 TOUCH: Final = f"""{_LIFE}
 local seconds = life(KEYS[1], 0, ARGV[1], ARGV[2])

@@ -33,7 +33,15 @@ from worker.contract.stores.job_records import (
     outcome,
     paths_in,
 )
-from worker.contract.stores.job_scripts import FINISH_CHUNK, LOSE, MOVE, REOPEN, SET_SENT, TOUCH
+from worker.contract.stores.job_scripts import (
+    FINISH_CHUNK,
+    LOSE,
+    MOVE,
+    REOPEN,
+    SET_SENT,
+    TAKE_BACK,
+    TOUCH,
+)
 
 if TYPE_CHECKING:
     import redis
@@ -92,6 +100,7 @@ class JobStore:
         self._finish = Script(client, FINISH_CHUNK)
         self._move = Script(client, MOVE)
         self._set_sent = Script(client, SET_SENT)
+        self._take_back = Script(client, TAKE_BACK)
         self._touch = Script(client, TOUCH)
         self._lose = Script(client, LOSE)
         self._reopen = Script(client, REOPEN)
@@ -188,6 +197,11 @@ class JobStore:
         keys = [self._keys.job(job_id), self._keys.done(job_id)]
         if not self._set_sent(keys=keys, args=[self._lives_s[1], *fields]):
             raise self._unknown(job_id)
+
+    def take_back(self, job_id: str, images: int, chunks: int, blobs: Sequence[str]) -> None:
+        """Note that no more images and chunks than these are sent, and free bytes of the others."""
+        keys = [self._keys.job(job_id), self._keys.attempts(job_id), *blobs]
+        self._take_back(keys=keys, args=[images, chunks])
 
     def confirm_sent(self, timeout_s: float) -> None:
         """Wait until as many replicas as asked for have all that was sent so far; 0: not at all.

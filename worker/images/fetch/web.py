@@ -196,12 +196,14 @@ def _may_pass(error: Exception) -> bool:
 
 
 def _explain(error: Exception) -> ImageError:
-    if isinstance(error, aiohttp.ClientConnectorError) and isinstance(
-        error.os_error, PrivateAddressError
-    ):
-        return OutsideRootsError(
-            "the address leads into a private network, and no --allow of this worker names its host"
-        )
+    if isinstance(error, aiohttp.ClientConnectorError):
+        if isinstance(error.os_error, PrivateAddressError):
+            return OutsideRootsError(
+                "the address leads into a private network, and no --allow of this worker "
+                "(WANWU_IMAGE_URLS with --embedded) names its host"
+            )
+        reason = error.os_error.strerror or error.os_error
+        return unreadable(f"no connection to {error.host}:{error.port}: {reason}")
     return unreadable(error.message if isinstance(error, aiohttp.ClientResponseError) else error)
 
 

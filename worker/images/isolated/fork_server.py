@@ -29,6 +29,8 @@ _START_S: Final = 120.0
 # A fork.
 _FORK_S: Final = 10.0
 _GRACE_S: Final = 2.0
+# The number of a process, or why there is none.
+_REPLY_BYTES: Final = 256
 # What its libraries need; no passwords, and no device.
 _PASSED_ON: Final = ("PATH", "LANG", "LANGUAGE", "TZ", "TMPDIR", "HOME", "VIRTUAL_ENV")
 _PASSED_ON_PREFIXES: Final = ("PYTHON", "LD_", "LC_", "COVERAGE")
@@ -76,7 +78,11 @@ class ForkServer:
         self._control: socket.socket | None = None
 
     def start(self) -> None:
-        """Begin to start it; the first `fork` waits until it is ready."""
+        """Begin to start it; the first `fork` waits until it is ready.
+
+        Raises:
+            DecoderStartError: the system starts no process: of its user, there are too many.
+        """
         global _forked_early
         if _forked_early is not None:
             self._control, _forked_early = _forked_early, None
@@ -86,17 +92,23 @@ class ForkServer:
         ours.send(msgspec.msgpack.encode(self._config))
         argv = [sys.executable, "-m", "worker.images.isolated.server", str(theirs.fileno())]
         with theirs:
-            self._child = start_child(
-                argv, env=_environment(), pass_fds=(theirs.fileno(),), stdin=subprocess.DEVNULL
-            )
+            try:
+                self._child = start_child(
+                    argv, env=_environment(), pass_fds=(theirs.fileno(),), stdin=subprocess.DEVNULL
+                )
+            except OSError as e:
+                ours.close()
+                raise DecoderStartError(e) from e
         self._control = ours
 
     def wait(self) -> None:
-        """Wait until it is ready.
+        """Wait until it is ready; start it if it could not be started before.
 
         Raises:
             DecoderStartError: it is not.
         """
+        if self._control is None:
+            self.start()
         self._receive(READY, _START_S)
 
     def fork(self) -> Handles:
@@ -142,10 +154,14 @@ class ForkServer:
         try:
             socket.send_fds(control, [b"fork"], handles)
             control.settimeout(_FORK_S)
-            message, (pidfd, *_), _, _ = socket.recv_fds(control, 16, 1)
-            return pidfd, int(message)
-        except (OSError, ValueError) as e:
+            message, pidfds, _, _ = socket.recv_fds(control, _REPLY_BYTES, 1)
+        except OSError as e:
             raise DecoderStartError from e
+        if not message:
+            raise DecoderStartError
+        if not pidfds:
+            raise DecoderStartError(message.decode())
+        return pidfds[0], int(message)
 
     def _receive(self, expected: bytes, timeout_s: float) -> None:
         control = self._open_control()
@@ -177,7 +193,13 @@ def fork_early() -> None:
 
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     parent = os.getpid()
-    if os.fork():
+    try:
+        child = os.fork()
+    except OSError:  # Too many processes: `ForkServer.start` tries once more, and says why.
+        ours.close()
+        theirs.close()
+        return
+    if child:
         theirs.close()
         _forked_early = ours
         return

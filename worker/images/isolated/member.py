@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import msgspec
@@ -31,8 +32,16 @@ _decode_reply: Final = msgspec.msgpack.Decoder(Reply).decode
 class Member:
     """A decode process and the orders that it has."""
 
-    def __init__(self, handles: Handles, *, urgent_only: bool) -> None:
+    def __init__(
+        self,
+        handles: Handles,
+        *,
+        urgent_only: bool,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Take the handles of a process, and the clock that it notes times on."""
         self.handles: Final = handles
+        self._clock = clock
         self.urgent_only: Final = urgent_only
         self._orders: deque[tuple[DecodeRequest, ...]] = deque()
         # Images of orders that are answered, and the slots of the next order.
@@ -41,6 +50,8 @@ class Member:
         # The image that the process had when it was last looked at, by its number, and for how
         # long the process had waited for a core then.
         self._seen: tuple[int, float] = (0, 0.0)
+        # When it was last given an order while it had none, or has answered one.
+        self._moved_at_s = clock()
 
     @property
     def orders(self) -> int:
@@ -54,21 +65,27 @@ class Member:
             OSError: it has ended.
         """
         items = tuple(
-            Item(one.path, one.size_bytes, one.part, one.thumbnail_px, one.is_large)
+            Item(one.path, one.size_bytes, one.part, one.thumbnail_px, one.locks > 0)
             for one in requests
         )
         handles = [one.handle for one in requests if one.handle >= 0]
+        if not self._orders:
+            self._moved()
         # What it has is known before it is sent: if that fails, it is still to be done.
         self._orders.append(tuple(requests))
         self.handles.send(_encode(Order(self._slot, items)), handles)
         self._slot = (self._slot + ORDER_IMAGES) % (ORDER_IMAGES * ORDERS)
 
     @property
-    def has_large(self) -> bool:
-        """Whether it has a large image in memory, or one that was put back before."""
-        return self.handles.shared.progress().is_large or any(
-            one.is_large for order in self._orders for one in order
-        )
+    def locks(self) -> int:
+        """How many pixel locks it holds, or was given an image for."""
+        given = sum(one.locks for order in self._orders for one in order)
+        return max(given, self.handles.shared.progress().locks)
+
+    @property
+    def may_wait(self) -> bool:
+        """Whether it has an image that waits for pixel locks, if there are too few."""
+        return any(one.locks for order in self._orders for one in order)
 
     def receive(self) -> tuple[list[Done], list[DecodeRequest]]:
         """Return what has become of its oldest order: images that are done, others put back.
@@ -79,31 +96,41 @@ class Member:
         reply = _decode_reply(self.handles.replies.recv_bytes())
         requests, first = self._orders.popleft(), self._oldest_slot()
         self._answered += len(requests)
+        self._moved()
         done, put_back = [], []
         for slot, (request, outcome) in enumerate(
             zip(requests, reply.outcomes, strict=True), first
         ):
-            if outcome.is_put_back:
+            if outcome.lacks_locks:
+                request.locks = outcome.lacks_locks
                 put_back.append(request)
             else:
                 done.append(self._done(request, outcome, slot))
         return done, put_back
 
     def at_it_s(self, now_s: float) -> float:
-        """Return for how long it has been at its image; 0 if it has none, or waits for others.
+        """Return for how long it has been at its image, or has not begun with it; 0 if it has none.
 
-        What it spends waiting for a core does not count, up to two parts in three.
+        What it spends waiting for a core does not count, up to two parts in three. While it waits
+        for others, a longer time than they may take counts as one deadline.
         """
         if not self._orders:
             return 0.0
         since_s, begun, _ = self.handles.shared.progress()
-        if begun <= self._answered or since_s == PAUSED_S:
-            return 0.0
+        if since_s == PAUSED_S and begun > self._answered:
+            return (now_s - self._moved_at_s) / (MAX_DEADLINES + 1)
         so_far_s = waited_s(self.handles.pid)
         if self._seen[0] != begun:
             self._seen = (begun, so_far_s)
-        whole_s = now_s - since_s
+        # A process that was stopped does not take its order.
+        whole_s = now_s - (since_s if begun > self._answered else self._moved_at_s)
         return max(whole_s - (so_far_s - self._seen[1]), whole_s / MAX_DEADLINES)
+
+    @property
+    def is_at_work(self) -> bool:
+        """Whether it decodes: neither waits for others nor has failed to take its order."""
+        since_s, begun, _ = self.handles.shared.progress()
+        return begun > self._answered and since_s != PAUSED_S
 
     def left(self) -> tuple[DecodeRequest | None, list[DecodeRequest]]:
         """Return the image that it has in hand, and all others that it has not answered."""
@@ -111,6 +138,11 @@ class Member:
         in_hand = self.handles.shared.progress().begun - self._answered - 1
         culprit = requests.pop(in_hand) if 0 <= in_hand < len(requests) else None
         return culprit, requests
+
+    def _moved(self) -> None:
+        self._moved_at_s = self._clock()
+        # What it has waited for a core before does not count.
+        self._seen = (-1, 0.0)
 
     def _done(self, request: DecodeRequest, outcome: Outcome, slot: int) -> Done:
         error = ReportedError(outcome.error) if outcome.error else None

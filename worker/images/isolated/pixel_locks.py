@@ -8,19 +8,25 @@ from contextlib import contextmanager
 from typing import Final
 
 # Each lock stands for so much of the limit. A byte of a file that has none is locked for each.
-_LOCKS: Final = 4
+LOCKS: Final = 64
+# Of the limit, what small images may hold beside it, all together.
+_BESIDE: Final = 4
 
 
 class PixelsTakenError(Exception):
-    """Other images are in memory, and this one was not to wait for them."""
+    """Other images are in memory, and this one, which needs `locks`, was not to wait for them."""
+
+    def __init__(self, locks: int) -> None:
+        super().__init__(locks)
+        self.locks: Final = locks
 
 
 class PixelLocks:
     """Large images wait for each other; what a process holds is released when it is killed.
 
-    An image of up to a quarter of `max_pixels` takes one of four locks, a larger one all of them,
-    and what is small even if every process has one takes none: together they hold no more than
-    1.25 times `max_pixels`.
+    There are 64 locks, each for a part of `max_pixels`, and an image takes as many as it has parts.
+    What is small even if every process has one takes none: together they hold no more than 1.25
+    times `max_pixels`.
     """
 
     def __init__(
@@ -37,8 +43,8 @@ class PixelLocks:
         That is around a wait, and when locks are held or given back.
         """
         self._handle = handle
-        self._part = max_pixels // _LOCKS
-        self._small = self._part // processes
+        self._part = max(1, max_pixels // LOCKS)
+        self._small = max_pixels // _BESIDE // processes
         self._on_wait = on_wait
         self._on_go = on_go
         self._on_hold = on_hold
@@ -57,30 +63,27 @@ class PixelLocks:
             return
         taken: list[int] = []
         try:
-            self._take(1 if pixels <= self._part else _LOCKS, taken)
-            self._on_hold(is_large=True)
+            self._take(min(LOCKS, -(-pixels // self._part)), taken)
+            self._on_hold(locks=len(taken))
             yield
         finally:
-            self._on_hold(is_large=False)
+            self._on_hold(locks=0)
             for lock in taken:
                 fcntl.lockf(self._handle, fcntl.LOCK_UN, 1, lock)
 
     def _take(self, wanted: int, taken: list[int]) -> None:
-        if self.waits and wanted == _LOCKS:
-            # In order, so that no two wait for each other.
-            for lock in range(_LOCKS):
+        """Take so many, one after the other in their order: no two wait for each other."""
+        for lock in range(LOCKS):
+            missing = wanted - len(taken)
+            if not missing:
+                return
+            if self._try(lock):
+                taken.append(lock)
+            elif LOCKS - lock <= missing:
+                if not self.waits:
+                    raise PixelsTakenError(wanted)
                 self._wait(lock)
                 taken.append(lock)
-            return
-        for lock in range(_LOCKS):
-            if len(taken) < wanted and self._try(lock):
-                taken.append(lock)
-        if len(taken) == wanted:
-            return
-        if not self.waits:
-            raise PixelsTakenError
-        self._wait(_LOCKS - 1)
-        taken.append(_LOCKS - 1)
 
     def _try(self, lock: int) -> bool:
         try:
@@ -90,7 +93,6 @@ class PixelLocks:
         return True
 
     def _wait(self, lock: int) -> None:
-        if not self._try(lock):
-            self._on_wait()
-            fcntl.lockf(self._handle, fcntl.LOCK_EX, 1, lock)
-            self._on_go()
+        self._on_wait()
+        fcntl.lockf(self._handle, fcntl.LOCK_EX, 1, lock)
+        self._on_go()

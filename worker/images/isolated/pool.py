@@ -17,6 +17,7 @@ import selectors
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Final
 
 import structlog
@@ -30,6 +31,7 @@ from worker.errors import (
 )
 from worker.images.decoder import DecodeConfig, DecodeRequest, DecoderFigures, Done
 from worker.images.isolated.fork_server import ForkServer
+from worker.images.isolated.limits import allow_handles
 from worker.images.isolated.member import Member
 from worker.images.isolated.staff import Staff
 from worker.images.isolated.wire import stored
@@ -66,7 +68,7 @@ class DecodePool:
         self._server = ForkServer(config)
         # Guards what follows.
         self._changed = threading.Condition()
-        self._staff = Staff()
+        self._staff = Staff(clock)
         self._undone = 0
         self._is_stopping = False
         self._has_died = False
@@ -89,8 +91,10 @@ class DecodePool:
         return self._has_died
 
     def launch(self) -> None:
-        """Begin to load what the processes need, in the background."""
-        self._server.start()
+        """Begin to load what the processes need, in the background; `start` says if it cannot."""
+        allow_handles()
+        with suppress(DecoderStartError):
+            self._server.start()
 
     def start(self) -> None:
         """Start the processes: as many as decode at once, and one that is for urgent images.
@@ -132,7 +136,7 @@ class DecodePool:
             self._loop()
         except BaseException:
             log.exception("decoders.failed")
-            self._die()
+            self._die("the thread of the decode processes has failed")
 
     def _loop(self) -> None:
         """Hear what the processes say, and look at those that say nothing."""
@@ -154,7 +158,7 @@ class DecodePool:
             with self._changed:
                 done, put_back = member.receive()
                 for request in put_back:
-                    self._staff.waiting.put_back(request)
+                    self._staff.waiting.put_back(request, self._clock())
                 self._staff.feed()
         except (EOFError, OSError):
             self._replace(member)
@@ -165,11 +169,15 @@ class DecodePool:
         self._finish(done)
 
     def _end_overdue(self, now_s: float) -> None:
-        """Replace the processes that have an image for too long; that image fails."""
+        """Replace the processes that have an image for too long; it fails if they are at it.
+
+        Else they were stopped, and the image is not at fault.
+        """
         for member in [*self._staff.members]:
             # One that has answered, or has ended on its own, is heard next.
             if member.at_it_s(now_s) > self._deadline_s and not member.handles.replies.poll():
-                self._replace(member, DecodeTimeoutError(self._deadline_s))
+                late = DecodeTimeoutError(self._deadline_s) if member.is_at_work else None
+                self._replace(member, late)
 
     def _replace(self, member: Member, timeout: ImageError | None = None) -> None:
         """Put a new process in the place of one that has ended, or is late and is killed."""
@@ -185,11 +193,11 @@ class DecodePool:
                 self._staff.waiting.add_again(request)
         self._log(timeout, in_hand)
         self._idle_ends += not member.handles.shared.progress().begun
-        if self._idle_ends <= _MAX_IDLE_ENDS and self._add_again(member):
+        if reason := self._add_again(member):
+            self._die(reason)
+        else:
             with self._changed:
                 self._staff.feed()
-        else:
-            self._die()
         self._finish(done)
 
     def _judge(self, in_hand: DecodeRequest, timeout: ImageError | None) -> list[Done]:
@@ -216,7 +224,8 @@ class DecodePool:
                     self._server.stop()
                     self._server.start()
                     self._server.wait()
-                member = Member(self._server.fork(), urgent_only=urgent_only)
+                handles = self._server.fork()
+                member = Member(handles, urgent_only=urgent_only, clock=self._clock)
                 break
             except DecoderStartError:
                 if attempt + 1 == _MAX_FAILED_STARTS:
@@ -225,17 +234,19 @@ class DecodePool:
         with self._changed:
             self._staff.members.append(member)
 
-    def _add_again(self, member: Member) -> bool:
-        """Start a process in the place of one that has ended; return whether it was possible."""
+    def _add_again(self, member: Member) -> str:
+        """Start a process in the place of one that has ended; return why not, or nothing."""
+        if self._idle_ends > _MAX_IDLE_ENDS:
+            return f"{self._idle_ends} decode processes in a row ended before their first image"
         try:
             self._add(urgent_only=member.urgent_only)
-        except DecoderStartError:
-            return False
-        return True
+        except DecoderStartError as e:
+            return str(e)
+        return ""
 
-    def _die(self) -> None:
+    def _die(self, reason: str) -> None:
         """Nothing can be decoded here any more: let other workers try."""
-        log.error("decoders.gone")
+        log.error("decoders.gone", reason=reason)
         with self._changed:
             self._has_died = True
             lost = self._staff.waiting.clear()
@@ -274,5 +285,7 @@ class DecodePool:
         path = os.fsdecode(in_hand.path) if in_hand else None
         if timeout is not None:
             log.error("decode.timeout", path=path, deadline_s=self._deadline_s)
+        elif in_hand is not None:
+            log.warning("decoder.ended", path=path, attempt=in_hand.crashes)
         else:
-            log.warning("decoder.ended", path=path, attempt=in_hand.crashes if in_hand else None)
+            log.warning("decoder.ended", reason="it had no image in hand")

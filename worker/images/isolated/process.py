@@ -7,6 +7,7 @@ import socket
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Final
 
 import msgspec
@@ -48,7 +49,7 @@ class DecodeProcess:
         self._orders = orders
         self._answer = answer
         self._shared = shared
-        self._progress = Progress(PAUSED_S, 0, is_large=False)
+        self._progress = Progress(PAUSED_S, 0, 0)
         self._locks = PixelLocks(
             lock,
             config.max_pixels,
@@ -76,17 +77,17 @@ class DecodeProcess:
         self._note(since_s=time.monotonic(), begun=self._progress.begun + 1)
         attempt = Attempt(self._config, self._locks)
         failure: Failure | None = None
-        is_put_back = False
+        lacks_locks = 0
         self._locks.waits = item.waits
         try:
             pixels_CHW = attempt.run(lambda: self._read(item, handles), item.thumbnail_px)
             self._shared.put(slot, pixels_CHW)
-        except PixelsTakenError:
-            is_put_back = True
+        except PixelsTakenError as e:
+            lacks_locks = e.locks
         except Exception as e:  # noqa: BLE001 - whatever it is, that image fails alone
             failure = _failure_of(e)
         found = (attempt.stamp, attempt.thumbnail, attempt.read_ms, attempt.decode_ms)
-        return Outcome(failure, *found, is_put_back)
+        return Outcome(failure, *found, lacks_locks)
 
     def _read(self, item: Item, handles: list[int]) -> Original:
         config = self._config
@@ -109,6 +110,8 @@ def _failure_of(error: Exception) -> Failure:
         return error.failure()
     if isinstance(error, MemoryError):
         return DecodeMemoryError().failure()
-    # The worker's log has what this process writes to standard error.
-    traceback.print_exc()
+    # The worker's log has what this process writes to standard error, unless that is a file: it may
+    # write to none.
+    with suppress(OSError):
+        traceback.print_exc()
     return UnexpectedError().failure()

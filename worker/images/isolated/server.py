@@ -22,7 +22,12 @@ import torch
 from worker.images.decode import set_up
 from worker.images.decoder import DecodeConfig
 from worker.images.isolated.fork_server import READY
-from worker.images.isolated.limits import die_with_parent, limit_process
+from worker.images.isolated.limits import (
+    be_called,
+    die_with_parent,
+    limit_process,
+    silence_libraries,
+)
 from worker.images.isolated.process import DecodeProcess
 from worker.images.isolated.wire import MAX_ORDER_BYTES, SharedPixels
 from worker.malloc import disable_malloc_trim
@@ -43,6 +48,7 @@ def serve(control: socket.socket) -> None:
         signal.signal(name, signal.SIG_IGN)
     # Nobody asks how they ended: what their pipes say is enough.
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    be_called("wanwu-decoders")
     torch.set_num_threads(1)
     message = control.recv(MAX_ORDER_BYTES)
     if not message:
@@ -57,13 +63,17 @@ def serve(control: socket.socket) -> None:
         if not message:
             return
         parent = os.getpid()
-        pid = os.fork()
-        if not pid:
-            die_with_parent(parent)
-            _be_decoder(control, handles, lock, config)
-        process = os.pidfd_open(pid)
-        socket.send_fds(control, [str(pid).encode()], [process])
-        for handle in (process, *handles):
+        try:
+            pid = os.fork()
+        except OSError as e:  # Of this user there are too many processes, or memory is short.
+            control.send(str(e).encode())
+        else:
+            if not pid:
+                die_with_parent(parent)
+                _be_decoder(control, handles, lock, config)
+            handles.append(os.pidfd_open(pid))
+            socket.send_fds(control, [str(pid).encode()], handles[-1:])
+        for handle in handles:
             os.close(handle)
 
 
@@ -74,6 +84,8 @@ def _be_decoder(
     code = 1
     try:
         control.close()
+        silence_libraries()
+        be_called("wanwu-decode")
         limit_process(config.memory_bytes)
         orders, replies, memory = handles
         shared = SharedPixels(memory, config.preprocessing)

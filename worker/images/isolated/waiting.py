@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from typing import Final
 
 from worker.images.decoder import DecodeRequest
 from worker.images.isolated.pace import Pace
@@ -12,24 +13,19 @@ from worker.images.isolated.pace import Pace
 class Waiting:
     """Urgent images, large ones and all others. Not for several threads: `DecodePool` locks it.
 
-    Large are those that were put back because others like them were in memory.
+    Large are those that were put back because pixel locks were lacking.
     """
 
     def __init__(self) -> None:
         self.pace = Pace()
         self._urgent: deque[DecodeRequest] = deque()
-        self._large: deque[DecodeRequest] = deque()
+        self.large: Final[deque[DecodeRequest]] = deque()
         self._others: deque[DecodeRequest] = deque()
 
     @property
     def has_urgent(self) -> bool:
         """Whether an urgent image waits."""
         return bool(self._urgent)
-
-    @property
-    def large(self) -> DecodeRequest | None:
-        """The next large image."""
-        return self._large[0] if self._large else None
 
     @property
     def has_others(self) -> bool:
@@ -40,13 +36,13 @@ class Waiting:
         """Let images wait behind all others of their kind; all are urgent, or none."""
         (self._urgent if requests and requests[0].is_urgent else self._others).extend(requests)
 
-    def put_back(self, request: DecodeRequest) -> None:
-        """Let an image wait until no other large one is decoded."""
-        request.is_large = True
+    def put_back(self, request: DecodeRequest, now_s: float) -> None:
+        """Let an image wait until there are pixel locks for it."""
+        request.put_back_at_s = now_s
         if request.is_urgent:
-            self._large.appendleft(request)
+            self.large.appendleft(request)
         else:
-            self._large.append(request)
+            self.large.append(request)
 
     def add_again(self, request: DecodeRequest) -> None:
         """Let an image be the next one of its kind."""
@@ -55,10 +51,6 @@ class Waiting:
     def next_urgent(self) -> list[DecodeRequest]:
         """Return the next urgent image: always alone."""
         return [self._urgent.popleft()]
-
-    def next_large(self) -> list[DecodeRequest]:
-        """Return the next large image: always alone."""
-        return [self._large.popleft()]
 
     def next_others(self, free: int) -> list[DecodeRequest]:
         """Return the images of an order if so many processes are free.
@@ -74,13 +66,13 @@ class Waiting:
 
     def clear(self) -> list[DecodeRequest]:
         """Return all that wait; none do afterwards."""
-        kinds = (self._urgent, self._large, self._others)
+        kinds = (self._urgent, self.large, self._others)
         left = [request for kind in kinds for request in kind]
         for kind in kinds:
             kind.clear()
         return left
 
     def _kind_of(self, request: DecodeRequest) -> deque[DecodeRequest]:
-        if request.is_large:
-            return self._large
+        if request.locks:
+            return self.large
         return self._urgent if request.is_urgent else self._others

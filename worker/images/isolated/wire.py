@@ -33,7 +33,7 @@ MAX_ORDER_BYTES: Final = 131_072
 _CHANNELS: Final = 3
 # Each field is written whole, the time before the number: whoever reads in between takes an image
 # for younger than it is, never for older.
-_PROGRESS: Final = struct.Struct("@dq?")
+_PROGRESS: Final = struct.Struct("@dqq")
 # The pixels begin at a page of their own.
 _HEADER_BYTES: Final = mmap.PAGESIZE
 # Instead of a time: the process does not work, but waits for others.
@@ -63,7 +63,8 @@ class Order(msgspec.Struct, frozen=True, array_like=True):
 class Outcome(msgspec.Struct, frozen=True, array_like=True):
     """What became of an image: its pixels are in the slot if there is no error.
 
-    Or it was put back. Times are in milliseconds, and None for what was not begun.
+    Or it was put back, until it can hold so many pixel locks. Times are in milliseconds, and None
+    for what was not begun.
     """
 
     error: Failure | None
@@ -71,7 +72,7 @@ class Outcome(msgspec.Struct, frozen=True, array_like=True):
     thumbnail: str | None
     read_ms: float | None
     decode_ms: float | None
-    is_put_back: bool
+    lacks_locks: int
 
 
 class Reply(msgspec.Struct, frozen=True, array_like=True):
@@ -83,12 +84,12 @@ class Reply(msgspec.Struct, frozen=True, array_like=True):
 class Progress(NamedTuple):
     """When a process began its last image, on Linux' clock, and how many it has begun so far.
 
-    And whether that image is so large that others wait for it.
+    And how many pixel locks that image holds.
     """
 
     since_s: float
     begun: int
-    is_large: bool
+    locks: int
 
 
 class SharedPixels:

@@ -6,7 +6,8 @@ import struct
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from worker.images.structure.boxes import check_avif, check_jpeg2000
+from worker.images.structure.avif import check_avif
+from worker.images.structure.boxes import check_jpeg2000
 from worker.images.structure.gif import check_gif
 from worker.images.structure.ico import check_ico
 from worker.images.structure.jpeg import check_jpeg
@@ -45,6 +46,6 @@ def check_structure(data: bytes, name: str) -> None:
         return
     try:
         check(data)
-    except (struct.error, IndexError, OverflowError):
+    except (struct.error, LookupError, OverflowError):
         # It ends in the middle of what is looked at, or a place lies beyond all files.
         return

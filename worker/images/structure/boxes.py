@@ -1,4 +1,4 @@
-"""AVIF and JPEG 2000 bytes -> refused if they have too many boxes, items or packets."""
+"""JPEG 2000 bytes -> refused if they have too many boxes or packets. AVIF has boxes as well."""
 
 from __future__ import annotations
 
@@ -10,56 +10,23 @@ from worker.images.structure.limits import at_most
 
 # Pillow takes a step in Python for each box of JPEG 2000.
 MAX_BOXES: Final = 10_000
-# libavif looks for each among all others. A panorama of a telephone has some hundred.
-MAX_ITEMS: Final = 20_000
-MAX_LINK_BYTES: Final = 200_000
 # OpenJPEG allocates for each precinct of each tile, and steps through all packets.
 MAX_PACKETS: Final = 5_000_000
 
 _TO_THE_END: Final = 0
 _IS_LONG: Final = 1
-_FULL_BYTES: Final = 4
 _CODESTREAM: Final = b"\xff\x4f\xff\x51"
 _COD, _SOT = 0x52, 0x90
-# By version of the box, where its number of entries lies and how it is stored.
-_COUNTS: Final = {b"iinf": ("H", "I", "I"), b"ipma": ("I", "I", "I"), b"iloc": ("H", "H", "I")}
 _HAS_PRECINCTS: Final = 1
 _LARGEST_PRECINCT: Final = 0xFF
 
 
-class _Box(NamedTuple):
+class Box(NamedTuple):
+    """Its name, and where its content begins and ends."""
+
     name: bytes
     begin: int
     end: int
-
-
-def check_avif(data: bytes) -> None:
-    """Refuse many boxes, and many items, properties and links of the image.
-
-    Raises:
-        TooComplexError: there are too many.
-    """
-    for box in _boxes(data, 0, len(data)):
-        if box.name == b"meta":
-            _check_items(data, box.begin + _FULL_BYTES, box.end)
-            return
-
-
-def _check_items(data: bytes, begin: int, end: int) -> None:
-    for box in _boxes(data, begin, end):
-        if box.name == b"iprp":
-            _check_items(data, box.begin, box.end)
-        elif box.name == b"ipco":
-            for _ in _boxes(data, box.begin, box.end):
-                pass
-        elif box.name == b"iref":
-            at_most(box.end - box.begin, MAX_LINK_BYTES, "bytes of links between its items")
-        elif box.name in _COUNTS:
-            kinds = _COUNTS[box.name]
-            kind = kinds[min(data[box.begin], len(kinds) - 1)]
-            # The places have a field of their own between.
-            place = box.begin + _FULL_BYTES + 2 * (box.name == b"iloc")
-            at_most(struct.unpack_from(f">{kind}", data, place)[0], MAX_ITEMS, "items")
 
 
 def check_jpeg2000(data: bytes) -> None:
@@ -71,7 +38,7 @@ def check_jpeg2000(data: bytes) -> None:
     if data.startswith(_CODESTREAM):
         _check_codestream(data, 0)
         return
-    for box in _boxes(data, 0, len(data)):
+    for box in boxes(data, 0, len(data)):
         if box.name == b"jp2h":
             _check_header(data, box.begin, box.end)
         elif box.name == b"jp2c":
@@ -80,9 +47,9 @@ def check_jpeg2000(data: bytes) -> None:
 
 
 def _check_header(data: bytes, begin: int, end: int) -> None:
-    for box in _boxes(data, begin, end):
+    for box in boxes(data, begin, end):
         if box.name == b"res ":
-            for _ in _boxes(data, box.begin, box.end):
+            for _ in boxes(data, box.begin, box.end):
                 pass
 
 
@@ -122,7 +89,7 @@ def _packets(data: bytes, place: int, width: int, height: int) -> int:
     return precincts * int(layers)
 
 
-def _boxes(data: bytes, place: int, end: int) -> Iterator[_Box]:
+def boxes(data: bytes, place: int, end: int) -> Iterator[Box]:
     """Yield the boxes from `place` to `end`, as far as they can be followed.
 
     Raises:
@@ -140,6 +107,6 @@ def _boxes(data: bytes, place: int, end: int) -> Iterator[_Box]:
             length = end - place
         if length < head:
             return
-        yield _Box(name, place + head, min(place + length, end))
+        yield Box(name, place + head, min(place + length, end))
         place += length
     at_most(MAX_BOXES + 1, MAX_BOXES, "boxes")

@@ -7,12 +7,11 @@ import struct
 from typing import Final
 
 from worker.images.structure.limits import at_most
-from worker.images.structure.tiff import check_directory
+from worker.images.structure.tiff import check_exif
 
 # Pillow takes a step in Python for each of these. A file of 256 MiB has 4,096 full segments.
 MAX_SEGMENTS: Final = 10_000
 MAX_JUNK_BYTES: Final = 500_000
-_MAX_SEGMENT_BYTES: Final = 65_535
 MAX_TABLE_BYTES: Final = 200_000
 MAX_RESOURCES: Final = 100_000
 # Each is added to those before by copying all of them.
@@ -40,10 +39,9 @@ class _Header:
         self.segments = 0
         self.table_bytes = 0
         self.resources = 0
-        self.exif_segments = 0
+        self.exif = [_EXIF]
         self.pixels = 0
         self.components = 0
-        self.exif_at = 0
 
     def check(self) -> None:
         """Refuse what exceeds a limit."""
@@ -51,7 +49,7 @@ class _Header:
         at_most(self.junk_bytes, MAX_JUNK_BYTES, "bytes between its segments")
         at_most(self.table_bytes, MAX_TABLE_BYTES, "bytes of quantization tables")
         at_most(self.resources, MAX_RESOURCES, "Photoshop resources")
-        at_most(self.exif_segments, MAX_EXIF_SEGMENTS, "EXIF segments")
+        at_most(len(self.exif) - 1, MAX_EXIF_SEGMENTS, "EXIF segments")
 
     def add(self, data: bytes, code: int, begin: int, end: int) -> None:
         """Note a segment whose content lies there."""
@@ -63,8 +61,7 @@ class _Header:
         elif code == _APP13:
             self.resources += data.count(_RESOURCE, begin, end)
         elif code == _APP1 and data.startswith(_EXIF, begin):
-            self.exif_segments += 1
-            self.exif_at = self.exif_at or begin + len(_EXIF)
+            self.exif.append(data[begin + len(_EXIF) : end])
 
 
 def check_jpeg(data: bytes) -> None:
@@ -73,6 +70,25 @@ def check_jpeg(data: bytes) -> None:
     Raises:
         TooComplexError: there are too many.
     """
+    header, begin, end = _read_header(data)
+    # What is too long for a segment goes on in the next.
+    check_exif(b"".join(header.exif))
+    # Else there is one scan, and what lies behind it is not decoded.
+    if _is_one_of_many(header, data, begin):
+        _check_scans(data, end, header.pixels)
+
+
+def has_many_scans(data: bytes) -> bool:
+    """Whether all of a JPEG is in memory while it is decoded, however small it is to become."""
+    try:
+        header, begin, _ = _read_header(data)
+        return _is_one_of_many(header, data, begin)
+    except (struct.error, IndexError):
+        return False
+
+
+def _read_header(data: bytes) -> tuple[_Header, int, int]:
+    """Return what lies before the first scan, and where the header of that begins and ends."""
     header, place = _Header(), _SOI_BYTES
     while True:
         code, after = _next_marker(data, place)
@@ -83,24 +99,29 @@ def check_jpeg(data: bytes) -> None:
             begin = after + 2
             end = after + int(struct.unpack_from(">H", data, after)[0])
             if code == _SOS:
-                break
+                return header, begin, end
             header.add(data, code, begin, end)
             place = end
         else:
             place = after
-    if header.exif_at:
-        # A segment's length has 16 bits.
-        check_directory(data[header.exif_at : header.exif_at + _MAX_SEGMENT_BYTES], 0)
-    # Else there is one scan, and what lies behind it is not decoded.
-    if data[begin] < header.components or _is_partial(data, begin):
-        _check_scans(data, end, header.pixels)
+
+
+def _is_one_of_many(header: _Header, data: bytes, begin: int) -> bool:
+    """Whether the first scan has not all components, or not all coefficients of its blocks."""
+    return data[begin] < header.components or _is_partial(data, begin)
 
 
 def _next_marker(data: bytes, place: int) -> tuple[int, int]:
-    """Return the code of the next marker, and where its segment begins."""
+    """Return the code of the next marker, and where its segment begins.
+
+    Raises:
+        IndexError: there is none.
+        TooComplexError: there is none, and a decoder would look for it for long.
+    """
     begin = data.find(b"\xff", place)
     found = _NOT_FILL.search(data, begin) if begin >= 0 else None
     if found is None:
+        at_most(len(data) - place, MAX_JUNK_BYTES, "bytes behind its last segment")
         raise IndexError
     return data[found.start()], found.end()
 

@@ -8,8 +8,10 @@ from typing import Final
 
 from worker.images.structure.limits import at_most
 
-# Pillow takes a step in Python for each entry, some for each number, and many for each fraction.
+# Pillow takes a step in Python for each entry, some for each number, and many for each fraction. It
+# passes over entries of no known type: where a damaged place leads into the pixels, most are.
 MAX_ENTRIES: Final = 10_000
+MAX_ALL_ENTRIES: Final = 100_000
 MAX_NUMBERS: Final = 1_000_000
 MAX_FRACTIONS: Final = 100_000
 # A strip per row and colour of a large scan are 180,000.
@@ -32,6 +34,10 @@ _NUMBERS: Final[Mapping[int, int]] = {
 }
 _FRACTIONS: Final = frozenset({5, 10})
 _FRACTION_BYTES: Final = 8
+_TYPES: Final = frozenset({1, 2, 7} | _NUMBERS.keys() | _FRACTIONS)
+# Of a tile that is larger than its image: it is in memory whole.
+MAX_TILE_PIXELS: Final = 4096 * 4096
+_EXIF: Final = b"Exif\0\0"
 
 
 def check_tiff(data: bytes) -> None:
@@ -43,11 +49,23 @@ def check_tiff(data: bytes) -> None:
     found = check_directory(data, 0)
     tile = found.get(_TILE_WIDTH, 0), found.get(_TILE_HEIGHT, 0)
     if all(tile):
-        across = -(-found.get(_WIDTH, 0) // tile[0])
-        down = -(-found.get(_HEIGHT, 0) // tile[1])
-        pixels = across * down * tile[0] * tile[1]
-        # A tile larger than the image is one; how many there are is known only from the places.
-        at_most(pixels if across * down > 1 else 0, MAX_TILED_PIXELS, "pixels in its tiles")
+        size = found.get(_WIDTH, 0), found.get(_HEIGHT, 0)
+        most = max(2 * size[0] * size[1], MAX_TILE_PIXELS)
+        at_most(tile[0] * tile[1], most, f"pixels in a tile of {size[0]} x {size[1]} pixels")
+        pixels = -(-size[0] // tile[0]) * -(-size[1] // tile[1]) * tile[0] * tile[1]
+        at_most(pixels, MAX_TILED_PIXELS, "pixels in its tiles")
+
+
+def check_exif(data: bytes) -> None:
+    """Check an EXIF block, whose prefix Pillow takes off up to two times.
+
+    Raises:
+        TooComplexError: there is too much in it.
+    """
+    place = 0
+    for _ in range(2):
+        place += len(_EXIF) * data.startswith(_EXIF, place)
+    check_directory(data[place:], 0)
 
 
 def check_directory(data: bytes, start: int) -> dict[int, int]:
@@ -84,12 +102,14 @@ class _Directory:
         begin = self._start + place + (8 if self._number == "Q" else 2)
         # Those that are not there are not read: a damaged EXIF block need not cost the image.
         count = min(count, max(0, (len(self._data) - begin) // self._entry.size))
-        at_most(count, MAX_ENTRIES, "entries in a directory")
-        numbers = fractions = 0
+        at_most(count, MAX_ALL_ENTRIES, "entries in a directory")
+        numbers = fractions = known = 0
         found: dict[int, int] = {}
         for at in range(begin, begin + count * self._entry.size, self._entry.size):
             tag, kind, values, inline = self._entry.unpack_from(self._data, at)
-            if tag in _PIECES:
+            known += kind in _TYPES
+            # Inside, such a tag means nothing.
+            if tag in _PIECES and deeper == _DEEPEST:
                 at_most(values, MAX_PIECES, "strips or tiles")
             elif kind in _FRACTIONS:
                 fractions += values if values * _FRACTION_BYTES <= len(self._data) else 0
@@ -97,6 +117,7 @@ class _Directory:
                 numbers += values if values * _NUMBERS[kind] <= len(self._data) else 0
             if values == 1 and kind in _WHOLE:
                 (found[tag],) = struct.unpack_from(self._order + _WHOLE[kind], inline)
+        at_most(known, MAX_ENTRIES, "entries in a directory")
         at_most(numbers, MAX_NUMBERS, "numbers in a directory")
         at_most(fractions, MAX_FRACTIONS, "fractions in a directory")
         if deeper:

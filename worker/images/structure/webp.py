@@ -6,7 +6,7 @@ import struct
 from typing import Final
 
 from worker.images.structure.limits import at_most
-from worker.images.structure.tiff import check_directory
+from worker.images.structure.tiff import check_exif
 
 # An animation of 5,000 frames has 5,002.
 MAX_CHUNKS: Final = 100_000
@@ -14,7 +14,6 @@ MAX_CHUNKS: Final = 100_000
 _FIRST_CHUNK: Final = 12
 _FLAGS: Final = 20
 _HAS_EXIF: Final = 8
-_EXIF: Final = b"Exif\0\0"
 
 
 def check_webp(data: bytes) -> None:
@@ -29,9 +28,7 @@ def check_webp(data: bytes) -> None:
     while True:
         name, length = struct.unpack_from("<4sI", data, place)
         if name == b"EXIF":
-            begin = place + 8
-            start = begin + len(_EXIF) * data.startswith(_EXIF, begin)
-            check_directory(data[start : begin + length], 0)
+            check_exif(data[place + 8 : place + 8 + length])
             return
         chunks += 1
         at_most(chunks, MAX_CHUNKS, "chunks")
