@@ -14,6 +14,7 @@ from images import fill
 from serving import serving
 
 from producer import Client, EncodingError, ServerError, UsageError
+from worker.contract.labels import LabelPack
 from worker.contract.local.redis_server import EmbeddedRedis
 from worker.contract.stores.jobs import JobStore
 
@@ -72,12 +73,21 @@ def test_labels_are_refused_before_anything_is_sent(
     assert jobs(queue) == before
 
 
-def test_labels_that_are_known_in_part_are_used_and_named(queue: str) -> None:
+@pytest.mark.parametrize(
+    ("labels", "aliases", "told"),
+    [
+        (("小猫cat", "汽车"), {}, "小猫cat (cat)"),
+        (("cat", "狗"), {"cat": ("猫",)}, "cat (cat)"),
+    ],
+)
+def test_labels_that_are_known_in_part_are_used_and_named(
+    queue: str, labels: tuple[str, ...], aliases: dict[str, tuple[str, ...]], told: str
+) -> None:
     notes: list[str] = []
     with Client(queue, on_note=notes.append) as client:
-        (record,) = client.tag(CAT, ["小猫cat", "汽车"])
+        (record,) = client.tag(CAT, LabelPack(labels, aliases=aliases))
     assert len(record.tags) == 2
-    assert f"note: {PARTLY}小猫cat (cat)" in notes
+    assert f"note: {PARTLY}{told}" in notes
 
 
 def test_the_command_says_so_in_the_language_of_its_user(
