@@ -224,6 +224,24 @@ def test_after_a_failure_the_next_to_ask_tries_again() -> None:
     assert cache.get("a", pack_of("红")).labels == ("红",)
 
 
+def test_that_labels_are_alike_is_found_out_once() -> None:
+    asked: list[str] = []
+
+    def alike(pack: LabelPack) -> LabelSet:
+        asked.extend(pack.labels)
+        raise LabelsAlikeError("they are")  # noqa: EM101, TRY003 - short
+
+    cache = LabelCache(alike)
+    found = []
+    for _ in range(3):
+        with pytest.raises(LabelsAlikeError, match="they are") as error:
+            cache.get("a", pack_of("红"))
+        found.append(error.value)
+    assert asked == ["红"]
+    # Each its own: one that is raised again would keep every traceback.
+    assert len({id(one) for one in found}) == 3
+
+
 def test_the_set_that_was_not_used_for_longest_goes_first() -> None:
     encode = Counting()
     cache = LabelCache(encode)

@@ -7,7 +7,7 @@ import pytest
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
 from worker.contract.i18n import in_language
-from worker.contract.label_check import LabelCheck, named
+from worker.contract.label_check import LabelCheck, named, named_groups
 from worker.contract.labels import LabelPack
 from worker.labels.distinct import LabelReader, alike_embeddings
 
@@ -106,7 +106,9 @@ def test_many_are_counted_and_the_first_are_named() -> None:
     assert str(named(f"标签{n}" for n in range(1200))) == (
         "标签0, 标签1, 标签2, 标签3, 标签4 … (1,200)"
     )
-    assert str(named(["\x1b[31m", " ", "x" * 300])) == "\\x1b[31m, ' ', " + "x" * 200 + "…"
+    assert str(named(["\x1b[31m", " ", "x" * 500])) == "\\x1b[31m, ' ', " + "x" * 400 + "…"
+    groups = [["x" * 99, "y" * 99], list("abcdefg")]
+    assert str(named_groups(groups)) == f"{'x' * 40}… = {'y' * 40}…, a = b = c = d = e = …"
 
 
 def test_a_person_reads_it_in_their_language_and_records_in_english() -> None:

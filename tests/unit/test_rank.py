@@ -141,3 +141,17 @@ def test_a_tag_tells_the_parent_of_its_label() -> None:
     families = AXES._replace(parents={"猫": "动物"})
     tags = rank(LEANING, families, 10.0, top_k=2, threshold=0)
     assert [(tag.label, tag.parent) for tag in tags] == [("狗", None), ("猫", "动物")]
+
+
+def test_with_a_bias_each_label_is_scored_by_itself() -> None:
+    (tags,) = stage.rank(LEANING[None], AXES, Scale(10.0, -7.0), top_k=3, threshold=0)
+    wanted = {"狗": 1 / (1 + np.exp(-1)), "猫": 1 / (1 + np.exp(1)), "鱼": 1 / (1 + np.exp(7))}
+    assert {tag.label: tag.score for tag in tags} == pytest.approx(wanted)
+    alone = LabelSet(("猫",), AXES.matrix_KD[:1])
+    (only,) = stage.rank(LEANING[None], alone, Scale(10.0, -7.0), top_k=3, threshold=0)
+    assert only[0].score == pytest.approx(wanted["猫"])
+
+
+def test_a_sigmoid_of_great_numbers_is_0_or_1() -> None:
+    (tags,) = stage.rank(LEANING[None], AXES, Scale(1e6, -5e5), top_k=3, threshold=0)
+    assert [tag.score for tag in tags] == [1.0, 1.0, 0.0]

@@ -20,7 +20,7 @@ CHECK: Final = "check_labels"
 # What a worker looks at when it is asked, on its main thread: more are looked at with the job.
 MOST_TEXTS: Final = 5_000
 _SHOWN: Final = 5
-# Of a label, or of a group of labels.
+# Of a group of labels.
 _MOST_CHARS: Final = 200
 
 
@@ -100,7 +100,7 @@ def named(labels: Iterable[str]) -> Named:
 
 def named_groups(groups: Iterable[Iterable[str]]) -> Named:
     """Return groups of labels as they are shown: `cat = dog`."""
-    return named(" = ".join(_shown(label) for label in list(group)[:_SHOWN]) for group in groups)
+    return named(_joined(list(group)) for group in groups)
 
 
 def named_with_words(labels: Iterable[tuple[str, Iterable[str]]]) -> Named:
@@ -108,7 +108,12 @@ def named_with_words(labels: Iterable[tuple[str, Iterable[str]]]) -> Named:
     return named(f"{_shown(label)} ({', '.join(map(_shown, words))})" for label, words in labels)
 
 
-def _shown(text: str) -> str:
+def _joined(group: list[str]) -> str:
+    names = [_shown(label, _MOST_CHARS // _SHOWN) for label in group[:_SHOWN]]
+    return " = ".join([*names, "…"] if len(group) > _SHOWN else names)
+
+
+def _shown(text: str, most: int = 2 * _MOST_CHARS) -> str:
     if not text.strip():
         return repr(text)
-    return printable(text if len(text) <= _MOST_CHARS else f"{text[:_MOST_CHARS]}…")
+    return printable(text if len(text) <= most else f"{text[:most]}…")
