@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from conftest import Fleet
+from conftest import LONG, Fleet
 from hub_models import FAMILIES, LABELS, save
 from images import encoded, picture
 from PIL import Image
@@ -163,6 +163,7 @@ def test_tags_are_those_of_transformers_own_pipeline(
     assert compare(ours, zero_shot, LABELS, model.artifact.manifest.template) >= 0.99
 
 
+@LONG
 @pytest.mark.parametrize("precision", ["bf16", "int8"])
 def test_lower_precisions_stay_close(model: Model, precision: Any, tmp_path: Path) -> None:
     if precision not in supported(CPU):

@@ -21,6 +21,7 @@ import click
 _STREAMS: Final = ("stdin", "stdout", "stderr")
 _LOADED: Final = (
     *("producer.cli", "producer.cli.run_submit", "producer.jobs.run", "producer.monitoring.doctor"),
+    *("producer.api.server", "producer.monitoring.prometheus"),
     *("worker.cli", "worker.export.export", "worker.service.app"),
 )
 

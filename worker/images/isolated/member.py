@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final
 
 import msgspec
+import structlog
 
 from worker.errors import ReportedError
 from worker.images.decoder import DecodeRequest, Done
@@ -27,6 +29,8 @@ from worker.images.isolated.wire import (
 MAX_DEADLINES: Final = 3
 _encode: Final = msgspec.msgpack.Encoder().encode
 _decode_reply: Final = msgspec.msgpack.Decoder(Reply).decode
+
+log = structlog.get_logger()
 
 
 class Member:
@@ -145,6 +149,9 @@ class Member:
         self._seen = (-1, 0.0)
 
     def _done(self, request: DecodeRequest, outcome: Outcome, slot: int) -> Done:
+        if outcome.traceback:
+            path = os.fsdecode(request.path)
+            log.error("decode.unexpected", path=path, traceback=outcome.traceback)
         error = ReportedError(outcome.error) if outcome.error else None
         pixels_CHW = None if error else self.handles.shared.take(slot)
         return Done(

@@ -7,7 +7,6 @@ import socket
 import time
 import traceback
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any, Final
 
 import msgspec
@@ -28,6 +27,9 @@ from worker.images.isolated.wire import (
     SharedPixels,
 )
 from worker.images.read_file import Original, read_file
+
+# Two images of an order may have one, and what is written to a pipe in one piece has a limit.
+MAX_TRACEBACK_CHARS: Final = 4_000
 
 Answer = Callable[[bytes], None]
 _decode_order: Final = msgspec.msgpack.Decoder(Order).decode
@@ -77,7 +79,7 @@ class DecodeProcess:
         self._note(since_s=time.monotonic(), begun=self._progress.begun + 1)
         attempt = Attempt(self._config, self._locks)
         failure: Failure | None = None
-        lacks_locks = 0
+        lacks_locks, trace = 0, ""
         self._locks.waits = item.waits
         try:
             pixels_CHW = attempt.run(lambda: self._read(item, handles), item.thumbnail_px)
@@ -86,8 +88,11 @@ class DecodeProcess:
             lacks_locks = e.locks
         except Exception as e:  # noqa: BLE001 - whatever it is, that image fails alone
             failure = _failure_of(e)
+            if failure.code == UnexpectedError.code:
+                # Not written from here: where standard error is a file, it may not be written to.
+                trace = traceback.format_exc()[-MAX_TRACEBACK_CHARS:]
         found = (attempt.stamp, attempt.thumbnail, attempt.read_ms, attempt.decode_ms)
-        return Outcome(failure, *found, lacks_locks)
+        return Outcome(failure, *found, lacks_locks, trace)
 
     def _read(self, item: Item, handles: list[int]) -> Original:
         config = self._config
@@ -110,8 +115,4 @@ def _failure_of(error: Exception) -> Failure:
         return error.failure()
     if isinstance(error, MemoryError):
         return DecodeMemoryError().failure()
-    # The worker's log has what this process writes to standard error, unless that is a file: it may
-    # write to none.
-    with suppress(OSError):
-        traceback.print_exc()
     return UnexpectedError().failure()

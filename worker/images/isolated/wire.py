@@ -63,8 +63,8 @@ class Order(msgspec.Struct, frozen=True, array_like=True):
 class Outcome(msgspec.Struct, frozen=True, array_like=True):
     """What became of an image: its pixels are in the slot if there is no error.
 
-    Or it was put back, until it can hold so many pixel locks. Times are in milliseconds, and None
-    for what was not begun.
+    Or it was put back, until it can hold so many pixel locks. Of an error that is a fault of ours
+    there is a traceback. Times are in milliseconds, and None for what was not begun.
     """
 
     error: Failure | None
@@ -73,6 +73,7 @@ class Outcome(msgspec.Struct, frozen=True, array_like=True):
     read_ms: float | None
     decode_ms: float | None
     lacks_locks: int
+    traceback: str
 
 
 class Reply(msgspec.Struct, frozen=True, array_like=True):
