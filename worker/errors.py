@@ -279,6 +279,7 @@ class LabelsAlikeError(ImageError):
 
     code = "labels_alike"
     stage = "rank"
+    sentence = "the model cannot tell all labels apart"
 
 
 class CancelledError(ImageError):

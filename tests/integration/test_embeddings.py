@@ -242,8 +242,8 @@ def test_a_worker_that_is_online_embeds_the_text(kept: tuple[Path, str]) -> None
 @pytest.mark.parametrize(
     ("argv", "reason"),
     [
-        (["retag", "{plain}", "--label", "x", "--out", "{out}"], "submit with --embeddings"),
-        (["search", "{plain}", "x"], "submit with --embeddings"),
+        (["retag", "{plain}", "--label", "猫", "--out", "{out}"], "submit with --embeddings"),
+        (["search", "{plain}", "猫"], "submit with --embeddings"),
         (["retag", "{kept}", "--label", "x", "--out", "{kept}"], "is the input"),
         (["search", "{kept}", "x", "--model", "{out}"], "no model"),
         (["search", "{kept}", " "], "the text to search for is blank"),

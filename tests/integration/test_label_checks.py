@@ -1,4 +1,4 @@
-"""What users are told of labels that the bundled model cannot read or tell apart."""
+"""What users are expected of labels that the bundled model cannot read or tell apart."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def jobs(queue: str) -> int:
 
 # The rows of the table in ops/docs/labels.md.
 @pytest.mark.parametrize(
-    ("labels", "told"),
+    ("labels", "expected"),
     [
         (["cat", "dog"], UNREAD + "cat, dog;"),
         (["猫", "dog"], UNREAD + "dog;"),
@@ -59,35 +59,35 @@ def jobs(queue: str) -> int:
     ],
 )
 def test_labels_are_refused_before_anything_is_sent(
-    queue: str, labels: list[str], told: str | None
+    queue: str, labels: list[str], expected: str | None
 ) -> None:
     notes: list[str] = []
     before = jobs(queue)
     with Client(queue, on_note=notes.append) as client:
-        if told is None:
+        if expected is None:
             assert len(list(client.tag(CAT, labels))) == 1
             return
         with pytest.raises(UsageError) as error:
             list(client.tag(CAT, labels))
-    assert str(error.value).startswith(told)
+    assert str(error.value).startswith(expected)
     assert jobs(queue) == before
 
 
 @pytest.mark.parametrize(
-    ("labels", "aliases", "told"),
+    ("labels", "aliases", "expected"),
     [
         (("小猫cat", "汽车"), {}, "小猫cat (cat)"),
         (("cat", "狗"), {"cat": ("猫",)}, "cat (cat)"),
     ],
 )
 def test_labels_that_are_known_in_part_are_used_and_named(
-    queue: str, labels: tuple[str, ...], aliases: dict[str, tuple[str, ...]], told: str
+    queue: str, labels: tuple[str, ...], aliases: dict[str, tuple[str, ...]], expected: str
 ) -> None:
     notes: list[str] = []
     with Client(queue, on_note=notes.append) as client:
         (record,) = client.tag(CAT, LabelPack(labels, aliases=aliases))
     assert len(record.tags) == 2
-    assert f"note: {PARTLY}{told}" in notes
+    assert f"note: {PARTLY}{expected}" in notes
 
 
 def test_the_command_says_so_in_the_language_of_its_user(

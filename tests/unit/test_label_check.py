@@ -26,8 +26,8 @@ def reader(model: models.Model) -> LabelReader:
 @pytest.fixture(scope="module")
 def chinese() -> LabelReader:
     """Like BERT's: knows some characters, and words of another script not at all."""
-    words = ["[PAD]", "[UNK]", *"猫狗红花小这张的照片"]
-    return reader(models.WordPiece({word: n for n, word in enumerate(words)}, unk_token="[UNK]"))
+    tokens = ["[PAD]", "[UNK]", *"猫狗红花小这张的照片"]
+    return reader(models.WordPiece({word: n for n, word in enumerate(tokens)}, unk_token="[UNK]"))
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,7 @@ def test_the_words_that_are_not_known_are_named(chinese: LabelReader) -> None:
 
 
 def test_labels_that_end_in_the_same_tokens_are_named_together(chinese: LabelReader) -> None:
-    # By unknown words, by the tokenizer's own normalisation, and cut at the model's length.
+    # By unknown tokens, by the tokenizer's own normalisation, and cut at the model's length.
     found = check(chinese, "猫A", "猫B", "小 狗", "小狗", "花" * 8 + "猫", "花" * 9, "红")
     assert "as the same, so it would score them alike: 猫A = 猫B, 小 狗 = 小狗, 花" in sentences(
         found

@@ -105,7 +105,9 @@ def named_groups(groups: Iterable[Iterable[str]]) -> Named:
 
 def named_with_words(labels: Iterable[tuple[str, Iterable[str]]]) -> Named:
     """Return labels as they are shown, each with the words of it that are not known."""
-    return named(f"{_shown(label)} ({', '.join(map(_shown, words))})" for label, words in labels)
+    return named(
+        f"{_shown(label)} ({', '.join(map(_shown, unknown))})" for label, unknown in labels
+    )
 
 
 def _joined(group: list[str]) -> str:

@@ -40,8 +40,8 @@ def export_texts(loaded: Loaded, recipe: Recipe, directory: Path) -> float:
     """
     model, tokenizer, length = loaded.model, loaded.tokenizer, recipe.max_text_tokens
     labels = recipe.labels or _WORDS
-    words = chain(labels[: len(_WORDS)], _ODD_TEXTS)
-    texts = [recipe.template.format(text) for text in (*words, *labels)]
+    varied = chain(labels[: len(_WORDS)], _ODD_TEXTS)
+    texts = [recipe.template.format(text) for text in (*varied, *labels)]
     own = tokens_of(model, tokenizer, texts, length)
     saved = _save_tokenizer(loaded, length, directory / TOKENIZER)
     _check_vocabulary(saved, labels)

@@ -51,10 +51,10 @@ class LabelReader:
         owners, texts = _texts(pack)
         for label, found in _grouped(owners, zip(texts, self._encode(texts), strict=True)):
             unknown = {text: self._unknown_words(text, encoding) for text, encoding in found}
-            words = [word for some in unknown.values() for word in some or ()]
+            pieces = [piece for some in unknown.values() for piece in some or ()]
             if all(some is None for some in unknown.values()):
                 unread.append(label)
-            elif lost := [*words, *(text for text, some in unknown.items() if some is None)]:
+            elif lost := [*pieces, *(text for text, some in unknown.items() if some is None)]:
                 partly[label] = list(dict.fromkeys(lost))
         return unread, partly
 
