@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -122,7 +123,11 @@ def test_the_http_api_refuses_them_as_well(server: str, queue: str) -> None:
     assert problem["code"] == "labels_alike"
     assert problem["message"].startswith(UNREAD + "cat, dog;")
     assert jobs(queue) == before
-    form = [("image", ("a.jpg", CAT.read_bytes())), ("label", "cat"), ("label", "dog")]
+    form: list[tuple[str, Any]] = [
+        ("image", ("a.jpg", CAT.read_bytes())),
+        ("label", "cat"),
+        ("label", "dog"),
+    ]
     answer = pool.request("POST", f"{server}/predict", fields=form)
     problem = json.loads(answer.data)
     assert (answer.status, problem["code"]) == (422, "labels_alike")
