@@ -20,6 +20,8 @@ CHECK: Final = "check_labels"
 # What a worker looks at when it is asked, on its main thread: more are looked at with the job.
 MOST_TEXTS: Final = 5_000
 _SHOWN: Final = 5
+# Of a group.
+_TOGETHER: Final = 3
 # Of a group of labels.
 _MOST_CHARS: Final = 200
 
@@ -111,8 +113,8 @@ def named_with_words(labels: Iterable[tuple[str, Iterable[str]]]) -> Named:
 
 
 def _joined(group: list[str]) -> str:
-    names = [_shown(label, _MOST_CHARS // _SHOWN) for label in group[:_SHOWN]]
-    return " = ".join([*names, "…"] if len(group) > _SHOWN else names)
+    names = [_shown(label, _MOST_CHARS // _SHOWN) for label in group[:_TOGETHER]]
+    return " = ".join([*names, "…"] if len(group) > _TOGETHER else names)
 
 
 def _shown(text: str, most: int = 2 * _MOST_CHARS) -> str:
