@@ -23,6 +23,7 @@ UPLOAD_IMAGES: Final = 8
 UPLOAD_BYTES: Final = 16 * 1024 * 1024
 STOP_TIMEOUT_S: Final = 1.0
 _LOOK_AGAIN_S: Final = 1.5
+_LOOKS_AGAIN: Final = 2
 # Of images that a server has no record of, in the order in which they are looked for.
 _SENTENCES: Final = {
     MESSAGE_LOST: "its message left the queue without a result (purged, revoked or deleted)",
@@ -59,10 +60,11 @@ class HttpTransport:
         """Look who will do the work; see `Transport.check_worker`."""
         self._echo = echo
         models = self._http.models()
-        if not models and waits:
-            # The server may have looked a moment before the worker was there.
-            self._stopping.wait(_LOOK_AGAIN_S)
-            models = self._http.models()
+        for _again in range(_LOOKS_AGAIN if waits else 0):
+            # The server may have looked a moment before the worker was there, or it is very busy.
+            if not models:
+                self._stopping.wait(_LOOK_AGAIN_S)
+                models = self._http.models()
         if not models and waits:
             msg = _("no worker is online behind {url}").format(url=self._http.url)
             raise NoWorkerError(msg)
