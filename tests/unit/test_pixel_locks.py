@@ -133,29 +133,29 @@ def staff(now_s: float, *processes: Process) -> Staff:
 
 def test_what_fits_passes_what_does_not() -> None:
     busy, free = Process(locks=40), Process()
-    crew = staff(1.0, busy, free)
+    people = staff(1.0, busy, free)
     huge, smaller = request(LOCKS), request(24)
     for one in (huge, smaller):
-        crew.waiting.put_back(one, 0.0)
-    crew.feed()
+        people.waiting.put_back(one, 0.0)
+    people.feed()
     assert free.sent == [smaller]
-    assert [*crew.waiting.large] == [huge]
+    assert [*people.waiting.large] == [huge]
 
 
 def test_who_was_passed_for_long_is_the_next_and_the_only_one_that_waits() -> None:
     busy, first, second = Process(locks=40), Process(), Process()
-    crew = staff(PASSED_S + 1, busy, first, second)
+    people = staff(PASSED_S + 1, busy, first, second)
     huge = [request(LOCKS), request(LOCKS)]
     for one in huge:
-        crew.waiting.put_back(one, 0.0)
-    crew.feed()
+        people.waiting.put_back(one, 0.0)
+    people.feed()
     assert first.sent + second.sent == huge[:1]
 
 
 def test_all_that_fit_are_decoded_at_once() -> None:
     processes = [Process() for _ in range(16)]
-    crew = staff(0.0, *processes)
+    people = staff(0.0, *processes)
     for _ in range(16):
-        crew.waiting.put_back(request(4), 0.0)
-    crew.feed()
+        people.waiting.put_back(request(4), 0.0)
+    people.feed()
     assert [len(one.sent) for one in processes] == [1] * 16
