@@ -35,9 +35,9 @@ def _places(
     return {"image_roots": roots or None, "image_urls": urls or None}
 
 
-def _number(_context: click.Context, _option: click.Parameter, value: float) -> float:
+def _number(_context: click.Context, _option: click.Parameter, value: float | None) -> float | None:
     """Refuse nan, which no range refuses."""
-    if math.isnan(value):
+    if value is not None and math.isnan(value):
         msg = _("this is no number to compare with")
         raise click.BadParameter(msg)
     return value
@@ -231,6 +231,65 @@ def bench(**options: Any) -> None:
     try:
         measure(request, Settings.from_env(**options), _echo)
     except SettingsError as e:
+        raise click.UsageError(str(e)) from e
+    except TaggerError as e:
+        _fail(str(e))
+
+
+@main.command(epilog="Example: worker evaluate ./photos --labels labels.txt --html mistakes.html")
+@click.argument("pictures", type=click.Path(exists=True, path_type=Path))
+@click.option(
+    "--truth",
+    type=click.Choice(("folders", "captions")),
+    help="What says what a picture in a directory shows: its folder's name, or a .txt file of its "
+    "own name. [default: captions if there is any, else folders]",
+)
+@click.option(
+    "--model",
+    metavar="ARTIFACT|DIR|ID",
+    help="Artifact, or a Hugging Face directory or id. [default: bundled]",
+)
+@click.option("--device", metavar="auto|cpu|cuda[:n]", help="Device to measure on. [default: auto]")
+@click.option(
+    "--labels",
+    metavar="FILE|NAME",
+    help="Label file, or a vocabulary by its name. [default: the model's own labels]",
+)
+@click.option(
+    "--template",
+    "templates",
+    multiple=True,
+    help="Prompt with {} for the label; may be repeated. [default: the model's own]",
+)
+@click.option("--calibrated", is_flag=True, help="Score each label by itself.")
+@click.option(
+    "--threshold",
+    type=click.FloatRange(0, 1),
+    callback=_number,
+    help="Lowest score of a tag. [default: 0, or 0.5 with --calibrated]",
+)
+@click.option("--json", "json_file", type=PLACE, help="Write all figures to this JSON file.")
+@click.option(
+    "--html",
+    "html_file",
+    type=PLACE,
+    help="Write tables and the worst mistakes, with thumbnails, to this HTML file.",
+)
+def evaluate(**options: Any) -> None:
+    """Measure how right a model is on PICTURES whose labels are known.
+
+    PICTURES is a directory of folders that are named by labels, a directory of pictures with
+    captions, or a table (CSV, TSV) with the columns path and label. Prints top-1 and top-5, each
+    label, calibration, confusions, and precision and recall at the threshold and at the best one.
+    """
+    _check_libraries()
+    from worker.errors import TaggerError  # noqa: PLC0415
+    from worker.evaluation.command import Request, run  # noqa: PLC0415
+
+    request = Request(*(options.pop(name) for name in Request._fields))
+    try:
+        run(request, Settings.from_env(**options), _echo)
+    except (SettingsError, LabelsError) as e:
         raise click.UsageError(str(e)) from e
     except TaggerError as e:
         _fail(str(e))

@@ -12,11 +12,11 @@ import msgspec
 
 from producer.cli.exit_codes import echo
 from producer.cli.verbs import Command, Decorator, option
-from producer.jobs.labels import Labels, label_pack, least_score
+from producer.jobs.labels import Labels, label_pack
 from producer.jobs.options import MOST_TAGS
 from worker.contract.i18n import gettext as _
 from worker.contract.i18n import gettext_noop as N_
-from worker.contract.labels import LabelPack, LabelsError, unique
+from worker.contract.labels import LabelPack, LabelsError, least_score, unique
 from worker.contract.messages import PRIORITIES
 from worker.contract.options import Rule
 from worker.contract.printable import printable

@@ -4,25 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 
-from worker.contract.i18n import Message
 from worker.contract.i18n import gettext as _
 from worker.contract.i18n import gettext_noop as N_
-from worker.contract.label_files import read_label_file
-from worker.contract.labels import (
-    CALIBRATED_THRESHOLD,
-    LabelPack,
-    LabelsError,
-    unique,
-)
-from worker.contract.local.files import UnfitFileError, read_given
-from worker.contract.reasons import reason
+from worker.contract.label_files import read_labels
+from worker.contract.labels import LabelPack, LabelsError, unique
 
-# Twenty thousand labels, each with four aliases of the greatest length.
-MOST_BYTES: Final = 16 * 1024 * 1024
 # A text is one label; a path is that of a label file.
 Labels = str | Path | Iterable[str] | LabelPack | None
 
@@ -51,30 +41,6 @@ def label_pack(
         calibrated=calibrated,
         background=others,
     )
-
-
-def least_score(threshold: float | None, *, calibrated: bool) -> float:
-    """Return the lowest score of a tag: as given, else what suits the kind of scores."""
-    if threshold is not None:
-        return threshold
-    return CALIBRATED_THRESHOLD if calibrated else 0.0
-
-
-def read_labels(file: Path) -> LabelPack:
-    """Return the labels of a file, which may be a FIFO: `--labels <(command)`.
-
-    Raises:
-        LabelsError: naming the file, it cannot be read or used.
-    """
-    try:
-        return read_label_file(read_given(file, MOST_BYTES))
-    except (LabelsError, OSError) as e:
-        why = e if isinstance(e, LabelsError) else _reason(e)
-        raise LabelsError(N_("{file}: {reason}"), file=file, reason=why) from e
-
-
-def _reason(error: OSError) -> Message | str | None:
-    return error.strerror if isinstance(error, UnfitFileError) else reason(str(error))
 
 
 def _texts(labels: str | Iterable[str] | None) -> tuple[str, ...]:

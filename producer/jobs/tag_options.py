@@ -8,11 +8,11 @@ from typing import TypedDict
 
 from producer.errors import NoImagesError, NoSuchPathError, UsageError
 from producer.jobs.arguments import check_labels, check_tag_options
-from producer.jobs.labels import Labels, label_pack, least_score
+from producer.jobs.labels import Labels, label_pack
 from producer.jobs.options import JobOptions, JobRequest, request_of
 from producer.sources.scan import STANDARD_INPUT, Image, absolute, check
 from worker.contract.i18n import gettext as _
-from worker.contract.labels import LabelPack
+from worker.contract.labels import LabelPack, least_score
 from worker.contract.messages import Priority
 
 Path = str | os.PathLike[str]

@@ -11,8 +11,8 @@ from typing import IO, Final
 from producer.errors import NoSuchPathError
 from producer.sources import stores as urls
 from producer.sources import tar as shards
-from producer.sources.extensions import is_image
 from producer.sources.tar import OnSkip
+from worker.contract.extensions import is_image
 from worker.contract.i18n import gettext as _
 from worker.contract.local.files import open_regular
 from worker.contract.messages import ImageRef

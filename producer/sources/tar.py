@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from typing import IO, Final, cast
 
-from producer.sources.extensions import is_image
+from worker.contract.extensions import is_image
 from worker.contract.i18n import gettext as _
 from worker.contract.messages import INSIDE, ImageRef, Part
 

@@ -10,7 +10,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Final
 
-from producer.sources.extensions import is_image
+from worker.contract.extensions import is_image
 
 SETTLE_S: Final = 2.0
 _LOOK_MS: Final = 500

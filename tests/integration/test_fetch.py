@@ -19,8 +19,8 @@ from web import object_store, web
 
 from producer.errors import StoreError
 from producer.sources import stores as urls
-from producer.sources.extensions import is_image
 from producer.sources.scan import check, path_of, scan
+from worker.contract.extensions import is_image
 from worker.contract.local.redis_server import EmbeddedRedis
 from worker.contract.messages import ImageRef, Part
 from worker.errors import (

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from producer.jobs.labels import read_labels
-from worker.contract.label_files import read_label_file
+from worker.contract.label_files import read_label_file, read_labels
 from worker.contract.labels import LabelPack, LabelsError
 
 LINES = "猫 | 小猫 < 动物\n红花\n公共汽车\n"

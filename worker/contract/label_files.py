@@ -11,6 +11,7 @@ import codecs
 import csv
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Final
 
 import msgspec
@@ -25,7 +26,11 @@ from worker.contract.labels import (
     pack_of_entries,
     parse_labels,
 )
+from worker.contract.local.files import UnfitFileError, read_given
+from worker.contract.reasons import reason
 
+# Twenty thousand labels, each with four aliases of the greatest length.
+_MOST_BYTES: Final = 16 * 1024 * 1024
 # The longest mark first: that of UTF-32 begins with that of UTF-16.
 _MARKS: Final = (
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -52,13 +57,32 @@ _MOST_COMMON: Final = 0.9
 _PAIR: Final = re.compile(rb"[\x80-\xff].", re.DOTALL)
 
 
+def read_labels(file: Path) -> LabelPack:
+    """Return the labels of a file, which may be a FIFO: `--labels <(command)`.
+
+    Raises:
+        LabelsError: naming the file, it cannot be read or used.
+    """
+    try:
+        return read_label_file(read_given(file, _MOST_BYTES))
+    except (LabelsError, OSError) as e:
+        raise LabelsError(N_("{file}: {reason}"), file=file, reason=given_reason(e)) from e
+
+
+def given_reason(error: LabelsError | OSError) -> LabelsError | Message | str | None:
+    """Return why a file that a user has named cannot be used, without its name."""
+    if isinstance(error, LabelsError):
+        return error
+    return error.strerror if isinstance(error, UnfitFileError) else reason(str(error))
+
+
 def read_label_file(body: bytes) -> LabelPack:
     """Return the labels of a label file.
 
     Raises:
         LabelsError: naming the line that cannot be used, or if there is no label at all.
     """
-    text = _decoded(body)
+    text = decoded_text(body)
     if text.lstrip().startswith(("[", "{")) and (found := _of_json(text)):
         return found
     if separator := _separator(text):
@@ -66,7 +90,12 @@ def read_label_file(body: bytes) -> LabelPack:
     return parse_labels(text)
 
 
-def _decoded(body: bytes) -> str:
+def decoded_text(body: bytes) -> str:
+    """Return the text of a file in an encoding that is certain.
+
+    Raises:
+        LabelsError: naming the line that tells, and the way out.
+    """
     if body.startswith(_WORKBOOKS):
         raise LabelsError(
             N_("it is a workbook of a spreadsheet: save it as `CSV UTF-8`, and give that file")

@@ -233,6 +233,13 @@ def unique(labels: Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(label.strip() for label in labels if label.strip()))
 
 
+def least_score(threshold: float | None, *, calibrated: bool) -> float:
+    """Return the lowest score of a tag: as given, else what suits the kind of scores."""
+    if threshold is not None:
+        return threshold
+    return CALIBRATED_THRESHOLD if calibrated else 0.0
+
+
 class LabelStore:
     """Label packs in Redis, by content hash: put as often as you like, stored once."""
 

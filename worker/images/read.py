@@ -5,7 +5,7 @@ Never reads past the limit.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from worker.errors import BlobMissingError, EmptyFileError, ReportedError, TooLargeError
 from worker.images.read_file import Original, encoded, read_file
@@ -13,10 +13,16 @@ from worker.images.read_file import Original, encoded, read_file
 if TYPE_CHECKING:
     from worker.contract.messages import ImageRef
     from worker.contract.settings import Settings
-    from worker.contract.stores.blobs import BlobStore
 
 
-def read(ref: ImageRef, blobs: BlobStore, settings: Settings) -> Original:
+class Blobs(Protocol):
+    """Where bytes lie that came beside the queue."""
+
+    def get(self, key: str) -> bytes | None:
+        """Return the bytes, or None if they are gone."""
+
+
+def read(ref: ImageRef, blobs: Blobs, settings: Settings) -> Original:
     """Return the image's bytes, 1 to `settings.max_file_bytes` of them.
 
     Raises:
@@ -35,7 +41,7 @@ def read(ref: ImageRef, blobs: BlobStore, settings: Settings) -> Original:
     return found
 
 
-def _read_blob(key: str, blobs: BlobStore, max_bytes: int) -> bytes:
+def _read_blob(key: str, blobs: Blobs, max_bytes: int) -> bytes:
     data = blobs.get(key)
     if data is None:
         raise BlobMissingError

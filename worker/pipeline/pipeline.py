@@ -14,16 +14,15 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.metadata import version
-from typing import Final
+from typing import Final, Protocol
 
 import structlog
 
 from worker.artifact.manifest import Artifact
 from worker.contract.label_check import MOST_TEXTS, LabelCheck
-from worker.contract.labels import LabelPack, LabelStore
+from worker.contract.labels import LabelPack
 from worker.contract.messages import Chunk, ChunkResult, ImageResult, MessageError
 from worker.contract.settings import Settings
-from worker.contract.stores.blobs import BlobStore
 from worker.contract.worker_info import WorkerInfo
 from worker.engines.base import Engine, device_memory, device_utilisation
 from worker.engines.choose import open_engine
@@ -31,7 +30,7 @@ from worker.engines.infer import launch, warm
 from worker.errors import ImageError, LabelsMissingError
 from worker.images.fetch.pool import FetchPool
 from worker.images.open_decoder import open_decoder
-from worker.images.read import read
+from worker.images.read import Blobs, read
 from worker.labels.encoder import Encoder, LabelCache, LabelSet, encoder_of
 from worker.labels.matrix_store import LabelMatrixStore
 from worker.pipeline.batch_policy import Embeddings, Pixels
@@ -50,6 +49,13 @@ _OWN_LABELS: Final = ""
 log = structlog.get_logger()
 
 
+class LabelPacks(Protocol):
+    """Where label packs lie, by their hashes."""
+
+    def get(self, pack_hash: str) -> LabelPack:
+        """Return a pack; a `MessageError` says that it is not there."""
+
+
 class Pipeline:
     """One model with its threads. Once started, many task threads may call `process` at once."""
 
@@ -58,8 +64,8 @@ class Pipeline:
         settings: Settings,
         artifact: Artifact,
         *,
-        blobs: BlobStore,
-        labels: LabelStore,
+        blobs: Blobs,
+        labels: LabelPacks,
         matrix_store: LabelMatrixStore | None = None,
         embedding_cache: EmbeddingCache | None = None,
         worker: str = "",

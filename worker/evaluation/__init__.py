@@ -1,0 +1,1 @@
+"""How right a model is on pictures whose labels are known: `worker evaluate`."""
