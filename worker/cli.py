@@ -266,7 +266,7 @@ def bench(**options: Any) -> None:
     "--threshold",
     type=click.FloatRange(0, 1),
     callback=_number,
-    help="Lowest score of a tag. [default: 0, or 0.5 with --calibrated]",
+    help="Lowest score of a tag, 0 to 1. [default: 0; 0.5 with --calibrated]",
 )
 @click.option("--json", "json_file", type=PLACE, help="Write all figures to this JSON file.")
 @click.option(

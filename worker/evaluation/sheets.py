@@ -75,7 +75,7 @@ def _thresholds(figures: Figures) -> Sheet:
     given, best = figures.at_threshold, figures.best_threshold
     return Sheet(
         _("Tags that reach the threshold, over all pictures"),
-        ("", _("threshold"), _("tags"), _("precision"), _("recall"), "F1"),
+        ("", _("threshold"), _("tags"), _("precision of tags"), _("recall"), "F1"),
         [_threshold(_("in use"), given), _threshold(_("greatest F1"), best)],
         texts=1,
     )
@@ -106,7 +106,7 @@ def _reliability(figures: Figures) -> Sheet:
 def _labels(figures: Figures, most: int | None) -> Sheet:
     return Sheet(
         _("Labels, the worst first") + _left_out(figures.labels, most),
-        (_("label"), _("pictures"), "top-1", "top-5", _("precision")),
+        (_("label"), _("pictures"), "top-1", "top-5", _("precision of tags")),
         [
             (one.label, f"{one.pictures:,}", *map(_share, (one.top1, one.top5, one.precision)))
             for one in islice(figures.labels, most)

@@ -34,7 +34,7 @@ def read_table(file: Path) -> list[tuple[str, tuple[str, ...]]]:
     try:
         text = decoded_text(read_given(file, _MOST_BYTES)).removeprefix("\ufeff")
     except OSError as e:
-        raise LabelsError(N_("{reason}"), reason=given_reason(e)) from e
+        raise LabelsError(given_reason(e)) from e
     found: dict[str, dict[str, None]] = {}
     for path, labels in _rows(text):
         place = path if is_url(path) else str(file.parent / path)

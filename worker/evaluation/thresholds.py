@@ -86,7 +86,8 @@ class Thresholds:
         below = int(np.searchsorted(self._all_S, threshold))
         lower = float(self._all_S[below - 1]) if below else -1.0
         for digits in range(2, _MOST_DIGITS):
-            rounded = math.floor(threshold * 10**digits) / 10**digits
+            scale = 10.0**digits
+            rounded = math.floor(threshold * scale) / scale
             if lower < rounded <= threshold:
                 return rounded
         return threshold
