@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from conftest import ROOT
 from PIL import Image
 from tiny_model import build
 
+from worker.artifact.manifest import open_artifact
 from worker.cli import main
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
@@ -22,6 +25,12 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model of red, green and blue, with an alias and a parent."""
     labels = "红 | red < 暖色\n绿 < 冷色\n蓝 < 冷色\n"
     return build(tmp_path_factory.mktemp("model") / "tiny", labels=labels)
+
+
+@pytest.fixture(autouse=True)
+def logs_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Loggers that were used keep what was configured, for all tests of this process."""
+    monkeypatch.setattr("worker.monitoring.logs.configure", lambda _level: None)
 
 
 @pytest.fixture
@@ -69,6 +78,15 @@ def test_a_directory_is_measured_and_what_cannot_be_scored_is_named(
     assert mistake["path"] == str(photos / "绿" / "wrong.png")
     assert [tag["label"] for tag in mistake["tags"]] == ["蓝", "红", "绿"]
     assert page.read_text(encoding="utf-8").count("data:image/jpeg;base64,") == 1
+
+
+def test_without_a_model_the_bundled_one_is_measured_by_its_own_labels(tmp_path: Path) -> None:
+    (tmp_path / "猫").mkdir()
+    shutil.copy(ROOT / "ops" / "examples" / "猫.jpg", tmp_path / "猫")
+    code, out, err = evaluate(tmp_path)
+    assert code == 0, err
+    assert f"{open_artifact().id} on cpu" in out
+    assert "1 of 1 pictures are scored" in out
 
 
 def test_other_labels_and_a_threshold_are_those_of_the_options(

@@ -83,6 +83,8 @@ def run(request: Request, settings: Settings, echo: Echo) -> None:
     if settings.decoder != "threads":
         fork_early()
     pack = request.pack()
+    for file in filter(None, (request.json_file, request.html_file)):
+        _check_directory(file)
     samples = _samples(request)
     artifact = open_model(settings, echo)
     settings = msgspec.structs.replace(tuned(settings, artifact), image_roots=_EVERYWHERE)
@@ -193,12 +195,24 @@ def _matched(samples: list[Sample], names: LabelNames) -> _Matched:
     return _Matched(cases, unknown, unlabelled)
 
 
+def _check_directory(file: Path) -> None:
+    """Refuse at once what could not be written after an hour of measuring."""
+    try:
+        file.absolute().parent.stat()
+    except OSError as e:
+        raise _unwritable(file, e) from e
+
+
 def _write(file: Path, body: bytes) -> None:
     try:
         file.write_bytes(body)
     except OSError as e:
-        raise EvaluationError(
-            N_("{file} cannot be written: {reason}"),
-            file=printable(str(file)),
-            reason=os_reason(e),
-        ) from e
+        raise _unwritable(file, e) from e
+
+
+def _unwritable(file: Path, error: OSError) -> EvaluationError:
+    return EvaluationError(
+        N_("{file} cannot be written: {reason}"),
+        file=printable(str(file)),
+        reason=os_reason(error),
+    )
