@@ -48,7 +48,8 @@ def photos(tmp_path: Path) -> Path:
 
 def evaluate(*argv: str | Path) -> tuple[int, str, str]:
     # On threads: what is measured does not depend on it, and processes take a second to start.
-    environment = {"WANWU_DECODER": "threads"}
+    # Nor on the size of batches, each of which is warmed up.
+    environment = {"WANWU_DECODER": "threads", "WANWU_MAX_BATCH": "1"}
     words = ["evaluate", "--device", "cpu", *map(str, argv)]
     done = CliRunner().invoke(main, words, env=environment)
     return done.exit_code, done.stdout, done.stderr

@@ -10,7 +10,6 @@ from typing import Final, NamedTuple
 import msgspec
 from rich.console import Console
 
-from worker.artifact.manifest import Artifact
 from worker.contract.i18n import gettext as _
 from worker.contract.i18n import gettext_noop as N_
 from worker.contract.label_files import read_labels
@@ -142,7 +141,8 @@ def _evaluate(
 ) -> tuple[Evaluation, Answers]:
     """Return what was found out, and the answers on which it rests."""
     label_set = pipeline.label_set(pack)
-    names = LabelNames(_full(pack, pipeline.artifact))
+    full = pack if pack.labels else own_pack(pipeline.artifact)
+    names = LabelNames(msgspec.structs.replace(full, labels=label_set.labels))
     cases, unknown, unlabelled = _matched(samples, names)
 
     def progress(done: int) -> None:
@@ -167,10 +167,6 @@ def _evaluate(
         figures=figures,
     )
     return found, answers
-
-
-def _full(pack: LabelPack, artifact: Artifact) -> LabelPack:
-    return pack if pack.labels else own_pack(artifact)
 
 
 class _Matched(NamedTuple):
