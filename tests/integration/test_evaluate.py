@@ -50,8 +50,8 @@ def evaluate(*argv: str | Path) -> tuple[int, str, str]:
     # On threads: what is measured does not depend on it, and processes take a second to start.
     # Nor on the size of batches, each of which is warmed up.
     environment = {"WANWU_DECODER": "threads", "WANWU_MAX_BATCH": "1"}
-    words = ["evaluate", "--device", "cpu", *map(str, argv)]
-    done = CliRunner().invoke(main, words, env=environment)
+    arguments = ["evaluate", "--device", "cpu", *map(str, argv)]
+    done = CliRunner().invoke(main, arguments, env=environment)
     return done.exit_code, done.stdout, done.stderr
 
 
