@@ -207,19 +207,26 @@ def _separator(text: str) -> str | None:
 
 
 def _of_table(text: str, separator: str) -> Iterator[Entry]:
-    rows = csv.reader(
-        text.removeprefix("\ufeff").splitlines(keepends=True), delimiter=separator, strict=True
-    )
-    columns: dict[str, int] | None = None
+    rows = table_rows(text, separator)
+    _, header = next(rows)
+    columns = _columns(header)
+    for line, cells in rows:
+        yield _of_row(cells, columns, line_place(line))
+
+
+def table_rows(text: str, separator: str) -> Iterator[tuple[int, list[str]]]:
+    """Yield the rows of a table that are not blank: the number of a row's last line, its cells.
+
+    Raises:
+        LabelsError: naming the line that is no row.
+    """
+    lines = text.removeprefix("\ufeff").splitlines(keepends=True)
+    rows = csv.reader(lines, delimiter=separator, strict=True)
     try:
         for row in rows:
             cells = [cell.strip() for cell in row]
-            if not any(cells):
-                continue
-            if columns is None:
-                columns = _columns(cells)
-                continue
-            yield _of_row(cells, columns, line_place(rows.line_num))
+            if any(cells):
+                yield rows.line_num, cells
     except csv.Error as e:
         raise LabelsError(
             N_("{place}: it is no row of a table: {reason}"),

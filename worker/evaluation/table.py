@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 import re
 from pathlib import Path
 from typing import Final
 
 from worker.contract.i18n import gettext_noop as N_
-from worker.contract.label_files import decoded_text, given_reason
+from worker.contract.label_files import decoded_text, given_reason, table_rows
 from worker.contract.labels import LabelsError, line_place
 from worker.contract.local.files import read_given
 from worker.contract.urls import is_url
@@ -45,25 +44,10 @@ def read_table(file: Path) -> list[tuple[str, tuple[str, ...]]]:
 def _rows(text: str) -> list[tuple[str, list[str]]]:
     first = text.partition("\n")[0]
     separator = next((one for one in _SEPARATORS if one in first), ",")
-    rows = csv.reader(text.splitlines(keepends=True), delimiter=separator, strict=True)
-    found = []
-    columns: tuple[int, int] | None = None
-    try:
-        for row in rows:
-            cells = [cell.strip() for cell in row]
-            if not any(cells):
-                continue
-            if columns is None:
-                columns = _columns(cells)
-                continue
-            found.append(_row(cells, columns, rows.line_num))
-    except csv.Error as e:
-        raise LabelsError(
-            N_("{place}: it is no row of a table: {reason}"),
-            place=line_place(rows.line_num),
-            reason=e,
-        ) from e
-    return found
+    rows = table_rows(text, separator)
+    _, header = next(rows, (0, []))
+    columns = _columns(header) if header else (0, 0)
+    return [_row(cells, columns, line) for line, cells in rows]
 
 
 def _columns(cells: list[str]) -> tuple[int, int]:
