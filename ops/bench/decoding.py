@@ -7,7 +7,7 @@ resize with the model's filter), our exact decoding, and our fast one. Then the 
 model's embeddings of fast and of exact decoding. Without `--model` it is a Chinese-CLIP of B/16's
 size with random weights; without `--photos` the photographs are made up, of camera size.
 
-How often the best label stays the same, ops/demo_model/evaluate.py measures with the bundled model.
+The card of the bundled model has what fast decoding changes of its embeddings.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ def test_one_command_tags_a_directory(tmp_path: Path) -> None:
     assert done.stdout == ""
     found = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
     assert sorted(r["path"] for r in found) == sorted(str(path) for path in paths)
-    assert done.stderr.count("demonstration model") == 1
+    assert done.stderr.count("the bundled model knows") == 1
     assert "20 images" in done.stderr
 
 

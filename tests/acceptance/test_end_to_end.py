@@ -103,7 +103,7 @@ def test_a_record_has_its_fields_in_order_and_all_times(
     assert record["error"] is None
     assert record["device"] == "cpu"
     name, _, digest = record["model"].partition("@")
-    assert (name, len(digest)) == ("wanwu-demo", 12)
+    assert (name, len(digest)) == ("wanwu-photo", 12)
     scores = [tag["score"] for tag in record["tags"]]
     assert len(scores) == 5
     assert scores == sorted(scores, reverse=True)
@@ -287,7 +287,7 @@ def test_a_worker_without_its_model_says_so_and_ends(server: EmbeddedRedis, tmp_
 
 def test_a_worker_refuses_a_model_that_was_changed(server: EmbeddedRedis, tmp_path: Path) -> None:
     model = tmp_path / "model"
-    subprocess.run(["cp", "-r", str(ROOT / "worker/artifact/demo"), str(model)], check=True)
+    subprocess.run(["cp", "-r", str(ROOT / "worker/artifact/bundled"), str(model)], check=True)
     body = bytearray((model / "image.pt").read_bytes())
     body[len(body) // 2] ^= 1
     (model / "image.pt").write_bytes(body)

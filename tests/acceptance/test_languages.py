@@ -48,7 +48,7 @@ _FRACTION: Final = re.compile(r"\d+\.\d+(?:e-\d+)?")
 _ANSI: Final = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\r")
 COMMANDS: Final = {"producer": producer.cli.main, "worker": worker.cli.main}
 LABELS: Final = (
-    ROOT.joinpath("worker/artifact/demo/labels.txt").read_text(encoding="utf-8").split("\n")
+    ROOT.joinpath("worker/artifact/bundled/labels.txt").read_text(encoding="utf-8").split("\n")
 )
 # What is Chinese in every language: names, and what the examples of the help are about.
 CHINESE_DATA: Final = {

@@ -22,7 +22,7 @@ from worker.contract.stores.jobs import JobStore
 pytestmark = pytest.mark.integration
 
 CAT = ROOT / "ops" / "examples" / "猫.jpg"
-UNREAD = "the model knows no word of these labels, so it would score them all alike: "
+UNREAD = "the model knows single words, and these are none of them: "
 ALIKE = "the model reads these labels as the same, so it would score them alike: "
 PARTLY = "the model does not know all words of some labels, so their scores say less: "
 
@@ -49,14 +49,14 @@ def jobs(queue: str) -> int:
 @pytest.mark.parametrize(
     ("labels", "expected"),
     [
-        (["cat", "dog"], UNREAD + "cat, dog;"),
-        (["猫", "dog"], UNREAD + "dog;"),
+        (["gato", "perro"], UNREAD + "gato, perro;"),
+        (["猫", "perro"], UNREAD + "perro;"),
         (["🐱", "🐶"], UNREAD + "🐱, 🐶;"),
         (["猫 ", "猫　"], None),
         (["猫", "貓"], UNREAD + "貓;"),
-        (["cat猫", "dog猫"], ALIKE + "cat猫 = dog猫;"),
+        (["猫", "a cat"], ALIKE + "猫 = a cat;"),
         (["猫", "猫!"], ALIKE + "猫 = 猫!;"),
-        (["花" * 24, "花" * 25], ALIKE),
+        (["猫", "猫咪"], ALIKE + "猫 = 猫咪;"),
     ],
 )
 def test_labels_are_refused_before_anything_is_sent(
@@ -74,21 +74,12 @@ def test_labels_are_refused_before_anything_is_sent(
     assert jobs(queue) == before
 
 
-@pytest.mark.parametrize(
-    ("labels", "aliases", "expected"),
-    [
-        (("小猫cat", "汽车"), {}, "小猫cat (cat)"),
-        (("cat", "狗"), {"cat": ("猫",)}, "cat (cat)"),
-    ],
-)
-def test_labels_that_are_known_in_part_are_used_and_named(
-    queue: str, labels: tuple[str, ...], aliases: dict[str, tuple[str, ...]], expected: str
-) -> None:
+def test_a_label_with_an_alias_that_is_known_is_used_and_named(queue: str) -> None:
     notes: list[str] = []
     with Client(queue, on_note=notes.append) as client:
-        (record,) = client.tag(CAT, LabelPack(labels, aliases=aliases))
-    assert len(record.tags) == 2
-    assert f"note: {PARTLY}{expected}" in notes
+        (record,) = client.tag(CAT, LabelPack(("gato", "狗"), aliases={"gato": ("猫",)}))
+    assert record.tags[0].label == "gato"
+    assert f"note: {PARTLY}gato (gato)" in notes
 
 
 def test_the_command_says_so_in_the_language_of_its_user(
@@ -98,42 +89,42 @@ def test_the_command_says_so_in_the_language_of_its_user(
         "submit",
         str(CAT),
         "--label",
-        "cat",
+        "gato",
         "--label",
-        "dog",
+        "perro",
         "--out",
         str(tmp_path / "t.jsonl"),
     )
     done = run("producer", *argv, broker_url=queue)
     assert done.returncode == 2
-    assert done.stderr.splitlines()[-1].startswith(f"Error: {UNREAD}cat, dog;")
+    assert done.stderr.splitlines()[-1].startswith(f"Error: {UNREAD}gato, perro;")
     assert not (tmp_path / "t.jsonl").exists()
     monkeypatch.setenv("LC_ALL", "zh_CN.UTF-8")
     done = run("producer", *argv, broker_url=queue)
-    assert "模型完全不认识这些标签" in done.stderr.splitlines()[-1]
+    assert "模型只认识单个词语" in done.stderr.splitlines()[-1]
 
 
 def test_the_http_api_refuses_them_as_well(server: str, queue: str) -> None:
     pool = urllib3.PoolManager(retries=False, timeout=PATIENCE_S)
     before = jobs(queue)
-    body = {"labels": ["cat", "dog"], "images": [str(CAT)]}
+    body = {"labels": ["gato", "perro"], "images": [str(CAT)]}
     answer = pool.request("POST", f"{server}/jobs", json=body)
     assert answer.status == 422
     problem = json.loads(answer.data)
     assert problem["code"] == "labels_alike"
-    assert problem["message"].startswith(UNREAD + "cat, dog;")
+    assert problem["message"].startswith(UNREAD + "gato, perro;")
     assert jobs(queue) == before
     form: list[tuple[str, Any]] = [
         ("image", ("a.jpg", CAT.read_bytes())),
-        ("label", "cat"),
-        ("label", "dog"),
+        ("label", "gato"),
+        ("label", "perro"),
     ]
     answer = pool.request("POST", f"{server}/predict", fields=form)
     problem = json.loads(answer.data)
     assert (answer.status, problem["code"]) == (422, "labels_alike")
-    assert problem["message"].startswith(UNREAD + "cat, dog;")
-    with Client(server) as client, pytest.raises(ServerError, match=r"labels_alike: .*cat, dog"):
-        list(client.tag(CAT, ["cat", "dog"]))
+    assert problem["message"].startswith(UNREAD + "gato, perro;")
+    with Client(server) as client, pytest.raises(ServerError, match=r"labels_alike: .*gato, perro"):
+        list(client.tag(CAT, ["gato", "perro"]))
 
 
 def test_labels_that_nobody_could_check_beforehand_fail_each_image(
@@ -143,12 +134,12 @@ def test_labels_that_nobody_could_check_beforehand_fail_each_image(
     monkeypatch.setattr("producer.backend.connection.Connection.check_labels", lambda *_: [])
     files = fill(tmp_path / "photos", 20)
     with Client(queue) as client:
-        found = list(client.tag([str(file) for file in files], ["cat", "dog"]))
+        found = list(client.tag([str(file) for file in files], ["gato", "perro"]))
     assert len(found) == 20
     errors = {(one.error.code, one.error.message) for one in found if one.error}
     ((code, message),) = errors
     assert code == "labels_alike"
-    assert message.startswith(UNREAD + "cat, dog;")
+    assert message.startswith(UNREAD + "gato, perro;")
 
 
 def test_kept_embeddings_are_not_searched_by_a_word_that_says_nothing(
@@ -157,5 +148,5 @@ def test_kept_embeddings_are_not_searched_by_a_word_that_says_nothing(
     with Client(queue) as client:
         list(client.tag(CAT, ["猫", "狗"], out=tmp_path / "t.parquet", embeddings=True))
         assert client.search("猫", tmp_path / "t.parquet")
-        with pytest.raises(EncodingError, match=r"knows no word of these labels.*: cat"):
-            client.search("cat", tmp_path / "t.parquet")
+        with pytest.raises(EncodingError, match=r"none of them: gato"):
+            client.search("gato", tmp_path / "t.parquet")

@@ -74,7 +74,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     sigmoid of its logit and the bias (SigLIP; classifiers of several labels at once, with a bias of
     0). `labels` names the file of the model's own label set,
     if it has one. `parity` and `speed` were measured at export; `fast_decode` says that embeddings
-    stay what they are when JPEGs are scaled down while they are decoded.
+    stay what they are when JPEGs are scaled down while they are decoded. The texts of a `lexicon`
+    are single words that it knows. `kinds` are the parents of its labels' parents.
     """
 
     format: int
@@ -96,6 +97,15 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     speed: dict[str, Any] = {}
     torch: str = ""
     notice: str | None = None
+    lexicon: bool = False
+    kinds: dict[str, str] = {}
+
+    def prompts(self, templates: tuple[str, ...]) -> tuple[str, ...]:
+        """Return the templates of texts: those asked for, else the model's own.
+
+        A lexicon looks words up, so that templates say nothing to it.
+        """
+        return (PLACEHOLDER,) if self.lexicon else templates or (self.template,)
 
     @property
     def scale(self) -> Scale:
@@ -149,7 +159,7 @@ class Artifact(msgspec.Struct, frozen=True):
 
 def default_artifact() -> Path:
     """Return the directory of the model that ships with the program."""
-    return Path(__file__).with_name("demo")
+    return Path(__file__).with_name("bundled")
 
 
 def open_artifact(path: str | Path = "") -> Artifact:

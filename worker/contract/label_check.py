@@ -19,7 +19,7 @@ from worker.contract.printable import printable
 CHECK: Final = "check_labels"
 # What a worker looks at when it is asked, on its main thread: more are looked at with the job.
 MOST_TEXTS: Final = 5_000
-_SHOWN: Final = 5
+SHOWN: Final = 5
 # Of a group.
 _TOGETHER: Final = 3
 # Of a group of labels.
@@ -42,23 +42,33 @@ class LabelCheck(msgspec.Struct, frozen=True):
 
     `unread` are labels of which the tokenizer knows no word, `alike` groups that the model reads as
     the same, `partly` labels of which it does not know some words, with those. `reason` is why a
-    model refuses them otherwise, in English.
+    model refuses them otherwise, in English. Of a lexicon `nearest` are words that it knows and
+    that look like the unread ones.
     """
 
     unread: Named = Named()
     alike: Named = Named()
     partly: Named = Named()
     reason: str = ""
+    nearest: Named = Named()
+    is_lexicon: bool = False
 
     @property
     def refusals(self) -> list[Sentence]:
         """Return why the labels cannot be used; nothing if they can."""
         found = [Sentence(self.reason, {})] if self.reason else []
         if self.unread.count:
-            found.append(Sentence(_UNREAD, {"labels": str(self.unread)}))
+            found.append(self._unread())
         if self.alike.count:
             found.append(Sentence(_ALIKE, {"labels": str(self.alike)}))
         return found
+
+    def _unread(self) -> Sentence:
+        if not self.is_lexicon:
+            return Sentence(_UNREAD, {"labels": str(self.unread)})
+        if not self.nearest.count:
+            return Sentence(_NO_SUCH_WORD, {"labels": str(self.unread)})
+        return Sentence(_NEAR, {"labels": str(self.unread), "nearest": str(self.nearest)})
 
     @property
     def warnings(self) -> list[Sentence]:
@@ -85,6 +95,14 @@ _UNREAD: Final = N_(
     "the model knows no word of these labels, so it would score them all alike: {labels}; use "
     "words of its language, or another model"
 )
+_NO_SUCH_WORD: Final = N_(
+    "the model knows single words, and these are none of them: {labels}; use other words, or a "
+    "model that reads any text, such as Chinese-CLIP"
+)
+_NEAR: Final = N_(
+    "the model knows single words, and these are none of them: {labels}; the nearest that it "
+    "knows: {nearest}; use those, or a model that reads any text, such as Chinese-CLIP"
+)
 _ALIKE: Final = N_(
     "the model reads these labels as the same, so it would score them alike: {labels}; keep one of "
     "each, or choose words that differ more"
@@ -97,7 +115,7 @@ _PARTLY: Final = N_(
 def named(labels: Iterable[str]) -> Named:
     """Return labels as they are shown."""
     every = list(labels)
-    return Named(tuple(map(_shown, every[:_SHOWN])), len(every))
+    return Named(tuple(map(_shown, every[:SHOWN])), len(every))
 
 
 def named_groups(groups: Iterable[Iterable[str]]) -> Named:
@@ -113,7 +131,7 @@ def named_with_words(labels: Iterable[tuple[str, Iterable[str]]]) -> Named:
 
 
 def _joined(group: list[str]) -> str:
-    names = [_shown(label, _MOST_CHARS // _SHOWN) for label in group[:_TOGETHER]]
+    names = [_shown(label, _MOST_CHARS // SHOWN) for label in group[:_TOGETHER]]
     return " = ".join([*names, "…"] if len(group) > _TOGETHER else names)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import warnings
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import torch
 
@@ -23,11 +23,15 @@ if TYPE_CHECKING:
     from worker.artifact.manifest import Artifact
 
 
+_MANY_CONVOLUTIONS: Final = 24
+
+
 class TorchScriptEngine(Synchronous):
     """The image tower in TorchScript. Weights lie on `device`, and every input is moved there.
 
     On CUDA it runs ahead, in graphs, and embeddings come back to the CPU. On the CPU, where layers
-    of few bits are short, the threads share a batch by images and not layer by layer.
+    of few bits are short, and many small convolutions are too, the threads share a batch by images
+    and not layer by layer.
     """
 
     name = "torchscript"
@@ -40,8 +44,8 @@ class TorchScriptEngine(Synchronous):
         self._runner: CudaRunner | Streams | None = None
         if device.type == "cuda":
             self._runner = CudaRunner(module, CudaCard(device))
-        elif precision != "fp32":
-            # Products of float32 take long enough for threads to share each of them.
+        elif precision != "fp32" or _has_short_layers(module):
+            # Large products of float32 take long enough for threads to share each of them.
             self._runner = Streams(partial(_rows, module, device), torch.get_num_threads())
 
     @classmethod
@@ -81,6 +85,12 @@ class TorchScriptEngine(Synchronous):
         return _rows(self._module, self._device, pixels_NCHW)
 
 
+def _has_short_layers(module: torch.jit.ScriptModule) -> bool:
+    """Whether it is a network of many convolutions, each too short for threads to share."""
+    graph: Any = module.inlined_graph
+    return len(graph.findAllNodes("aten::_convolution")) >= _MANY_CONVOLUTIONS
+
+
 def _rows(
     module: torch.jit.ScriptModule, device: torch.device, pixels_NCHW: torch.Tensor
 ) -> torch.Tensor:
@@ -92,7 +102,8 @@ def _rows(
 def load_module(path: Path, device: torch.device) -> torch.jit.ScriptModule:
     """Load TorchScript onto `device`, ready for inference, wherever it was traced.
 
-    It is neither frozen nor optimised further: that is for the exporter, which measures parity.
+    It is not optimised further, which is for the exporter, who measures parity; only weights of
+    eight bits become floats, once.
 
     Raises:
         ArtifactError: torch cannot load it.
@@ -105,6 +116,9 @@ def load_module(path: Path, device: torch.device) -> torch.jit.ScriptModule:
             module: torch.jit.ScriptModule = torch.jit.load(  # type: ignore[no-untyped-call]
                 str(path), map_location=device
             )
+            place_constants(module, device)
+            if is_packed(module):
+                module = torch.jit.freeze(module.eval())
     except (RuntimeError, ValueError, OSError) as e:
         reason = str(e).strip().partition("\n")[0]
         raise ArtifactError(
@@ -113,8 +127,12 @@ def load_module(path: Path, device: torch.device) -> torch.jit.ScriptModule:
             file=path.name,
             reason=reason,
         ) from e
-    place_constants(module, device)
     return module.eval()
+
+
+def is_packed(module: torch.jit.ScriptModule) -> bool:
+    """Whether its weights lie in eight bits (worker/model/packed.py), and are not floats yet."""
+    return any(tensor.dtype == torch.int8 for tensor in module.buffers())
 
 
 def place_constants(module: Any, device: torch.device) -> None:

@@ -18,7 +18,7 @@ from torch.jit._trace import TracerWarning
 
 from worker.contract.i18n import gettext as _
 from worker.contract.i18n import gettext_noop as N_
-from worker.engines.torchscript import TorchScriptEngine, load_module
+from worker.engines.torchscript import TorchScriptEngine, is_packed, load_module
 from worker.errors import ExportError
 from worker.model.precision import Precision
 
@@ -136,9 +136,12 @@ def trace(
             warnings.simplefilter("ignore", kind)
         try:
             example = tuple(rows[:_TRACED_BATCH] for rows in inputs)
-            traced = torch.jit.freeze(torch.jit.trace(tower.eval(), example, check_trace=False))  # type: ignore[no-untyped-call]
+            traced = torch.jit.trace(tower.eval(), example, check_trace=False)  # type: ignore[no-untyped-call]
+            # Weights of eight bits ship as such: frozen now, they would ship as floats.
+            if not is_packed(traced):
+                traced = torch.jit.freeze(traced)
             torch.jit.save(traced, str(file))
-            saved = torch.jit.load(str(file), map_location=inputs[0].device)  # type: ignore[no-untyped-call]
+            saved = load_module(file, inputs[0].device)
             found = [saved(*(rows[:size] for rows in inputs)) for size in BATCHES]
         except (RuntimeError, TypeError, ValueError) as e:
             raise _not_traced(e, file) from e

@@ -9,12 +9,20 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 from tokenizers import Encoding, Tokenizer
 
-from worker.contract.label_check import LabelCheck, named, named_groups, named_with_words
+from worker.contract.label_check import (
+    SHOWN,
+    LabelCheck,
+    named,
+    named_groups,
+    named_with_words,
+)
 from worker.contract.labels import PLACEHOLDER, LabelPack
+from worker.labels.lexicon import nearest_words
 
 Matrix = npt.NDArray[np.float32]
 
@@ -27,9 +35,13 @@ _BLOCK: Final = 1024
 class LabelReader:
     """Reads labels as a model's tokenizer does, and says what is lost."""
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        """Take a tokenizer that cuts and pads texts as the text tower wants them."""
+    def __init__(self, tokenizer: Tokenizer, *, is_lexicon: bool = False) -> None:
+        """Take a tokenizer that cuts and pads texts as the text tower wants them.
+
+        Of words that a lexicon does not know it says the nearest that it does.
+        """
         self._tokenizer = tokenizer
+        self._is_lexicon = is_lexicon
         self._unknown = _unknown_id(tokenizer)
 
     def check(self, pack: LabelPack, templates: Sequence[str]) -> LabelCheck:
@@ -42,7 +54,20 @@ class LabelReader:
         lost = set(unread)
         readable = [label for label in pack.labels if label not in lost]
         groups = self._alike(readable, pack, templates)
-        return LabelCheck(named(unread), named_groups(groups), named_with_words(partly.items()))
+        found = LabelCheck(named(unread), named_groups(groups), named_with_words(partly.items()))
+        if not (self._is_lexicon and unread):
+            return found
+        hints = nearest_words(self._tokenizer, unread[:SHOWN])
+        near = named_with_words((label, words) for label, words in hints.items() if words)
+        return msgspec.structs.replace(found, nearest=near, is_lexicon=True)
+
+    def first_known(self, texts: tuple[str, ...]) -> tuple[str, ...]:
+        """Return the first text that is known, of several for one label; else all."""
+        known = (
+            n for n, one in enumerate(self._encode(list(texts))) if self._unknown not in one.ids
+        )
+        first = next(known, None)
+        return texts if first is None else (texts[first],)
 
     def _unread(self, pack: LabelPack) -> tuple[list[str], dict[str, list[str]]]:
         """Return labels that cannot be read, and others with those of their words that cannot."""

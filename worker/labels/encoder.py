@@ -29,6 +29,7 @@ from worker.labels.matrix_store import LabelMatrixStore, NoLabelMatrixStore
 from worker.labels.text_tower import TextEmbedder, unit
 
 Matrix = npt.NDArray[np.float32]
+Flags = npt.NDArray[np.bool_]
 
 # 20,000 labels of 512 dimensions are 40 MB.
 _SETS_KEPT: Final = 16
@@ -173,7 +174,7 @@ class LabelEncoder:
         self._artifact = artifact
         self._matrix_store = matrix_store or NoLabelMatrixStore()
         self._texts = TextEmbedder(artifact, device)
-        self._reader = LabelReader(self._texts.tokenizer)
+        self._reader = LabelReader(self._texts.tokenizer, is_lexicon=artifact.manifest.lexicon)
 
     def encode(self, pack: LabelPack) -> LabelSet:
         """Return the pack's label set; what the pack leaves open is filled in from the model.
@@ -195,7 +196,9 @@ class LabelEncoder:
         if pack.calibrated:
             others = self._background(pack)
             matrix_JD = self._stored(f"{self._artifact.id}:{others.hash}", others)
-            background = Background(matrix_JD, _apart(full, matrix_KD, others, matrix_JD))
+            apart_JK = _apart(full, matrix_KD, others, matrix_JD)
+            apart_JK[self._kin(others, matrix_JD, matrix_KD)] = 0
+            background = Background(matrix_JD, apart_JK)
         return LabelSet(full.labels, matrix_KD, MappingProxyType(full.parents), background)
 
     def check(self, pack: LabelPack) -> LabelCheck:
@@ -213,7 +216,7 @@ class LabelEncoder:
         return self._reader.check(pack, self._templates(pack))
 
     def _templates(self, pack: LabelPack) -> tuple[str, ...]:
-        return pack.templates or (self._artifact.manifest.template,)
+        return self._artifact.manifest.prompts(pack.templates)
 
     def _stored(self, key: str, pack: LabelPack) -> Matrix:
         templates = self._templates(pack)
@@ -225,15 +228,40 @@ class LabelEncoder:
         texts = pack.background
         if not texts:
             named = self._artifact if self._artifact.manifest.labels else open_artifact()
-            texts = own_pack(named).labels
+            own = own_pack(named)
+            return LabelPack(own.labels, pack.templates, parents=own.parents)
         return LabelPack(texts, pack.templates)
 
+    def _kin(self, others: LabelPack, matrix_JD: Matrix, matrix_KD: Matrix) -> Flags:
+        """Return for each background word whether it is a kind of a label, or a label of it, JK.
+
+        Whatever word is used: what counts are the embeddings of the background's parents.
+        """
+        lines = _ancestors(others, self._artifact.manifest.kinds)
+        above = LabelPack(tuple(dict.fromkeys(name for line in lines for name in line)))
+        if not above.labels:
+            return np.zeros((len(matrix_JD), len(matrix_KD)), bool)
+        matrix_AD = self._stored(f"{self._artifact.id}:{above.hash}", above)
+        places = {name: number for number, name in enumerate(above.labels)}
+        member_JA = np.zeros((len(lines), len(places)), np.float32)
+        for number, line in enumerate(lines):
+            member_JA[number, [places[name] for name in line]] = 1
+        below_JK = member_JA @ _same(matrix_AD, matrix_KD)
+        above_JK = _same(matrix_JD, matrix_AD) @ (member_JA.T @ _same(matrix_JD, matrix_KD))
+        kin_JK: Flags = (below_JK + above_JK) > 0
+        return kin_JK
+
     def _matrix(self, pack: LabelPack, templates: Sequence[str]) -> Matrix:
-        """Return unit embeddings KD: each the mean over templates, then over label and aliases."""
+        """Return unit embeddings KD: each the mean over templates, then over label and aliases.
+
+        Of a lexicon each word is a thing of its own: the first that it knows counts.
+        """
         owners: list[int] = []
         texts: list[str] = []
         for k, label in enumerate(pack.labels):
             names = (label, *pack.aliases.get(label, ()))
+            if self._artifact.manifest.lexicon:
+                names = self._reader.first_known(names)
             owners += [k] * len(names)
             texts += names
         embedded = [
@@ -243,6 +271,24 @@ class LabelEncoder:
         total_KD = np.zeros((len(pack.labels), self._artifact.manifest.embedding_dim), np.float32)
         np.add.at(total_KD, owners, unit(np.sum(embedded, axis=0)))
         return unit(total_KD)
+
+
+def _ancestors(pack: LabelPack, kinds: Mapping[str, str]) -> list[list[str]]:
+    """Return for each label its parent, the parent's parent, and so on."""
+    lines: list[list[str]] = []
+    for label in pack.labels:
+        line: list[str] = []
+        name = pack.parents.get(label)
+        while name is not None and name not in line:
+            line.append(name)
+            name = kinds.get(name)
+        lines.append(line)
+    return lines
+
+
+def _same(one_ND: Matrix, other_MD: Matrix) -> Matrix:
+    """Return 1 where two embeddings mean the same, else 0, NM."""
+    return (one_ND @ other_MD.T >= _SAME_MEANING).astype(np.float32)
 
 
 def _refuse(check: LabelCheck) -> None:

@@ -20,7 +20,6 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from transformers import (
     AutoConfig,
@@ -40,7 +39,6 @@ from worker.contract.local.files import open_regular
 from worker.contract.reasons import reason
 from worker.contract.settings import expanded
 from worker.errors import ExportError
-from worker.model.conv_stem import add_stem, has_stem
 from worker.model.model_files import WEIGHTS, check_files, check_processor
 from worker.model.towers import ZERO_SHOT
 
@@ -158,10 +156,6 @@ def load_model(directory: Path, name: str) -> Any:
             kind=config.model_type,
             kinds=", ".join(ZERO_SHOT),
         )
-    if has_stem(config):
-        return _attempt(
-            lambda: _with_stem(config, directory), Message(N_("the weights of {name!r}"), name=name)
-        )
     kind = AutoModel if zero_shot else AutoModelForImageClassification
     return _weights(kind, _without_repetition(config), directory, name)
 
@@ -214,13 +208,6 @@ def _weights(kind: Any, config: Any, directory: Path, name: str) -> Any:
             count=len(lacking),
             first=lacking[0],
         )
-    return model.eval()
-
-
-def _with_stem(config: Any, directory: Path) -> Any:
-    """Return a model with a stem, which transformers by itself would not give it."""
-    model = add_stem(AutoModel.from_config(config)).to(torch.float32)
-    model.load_state_dict(load_file(directory / "model.safetensors"))
     return model.eval()
 
 

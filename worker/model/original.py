@@ -10,6 +10,7 @@ import copy
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
 import torch
 from safetensors import SafetensorError
 from torch import nn
@@ -18,8 +19,9 @@ from worker.artifact.manifest import ORIGINAL, Artifact
 from worker.contract.i18n import Message
 from worker.contract.i18n import gettext_noop as N_
 from worker.errors import ArtifactError, ExportError
+from worker.model import concepts
 from worker.model.hub import load_model, quiet
-from worker.model.towers import ClassifierTower, ImageTower
+from worker.model.towers import ClassifierTower, ConceptTower, ImageTower
 
 _CONFIG: Final = "config.json"
 _HALVES: Final = (torch.float16, torch.bfloat16)
@@ -31,6 +33,9 @@ def keep(model: Any, directory: Path) -> None:
     Raises:
         ExportError: it cannot be written.
     """
+    if isinstance(model, concepts.ConceptModel):
+        concepts.save(model, directory / ORIGINAL)
+        return
     dtype = next((half for half in _HALVES if _survives(model, half)), None)
     smallest = copy.deepcopy(model).to(dtype) if dtype else model
     quiet()
@@ -61,10 +66,24 @@ def original_model(artifact: Artifact) -> Any:
             model=artifact.id,
             name=name,
         )
+    if concepts.is_one(artifact.path / ORIGINAL):
+        return _concepts(artifact)
     try:
         return load_model(artifact.path / ORIGINAL, artifact.id)
     except ExportError as e:
         raise ArtifactError(e) from e
+
+
+def _concepts(artifact: Artifact) -> concepts.ConceptModel:
+    try:
+        return concepts.load(artifact.path / ORIGINAL)
+    except (OSError, RuntimeError, SafetensorError, msgspec.MsgspecError) as e:
+        raise ArtifactError(
+            N_("{file} of model {model} cannot be loaded: {reason}"),
+            file=ORIGINAL,
+            model=artifact.id,
+            reason=e,
+        ) from e
 
 
 def original_tower(artifact: Artifact) -> Any:
@@ -79,8 +98,10 @@ def original_tower(artifact: Artifact) -> Any:
 def image_tower(artifact: Artifact, model: Any) -> Any:
     """Return the image tower of a model that was loaded from the artifact."""
     manifest = artifact.manifest
-    kind = ClassifierTower if manifest.kind == "classifier" else ImageTower
-    tower: nn.Module = kind(model, manifest.preprocessing.mean, manifest.preprocessing.std)
+    kind: type[nn.Module] = ClassifierTower if manifest.kind == "classifier" else ImageTower
+    if isinstance(model, concepts.ConceptModel):
+        kind = ConceptTower
+    tower = kind(model, manifest.preprocessing.mean, manifest.preprocessing.std)
     return tower.eval().requires_grad_(requires_grad=False)
 
 

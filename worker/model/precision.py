@@ -57,10 +57,12 @@ def convert(tower: Any, precision: Precision, device: torch.device) -> Any:
     if precision == "int8":
         cut_patches_linearly(tower)
         return _quantized(tower)
-    scaled = tower.scaled
+    scaled, exact = tower.scaled, copy.deepcopy(getattr(tower, "exact", None))
     tower.to(_FLOATS[precision])
     # uint8 values are scaled in float32 and then rounded once.
     tower.scaled = scaled.to(torch.float32)
+    if exact is not None:
+        tower.exact.load_state_dict(exact.to(torch.float32).state_dict(), assign=True)
     tower.dtype = _FLOATS[precision]
     return tower.to(device)
 

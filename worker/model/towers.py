@@ -66,6 +66,27 @@ class ClassifierTower(nn.Module):
         return logits_NK.to(torch.float32)
 
 
+class ConceptTower(nn.Module):
+    """uint8 NCHW -> float32 unit rows ND of the bundled model, which scales in float32."""
+
+    def __init__(self, model: nn.Module, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        super().__init__()
+        self.scaled = Scaled(mean, std)
+        self.model = model
+        self.dtype = torch.float32
+
+    @property
+    def exact(self) -> nn.Module:
+        """What stays in float32 whatever the network computes in: probabilities need it."""
+        readout: nn.Module = self.model.get_submodule("readout")
+        return readout
+
+    def forward(self, pixels_NCHW: Tensor) -> Tensor:
+        """Embed images."""
+        rows_ND: Tensor = self.model(self.scaled(pixels_NCHW).to(self.dtype))
+        return rows_ND
+
+
 class TextTower(nn.Module):
     """Token ids NL and attention mask NL, both int64 -> float32 unit embeddings ND.
 

@@ -1,4 +1,4 @@
-"""Training drawings -> two dozen example images: python ops/demo_model/make_examples.py.
+"""Training drawings -> two dozen example images: python ops/bundled_model/make_examples.py.
 
 Scenes that no training run has seen: a sky, a ground or a table, a shadow, a drawing at its place.
 Several formats, sizes up to a camera's, and the oddities that files have in the wild.

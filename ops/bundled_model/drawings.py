@@ -153,16 +153,16 @@ def read_objects() -> list[Object]:
     return [Object(code, name, category) for code, name, category, *_ in rows]
 
 
-def load(design: str, cache: Path) -> Drawings:
+def load(design: str, cache: Path, size: int = SIZE) -> Drawings:
     """Return a design's drawings of all objects that it has, rasterised once into `cache`.
 
     An icon set's drawings are of no object, only of a category.
     """
-    file = cache / f"{design}-{SIZE}.npz"
+    file = cache / f"{design}-{size}.npz"
     if not file.exists():
         _fetch(cache)
         icons = design in _ICONS_WITHOUT_OBJECTS
-        drawings = _icon_set(design, cache) if icons else _emoji(design, cache)
+        drawings = (_icon_set if icons else _emoji)(design, cache, size)
         np.savez_compressed(file, **vars(drawings))
     with np.load(file) as kept:
         return Drawings(**kept)
@@ -195,7 +195,7 @@ def _fetch(cache: Path) -> None:
     subprocess.run(command, cwd=cache, check=True)  # noqa: S603 - the list above, no shell
 
 
-def _emoji(design: str, cache: Path) -> Drawings:
+def _emoji(design: str, cache: Path, size: int) -> Drawings:
     if design.startswith(_FONT):
         svgs = _font_svgs(design, cache)
     else:
@@ -205,13 +205,13 @@ def _emoji(design: str, cache: Path) -> Drawings:
     for number, thing in enumerate(read_objects()):
         svg = svgs.get(thing.code)
         if svg:
-            pixels.append(render(svg, SIZE))
+            pixels.append(render(svg, size))
             objects.append(number)
             categories.append(CATEGORIES.index(thing.category) if thing.category else NONE)
     return _stacked(pixels, objects, categories)
 
 
-def _icon_set(design: str, cache: Path) -> Drawings:
+def _icon_set(design: str, cache: Path, size: int) -> Drawings:
     icons = _icons(design, cache)
     icon_names = IconNames()
     pixels, categories = [], []
@@ -219,7 +219,7 @@ def _icon_set(design: str, cache: Path) -> Drawings:
         category = icon_names.category(name)
         svg = _svg(icons, name)
         if category and svg:
-            pixels.append(render(svg, SIZE))
+            pixels.append(render(svg, size))
             categories.append(CATEGORIES.index(category))
     return _stacked(pixels, [NONE] * len(pixels), categories)
 

@@ -10,15 +10,10 @@ from typing import Final
 
 import torch
 import torch.nn.functional as F
-from regions import REGIONS
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg, encode_jpeg
 
 OVERSAMPLE: Final = 2
-# Of drawings drawn anew, so many get other colours, and so many lines.
-RECOLOURED: Final = 0.3
-LINED: Final = 0.85
-_BLACK: Final = 0.15
 
 
 @dataclass(frozen=True)
@@ -90,72 +85,29 @@ EVALUATION: Final = Strength(
 )
 
 
-def scenes(rgba_B4SS: Tensor, size: int, strength: Strength, dice: torch.Generator) -> Tensor:
-    """Return B x 3 x size x size float in 0..1: each drawing somewhere on a random background."""
+def scenes(
+    rgba_B4SS: Tensor,
+    size: int,
+    strength: Strength,
+    dice: torch.Generator,
+    behind: Tensor | None = None,
+) -> Tensor:
+    """Return B x 3 x size x size float in 0..1: each drawing somewhere on a random background.
+
+    With `behind`, of that shape, on that.
+    """
     B = len(rgba_B4SS)
     drawn = _place(rgba_B4SS.float() / 255, size, strength, dice)
     colour, alpha = drawn[:, :3], drawn[:, 3:]
     colour = colour / alpha.clamp(min=1e-3)
     colour = _outlined(_tinted(colour, strength, dice), alpha, strength, dice)
-    behind = _backgrounds(B, size, colour * alpha, dice)
-    if strength.white:
+    given = behind is not None
+    behind = _backgrounds(B, size, colour * alpha, dice) if behind is None else behind
+    if strength.white and not given:
         behind = torch.maximum(behind, _chosen(B, strength.white, dice))
     image = colour * alpha + behind * (1 - alpha)
     image = _cut(_greyed(image, strength, dice), strength, dice)
     return _worn(image.clamp(0, 1), strength, dice)
-
-
-def redrawn(rgba_B4SS: Tensor, regions_BSS: Tensor, dice: torch.Generator) -> Tensor:
-    """Return the drawings in another style: flat colours within dark lines of one width.
-
-    Colours are the regions' own, changed a little, or quite other ones. Spaces within a drawing of
-    one ink are filled. Lines follow the rim, and edges between colours that differ enough.
-    """
-    B = len(rgba_B4SS)
-    rgba = rgba_B4SS.float() / 255
-    ink = (rgba[:, :3] * rgba[:, 3:]).amax(dim=(1, 2, 3)).view(B, 1, 1, 1) < _BLACK
-    palette_BK3 = _palette(rgba, regions_BSS, dice)
-    rows = regions_BSS.long().flatten(1)[..., None].expand(-1, -1, 3)
-    flat = palette_BK3.gather(1, rows).transpose(1, 2).reshape(B, 3, *regions_BSS.shape[1:])
-    inside = (regions_BSS > 0).float()[:, None]
-    lines = torch.where(ink, rgba[:, 3:], _lines(flat, inside, dice))
-    line_colour = _uniform((B, 3, 1, 1), 0, 0.35, dice) * _chosen(B, 0.3, dice)
-    alpha = torch.maximum(torch.maximum(rgba[:, 3:] * (inside > 0), inside), lines)
-    colour = flat * (1 - lines) + line_colour * lines
-    return (torch.cat([colour, alpha], dim=1) * 255).byte()
-
-
-def _palette(rgba_B4SS: Tensor, regions_BSS: Tensor, dice: torch.Generator) -> Tensor:
-    """Return B x K x 3: the colour in which each region is filled."""
-    B = len(rgba_B4SS)
-    rows = regions_BSS.long().flatten(1)
-    points = torch.cat([rgba_B4SS[:, :3], torch.ones_like(rgba_B4SS[:, :1])], dim=1)
-    points = (points * (rgba_B4SS[:, 3:] > 0.5)).flatten(2).transpose(1, 2)  # noqa: PLR2004
-    sums = torch.zeros(B, REGIONS, 4).scatter_add_(1, rows[..., None].expand(-1, -1, 4), points)
-    own = sums[..., :3] / sums[..., 3:].clamp(min=1)
-    # Few colours, some bright: a drawing has three, and white, for spaces that have no own.
-    few = torch.rand(B, 4, 3, generator=dice) ** 0.7
-    few[:, 3] = 1.0
-    pick = torch.randint(4, (B, REGIONS), generator=dice)
-    other = few.gather(1, pick[..., None].expand(-1, -1, 3))
-    nudge = 0.12 * torch.randn(B, REGIONS, 3, generator=dice)
-    kept = (own + nudge * (torch.rand(B, 1, 1, generator=dice) < 0.5)).clamp(0, 1)  # noqa: PLR2004
-    changed = torch.rand(B, 1, 1, generator=dice) < RECOLOURED
-    # Dark places of other drawings stay dark: they are lines, eyes, tyres.
-    changed = changed & ((own.amax(dim=2, keepdim=True) > _BLACK) | (sums[..., 3:] == 0))
-    return torch.where(changed | (sums[..., 3:] == 0), other, kept)
-
-
-def _lines(flat: Tensor, inside: Tensor, dice: torch.Generator) -> Tensor:
-    """Return B x 1 x S x S, 1 on lines: the rim, and edges between colours that differ enough."""
-    B = len(flat)
-    step = (F.max_pool2d(flat, 3, 1, 1) + F.max_pool2d(-flat, 3, 1, 1)).sum(dim=1, keepdim=True)
-    edges = (step > _uniform((B, 1, 1, 1), 0.25, 1.5, dice)).float() * inside
-    rim = F.max_pool2d(inside, 3, 1, 1) + F.max_pool2d(-inside, 3, 1, 1)
-    thin = torch.maximum(edges, rim)
-    widths = torch.stack([thin, thin, F.max_pool2d(thin, 3, 1, 1)])
-    width = torch.randint(len(widths), (B,), generator=dice)
-    return widths[width, torch.arange(B)] * _chosen(B, LINED, dice)
 
 
 def _uniform(shape: tuple[int, ...], low: float, high: float, dice: torch.Generator) -> Tensor:
