@@ -86,14 +86,6 @@ def scenes(
             yield fitted(painted, side), picked_B
 
 
-def plain(drawn: Drawn, side: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield the drawings as they are, on white."""
-    rgba = drawn.rgba[min(drawn.rgba)]
-    for picked_B in _batches(torch.arange(len(rgba), device="cpu")):
-        colours = rgba[picked_B].to(device).float() / 255
-        yield fitted(colours[:, :3] * colours[:, 3:] + 1 - colours[:, 3:], side), picked_B
-
-
 def cut_outs(
     photos: list[photographs.Photograph], views: int, side: int, dice: torch.Generator
 ) -> Iterator[tuple[Tensor, Tensor]]:
