@@ -177,7 +177,8 @@ class Client:
         with raises_producer_errors():
             paths, listed = paths_of(images)
             request = request_for(paths, labels, options)
-            output = Output.at(None if out is None else os.fspath(out), out_format)
+            threshold = options.get("threshold")
+            output = Output.at(None if out is None else os.fspath(out), out_format, threshold)
             writing = Writing(output, resume, retry_failed, overwrite)
             check_writing(writing, options)
         runner = self.runner(request)

@@ -180,7 +180,7 @@ def _record(row: dict[str, str]) -> Record:
     names, scores = (_split(row[name]) for name in ("tags", "scores"))
     lines = _lines(row["parents"])
     if not row["tags"]:
-        names = scores = lines = []
+        names, scores, lines = [], [], []
     wire: dict[str, Any] = {
         "path": from_utf8(row["path"]),
         **{name: row[name] for name in ("status", "worker", "device", "model")},

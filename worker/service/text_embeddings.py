@@ -70,8 +70,8 @@ def answers_texts(label_set: Callable[[LabelPack], LabelSet], artifact: Artifact
     def encode(_state: object, pack: Any) -> dict[str, Any]:
         try:
             found = msgspec.convert(pack, LabelPack)
-            if len(found.labels) > MOST_TEXTS or found.calibrated:
-                return {"error": f"a worker encodes {MOST_TEXTS} texts at most"}
+            if not 1 <= len(found.labels) <= MOST_TEXTS or found.calibrated:
+                return {"error": f"a worker encodes 1 to {MOST_TEXTS} texts"}
             description, matrix = encoded(artifact, label_set(found))
         except (TaggerError, LabelsError, msgspec.ValidationError) as e:
             return {"error": str(e)}

@@ -1,0 +1,33 @@
+"""Records -> the same without tags below a score, counted: what a sidecar keeps is for good."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from producer.formats import Sink
+from worker.contract.messages import Record
+
+
+class ConfidentSink:
+    """Hands records on to another sink, without the tags that score less."""
+
+    def __init__(self, sink: Sink, least_score: float) -> None:
+        self._sink = sink
+        self.least_score: Final = least_score
+        # Tags that were left out, and images of which none is left.
+        self.tags = self.images = 0
+
+    def write(self, record: Record) -> None:
+        """Hand one record on."""
+        kept = tuple(tag for tag in record.tags if tag.score >= self.least_score)
+        if len(kept) < len(record.tags):
+            self.tags += len(record.tags) - len(kept)
+            self.images += not kept
+            record = msgspec.structs.replace(record, tags=kept)
+        self._sink.write(record)
+
+    def flush(self) -> None:
+        """Make what was handed on safe."""
+        self._sink.flush()
