@@ -86,7 +86,7 @@ class SubmitArguments(LabelArguments, frozen=True, kw_only=True):
     broker: str | None
 
 
-@verb("producer submit ./images --label 猫 --label 狗 --out tags.jsonl", rules=_RULES)
+@verb("producer submit ./images --label 猫 --label 狗 --calibrated --out tags.jsonl", rules=_RULES)
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...")
 @label_options
 @output_options

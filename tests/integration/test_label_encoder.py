@@ -372,9 +372,12 @@ def test_while_one_encodes_the_others_wait_for_it(client: redis.Redis) -> None:
         assert go_on.wait(PATIENCE_S)
         return np.ones((2, 3), np.float32)
 
-    matrix_store = RedisLabelMatrixStore(client, poll_s=0.01)
+    waits: list[None] = []
+    matrix_store = RedisLabelMatrixStore(client, poll_s=0.01, on_wait=lambda: waits.append(None))
     with ThreadPoolExecutor(4) as threads:
         asked = [threads.submit(matrix_store.get, "k", (2, 3), make) for _ in range(4)]
+        # They are at work, as one may see: they wait for what comes.
+        until(lambda: len(waits) > 3)
         go_on.set()
         found = [one.result(PATIENCE_S) for one in asked]
     assert len(made) == 1
