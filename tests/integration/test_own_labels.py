@@ -19,7 +19,9 @@ def test_a_job_without_labels_is_tagged_by_the_vocabulary_and_says_so(
     server: EmbeddedRedis, fleet: Fleet, tmp_path: Path
 ) -> None:
     model = build(tmp_path / "tiny", labels=None)
-    worker = fleet.start(server.url, model=str(model), image_roots=str(ROOT))
+    # It has encoded nothing before.
+    cache = {"XDG_CACHE_HOME": str(tmp_path)}
+    worker = fleet.start(server.url, model=str(model), image_roots=str(ROOT), variables=cache)
     assert "labels.vocabulary" in worker.text
     assert "jobs without labels get these" in worker.text
     with serving(server.url, tmp_path / "log") as address:
@@ -36,5 +38,4 @@ def test_a_job_without_labels_is_tagged_by_the_vocabulary_and_says_so(
                 assert not [note for note in notes if NOTE in note]
     assert "labels.encoding" in worker.text
     with Client(server.url) as client:
-        jobs = {job.labels for job in client.status().jobs}
-    assert 2847 in jobs or max(jobs) > 2000
+        assert max(job.labels for job in client.status().jobs) > 2000
