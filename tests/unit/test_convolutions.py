@@ -23,7 +23,7 @@ class Norm(nn.Module):
 
     def forward(self, states_NCHW: torch.Tensor) -> torch.Tensor:
         rows = self.norm(states_NCHW.permute(0, 2, 3, 1))
-        return rows.permute(0, 3, 1, 2)
+        return torch.permute(rows, (0, 3, 1, 2))
 
 
 def network(between: Callable[[], nn.Module] = nn.ReLU6, layers: int = LAYERS) -> nn.Module:
@@ -34,7 +34,8 @@ def network(between: Callable[[], nn.Module] = nn.ReLU6, layers: int = LAYERS) -
 
 def frozen(module: nn.Module, dtype: torch.dtype = torch.float32) -> torch.jit.ScriptModule:
     traced = torch.jit.trace(module.to(dtype).eval(), images(2).to(dtype))  # type: ignore[no-untyped-call]
-    return torch.jit.freeze(traced)
+    found: torch.jit.ScriptModule = torch.jit.freeze(traced)
+    return found
 
 
 def images(count: int) -> torch.Tensor:
