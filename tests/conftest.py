@@ -23,6 +23,7 @@ from worker.contract.redis.connections import connect
 os.environ["LC_ALL"] = "C.UTF-8"
 
 ROOT = Path(__file__).resolve().parent.parent
+SMALL_MODEL = ROOT / "tests" / "models" / "drawings"
 # Nothing that a test waits for takes so long, even where other programs keep all cores busy: a wait
 # that reaches it has failed. No test says how fast something is; that is what ops/bench measures.
 PATIENCE_S = 240.0
@@ -93,10 +94,11 @@ def client(server: EmbeddedRedis) -> Iterator[redis.Redis]:
 def environment(**settings: str) -> dict[str, str]:
     """Return this process's environment without its own WANWU settings, and with those given.
 
-    Workers may read everywhere, unless it says otherwise.
+    Workers may read everywhere, unless it says otherwise, and hold a small model: `model=""` is the
+    bundled one.
     """
     inherited = {k: v for k, v in os.environ.items() if not k.startswith("WANWU_")}
-    settings = {"image_roots": "/"} | settings
+    settings = {"image_roots": "/", "model": str(SMALL_MODEL)} | settings
     return inherited | {f"WANWU_{name.upper()}": value for name, value in settings.items()}
 
 

@@ -1,11 +1,11 @@
 """Compare artifacts with transformers, fed by its own processors and tokenizers: a table.
 
-    python ops/bench/parity.py [--full] [FAMILY ...]
+    python ops/bench/parity.py [--full | --trained] [FAMILY ...]
 
 A model of each family is made with random weights, tiny or, with --full, of the size that people
-use; exported; and given odd texts and pictures, as is transformers' model by way of its own
-processor. Printed are the largest differences: of embeddings of length 1 or of logits, in float32,
-and of scores with those of transformers' own pipeline.
+use, or tiny and trained for a few seconds; exported; and given odd texts and pictures, as is
+transformers' model by way of its own processor. Printed are the largest differences: of embeddings
+of length 1 or of logits, in float32, and of scores with those of transformers' own pipeline.
 
 Shapes: N pictures or texts, D embedding dimensions, K labels.
 """
@@ -13,6 +13,7 @@ Shapes: N pictures or texts, D embedding dimensions, K labels.
 from __future__ import annotations
 
 import argparse
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -23,6 +24,7 @@ import numpy.typing as npt
 import torch
 from more_families import MORE, save_more
 from PIL import Image
+from trained import train
 from transformers import (
     AutoImageProcessor,
     AutoModel,
@@ -67,7 +69,7 @@ class Differences(NamedTuple):
 def save(directory: Path, family: str, *, full: bool = False) -> Path:
     """Write a model of the family to `directory`."""
     if family in MORE:
-        return save_more(directory, family)
+        return save_more(directory, family, full=full)
     return hub_models.save(directory, family, full=full)
 
 
@@ -200,12 +202,16 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n\n")[0])
     parser.add_argument("families", nargs="*", default=FAMILIES, metavar="FAMILY")
-    parser.add_argument("--full", action="store_true", help="of the size that people use")
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument("--full", action="store_true", help="of the size that people use")
+    size.add_argument("--trained", action="store_true", help="tiny, with trained weights")
     options = parser.parse_args()
     print("| family | images | texts | scores |\n|---|---:|---:|---:|")
     for family in options.families:
         with tempfile.TemporaryDirectory() as place:
             directory = save(Path(place) / family, family, full=options.full)
+            if options.trained:
+                print(f"{family}: top-1 {train(directory):.2f}", file=sys.stderr)
             artifact = export(directory, Path(place) / "artifact")
             found = compare(directory, artifact, pictures(Path(place)))
         texts = "-" if found.texts is None else f"{found.texts:.1e}"

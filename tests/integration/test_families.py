@@ -9,6 +9,7 @@ import pytest
 from hub_models import LABELS, edit, save
 from more_families import save_more
 from sentencepiece import SentencePieceTrainer
+from trained import train
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from worker.artifact.manifest import FORMAT
@@ -33,6 +34,14 @@ def test_pictures_texts_and_scores_are_those_of_transformers(family: str, tmp_pa
     is_sigmoid = family in {"siglip", "siglip2", "vit_several"}
     assert (artifact.manifest.format == FORMAT) == is_sigmoid
     assert (artifact.manifest.logit_bias is not None) == is_sigmoid
+
+
+def test_weights_that_were_trained_answer_so_too(tmp_path: Path) -> None:
+    directory = parity.save(tmp_path / "siglip", "siglip")
+    assert train(directory, steps=60) > 1 / len(LABELS)
+    artifact = parity.export(directory, tmp_path / "artifact")
+    found = parity.compare(directory, artifact, parity.pictures(tmp_path))
+    assert max(found.images, found.texts or 0, found.scores) <= 1e-5
 
 
 def test_classes_are_numbered_as_the_config_numbers_them(tmp_path: Path) -> None:
