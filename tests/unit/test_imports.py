@@ -16,7 +16,6 @@ from worker.contract.imports import importing
 @pytest.fixture(autouse=True)
 def _as_before() -> Iterator[None]:
     yield
-    gc.unfreeze()
     gc.enable()
 
 
