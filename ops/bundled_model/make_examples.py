@@ -1,7 +1,9 @@
-"""Training drawings -> two dozen example images: python ops/bundled_model/make_examples.py.
+"""Drawings and photographs -> two dozen example images: python ops/bundled_model/make_examples.py.
 
 Scenes that no training run has seen: a sky, a ground or a table, a shadow, a drawing at its place.
-Several formats, sizes up to a camera's, and the oddities that files have in the wild.
+And photographs, on which nothing was trained: those that Plasma offers for people's accounts
+(apt-get install plasma-workspace-data), all CC0. Several formats, sizes up to a camera's, and the
+oddities that files have in the wild.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ Save = Callable[[Image.Image, Path], None]
 class Example:
     """A picture to make: of which object, from which design, how large, and how it is stored."""
 
+    seed: int
     name: str
     design: str
     ending: str
@@ -64,31 +67,33 @@ def _animated(image: Image.Image, path: Path) -> None:
 JPEG: Final = _as(quality=80)
 NOTO, TWEMOJI, FLUENT = "noto", "twemoji", "fluent-emoji-flat"
 EXAMPLE_SET: Final = (
-    Example("猫", NOTO, "jpg", CAMERA, JPEG),
-    Example("熊猫", TWEMOJI, "jpg", CAMERA, JPEG),
-    Example("大象", FLUENT, "jpg", CAMERA, JPEG),
-    Example("公交车", NOTO, "jpg", (3000, 4000), JPEG),
-    Example("红苹果", FLUENT, "jpg", SMALL, JPEG),
-    Example("向日葵", NOTO, "jpg", SMALL, _turned),
-    Example("自行车", TWEMOJI, "jpg", SMALL, _cmyk),
-    Example("企鹅", NOTO, "png", SMALL, _as(optimize=True)),
-    Example("蝴蝶", FLUENT, "png", SMALL, _palette),
-    Example("汉堡", NOTO, "png", (512, 512), _as(optimize=True)),
-    Example("西瓜", TWEMOJI, "webp", SMALL, _as(quality=80)),
-    Example("香蕉", NOTO, "webp", (1600, 1200), _as(quality=80)),
-    Example("青蛙", FLUENT, "gif", (320, 240), _animated),
-    Example("雪人", NOTO, "bmp", (320, 240), _as()),
-    Example("足球", TWEMOJI, "tif", (400, 300), _as(compression="tiff_lzw")),
-    Example("直升机", NOTO, "jpg", SMALL, JPEG),
-    Example("帆船", FLUENT, "jpg", SMALL, JPEG),
-    Example("火山", NOTO, "jpg", SMALL, JPEG),
-    Example("彩虹", TWEMOJI, "jpg", SMALL, JPEG),
-    Example("仙人掌", NOTO, "jpg", SMALL, JPEG),
-    Example("手机", NOTO, "jpg", SMALL, JPEG),
-    Example("相机", FLUENT, "jpg", SMALL, JPEG),
-    Example("奖杯", TWEMOJI, "jpg", SMALL, JPEG),
-    Example("房子", NOTO, "jpg", SMALL, JPEG),
+    Example(1, "熊猫", TWEMOJI, "jpg", CAMERA, JPEG),
+    Example(2, "大象", FLUENT, "jpg", CAMERA, JPEG),
+    Example(3, "公交车", NOTO, "jpg", (3000, 4000), JPEG),
+    Example(5, "向日葵", NOTO, "jpg", SMALL, _turned),
+    Example(6, "自行车", TWEMOJI, "jpg", SMALL, _cmyk),
+    Example(8, "蝴蝶", FLUENT, "png", SMALL, _palette),
+    Example(9, "汉堡", NOTO, "png", (512, 512), _as(optimize=True)),
+    Example(10, "西瓜", TWEMOJI, "webp", SMALL, _as(quality=80)),
+    Example(11, "香蕉", NOTO, "webp", (1600, 1200), _as(quality=80)),
+    Example(12, "青蛙", FLUENT, "gif", (320, 240), _animated),
+    Example(13, "雪人", NOTO, "bmp", (320, 240), _as()),
+    Example(14, "足球", TWEMOJI, "tif", (400, 300), _as(compression="tiff_lzw")),
+    Example(17, "火山", NOTO, "jpg", SMALL, JPEG),
+    Example(18, "彩虹", TWEMOJI, "jpg", SMALL, JPEG),
+    Example(21, "相机", FLUENT, "jpg", SMALL, JPEG),
 )
+PHOTOGRAPHS: Final = {
+    "猫": "Cat",
+    "狗": "Dog",
+    "鸟": "Parrot",
+    "蜥蜴": "Chameleon",
+    "鱼": "Fish",
+    "气球": "Air Balloon",
+    "汽车": "Car",
+    "画笔": "Brushes",
+    "航天飞机": "Shuttle",
+}
 
 
 def compose(drawing: Image.Image, size: tuple[int, int], dice: random.Random) -> Image.Image:
@@ -117,26 +122,30 @@ def _ramp(dice: random.Random) -> Callable[[int], float]:
     return lambda value: low + (high - low) * value / 255
 
 
-def make(cache: Path, out: Path) -> None:
+def make(cache: Path, photographs: Path, out: Path) -> None:
     """Write all examples to `out`."""
     codes = {thing.name: thing.code for thing in drawings.read_objects()}
     out.mkdir(parents=True, exist_ok=True)
-    for number, example in enumerate(EXAMPLE_SET):
+    for example in EXAMPLE_SET:
         svg = drawings.svg_of(example.design, codes[example.name], cache)
         if svg is None:
             message = f"{example.design} has no {example.name}"
             raise ValueError(message)
         side = min(1024, *example.size)
         drawing = Image.fromarray(drawings.render(svg, side))
-        image = compose(drawing, example.size, random.Random(number))  # noqa: S311 - no secret
-        path = out / f"{example.name}.{example.ending}"
-        example.save(image, path)
-        print(f"{path.name} {image.width} x {image.height}, {path.stat().st_size:,} bytes")
+        image = compose(drawing, example.size, random.Random(example.seed))  # noqa: S311 - no secret
+        example.save(image, out / f"{example.name}.{example.ending}")
+    for name, file in PHOTOGRAPHS.items():
+        with Image.open(photographs / f"{file}.png") as photograph:
+            JPEG(photograph.convert("RGB"), out / f"{name}.jpg")
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cache", type=Path, default=Path("drawings"), help="fetched drawings")
+    parser.add_argument(
+        "--photographs", type=Path, default=Path("/usr/share/plasma/avatars/photos")
+    )
     parser.add_argument("--out", type=Path, default=EXAMPLES)
     argv = parser.parse_args()
-    make(argv.cache, argv.out)
+    make(argv.cache, argv.photographs, argv.out)

@@ -28,7 +28,8 @@ pytestmark = pytest.mark.integration
 def test_one_command_tags_a_directory(tmp_path: Path) -> None:
     paths = fill(tmp_path / "in", 20)
     out = tmp_path / "tags.jsonl"
-    done = run("producer", "submit", str(tmp_path / "in"), "--embedded", "--out", str(out))
+    argv = ("producer", "submit", str(tmp_path / "in"), "--embedded", "--out", str(out))
+    done = run(*argv, model="")
     assert done.returncode == 0, done.stderr
     assert done.stdout == ""
     found = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]

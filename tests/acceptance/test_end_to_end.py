@@ -103,7 +103,7 @@ def test_a_record_has_its_fields_in_order_and_all_times(
     assert record["error"] is None
     assert record["device"] == "cpu"
     name, _, digest = record["model"].partition("@")
-    assert (name, len(digest)) == ("wanwu-photo", 12)
+    assert (name, len(digest)) == ("wanwu-drawings", 12)
     scores = [tag["score"] for tag in record["tags"]]
     assert len(scores) == 5
     assert scores == sorted(scores, reverse=True)

@@ -25,7 +25,7 @@ import click
 import pyarrow.parquet as pq
 import pytest
 import redis
-from conftest import LONG, PATIENCE_S, ROOT, Fleet, environment, until
+from conftest import LONG, PATIENCE_S, ROOT, SMALL_MODEL, Fleet, environment, until
 from forks import Forks
 from languages import chinese_in, english_in, untranslated_lines
 from server import free_port
@@ -47,9 +47,7 @@ _LOGGED: Final = re.compile(r"^\d{4}-\d\d-\d\dT.*\n", re.MULTILINE)
 _FRACTION: Final = re.compile(r"\d+\.\d+(?:e-\d+)?")
 _ANSI: Final = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\r")
 COMMANDS: Final = {"producer": producer.cli.main, "worker": worker.cli.main}
-LABELS: Final = (
-    ROOT.joinpath("worker/artifact/bundled/labels.txt").read_text(encoding="utf-8").split("\n")
-)
+LABELS: Final = SMALL_MODEL.joinpath("labels.txt").read_text(encoding="utf-8").split("\n")
 # What is Chinese in every language: names, and what the examples of the help are about.
 CHINESE_DATA: Final = {
     *(name.strip() for line in LABELS for name in re.split("[|<]", line) if name.strip()),

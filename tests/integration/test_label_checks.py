@@ -30,7 +30,7 @@ PARTLY = "the model does not know all words of some labels, so their scores say 
 @pytest.fixture(scope="module")
 def queue(fleet: Fleet) -> Iterator[str]:
     with EmbeddedRedis() as server:
-        fleet.start(server.url)
+        fleet.start(server.url, model="")
         yield server.url
 
 

@@ -40,7 +40,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_tags_of_the_bundled_model_are_those_of_its_original(
     queue: str, fleet: Fleet, photos: Path, tmp_path: Path
 ) -> None:
-    worker = fleet.start(queue, "--device", "cpu", decode="exact")
+    worker = fleet.start(queue, "--device", "cpu", decode="exact", model="")
     artifact = open_artifact()
     labels = (*own_pack(artifact).labels[-40:], "动物")
     ours = tags(queue, photos, tmp_path / "tags.jsonl", labels)
@@ -61,7 +61,7 @@ def test_a_job_is_finished_by_eager_when_torchscript_raises(
     queue: str, fleet: Fleet, photos: Path, tmp_path: Path
 ) -> None:
     labels = ("动物", "植物", "食物")
-    sound = fleet.start(queue, "--device", "cpu")
+    sound = fleet.start(queue, "--device", "cpu", model="")
     wanted = tags(queue, photos, tmp_path / "sound.jsonl", labels)
     sound.stop()
     broken = raising(open_artifact(), tmp_path / "broken")
