@@ -1,8 +1,8 @@
 """The Python API: images -> records, by workers at a Redis or behind a `producer serve`.
 
     with Client("redis://localhost:6379/0") as client:
-        for record in client.tag(["photos/"], labels=["猫", "狗"], top_k=3):
-            print(record.path, record.tags[0].label)
+        for record in client.tag(["photos/"], labels=["猫", "狗"], calibrated=True):
+            print(record.path, [tag.label for tag in record.tags], record.error)
 
 The command `producer` is built on it. Nothing is printed: what a person should know goes to
 `on_note`, by default the logger `producer`. All errors are a `ProducerError`.
@@ -165,7 +165,8 @@ class Client:
                 images are sent; each of its items names one file or URL.
             labels: Texts, the `Path` of a label file, or a `LabelPack`; else the model's own.
             out: File or URL to which records are written as well, before they are yielded.
-            out_format: Format of that file, else by its ending; or `xmp`, without `out`.
+            out_format: Format of that file, else by its ending; or `xmp`, without `out`: sidecars
+                have no tags below 0.5 unless there is a `threshold`.
             resume: Go on with what `out` holds: images that are done there are passed over.
             retry_failed: With `resume`, try images again that failed before.
             overwrite: Replace what `out` holds.
@@ -177,7 +178,8 @@ class Client:
         with raises_producer_errors():
             paths, listed = paths_of(images)
             request = request_for(paths, labels, options)
-            output = Output.at(None if out is None else os.fspath(out), out_format)
+            threshold = options.get("threshold")
+            output = Output.at(None if out is None else os.fspath(out), out_format, threshold)
             writing = Writing(output, resume, retry_failed, overwrite)
             check_writing(writing, options)
         runner = self.runner(request)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
@@ -75,6 +76,13 @@ hypothesis.settings.register_profile(
     suppress_health_check=[hypothesis.HealthCheck.too_slow],
 )
 hypothesis.settings.load_profile("suite")
+
+
+@pytest.fixture(autouse=True)
+def _collected() -> Iterator[None]:
+    """Objects of commands that run in this process go as all others do (contract/imports.py)."""
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="session")

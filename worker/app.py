@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from celery import Celery
 
-from worker.service import app as service
+from worker.blas import multiply_alone
 
 
 def __getattr__(name: str) -> Celery:
     """Return `app`, built from the environment when Celery asks for it."""
     if name != "app":
         raise AttributeError(name)
+    # Only now: it loads numpy.
+    multiply_alone()
+    from worker.service import app as service  # noqa: PLC0415
+
     return service.app

@@ -14,6 +14,7 @@ from worker.contract.commands import TranslatedGroup, version_option
 from worker.contract.extras import missing, remedy
 from worker.contract.i18n import ENGLISH, in_language
 from worker.contract.i18n import gettext as _
+from worker.contract.imports import importing
 from worker.contract.labels import LabelsError
 from worker.contract.options import Option
 from worker.contract.printable import printable_lines
@@ -48,7 +49,9 @@ def _number(_context: click.Context, _option: click.Parameter, value: float | No
 def main() -> None:
     """Run a model and tag the images that producers submit."""
     from worker.artifact.cache_dir import provide_home  # noqa: PLC0415 - as all of the worker
+    from worker.blas import multiply_alone  # noqa: PLC0415
 
+    multiply_alone()
     provide_home()
 
 
@@ -105,8 +108,9 @@ def start(broker: str | None, places: dict[str, Any], **options: Any) -> None:
     except SettingsError as e:
         raise click.UsageError(str(e)) from e
     # Only now: these load torch, which takes seconds that `--help` need not.
-    from worker.errors import TaggerError  # noqa: PLC0415
-    from worker.service.app import serve  # noqa: PLC0415
+    with importing():
+        from worker.errors import TaggerError  # noqa: PLC0415
+        from worker.service.app import serve  # noqa: PLC0415
 
     try:
         # Its log, and whatever else it writes, is for programs too.
@@ -148,8 +152,9 @@ def export(model: str, out: Path | None, revision: str | None, **options: Any) -
     if out and out.exists() and not (out / "manifest.json").exists() and any(out.iterdir()):
         msg = _("{out} holds something else than an artifact, which would be replaced")
         raise click.UsageError(msg.format(out=out))
-    from worker.errors import TaggerError  # noqa: PLC0415
-    from worker.export.on_first_use import export_to  # noqa: PLC0415
+    with importing():
+        from worker.errors import TaggerError  # noqa: PLC0415
+        from worker.export.on_first_use import export_to  # noqa: PLC0415
 
     try:
         settings = Settings.from_env(model=model, **options)
@@ -223,8 +228,9 @@ def bench(**options: Any) -> None:
     _check_libraries()
     if options["chart_file"] and missing("bench"):
         _fail(_("a chart needs matplotlib: {install}").format(install=remedy("bench")))
-    from worker.bench.command import Request, run, tune  # noqa: PLC0415
-    from worker.errors import TaggerError  # noqa: PLC0415
+    with importing():
+        from worker.bench.command import Request, run, tune  # noqa: PLC0415
+        from worker.errors import TaggerError  # noqa: PLC0415
 
     measure = tune if options.pop("tune") else run
     request = Request(*(options.pop(name) for name in Request._fields))
@@ -283,8 +289,9 @@ def evaluate(**options: Any) -> None:
     label, calibration, confusions, and precision and recall at the threshold and at the best one.
     """
     _check_libraries()
-    from worker.errors import TaggerError  # noqa: PLC0415
-    from worker.evaluation.command import Request, run  # noqa: PLC0415
+    with importing():
+        from worker.errors import TaggerError  # noqa: PLC0415
+        from worker.evaluation.command import Request, run  # noqa: PLC0415
 
     request = Request(*(options.pop(name) for name in Request._fields))
     try:
@@ -304,8 +311,9 @@ def evaluate(**options: Any) -> None:
 def texts(model: str | None) -> None:
     """Embed a label set, for programs: JSON on standard input, a line of JSON and float32 out."""
     _check_libraries()
-    from worker.errors import TaggerError  # noqa: PLC0415
-    from worker.service.text_embeddings import encode_texts  # noqa: PLC0415
+    with importing():
+        from worker.errors import TaggerError  # noqa: PLC0415
+        from worker.service.text_embeddings import encode_texts  # noqa: PLC0415
 
     try:
         settings = Settings.from_env(model=model)

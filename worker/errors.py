@@ -271,7 +271,7 @@ class LabelsMissingError(ImageError):
 
     code = "labels_missing"
     stage = "rank"
-    sentence = "the model has no labels of its own and none were given"
+    sentence = "the model has no labels of its own and none were given (--labels or --label)"
 
 
 class LabelsAlikeError(ImageError):

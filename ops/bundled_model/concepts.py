@@ -57,7 +57,7 @@ class Concepts(NamedTuple):
     """
 
     names: list[str]
-    words: dict[str, int]
+    entries: dict[str, int]
     shown: list[Part]
     drawn: list[Part]
     labels: list[str]
@@ -74,7 +74,7 @@ def build() -> Concepts:
     """Return the concepts: classes, top categories, other categories, objects of their own."""
     objects = drawings.read_objects()
     categories = sorted(class_tables.categories(), key=lambda one: bool(one.parent))
-    names, words, owners = _named(class_tables.classes(), categories, objects)
+    names, entries, owners = _named(class_tables.classes(), categories, objects)
     places = {name: number for number, name in enumerate(names)}
     parents = {one.name: one.parent for one in categories}
     kinds = {one.name: one.parent for one in class_tables.classes()}
@@ -86,7 +86,7 @@ def build() -> Concepts:
             kinds |= {thing.name: kind} if kind else {}
     return Concepts(
         names,
-        words,
+        entries,
         _shown(places, parents),
         _drawn(objects, owners, names, places),
         labels,
@@ -102,18 +102,20 @@ def _named(
     """Return the concepts' names, the concept of each word, and the concept of each object."""
     names = [*(one.name for one in classes), *(one.name for one in categories)]
     places = {name: number for number, name in enumerate(names)}
-    words: dict[str, int] = {}
-    _learn(words, places, ((one.name, one.name, *one.aliases) for one in classes))
-    _learn(words, places, ((one.name, one.name, *one.aliases) for one in categories))
-    owners = _owners(objects, words, names)
+    entries: dict[str, int] = {}
+    _learn(entries, places, ((one.name, one.name, *one.aliases) for one in classes))
+    _learn(entries, places, ((one.name, one.name, *one.aliases) for one in categories))
+    owners = _owners(objects, entries, names)
     names += GENERAL
     places |= {name: number for number, name in enumerate(names)}
-    _learn(words, places, ((name, name, *others) for name, others in GENERAL.items()))
-    _learn(words, places, ((one.name, *one.english) for one in categories))
-    _learn(words, places, ((one.name, *one.english) for one in classes))
+    _learn(entries, places, ((name, name, *others) for name, others in GENERAL.items()))
+    _learn(entries, places, ((one.name, *one.english) for one in categories))
+    _learn(entries, places, ((one.name, *one.english) for one in classes))
     english = class_tables.english_objects()
-    _learn(words, places, ((names[owners[n]], *english[one.code]) for n, one in enumerate(objects)))
-    return names, words, owners
+    _learn(
+        entries, places, ((names[owners[n]], *english[one.code]) for n, one in enumerate(objects))
+    )
+    return names, entries, owners
 
 
 def _shown(places: dict[str, int], parents: dict[str, str]) -> list[Part]:
@@ -142,20 +144,22 @@ def _drawn(
     return pairs
 
 
-def _learn(words: dict[str, int], places: dict[str, int], rows: Iterable[tuple[str, ...]]) -> None:
+def _learn(
+    entries: dict[str, int], places: dict[str, int], rows: Iterable[tuple[str, ...]]
+) -> None:
     """Let each row's words mean its first; who comes first keeps a word."""
     for name, *others in rows:
         for word in others:
-            words.setdefault(normal(word), places[name])
+            entries.setdefault(normal(word), places[name])
 
 
-def _owners(objects: list[drawings.Object], words: dict[str, int], names: list[str]) -> list[int]:
+def _owners(objects: list[drawings.Object], entries: dict[str, int], names: list[str]) -> list[int]:
     """Return the concept of each object; new ones are added to the names and words."""
     owners = []
     for one in objects:
         word = normal(one.name)
-        if word not in words or one.name in EXCEPT:
-            words[word] = len(names)
+        if word not in entries or one.name in EXCEPT:
+            entries[word] = len(names)
             names.append(one.name)
-        owners.append(words[word])
+        owners.append(entries[word])
     return owners

@@ -66,20 +66,20 @@ class Model:
             rows.append(infer(self._engine, pixels))
         return np.concatenate(rows)
 
-    def words(self, words: Sequence[str]) -> Rows:
+    def embed_words(self, labels: Sequence[str]) -> Rows:
         """Return the embeddings of words, KD."""
         # One by one: two words for one thing are refused in a set.
         rows = {
             word: self._encoder.encode(LabelPack(labels=(word,))).matrix_KD[0]
-            for word in dict.fromkeys(words)
+            for word in dict.fromkeys(labels)
         }
-        return np.stack([rows[word] for word in words])
+        return np.stack([rows[word] for word in labels])
 
     def named(self, rows_ND: Rows, names: Sequence[Sequence[str]], top: int) -> Hits:
         """Return for each image whether one of its names is among its first own labels."""
         best_NT = np.argsort(-(rows_ND @ self._own_KD.T), axis=1)[:, :top]
         flat = [name for some in names for name in some]
-        known = dict(zip(flat, _concepts(self.words(flat)), strict=True))
+        known = dict(zip(flat, _concepts(self.embed_words(flat)), strict=True))
         own_K = _concepts(self._own_KD)
         return np.array(
             [
@@ -88,9 +88,9 @@ class Model:
             ]
         )
 
-    def told(self, rows_ND: Rows, right: Sequence[Sequence[str]]) -> Hits:
+    def tells_category(self, rows_ND: Rows, right: Sequence[Sequence[str]]) -> Hits:
         """Return for each image whether the best of the six categories is right."""
-        best_N = (rows_ND @ self.words(CATEGORIES).T).argmax(axis=1)
+        best_N = (rows_ND @ self.embed_words(CATEGORIES).T).argmax(axis=1)
         return np.array([CATEGORIES[k] in some for k, some in zip(best_N, right, strict=True)])
 
 
@@ -106,14 +106,14 @@ def on_stamps(model: Model, folder: Path) -> dict[str, object]:
     for stamp in known:
         for name, file in stamps.on_grounds(stamp):
             grounds[name].append(file)
-    told: dict[str, list[bool]] = defaultdict(list)
+    kinds: dict[str, list[bool]] = defaultdict(list)
     found: dict[str, object] = {}
     for name, files in grounds.items():
         rows_ND = model.embed(files)
         some = [n for n, one in enumerate(known) if one.categories]
-        hits = model.told(rows_ND[some], [known[n].categories for n in some])
+        hits = model.tells_category(rows_ND[some], [known[n].categories for n in some])
         for n, hit in zip(some, hits, strict=True):
-            told[known[n].categories[0]].append(bool(hit))
+            kinds[known[n].categories[0]].append(bool(hit))
         named = [n for n, one in enumerate(known) if one.names]
         names = model.named(rows_ND[named], [known[n].names for n in named], TOP)
         firsts = model.named(rows_ND[named], [known[n].names for n in named], 1)
@@ -125,8 +125,8 @@ def on_stamps(model: Model, folder: Path) -> dict[str, object]:
     return {
         "stamps with a category": sum(bool(one.categories) for one in known),
         "stamps with a name": sum(bool(one.names) for one in known),
-        "six categories": _share([hit for hits in told.values() for hit in hits]),
-        "each category": {name: _share(hits) for name, hits in told.items()},
+        "six categories": _share([hit for hits in kinds.values() for hit in hits]),
+        "each category": {name: _share(hits) for name, hits in kinds.items()},
         "name in the first five": _mean(found, "name in the first five"),
         "name first": _mean(found, "name first"),
         "by ground": found,
@@ -155,12 +155,12 @@ def on_drawings(model: Model, cache: Path) -> dict[str, object]:
     owners = [things[n] for n in drawn.object_ids]
     rows_ND = model.embed(_png(pixels) for pixels in drawn.pixels)
     some = [n for n, owner in enumerate(owners) if owner.category]
-    told = model.told(rows_ND[some], [(owners[n].category,) for n in some])
+    kinds = model.tells_category(rows_ND[some], [(owners[n].category,) for n in some])
     return {
         "new renderings": _share(hits["new"]),
         "at full strength": _share(hits["hard"]),
         "renderings": len(hits["new"]),
-        "held-out design, categories": _share(told),
+        "held-out design, categories": _share(kinds),
         "held-out design, with a category": len(some),
         "held-out design, names": _share(model.named(rows_ND, [(o.name,) for o in owners], 1)),
     }

@@ -117,7 +117,7 @@ def _image(built: ConceptModel, directory: Path) -> dict[str, Any]:
 
 def _texts(known: concepts.Concepts, directory: Path) -> dict[str, Any]:
     """Save the tokenizer and trace the table of words."""
-    reader = lexicon.tokenizer(known.words)
+    reader = lexicon.tokenizer(known.entries)
     (directory / TOKENIZER).parent.mkdir()
     reader.save(str(directory / TOKENIZER))
     texts = [lexicon.TEMPLATE.format(one) for one in known.labels[: max(BATCHES)]]
@@ -125,7 +125,7 @@ def _texts(known: concepts.Concepts, directory: Path) -> dict[str, Any]:
     ids_NL, mask_NL = (
         torch.tensor([getattr(one, name) for one in encoded]) for name in ("ids", "attention_mask")
     )
-    tower = lexicon.LexiconTower(known.words, len(known.names))
+    tower = lexicon.LexiconTower(known.entries, len(known.names))
     trace(tower, (ids_NL, mask_NL), tower(ids_NL, mask_NL), directory / TEXT_TOWER)
     without_places(directory / TEXT_TOWER)
     return {}

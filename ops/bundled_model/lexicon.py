@@ -18,9 +18,9 @@ TEMPLATE: Final = "这是一张{}的照片"
 _COUNTERS: Final = "只个张头条匹辆架把朵棵座艘件台"
 
 
-def tokenizer(words: dict[str, int]) -> Tokenizer:
+def tokenizer(entries: dict[str, int]) -> Tokenizer:
     """Return a tokenizer whose token n + 2 is the word n, in any case, with or without article."""
-    vocabulary = {PAD: 0, UNKNOWN: 1} | {word: n + 2 for n, word in enumerate(words)}
+    vocabulary = {PAD: 0, UNKNOWN: 1} | {word: n + 2 for n, word in enumerate(entries)}
     made = Tokenizer(WordLevel(vocabulary, unk_token=UNKNOWN))
     before, after = TEMPLATE.split("{}")
     made.normalizer = normalizers.Sequence(
@@ -45,10 +45,10 @@ class LexiconTower(nn.Module):
     concept: Tensor
     every: Tensor
 
-    def __init__(self, words: dict[str, int], concepts: int) -> None:
+    def __init__(self, entries: dict[str, int], concepts: int) -> None:
         """Take D = concepts + 2 dimensions, of which the last but one is the unknown's."""
         super().__init__()
-        numbers = [concepts, concepts, *words.values()]
+        numbers = [concepts, concepts, *entries.values()]
         self.register_buffer("concept", torch.tensor(numbers))
         self.register_buffer("every", torch.arange(concepts + 2))
 

@@ -22,6 +22,8 @@ _PAUSE_S: Final = 2.0
 _NONE_PAUSE_S: Final = 0.2
 # A Redis that takes so long to answer is as good as none.
 _SILENT_S: Final = 9.0
+# What is said of a worker.
+_FIELDS: Final = ("name", "model", "device", "has_labels", "vocabulary", "vocabulary_labels")
 # Who has not been asked for so long stops to look.
 _INTEREST_S: Final = 120.0
 
@@ -55,9 +57,7 @@ class HealthWatch:
                 self._is_away = True
         if self._is_away:
             return Health(status="no queue")
-        found = [
-            {"name": one.name, "model": one.model, "device": one.device} for one in self._workers
-        ]
+        found = [{name: getattr(one, name) for name in _FIELDS} for one in self._workers]
         return Health(status="ok" if found else "no worker", workers=found)
 
     def stop(self) -> None:

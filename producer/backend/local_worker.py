@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from typing import Final, Self
+from contextlib import closing
+from typing import Any, Final, Self
 
+import redis
 from celery import Celery
 
 from producer.arguments import argument
@@ -17,6 +19,7 @@ from worker.contract.i18n import gettext as _
 from worker.contract.local.redis_server import EmbeddedError
 from worker.contract.local.subprocesses import ManagedProcess
 from worker.contract.queue.url_numbers import broker_url_of
+from worker.contract.redis.connections import single_try_client
 from worker.contract.settings import Settings, expanded
 
 START_TIMEOUT_S: Final = 120.0
@@ -79,8 +82,10 @@ class LocalWorker:
             [*WORKER, "start"], grace_s=STOP_GRACE_S, env=self._environment()
         )
         self._worker.start()
-        if self._worker.wait_until(_Answer(self._app, self._echo, self._learn), START_TIMEOUT_S):
-            return
+        with closing(single_try_client(broker_url_of(self._app))) as client:
+            answer = Answer(self._app, client, self._echo, self._learn)
+            if self._worker.wait_until(answer, START_TIMEOUT_S):
+                return
         if not self._worker.is_running:
             raise EmbeddedError(self._reason())
         msg = _("the worker did not start within {seconds:.0f} s: {output}")
@@ -133,22 +138,32 @@ class LocalWorker:
         return without_prefix(self._worker.last_line(_("the worker stopped and printed nothing")))
 
 
-class _Answer:
-    """Whether a worker answers at the broker; says now and then that none does yet."""
+class Answer:
+    """Whether a worker answers at the broker; says now and then that none does yet.
+
+    A question that is asked before anybody listens is waited for in vain.
+    """
 
     def __init__(
         self,
         app: Celery,
+        client: Any,
         echo: Callable[[str], object],
         on_answer: Callable[[WorkerInfo], object],
     ) -> None:
         self._app = app
         self._echo = echo
         self._on_answer = on_answer
+        self._client = client
         self._began_s = self._said_s = time.monotonic()
 
     def __call__(self) -> bool:
-        if answers := online(self._app, _ASK_S, limit=1):
+        """Return whether a worker has answered.
+
+        Raises:
+            BrokerUnreachableError: the broker is away.
+        """
+        if self._is_heard() and (answers := online(self._app, _ASK_S, limit=1)):
             self._on_answer(answers[0])
             return True
         now_s = time.monotonic()
@@ -157,3 +172,11 @@ class _Answer:
             message = _("the worker is still loading its model, after {seconds:.0f} s")
             self._echo(message.format(seconds=now_s - self._began_s))
         return False
+
+    def _is_heard(self) -> bool:
+        """Whether anybody listens at this Redis, where nobody but our worker does."""
+        try:
+            return bool(self._client.pubsub_numpat())
+        except redis.RedisError:
+            # Whoever asks finds out what is wrong.
+            return True

@@ -9,7 +9,12 @@ import click
 
 from producer.cli.exit_codes import COULD_NOT_RUN, OK, SOME_FAILED, echo, exits_with_code
 from producer.cli.options import broker_option, job_argument
-from producer.cli.output_options import OVERWRITE_RULE, output_options, overwrite_option
+from producer.cli.output_options import (
+    OVERWRITE_RULE,
+    output_options,
+    overwrite_option,
+    threshold_option,
+)
 from producer.cli.verbs import option, verb
 from producer.errors import NoResultsError
 from producer.formats.output import Place
@@ -56,6 +61,7 @@ def status(job: str | None, broker: str | None, *, watch: bool, as_json: bool) -
 @verb("producer results 20261123-181502-5f3a9c --out tags.jsonl", rules=[OVERWRITE_RULE])
 @job_argument()
 @output_options
+@threshold_option
 @overwrite_option
 @option("--wait", is_flag=True, help="Wait until the job is finished.")
 @option("--drop", is_flag=True, help="Delete results from Redis once they are written.")
@@ -65,6 +71,7 @@ def results(
     job: str,
     out: Place | None,
     form: str | None,
+    threshold: float | None,
     broker: str | None,
     *,
     wait: bool,
@@ -76,7 +83,7 @@ def results(
     from producer.client import Client
     from producer.jobs.results import fetch
 
-    output = output_of(out, form)
+    output = output_of(out, form, threshold)
     with (
         output.reserved(echo, overwrite=overwrite),
         Client(broker, on_note=echo) as client,

@@ -210,7 +210,7 @@ _LABEL_OPTIONS: Final = (
         type=click.FloatRange(0, 1),
         callback=finite,
         section=LABELS,
-        help="Lowest score of a tag, 0 to 1. [default: 0; 0.5 with --calibrated]",
+        help="Lowest score of a tag, 0 to 1. [default: 0; 0.5 with --calibrated, and in sidecars]",
     ),
     option(
         "--calibrated",

@@ -19,13 +19,13 @@ from worker.contract.i18n import gettext as _
 class ConsoleOutput(Output):
     """An output that is a file, sidecars, or standard output; a terminal shows lines for people."""
 
-    def __init__(self, target: Target, url: str = "") -> None:
+    def __init__(self, target: Target, url: str = "", *, threshold: float | None = None) -> None:
         """Take where records go; with a URL, the target's file goes there in the end.
 
         Raises:
             UnknownFormatError: they go to standard output, which is closed.
         """
-        super().__init__(target, url)
+        super().__init__(target, url, threshold=threshold)
         self.form: Final = target.form
         self.in_sidecars: Final = target.in_sidecars
         self.file: Final = target.file
@@ -42,7 +42,8 @@ class ConsoleOutput(Output):
     def sink(self, *, appends: bool = False) -> Iterator[Sink]:
         """Yield what takes the records."""
         if self._on_terminal:
-            yield TerminalSink(PrintableConsole() if self.console.stderr else self.console)
+            terminal = TerminalSink(PrintableConsole() if self.console.stderr else self.console)
+            yield self._without_doubtful(terminal)
             return
         with super().sink(appends=appends) as sink:
             yield sink
@@ -53,14 +54,15 @@ class ConsoleOutput(Output):
             echo(remark)
 
 
-def output_of(out: Place | None, form: str | None) -> ConsoleOutput:
-    """Return where records go.
+def output_of(out: Place | None, form: str | None, threshold: float | None = None) -> ConsoleOutput:
+    """Return where records go: those tags that score at least a threshold.
 
     Raises:
         UnknownFormatError: file and format do not belong together.
         ExtraError: what the format needs is not installed.
     """
-    return ConsoleOutput(target_of(out and out.file, form), out.url if out else "")
+    target = target_of(out and out.file, form)
+    return ConsoleOutput(target, out.url if out else "", threshold=threshold)
 
 
 def is_terminal(stream: IO[str] | None) -> bool:

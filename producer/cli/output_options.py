@@ -6,7 +6,7 @@ from typing import Final
 
 import click
 
-from producer.cli.options import OUTPUT
+from producer.cli.options import OUTPUT, finite
 from producer.cli.verbs import Command, option
 from producer.errors import StoreError
 from producer.formats import ENDINGS, FORMATS, check_writable
@@ -40,6 +40,17 @@ def output_options(command: Command) -> Command:
         section=OUTPUT,
         help=f"File or URL for the records ({', '.join(ENDINGS)}). [default: standard output]",
     )(with_form)
+
+
+def threshold_option(command: Command) -> Command:
+    """Add --threshold, for verbs that write records which were tagged before."""
+    return option(
+        "--threshold",
+        type=click.FloatRange(0, 1),
+        callback=finite,
+        section=OUTPUT,
+        help="Lowest score of a tag that is written, 0 to 1. [default: 0; 0.5 in sidecars]",
+    )(command)
 
 
 def overwrite_option(command: Command) -> Command:

@@ -18,7 +18,12 @@ from producer.cli.options import (
     model_option,
     typed,
 )
-from producer.cli.output_options import OVERWRITE_RULE, output_options, overwrite_option
+from producer.cli.output_options import (
+    OVERWRITE_RULE,
+    output_options,
+    overwrite_option,
+    threshold_option,
+)
 from producer.cli.verbs import option, takes, verb
 from producer.console.summary import untagged
 from producer.formats.output import Place
@@ -33,14 +38,17 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @verb("producer convert tags.jsonl --out tags.parquet", rules=[OVERWRITE_RULE])
 @click.argument("file", type=_FILE)
 @output_options
+@threshold_option
 @overwrite_option
 @exits_with_code
-def convert(file: Path, out: Place | None, form: str | None, *, overwrite: bool) -> int:
+def convert(
+    file: Path, out: Place | None, form: str | None, threshold: float | None, *, overwrite: bool
+) -> int:
     """Write the records of FILE in another format, or as sidecars beside the images."""
     from producer.cli.output import output_of
     from producer.formats import records_of
 
-    output = output_of(out, form)
+    output = output_of(out, form, threshold)
     _not_itself(file, out)
     count = 0
     with output.reserved(echo, overwrite=overwrite), output.sink() as sink:
@@ -110,7 +118,7 @@ def retag(arguments: RetagArguments) -> int:
     from producer.cli.output import output_of
     from producer.embeddings.retag import retag_into
 
-    output = output_of(arguments.out, arguments.form)
+    output = output_of(arguments.out, arguments.form, arguments.threshold)
     _not_itself(arguments.file, arguments.out)
     began_s = time.monotonic()
 

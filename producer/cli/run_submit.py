@@ -28,7 +28,7 @@ from worker.contract.urls import is_url
 
 def run(arguments: SubmitArguments) -> int:
     """Tag the images, or do what else was asked for; return the exit code."""
-    output = output_of(arguments.out, arguments.form)
+    output = output_of(arguments.out, arguments.form, arguments.threshold)
     request = _request(arguments, output)
     writing = Writing(output, arguments.resume, arguments.retry_failed, arguments.overwrite)
     with prepared(writing, echo, is_dry=arguments.dry_run) as state:

@@ -28,7 +28,7 @@ from worker.contract.reasons import os_reason
 def run(arguments: WatchArguments) -> int:
     """Tag what is there and what arrives. Never returns, but for an interruption."""
     need("watch")
-    output = output_of(arguments.out, arguments.form)
+    output = output_of(arguments.out, arguments.form, arguments.threshold)
     if not (output.in_sidecars or (output.file and output.form.stream)):
         msg = _(
             "watch writes records as images arrive: give --out FILE.jsonl or .csv, or --format xmp"
@@ -70,6 +70,7 @@ def _watch(
     for images in _rounds(arguments.directory, arguments.settle_seconds, state, source):
         runner = client.runner(request)
         show(RecordStream(runner, _written(runner, images, output, state)), output.console)
+        output.say_remarks()
         state.end()
 
 

@@ -21,6 +21,7 @@ from producer.cli.output_options import OVERWRITE_RULE, output_options, overwrit
 from producer.cli.verbs import option, takes, verb
 from producer.formats.output import Place
 from worker.contract.i18n import gettext_noop as N_
+from worker.contract.imports import importing
 from worker.contract.messages import MAX_CHUNK_IMAGES, Priority
 from worker.contract.options import Rule
 
@@ -86,7 +87,7 @@ class SubmitArguments(LabelArguments, frozen=True, kw_only=True):
     broker: str | None
 
 
-@verb("producer submit ./images --label 猫 --label 狗 --out tags.jsonl", rules=_RULES)
+@verb("producer submit ./images --label 猫 --label 狗 --calibrated --out tags.jsonl", rules=_RULES)
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...")
 @label_options
 @output_options
@@ -168,6 +169,7 @@ class SubmitArguments(LabelArguments, frozen=True, kw_only=True):
 @takes(SubmitArguments)
 def submit(arguments: SubmitArguments) -> int:
     """Tag images: files, directories, patterns, or - for a list on standard input."""
-    from producer.cli.run_submit import run
+    with importing():
+        from producer.cli.run_submit import run
 
     return run(arguments)

@@ -48,7 +48,7 @@ class WatchArguments(LabelArguments, frozen=True, kw_only=True):
     broker: str | None
 
 
-@verb("producer watch ./inbox --format xmp --threshold 0.3", rules=_RULES)
+@verb("producer watch ./inbox --format xmp --calibrated", rules=_RULES)
 @click.argument(
     "directory",
     type=click.Path(exists=True, file_okay=False, resolve_path=True, path_type=Path),

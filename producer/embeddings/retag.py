@@ -19,7 +19,8 @@ from producer.errors import RecordsError
 from producer.formats import Sink, form_of, records_of
 from producer.formats.journal import replace
 from producer.formats.output import Output
-from producer.formats.parquet import rewrite, vectors_of
+from producer.formats.parquet import rewrite, tags_type, vectors_of
+from worker.contract.ancestors import ancestors_of
 from worker.contract.i18n import gettext as _
 from worker.contract.labels import LabelPack
 from worker.contract.local.files import open_regular
@@ -121,9 +122,9 @@ class _Change:
         self._threshold = threshold
         self.tagged = self.untagged = 0
         self._names = pa.array(encoded.labels, pa.string())
-        self._parents = pa.array(
-            [encoded.parents.get(name) for name in encoded.labels], pa.string()
-        )
+        above = [ancestors_of(name, encoded.parents) for name in encoded.labels]
+        self._parents = pa.array([line[0] if line else None for line in above], pa.string())
+        self._ancestors = pa.array([line[1:] for line in above], pa.list_(pa.string()))
 
     def __call__(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         import pyarrow.compute as pc  # noqa: PLC0415
@@ -138,14 +139,16 @@ class _Change:
         for model in some.column("model").unique().to_pylist():
             check_model(model, self._ranker.encoded)
         tags = self._tags(vectors_of(some), np.asarray(tagged, bool))
-        return _with(_with(batch, "tags", tags), "labels", self._of_labels(batch, tagged))
+        batch = _with(batch, "tags", tags.cast(tags_type()))
+        return _with(batch, "labels", self._of_labels(batch, tagged))
 
     def _of_labels(self, batch: pa.RecordBatch, tagged: pa.Array) -> pa.Array:
         import pyarrow as pa  # noqa: PLC0415
         import pyarrow.compute as pc  # noqa: PLC0415
 
-        old = batch.column("labels").cast(pa.string())
-        return pc.if_else(tagged, pa.scalar(self._labels, pa.string()), old)
+        old = batch.column("labels")
+        new = pc.if_else(tagged, pa.scalar(self._labels, pa.string()), old.cast(pa.string()))
+        return new.cast(old.type)
 
     def _blocks(self, vectors: memoryview) -> Iterator[npt.NDArray[np.float16]]:
         matrix_ND = as_matrix(vectors, self._ranker.encoded)
@@ -170,8 +173,9 @@ class _Change:
                 self._names.take(which),
                 pa.array(np.round(scores_NT[kept_NT], _SCORE_DIGITS)),
                 self._parents.take(which),
+                self._ancestors.take(which),
             ],
-            names=["label", "score", "parent"],
+            names=["label", "score", "parent", "ancestors"],
         )
         offsets = np.concatenate([[0], np.cumsum(counts_N)]).astype(np.int32)
         return pa.ListArray.from_arrays(pa.array(offsets), entries)
@@ -180,5 +184,4 @@ class _Change:
 def _with(batch: pa.RecordBatch, name: str, column: pa.Array) -> pa.RecordBatch:
     """Return the rows with another column in the place of one."""
     index = batch.schema.get_field_index(name)
-    field = batch.schema.field(index)
-    return batch.set_column(index, field, column.cast(field.type))
+    return batch.set_column(index, batch.schema.field(index).with_type(column.type), column)

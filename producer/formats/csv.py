@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, Final
@@ -16,7 +17,7 @@ from producer.formats.lines import LONGEST_LINE, lines_in_file
 from producer.formats.names import from_utf8, to_utf8
 from producer.formats.stream import StreamSink
 from worker.contract.i18n import gettext as _
-from worker.contract.messages import Record, Timing
+from worker.contract.messages import Record, Tag, Timing
 
 _TIMES: Final = Timing.__struct_fields__
 COLUMNS: Final = (
@@ -33,14 +34,23 @@ _TEXTS: Final = frozenset(
     | {"worker", "device", "model", "labels"}
 )
 _BETWEEN: Final = "|"
-_ESCAPED: Final = str.maketrans({"\\": "\\\\", _BETWEEN: f"\\{_BETWEEN}"})
+# Between a parent and its own, as in a label file.
+_BELOW: Final = " < "
+_ESCAPED: Final = str.maketrans({sign: f"\\{sign}" for sign in ("\\", _BETWEEN)})
+_ESCAPED_LEVEL: Final = _ESCAPED | str.maketrans({"<": "\\<"})
+_ESCAPE: Final = re.compile(r"\\(.)", re.DOTALL)
+_ESCAPE_OR: Final = {
+    between: re.compile(rf"{_ESCAPE.pattern}|{re.escape(between)}", re.DOTALL)
+    for between in (_BETWEEN, _BELOW)
+}
 
 
 class CsvSink(StreamSink):
     """Writes a table to a stream; with a header if the stream is at its beginning.
 
     `label` and `score` are those of the best tag. `tags`, `scores` and `parents` hold all, the best
-    first, with `|` between them; a `|` or a backslash in a label has a backslash before it.
+    first, with `|` between them; a `|` or a backslash in a label has a backslash before it. Of each
+    tag, `parents` has all that lies above it: `dog < animal`; there a `<` has a backslash, too.
     A table that is `marked` is for a spreadsheet: no cell of it is a formula.
     """
 
@@ -157,7 +167,7 @@ def _row(record: Record) -> list[object]:
         best and round(best.score, 6),
         _joined([tag.label for tag in record.tags]),
         _joined([f"{tag.score:.6g}" for tag in record.tags]),
-        _joined([tag.parent or "" for tag in record.tags]),
+        _BETWEEN.join(map(_line, record.tags)),
         *((error.code, error.stage, error.message) if error else ("", "", "")),
         *(getattr(record.timing, name) for name in _TIMES),
         record.batch_size,
@@ -167,15 +177,16 @@ def _row(record: Record) -> list[object]:
 
 
 def _record(row: dict[str, str]) -> Record:
-    names, scores, parents = (_split(row[name]) for name in ("tags", "scores", "parents"))
+    names, scores = (_split(row[name]) for name in ("tags", "scores"))
+    lines = _lines(row["parents"])
     if not row["tags"]:
-        names = scores = parents = []
+        names, scores, lines = [], [], []
     wire: dict[str, Any] = {
         "path": from_utf8(row["path"]),
         **{name: row[name] for name in ("status", "worker", "device", "model")},
         "tags": [
-            {"label": name, "score": score, "parent": parent or None}
-            for name, score, parent in zip(names, scores, parents, strict=True)
+            {"label": name, "score": score, "parent": line[0] or None, "ancestors": line[1:]}
+            for name, score, line in zip(names, scores, lines, strict=True)
         ],
         "error": None,
         "timing": {name: row[name] or None for name in _TIMES},
@@ -193,15 +204,29 @@ def _joined(names: Sequence[str]) -> str:
     return _BETWEEN.join(name.translate(_ESCAPED) for name in names)
 
 
+def _line(tag: Tag) -> str:
+    return _BELOW.join(name.translate(_ESCAPED_LEVEL) for name in tag.above)
+
+
 def _split(text: str) -> list[str]:
-    parts, escaped = [""], False
-    for sign in text:
-        if sign == _BETWEEN and not escaped:
-            parts.append("")
-        elif sign == "\\" and not escaped:
-            escaped = True
-            continue
-        else:
-            parts[-1] += sign
-        escaped = False
-    return parts
+    return [_unescaped(part) for part in _parts(text, _BETWEEN)]
+
+
+def _lines(text: str) -> list[list[str]]:
+    """Return for each tag what lies above it; [""] if nothing does."""
+    lines = (_parts(part, _BELOW) for part in _parts(text, _BETWEEN))
+    return [[_unescaped(level) for level in line] for line in lines]
+
+
+def _parts(text: str, between: str) -> list[str]:
+    """Return what stands between signs that have no backslash before them."""
+    parts, start = [], 0
+    for found in _ESCAPE_OR[between].finditer(text):
+        if found[0] == between:
+            parts.append(text[start : found.start()])
+            start = found.end()
+    return [*parts, text[start:]]
+
+
+def _unescaped(text: str) -> str:
+    return _ESCAPE.sub(r"\1", text)

@@ -16,6 +16,7 @@ from typing import Final, NamedTuple
 from producer.arguments import argument
 from producer.errors import ExistingRecordsError, UnknownFormatError
 from producer.formats import Sink, Target, existing_of, is_stream, open_sink, target_of
+from producer.formats.confident import ConfidentSink
 from producer.formats.deferred import DeferredSink
 from producer.formats.existing import foreign
 from producer.formats.journal import journal_of, refuse_journal
@@ -23,6 +24,7 @@ from producer.formats.output_lock import OutputLock, lock_of_url
 from producer.formats.xmp import XmpSink
 from producer.sources import stores as urls
 from worker.contract.i18n import gettext as _
+from worker.contract.labels import KEYWORD_THRESHOLD
 from worker.contract.messages import Record
 from worker.contract.urls import is_url
 
@@ -46,15 +48,22 @@ def place_of(name: str) -> Place:
 class Output:
     """A target for records. Without one they go to whoever iterates over them, and nowhere else."""
 
-    def __init__(self, target: Target | None, url: str = "") -> None:
-        """Take where records go; with a URL, the target's file goes there in the end."""
+    def __init__(
+        self, target: Target | None, url: str = "", *, threshold: float | None = None
+    ) -> None:
+        """Take where records go; with a URL, the target's file goes there in the end.
+
+        No tag below the `threshold` is written; if none is given, sidecars have one all the same.
+        """
         self._url = url
+        self._threshold = threshold
+        self._confident: ConfidentSink | None = None
         self.target: Final = target
         self._sidecars: XmpSink | None = None
         self._deferred: DeferredSink | None = None
 
     @classmethod
-    def at(cls, name: str | None, form: str | None) -> Output:
+    def at(cls, name: str | None, form: str | None, threshold: float | None = None) -> Output:
         """Return the output of this file or URL, in the format of that name or of its ending.
 
         Raises:
@@ -63,13 +72,14 @@ class Output:
             StoreError: the URL's store cannot be reached from here.
         """
         if name is None and form is None:
-            return cls(None)
+            return cls(None)  # Whoever iterates has what the workers send.
         if name == "":
             raise UnknownFormatError(_("the name of the file for records is empty"))
         if name is not None and is_url(name):
             urls.check(name)
         place = place_of(name) if name is not None else None
-        return cls(target_of(place and place.file, form), place.url if place else "")
+        target = target_of(place and place.file, form)
+        return cls(target, place.url if place else "", threshold=threshold)
 
     @contextmanager
     def sink(self, *, appends: bool = False) -> Iterator[Sink]:
@@ -82,7 +92,16 @@ class Output:
                 self._sidecars = sink
             if isinstance(sink, DeferredSink):
                 self._deferred = sink
-            yield sink
+            yield self._without_doubtful(sink)
+
+    def _without_doubtful(self, sink: Sink) -> Sink:
+        least = self._threshold
+        if least is None and self.target and self.target.in_sidecars:
+            least = KEYWORD_THRESHOLD
+        # A threshold that was given is that of each tag, as in workers.
+        adds_kinds = self._threshold is None
+        self._confident = ConfidentSink(sink, least, adds_kinds=adds_kinds) if least else None
+        return self._confident or sink
 
     def held(self, echo: Echo) -> AbstractContextManager[None]:
         """Keep other commands from the file in the block; `echo` is called if nothing does.
@@ -186,6 +205,21 @@ class Output:
 
     def remarks(self) -> Iterator[str]:
         """Yield what a user should know of how it was written."""
+        if (found := self._confident) and found.tags:
+            message = _(
+                "tags below {least:g} were left out: {tags:,} (images without any: {images:,})"
+            )
+            if self._threshold is None:
+                message = _(
+                    "tags below {least:g} were left out of the sidecars: {tags:,} (images without "
+                    "any: {images:,}); {threshold} sets another limit"
+                )
+            yield message.format(
+                tags=found.tags,
+                least=found.least_score,
+                images=found.images,
+                threshold=argument("threshold"),
+            )
         if self._sidecars and self.unwritten:
             yield from self._sidecars.problems
             if (more := self.unwritten - len(self._sidecars.problems)) > 0:

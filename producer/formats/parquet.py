@@ -34,6 +34,7 @@ _EMBEDDING: Final = "embedding"
 _WORDS: Final = (
     *("status", "worker", "device", "model", "labels", "error.code", "error.stage"),
     *("tags.list.element.label", "tags.list.element.parent"),
+    "tags.list.element.ancestors.list.element",
 )
 _OTHERS: Final = (
     *("path", "error.message", "batch_size", "tags.list.element.score"),
@@ -76,7 +77,7 @@ def rewrite(file: Path, new: Path, change: Callable[[pa.RecordBatch], pa.RecordB
 
     count = 0
     try:
-        with _table(file) as table, pq.ParquetWriter(new, table.schema_arrow, **_AS) as out:
+        with _table(file) as table, pq.ParquetWriter(new, _renewed(table), **_AS) as out:
             for batch in table.iter_batches(ROW_GROUP):
                 out.write_batch(change(batch))
                 count += batch.num_rows
@@ -112,6 +113,22 @@ def embedded_rows(file: Path) -> Iterator[tuple[pa.StringArray, str, memoryview]
     except (pa.ArrowException, KeyError) as e:
         msg = _("{file}: these are not records ({reason})").format(file=file, reason=e)
         raise RecordsError(msg) from e
+
+
+def tags_type() -> pa.DataType:
+    """Return the type of the column of tags."""
+    import pyarrow as pa  # noqa: PLC0415
+
+    text = pa.string()
+    fields = {"label": text, "score": pa.float64(), "parent": text, "ancestors": pa.list_(text)}
+    return pa.list_(pa.struct(fields))
+
+
+def _renewed(table: pq.ParquetFile) -> pa.Schema:
+    """Return the schema of a file with the tags of this version, which may say more."""
+    schema = table.schema_arrow
+    number = schema.get_field_index("tags")
+    return schema.set(number, schema.field(number).with_type(tags_type()))
 
 
 def vectors_of(batch: pa.RecordBatch) -> memoryview:
@@ -169,11 +186,10 @@ def _schema(dim: int) -> pa.Schema:
 
     text, number = pa.string(), pa.float64()
     category = pa.dictionary(pa.int32(), text)
-    tag = pa.struct({"label": text, "score": number, "parent": text})
     fields = {
         "path": text,
         "status": category,
-        "tags": pa.list_(tag),
+        "tags": tags_type(),
         "error": pa.struct({"code": text, "stage": text, "message": text}),
         "timing": pa.struct(dict.fromkeys(Timing.__struct_fields__, number)),
         "batch_size": pa.int32(),
@@ -223,6 +239,9 @@ def _rows(batch: pa.RecordBatch) -> Iterator[dict[str, Any]]:
         if vectors is not None and vectors[index].is_valid:
             row[_EMBEDDING] = _text(vectors, index)
         row["path"] = from_utf8(row["path"])
+        for tag in row["tags"]:
+            # Earlier versions had no such column.
+            tag["ancestors"] = tag.get("ancestors") or ()
         yield row
 
 

@@ -1,7 +1,7 @@
 """An XMP sidecar: keywords of ours go in and out, what others wrote stays as it is.
 
 Keywords stand in three places that programs read: `dc:subject`, flat; `lr:hierarchicalSubject`,
-`parent|label`; `digiKam:TagsList`, `parent/label`. A namespace of our own notes which of them we
+`animal|dog|poodle`; `digiKam:TagsList`, `animal/dog/poodle`. Our own namespace notes which we
 added, by which model and labels, and with which scores. The format: XMP Specification, part 1
 (ISO 16684-1:2012), section 7.
 """
@@ -40,7 +40,7 @@ _BLANK: Final = (
     f'xmlns:rdf="{_NAMESPACES["rdf"]}"/></x:xmpmeta>\n<?xpacket end="w"?>'
 ).encode()
 _MAX_BYTES: Final = 16 * 1024 * 1024
-# What divides parent from label may not stand in one of them: a sign that looks alike does.
+# What divides levels may not stand in one of them: a sign that looks alike does.
 _LOOKALIKES: Final = {"/": "\u2215", "|": "\u00a6"}
 # What XML cannot hold, in whatever form (XML 1.0, section 2.2).
 _NO_XML: Final = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -51,7 +51,7 @@ class SidecarError(ValueError):
 
 
 class Place(NamedTuple):
-    """Where keywords stand: property, kind of list, what divides parent from label; our note."""
+    """Where keywords stand: property, kind of list, what divides levels; our note."""
 
     name: str
     kind: str
@@ -253,8 +253,8 @@ def _drop(element: _Element) -> None:
 
 
 def _keyword(tag: Tag, between: str) -> str:
-    """Return a tag as a keyword: flat, or below its parent."""
-    names = [tag.parent, tag.label] if between and tag.parent else [tag.label]
+    """Return a tag as a keyword: flat, or below all that lies above it."""
+    names = [*reversed(tag.above), tag.label] if between else [tag.label]
     if between:
         names = [name.replace(between, _LOOKALIKES[between]) for name in names]
     return _writable(between.join(names))

@@ -30,6 +30,7 @@ from worker.contract.i18n import gettext as _
 from worker.contract.messages import Record
 from worker.contract.reasons import reason
 from worker.contract.redis.retry import RetryPolicy
+from worker.contract.worker_info import WorkerInfo
 
 # Reading may take long: a server that waits for results sends nothing meanwhile.
 _TIMEOUT: Final = httpx.Timeout(600.0, connect=5.0)
@@ -62,13 +63,15 @@ class HttpClient:
         """Close the connections."""
         self._client.close()
 
-    def models(self) -> list[str]:
-        """Return the models of the workers that are online behind the server.
+    def workers(self) -> list[WorkerInfo]:
+        """Return the workers that are online behind the server, as far as it tells of them.
 
         Raises:
             ServerError: nobody answers.
         """
-        return [worker["model"] for worker in self._ask("GET", "/health")["workers"]]
+        found = self._ask("GET", "/health")["workers"]
+        # Servers of earlier versions do not say whether there are labels.
+        return [msgspec.convert({"has_labels": True} | one, WorkerInfo) for one in found]
 
     def create(self, request: JobRequest) -> str:
         """Begin a job that is open for uploads, and return its id."""

@@ -12,6 +12,7 @@ from producer.errors import NoWorkerError, ServerError
 from producer.jobs.chunks import Loaded, grouped, with_bytes
 from producer.jobs.http_client import HttpClient
 from producer.jobs.options import JobRequest, TagSource
+from producer.jobs.own_labels import labels_of
 from producer.jobs.run import Echo, Total
 from producer.sources.scan import Image
 from worker.contract.failures import CANCELLED
@@ -59,18 +60,20 @@ class HttpTransport:
     def check_worker(self, request: JobRequest, echo: Echo, *, waits: bool) -> TagSource:
         """Look who will do the work; see `Transport.check_worker`."""
         self._echo = echo
-        models = self._http.models()
+        workers = self._http.workers()
         for _again in range(_LOOKS_AGAIN if waits else 0):
             # The server may have looked a moment before the worker was there, or it is very busy.
-            if not models:
+            if not workers:
                 self._stopping.wait(_LOOK_AGAIN_S)
-                models = self._http.models()
-        if not models and waits:
-            msg = _("no worker is online behind {url}").format(url=self._http.url)
-            raise NoWorkerError(msg)
-        if models:
-            echo(_("tagging with {model} over HTTP").format(model=models[0]))
-        return TagSource(models[0] if models else "", request.options.labels)
+                workers = self._http.workers()
+        if not workers:
+            if waits:
+                msg = _("no worker is online behind {url}").format(url=self._http.url)
+                raise NoWorkerError(msg)
+            return TagSource("", request.options.labels)
+        labels_of(request.pack, workers[0], echo)
+        echo(_("tagging with {model} over HTTP").format(model=workers[0].model))
+        return TagSource(workers[0].model, request.options.labels)
 
     def create(self, request: JobRequest) -> str:
         """Begin a job and return its id; nothing is sent yet."""

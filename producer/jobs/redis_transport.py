@@ -13,10 +13,11 @@ from producer.backend.queue_problems import full_sentence, lost_sentence
 from producer.backend.workers import WorkerInfo
 from producer.console.paths import about
 from producer.console.worker_command import can_embed, start_worker, unread, way_out
-from producer.errors import LabelsNeededError, NoWorkerError
+from producer.errors import NoWorkerError
 from producer.jobs.collector import Collector, count_lost
 from producer.jobs.feeder import Feeder
 from producer.jobs.options import JobRequest, TagSource
+from producer.jobs.own_labels import labels_of
 from producer.jobs.publisher import Stores
 from producer.jobs.run import Echo, Total
 from producer.jobs.window import Window
@@ -54,6 +55,7 @@ class RedisTransport:
         self._feeder: Feeder
         self._collector: Collector
         self._job = ""
+        self._labels = 0
         self._echo: Echo = lambda _: None
         self._is_loss_said = False
 
@@ -66,11 +68,7 @@ class RedisTransport:
                 raise NoWorkerError(message)
             echo(_("note: {note}").format(note=message))
             return TagSource("", request.options.labels)
-        if not worker.has_labels and not request.pack.labels:
-            msg = _("model {model} has no labels of its own: give {labels} or {label}").format(
-                model=worker.model, labels=argument("labels"), label=argument("label")
-            )
-            raise LabelsNeededError(msg)
+        self._labels = labels_of(request.pack, worker, echo)
         if worker.notice:
             echo(_("note: {note}").format(note=_(worker.notice)))
         self._note_unread(request, worker, echo)
@@ -126,7 +124,7 @@ class RedisTransport:
         """Begin a job and return its id; nothing is sent yet."""
         connection = self._connection
         self._request = request
-        labels, priority = len(request.pack.labels), request.options.priority
+        labels, priority = self._labels or len(request.pack.labels), request.options.priority
         self._job = connection.jobs.create(about(request.places), labels, priority).id
         if request.options.labels:
             connection.labels.put(request.pack)

@@ -26,7 +26,8 @@ class LabelOptions(TypedDict, total=False):
         templates: Prompts with `{}` for the label, several of which are averaged; by default the
             model's own.
         top_k: Tags an image, at most; 5.
-        threshold: Lowest score of a tag, 0 to 1; by default 0, or 0.5 if `calibrated`.
+        threshold: Lowest score of a tag, 0 to 1; by default 0, or 0.5 if `calibrated`. Sidecars
+            have no tags below 0.5 unless one is given.
         calibrated: Score each label by itself, against `background`: an image may have several
             labels, or none.
         background: Words for all else that images may show; by default the model's labels.

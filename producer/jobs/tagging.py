@@ -69,9 +69,14 @@ def prepare_and_tag(
     jobs: JobStore | None,
     echo: Echo,
 ) -> Batches:
-    """Yield the records of the images that `find` returns; see `tag`."""
+    """Yield the records of the images that `find` returns; see `tag`.
+
+    `echo` is called with what a person should know of how they were written, too.
+    """
     with raises_producer_errors(), prepared(writing, echo) as state:
         yield from tag(runner, find(), writing, state, jobs, echo)
+    for remark in writing.output.remarks():
+        echo(remark)
 
 
 def tag(

@@ -123,10 +123,22 @@ def _workers(
         yield Finding("note", message, _("an image gets the tags of whichever worker takes it"))
     if notice := workers[0].notice:
         yield Finding("note", _(notice))
-    if not all(one.has_labels for one in workers):
+    yield from _labels(workers)
+
+
+def _labels(workers: Sequence[WorkerInfo]) -> Iterator[Finding]:
+    """Yield what a job without labels gets, if that is not the model's own."""
+    without = [one for one in workers if not one.has_labels]
+    if not all(one.vocabulary for one in without):
         yield Finding(
             "note", _("the model has no labels of its own"), _("give --labels FILE or --label")
         )
+    elif without:
+        message = _(
+            "the model has no labels of its own: jobs without labels get the vocabulary "
+            "{vocabulary} ({count:,} labels)"
+        ).format(vocabulary=without[0].vocabulary, count=without[0].vocabulary_labels)
+        yield Finding("note", message, _("give --labels FILE or --label for others"))
 
 
 def _path(path: str, workers: Sequence[WorkerInfo], settings: Settings) -> Finding:

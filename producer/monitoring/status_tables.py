@@ -82,9 +82,12 @@ def workers_table(workers: Sequence[WorkerInfo], width: int = WIDE) -> Table:
         N_("failed"): [f"{one.failed:,}" for one in workers],
         N_("img/s"): ["" if rate is None else f"{rate:,.1f}" for rate in rates],
     }
+    if any(one.vocabulary for one in workers):
+        columns[N_("without labels")] = [printable(one.vocabulary) for one in workers]
     if any(one.problem for one in workers):
         columns[N_("problem")] = [printable(one.problem or "") for one in workers]
-    form = _Form(("images", "failed", "img/s"), ("worker", "model", "problem"), ("precision",))
+    cut, go = ("worker", "model", "problem"), ("precision", "without labels")
+    form = _Form(("images", "failed", "img/s"), cut, go)
     return _table(columns, form, width)
 
 

@@ -21,7 +21,8 @@ from worker.contract.labels import LabelPack
 from worker.engines.infer import infer
 from worker.engines.torchscript import TorchScriptEngine
 from worker.images.decode import decode
-from worker.labels.encoder import LabelEncoder, LabelSet, own_pack
+from worker.labels.encoder import LabelEncoder, LabelSet
+from worker.labels.own_labels import own_pack
 
 CATEGORIES = ("动物", "植物", "交通工具", "电子产品", "食物", "自然景观")
 EXAMPLES = sorted(path for path in (ROOT / "ops/examples").iterdir() if path.suffix != ".md")

@@ -83,7 +83,7 @@ def api(queue: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiCal
 
 @pytest.fixture(scope="module")
 def worker(queue: str, fleet: Fleet) -> None:
-    fleet.start(queue)
+    fleet.start(queue, model="")
 
 
 def cat() -> bytes:
@@ -96,7 +96,7 @@ def test_one_image_gets_its_tags_and_times(api: ApiCaller, worker: None) -> None
     assert [one["label"] for one in reply["results"]] == ["猫"]
     assert set(reply["results"][0]) == {"label", "score"}
     assert reply["timing"]["infer_ms"] > 0
-    assert reply["model"].startswith("wanwu-drawings@")
+    assert reply["model"].startswith("wanwu-photo@")
 
 
 def test_calibrated_scores_may_be_none_of_these(api: ApiCaller, worker: None) -> None:
@@ -229,7 +229,7 @@ def test_a_person_drops_an_image_and_sees_its_tags(
         page.locator("#key").blur()
         expect(page.locator("li b")).to_have_count(3)
         expect(page.locator("li b").first).to_have_text("猫")
-        expect(page.locator("#about")).to_contain_text("wanwu-drawings@")
+        expect(page.locator("#about")).to_contain_text("wanwu-photo@")
         expect(page.locator("#name")).to_have_text("猫.jpg")
         assert page.evaluate("localStorage.length + sessionStorage.length") == 0
         assert page.context.cookies() == []

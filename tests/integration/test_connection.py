@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,12 @@ from conftest import until
 from server import Server
 
 from producer.backend.connection import open_connection
+from producer.backend.local_worker import Answer
 from producer.backend.workers import online
 from producer.errors import JobLostError
-from worker.contract.redis.connections import BrokerUnreachableError
+from worker.contract.local.redis_server import EmbeddedRedis
+from worker.contract.queue.app import make_app
+from worker.contract.redis.connections import BrokerUnreachableError, connect
 from worker.contract.secret import SecretUrl
 from worker.contract.settings import Settings
 
@@ -89,3 +93,16 @@ def test_a_job_that_redis_has_lost_will_never_come(tmp_path: Path) -> None:
             patch.setattr(type(connection), "first_worker", lambda _: "somebody")
             with pytest.raises(JobLostError, match="has lost job"):
                 connection.stall_reason(job)
+
+
+def test_a_worker_is_asked_as_soon_as_one_listens_and_not_before() -> None:
+    with EmbeddedRedis() as server, connect(server.url) as client:
+        app = make_app(Settings(broker_url=SecretUrl(server.url)), stores_results=False)
+        with closing(app), client.pubsub() as listener:
+            answer = Answer(app, client, print, print)
+            assert not answer()
+            assert "cmdstat_publish" not in client.info("commandstats")
+            listener.psubscribe("*")
+            until(client.pubsub_numpat)
+            assert not answer()
+            assert client.info("commandstats")["cmdstat_publish"]["calls"] == 1

@@ -13,11 +13,14 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from conftest import PATIENCE_S, ROOT, Fleet, environment, run
 from records import MODEL, embedding, failed, record
 
 from producer.embeddings.ranking import Ranker, matrix_of, nearest, retagged
+from producer.embeddings.retag import retag_table
 from producer.embeddings.text_encoder import Embedded
 from producer.errors import EncodingError, RecordsError
 from producer.formats import open_sink, records_of, target_of
@@ -36,7 +39,7 @@ def embedded(labels: int) -> Embedded:
     rows_KD = np.random.default_rng(labels).standard_normal((labels, D)).astype(np.float32)
     rows_KD /= np.linalg.norm(rows_KD, axis=1, keepdims=True)
     names = tuple(f"label {k}" for k in range(labels))
-    parents = {"label 3": "parent"}
+    parents = {"label 3": "parent", "parent": "grandparent"}
     encoded = Encoded(
         model=MODEL, kind="zero-shot", dim=D, logit_scale=20.0, labels=names, parents=parents
     )
@@ -66,9 +69,7 @@ def test_scores_and_order_are_those_of_a_worker(labels: int, top_k: int, backgro
     ranker = Ranker(with_labels, top_k=top_k)
     records = iter([record(embedding=embedding(*row)) for row in images_ND.tolist()])
     for found, tags in zip(retagged(records, ranker, "hash", 0.02), wanted, strict=True):
-        assert [(tag.label, tag.parent) for tag in found.tags] == [
-            (t.label, t.parent) for t in tags
-        ]
+        assert [(tag.label, tag.above) for tag in found.tags] == [(t.label, t.above) for t in tags]
         assert [tag.score for tag in found.tags] == pytest.approx([t.score for t in tags], abs=1e-6)
         assert found.labels == "hash"
 
@@ -86,6 +87,23 @@ def test_failures_stay_as_they_are_whatever_is_beside_them() -> None:
     assert [one.status for one in found] == ["failed", "ok", "failed"]
     assert (found[0], found[2]) == (ones[0], ones[2])
     assert list(retagged(iter(ones[:1]), ranker, None, 0.0)) == ones[:1]
+
+
+def test_a_table_tells_what_lies_above_its_new_labels_even_if_its_old_tags_could_not(
+    tmp_path: Path,
+) -> None:
+    before, after = tmp_path / "before.parquet", tmp_path / "after.parquet"
+    with open_sink(target_of(before, None)) as sink:
+        for one in (record(embedding=embedding(*[0.25] * D)), failed()):
+            sink.write(one)
+    table = pq.read_table(before)
+    rows = [[{"label": "猫", "score": 0.5, "parent": None}], []]
+    column = pa.array(rows, pa.list_(pa.struct({"label": "str", "score": "f8", "parent": "str"})))
+    pq.write_table(table.set_column(table.schema.get_field_index("tags"), "tags", column), before)
+    retag_table(before, after, Ranker(embedded(4), top_k=4), labels="hash", threshold=0.0)
+    tagged, other = records_of(after)
+    assert {tag.label: tag.above for tag in tagged.tags}["label 3"] == ("parent", "grandparent")
+    assert (tagged.labels, other.tags) == ("hash", ())
 
 
 def test_embeddings_of_another_model_or_none_are_refused() -> None:

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numbered_model
 import numpy as np
 import pytest
@@ -16,8 +17,10 @@ from conftest import PATIENCE_S, until
 from tiny_model import build, write_manifest
 
 from worker.artifact.manifest import open_artifact
+from worker.contract.ancestors import ancestors_of
 from worker.contract.labels import LabelPack, LabelStore
 from worker.contract.scoring import Scale
+from worker.contract.vocabularies import find_vocabulary
 from worker.errors import ArtifactError, InferenceError, LabelsAlikeError, LabelsMissingError
 from worker.labels.encoder import LabelCache, LabelEncoder, LabelSet, Matrix
 from worker.labels.matrix_store import RedisLabelMatrixStore
@@ -37,6 +40,12 @@ def encoder_of(tmp_path: Path) -> Callable[..., LabelEncoder]:
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory: pytest.TempPathFactory) -> LabelEncoder:
     return LabelEncoder(open_artifact(build(tmp_path_factory.mktemp("model") / "tiny")), "cpu")
+
+
+def vocabulary(name: str) -> LabelPack:
+    found = find_vocabulary(name)
+    assert found
+    return found.read_pack()
 
 
 def unit(*values: float) -> list[float]:
@@ -60,6 +69,15 @@ def test_an_empty_pack_takes_labels_and_template_from_the_model(encoder: LabelEn
     # 这, 是 and 色 are unknown to the tiny tokenizer, and grey to its tower.
     grey = 3 * GREY
     assert label_set.matrix_KD[1].tolist() == pytest.approx(unit(grey, 1 + grey, grey))
+
+
+def test_the_manifest_knows_what_lies_above_the_parents(
+    encoder_of: Callable[..., LabelEncoder],
+) -> None:
+    encoder = encoder_of(labels="红 < 暖色\n蓝\n", kinds={"暖色": "颜色"})
+    assert ancestors_of("红", encoder.encode(LabelPack()).parents) == ("暖色", "颜色")
+    # Labels that are given have the parents that are given.
+    assert not encoder.encode(LabelPack(("红",))).parents
 
 
 def test_several_templates_are_averaged_and_made_unit_again(encoder: LabelEncoder) -> None:
@@ -136,8 +154,45 @@ def test_a_model_without_labels_is_calibrated_by_general_words(
     assert len(found.matrix_JD) > 400
 
 
-def test_a_model_without_labels_needs_some(encoder_of: Callable[..., LabelEncoder]) -> None:
-    encoder = encoder_of(labels=None)
+class Keys:
+    """A matrix store that notes what it is asked for."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def get(self, key: str, shape: tuple[int, int], make: Callable[[], Matrix]) -> Matrix:
+        self.asked.append(key.partition(":")[2])
+        found_KD = make()
+        assert found_KD.shape == shape
+        return found_KD
+
+
+def test_a_chinese_model_without_labels_has_the_general_vocabulary(tmp_path: Path) -> None:
+    store, progress = Keys(), list[None]()
+    encoder = LabelEncoder(
+        open_artifact(build(tmp_path / "tiny", labels=None)),
+        "cpu",
+        store,
+        lambda: progress.append(None),
+    )
+    general = vocabulary("general")
+    found = encoder.encode(LabelPack())
+    assert found.labels == general.labels
+    assert ancestors_of("金毛", found.parents) == ("狗", "动物")
+    # The worker is not taken for hung meanwhile.
+    assert len(progress) > len(general.labels) // 100
+    # An edited vocabulary has another matrix; one of prompts lives as long as they do.
+    asked = LabelPack(templates=("{}",))
+    encoder.encode(asked)
+    of_prompts = msgspec.structs.replace(general, templates=("{}",))
+    assert store.asked == [general.hash, f"{of_prompts.hash}:{asked.hash}"]
+
+
+@pytest.mark.parametrize("template", ["a photo of {}", "{}", "{}の写真"])
+def test_a_model_without_labels_that_reads_no_chinese_needs_some(
+    encoder_of: Callable[..., LabelEncoder], template: str
+) -> None:
+    encoder = encoder_of(labels=None, template=template)
     with pytest.raises(LabelsMissingError, match="no labels of its own"):
         encoder.encode(LabelPack())
     assert encoder.encode(LabelPack(("红",))).labels == ("红",)
@@ -317,9 +372,12 @@ def test_while_one_encodes_the_others_wait_for_it(client: redis.Redis) -> None:
         assert go_on.wait(PATIENCE_S)
         return np.ones((2, 3), np.float32)
 
-    matrix_store = RedisLabelMatrixStore(client, poll_s=0.01)
+    waits: list[None] = []
+    matrix_store = RedisLabelMatrixStore(client, poll_s=0.01, on_wait=lambda: waits.append(None))
     with ThreadPoolExecutor(4) as threads:
         asked = [threads.submit(matrix_store.get, "k", (2, 3), make) for _ in range(4)]
+        # They are at work, as one may see: they wait for what comes.
+        until(lambda: len(waits) > 3)
         go_on.set()
         found = [one.result(PATIENCE_S) for one in asked]
     assert len(made) == 1

@@ -237,9 +237,21 @@ def test_labels_that_are_gone_fail_every_image_of_the_chunk(
 def test_a_model_without_labels_says_that_some_are_needed(
     started: Callable[..., Pipeline], tmp_path: Path, files: dict[str, str]
 ) -> None:
-    pipeline = started(open_artifact(build(tmp_path / "bare", labels=None)))
+    pipeline = started(open_artifact(build(tmp_path / "bare", labels=None, template="a {}")))
     assert codes(pipeline.process(chunk(files["红"]), SENT_AT_S)) == ["labels_missing"]
-    assert pipeline.info().has_labels is False
+    info = pipeline.info()
+    assert (info.has_labels, info.vocabulary, info.vocabulary_labels) == (False, "", 0)
+
+
+def test_a_chinese_model_without_labels_tags_by_the_general_vocabulary(
+    started: Callable[..., Pipeline], tmp_path: Path, files: dict[str, str]
+) -> None:
+    pipeline = started(open_artifact(build(tmp_path / "bare", labels=None)))
+    (image,) = pipeline.process(chunk(files["红"]), SENT_AT_S).images
+    assert "红" in image.tags[0].label
+    info = pipeline.info()
+    assert (info.has_labels, info.vocabulary) == (False, "general")
+    assert info.vocabulary_labels > 2000
 
 
 def test_the_threshold_of_the_chunk_holds(pipeline: Pipeline, files: dict[str, str]) -> None:
@@ -535,6 +547,8 @@ def test_what_the_worker_page_shows_is_plain_json(
         "out_of_memory": 0,
         "max_batch": 4,
         "has_labels": True,
+        "vocabulary": "",
+        "vocabulary_labels": 0,
         "notice": None,
         "images": 2,
         "failed": 1,

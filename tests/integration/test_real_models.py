@@ -20,7 +20,8 @@ from worker.contract.scoring import softmax
 from worker.contract.secret import SecretUrl
 from worker.contract.settings import Settings
 from worker.images.decode import decode
-from worker.labels.encoder import LabelEncoder, own_pack
+from worker.labels.encoder import LabelEncoder
+from worker.labels.own_labels import own_pack
 from worker.model.original import original_tower
 
 pytestmark = pytest.mark.integration

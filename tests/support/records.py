@@ -36,7 +36,7 @@ def several() -> list[Record]:
     """Records in which each field takes each of its forms."""
     return [
         record(labels=LABELS, file=Stamp(123, 1_700_000_000.123456)),
-        record('/a,b "c"\n|d.jpg', tags=(Tag("a|b\\", 0.5, parent="动物"), Tag("=1+1", 0.25))),
+        record('/a,b "c"\n|d.jpg', tags=(Tag("a|b\\", 0.5, "<c|d", ("动物",)), Tag("=1+1", 0.25))),
         record("/none.jpg", tags=()),
         failed(file=Stamp(5, 2.5)),
     ]

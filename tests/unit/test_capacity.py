@@ -52,6 +52,16 @@ def test_it_knows_for_how_long_nothing_has_been_done() -> None:
     assert capacity.still_s == 0
 
 
+def test_work_on_what_images_wait_for_counts_as_well() -> None:
+    now_s = 10.0
+    capacity = Capacity(4, lambda: now_s)
+    capacity.take(2)
+    now_s = 200.0
+    capacity.note_progress()
+    now_s = 201.0
+    assert capacity.still_s == 1
+
+
 def test_a_closed_room_takes_nothing_more() -> None:
     capacity = Capacity(4)
     capacity.close()

@@ -183,7 +183,34 @@ def test_duckdb_and_pandas_read_the_parquet_with_its_types(tmp_path: Path) -> No
     assert ("/图/猫.jpg", "猫", 0.93, None, 20.0, 123) in found.fetchall()
     frame = pd.read_parquet(file)
     assert frame["status"].tolist() == ["ok", "ok", "ok", "failed"]
-    assert frame["tags"][1][0] == {"label": "a|b\\", "score": 0.5, "parent": "动物"}
+    tag = frame["tags"][1][0]
+    assert tag | {"ancestors": list(tag["ancestors"])} == {
+        "label": "a|b\\",
+        "score": 0.5,
+        "parent": "<c|d",
+        "ancestors": ["动物"],
+    }
+
+
+def test_a_table_of_an_earlier_version_is_read(tmp_path: Path) -> None:
+    file = tmp_path / "tags.parquet"
+    write(file, *several())
+    table = pq.read_table(file)
+    rows = [
+        [{name: tag[name] for name in ("label", "score", "parent")} for tag in tags]
+        for tags in table["tags"].to_pylist()
+    ]
+    pq.write_table(table.set_column(table.schema.get_field_index("tags"), "tags", [rows]), file)
+    found = [tag for one in records_of(file) for tag in one.tags]
+    wanted = [tag for one in several() for tag in one.tags]
+    assert [tag.parent for tag in found] == [tag.parent for tag in wanted]
+    assert not any(tag.ancestors for tag in found)
+
+
+def test_a_row_says_all_that_lies_above_each_label(tmp_path: Path) -> None:
+    file = tmp_path / "tags.csv"
+    write(file, record(tags=(Tag("金毛犬", 0.5, "狗", ("动物",)), Tag("草", 0.25))))
+    assert pd.read_csv(file)["parents"][0] == "狗 < 动物|"
 
 
 def test_embeddings_are_lists_of_float16_of_one_size(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
+import structlog
 
 from worker.labels.disk_store import DiskLabelMatrixStore
 from worker.labels.matrix_store import NoLabelMatrixStore
@@ -39,9 +40,12 @@ def store() -> DiskLabelMatrixStore:
 
 def test_a_matrix_is_made_once_on_a_machine(cache: Path, store: DiskLabelMatrixStore) -> None:
     make = Making()
-    for _ in range(2):
-        assert np.array_equal(store.get("model:set", SHAPE, make), UNIT_KD)
+    with structlog.testing.capture_logs() as said:
+        for _ in range(2):
+            assert np.array_equal(store.get("model:set", SHAPE, make), UNIT_KD)
     assert make.times == 1
+    # Before it is made, which may take long.
+    assert [(one["event"], one["labels"]) for one in said] == [("labels.encoding", 3)]
     store.get("model:other", SHAPE, make)
     assert make.times == 2
     assert len([*cache.iterdir()]) == 2

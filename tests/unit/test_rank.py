@@ -137,10 +137,11 @@ def test_images_ranked_together_are_ranked_as_if_alone() -> None:
         assert [tag.score for tag in tags] == pytest.approx([tag.score for tag in alone], rel=1e-4)
 
 
-def test_a_tag_tells_the_parent_of_its_label() -> None:
-    families = AXES._replace(parents={"猫": "动物"})
+def test_a_tag_tells_what_lies_above_its_label() -> None:
+    families = AXES._replace(parents={"猫": "动物", "动物": "自然"})
     tags = rank(LEANING, families, 10.0, top_k=2, threshold=0)
     assert [(tag.label, tag.parent) for tag in tags] == [("狗", None), ("猫", "动物")]
+    assert [tag.ancestors for tag in tags] == [(), ("自然",)]
 
 
 def test_with_a_bias_each_label_is_scored_by_itself() -> None:

@@ -112,7 +112,7 @@ def photo(tmp_path: Path) -> Path:
 
 
 def a_record(photo: Path, *tags: Tag) -> Record:
-    tags = tags or (Tag("海边", 0.9), Tag("狗", 0.75, parent="动物"))
+    tags = tags or (Tag("海边", 0.9), Tag("狗", 0.75, "犬科", ("动物",)))
     return record(str(photo), tags=tags, labels=LABELS, file=Stamp(123, 1.5))
 
 
@@ -122,8 +122,8 @@ def test_exiftool_sees_exactly_the_tags(photo: Path) -> None:
     assert file.name == "照片.jpg.xmp"
     assert seen(file) == {
         "XMP-dc:Subject": ["海边", "狗"],
-        "XMP-lr:HierarchicalSubject": ["海边", "动物|狗"],
-        "XMP-digiKam:TagsList": ["海边", "动物/狗"],
+        "XMP-lr:HierarchicalSubject": ["海边", "动物|犬科|狗"],
+        "XMP-digiKam:TagsList": ["海边", "动物/犬科/狗"],
     }
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from worker.contract.i18n import gettext as _
 from worker.engines.base import Engine
-from worker.engines.infer import WARM_RUNS, infer
+from worker.engines.infer import infer, warm_runs
 from worker.errors import DeviceMemoryError
 
 SIZES: Final = (1, 2, 4, 8, 16, 32, 64)
@@ -78,7 +78,7 @@ def _scout(
     usable: list[Rate] = []
     for size in sizes:
         try:
-            for _warm_up in range(WARM_RUNS):
+            for _warm_up in range(warm_runs(engine.device)):
                 _call_ms(engine, shape_CHW, size, clock)
             ms = min(_call_ms(engine, shape_CHW, size, clock) for _call in range(_LEAST_CALLS))
         except DeviceMemoryError:

@@ -30,6 +30,8 @@ _MAX_TEXT_CHARS: Final = 1_000
 _MAX_PACK_BYTES: Final = 64 * 2**20
 # The label is as likely as anything else.
 CALIBRATED_THRESHOLD: Final = 0.5
+# Of a keyword in a sidecar, however scores are made: the label is as likely as all else together.
+KEYWORD_THRESHOLD: Final = CALIBRATED_THRESHOLD
 _ALIAS: Final = re.compile(r"(?:^|(?<=\s))[|｜](?=\s|$)")
 _PARENT: Final = re.compile(r"(?:^|(?<=\s))[<＜](?=\s|$)")
 # As a Chinese keyboard writes them; within a word nobody means them.

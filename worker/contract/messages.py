@@ -240,11 +240,25 @@ def split_task_id(name: str) -> tuple[str, int] | None:
 
 
 class Tag(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A label and its share of the softmax over the label set, 0 to 1; its parent if it has one."""
+    """A label and its share of the softmax over the label set, 0 to 1; its parent if it has one.
+
+    `ancestors` are what lies above the parent, the nearest first.
+    """
 
     label: str
     score: float
     parent: str | None = None
+    ancestors: tuple[str, ...] = ()
+
+    @classmethod
+    def below(cls, line: tuple[str, ...], label: str, score: float) -> Self:
+        """Return a tag with what lies above its label, the nearest first."""
+        return cls(label, score, line[0] if line else None, line[1:])
+
+    @property
+    def above(self) -> tuple[str, ...]:
+        """What lies above the label, the nearest first: its parent, and that one's ancestors."""
+        return () if self.parent is None else (self.parent, *self.ancestors)
 
 
 class Timing(msgspec.Struct, frozen=True, kw_only=True):

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from worker.contract.ancestors import ancestors_of
 from worker.contract.messages import Tag
 
 if TYPE_CHECKING:
@@ -180,7 +181,7 @@ def tags(
     rows = zip(found.order_NT.tolist(), found.scores_NT.tolist(), strict=True)
     return [
         tuple(
-            Tag(label=labels[k], score=score, parent=parents.get(labels[k]))
+            Tag.below(ancestors_of(labels[k], parents), labels[k], score)
             for k, score in zip(order, scores, strict=True)
             if score >= threshold
         )

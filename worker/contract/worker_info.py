@@ -38,6 +38,9 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
     max_batch: int = 0
     # Whether the model has labels of its own.
     has_labels: bool = False
+    # If not, the vocabulary that stands for them, and how many labels that has; "" if none does.
+    vocabulary: str = ""
+    vocabulary_labels: int = 0
     # A sentence that the model's users should read.
     notice: str | None = None
     version: str = ""

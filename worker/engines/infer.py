@@ -14,6 +14,7 @@ import numpy.typing as npt
 import torch
 
 from worker.contract.i18n import gettext_noop as N_
+from worker.engines.cuda_graphs import RUNS_BEFORE_CAPTURE
 from worker.errors import ArtifactError, DeviceMemoryError, InferenceError
 
 if TYPE_CHECKING:
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
 
 Embeddings = npt.NDArray[np.float32]
 # The profiling executor of TorchScript measures on the first run of a shape and compiles on the
-# second; the third shows that it is done.
-WARM_RUNS: Final = 3
+# second.
+_WARM_RUNS: Final = 2
 _ALL_WARM: Final = 8
 
 
@@ -113,8 +114,16 @@ def warm(engine: Engine, shape_CHW: tuple[int, int, int], max_batch: int, dim: i
 
 def _dimensions(engine: Engine, shape_CHW: tuple[int, int, int], size: int) -> int:
     blank_CHW = np.zeros(shape_CHW, np.uint8)
-    runs = [infer(engine, [blank_CHW] * size) for _ in range(WARM_RUNS)]
+    runs = [infer(engine, [blank_CHW] * size) for _ in range(warm_runs(engine.device))]
     return int(runs[-1].shape[1])
+
+
+def warm_runs(device: str) -> int:
+    """Return how often a batch size is run before it is as fast as ever: on CUDA once more.
+
+    There, what is compiled by then is captured as a graph.
+    """
+    return RUNS_BEFORE_CAPTURE + 1 if device.startswith("cuda") else _WARM_RUNS
 
 
 def warm_sizes(max_batch: int) -> list[int]:

@@ -8,12 +8,13 @@ from __future__ import annotations
 import warnings
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 
 from worker.contract.i18n import gettext_noop as N_
 from worker.engines.base import Synchronous, Wait, resolve_device
+from worker.engines.convolutions import has_many, laid_out
 from worker.engines.cpu_streams import Streams
 from worker.engines.cuda_graphs import CudaCard, CudaRunner
 from worker.errors import ArtifactError
@@ -21,9 +22,6 @@ from worker.model.precision import Precision, use_int8_engine
 
 if TYPE_CHECKING:
     from worker.artifact.manifest import Artifact
-
-
-_MANY_CONVOLUTIONS: Final = 24
 
 
 class TorchScriptEngine(Synchronous):
@@ -44,7 +42,7 @@ class TorchScriptEngine(Synchronous):
         self._runner: CudaRunner | Streams | None = None
         if device.type == "cuda":
             self._runner = CudaRunner(module, CudaCard(device))
-        elif precision != "fp32" or _has_short_layers(module):
+        elif precision != "fp32" or has_many(module):
             # Large products of float32 take long enough for threads to share each of them.
             self._runner = Streams(partial(_rows, module, device), torch.get_num_threads())
 
@@ -85,12 +83,6 @@ class TorchScriptEngine(Synchronous):
         return _rows(self._module, self._device, pixels_NCHW)
 
 
-def _has_short_layers(module: torch.jit.ScriptModule) -> bool:
-    """Whether it is a network of many convolutions, each too short for threads to share."""
-    graph: Any = module.inlined_graph
-    return len(graph.findAllNodes("aten::_convolution")) >= _MANY_CONVOLUTIONS
-
-
 def _rows(
     module: torch.jit.ScriptModule, device: torch.device, pixels_NCHW: torch.Tensor
 ) -> torch.Tensor:
@@ -102,8 +94,8 @@ def _rows(
 def load_module(path: Path, device: torch.device) -> torch.jit.ScriptModule:
     """Load TorchScript onto `device`, ready for inference, wherever it was traced.
 
-    It is not optimised further, which is for the exporter, who measures parity; only weights of
-    eight bits become floats, once.
+    Weights of eight bits become floats, once, and convolutions get the layout of the processor.
+    What the exporter measures has come this way too.
 
     Raises:
         ArtifactError: torch cannot load it.
@@ -119,6 +111,8 @@ def load_module(path: Path, device: torch.device) -> torch.jit.ScriptModule:
             place_constants(module, device)
             if is_packed(module):
                 module = torch.jit.freeze(module.eval())
+            if device.type == "cpu":
+                module = laid_out(module)
     except (RuntimeError, ValueError, OSError) as e:
         reason = str(e).strip().partition("\n")[0]
         raise ArtifactError(

@@ -28,7 +28,7 @@ from worker.evaluation.terminal import show
 from worker.evaluation.truth import LabelNames
 from worker.export.on_first_use import open_model
 from worker.images.isolated.fork_server import fork_early
-from worker.labels.encoder import own_pack
+from worker.labels.own_labels import own_pack
 from worker.monitoring import logs
 from worker.pipeline.pipeline import Pipeline
 

@@ -6,6 +6,7 @@ import unicodedata
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+from worker.contract.ancestors import ancestors_of
 from worker.contract.labels import LabelPack
 
 
@@ -52,7 +53,7 @@ class LabelNames:
         says = self._numbers(self._below(name))
         if not says:
             return None
-        return Truth(name, says, says | self._numbers(self._above(name)))
+        return Truth(name, says, says | self._numbers(ancestors_of(name, self._parents)))
 
     def find_all(self, written: Iterable[str]) -> tuple[tuple[Truth, ...], tuple[str, ...]]:
         """Return what names mean, each once, and the names that mean nothing here."""
@@ -77,13 +78,6 @@ class LabelNames:
             below = [child for child in self._children.get(one, ()) if child not in seen]
             seen.update(below)
             waiting += below
-
-    def _above(self, name: str) -> Iterator[str]:
-        """Yield the parent of a name, that one's parent, and so on."""
-        seen = {name}
-        while (name := self._parents.get(name, name)) not in seen:
-            seen.add(name)
-            yield name
 
 
 def _plain(written: str) -> str:

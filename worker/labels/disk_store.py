@@ -65,6 +65,8 @@ class DiskLabelMatrixStore:
             return make()
         found_KD = _read(file, shape)
         if found_KD is None:
+            # It may take minutes, and whoever waits for tags looks here for the reason.
+            log.info("labels.encoding", labels=shape[0], kept=str(file.parent))
             found_KD = make()
             _write(file, found_KD)
             _delete_oldest(file.parent, self._most_bytes)

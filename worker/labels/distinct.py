@@ -58,7 +58,7 @@ class LabelReader:
         if not (self._is_lexicon and unread):
             return found
         hints = nearest_words(self._tokenizer, unread[:SHOWN])
-        near = named_with_words((label, words) for label, words in hints.items() if words)
+        near = named_with_words((label, hint) for label, hint in hints.items() if hint)
         return msgspec.structs.replace(found, nearest=near, is_lexicon=True)
 
     def first_known(self, texts: tuple[str, ...]) -> tuple[str, ...]:

@@ -17,16 +17,17 @@ import numpy as np
 import numpy.typing as npt
 
 from worker.artifact.manifest import Artifact, open_artifact
+from worker.contract.ancestors import ancestors_of
 from worker.contract.i18n import gettext_noop as N_
 from worker.contract.label_check import LabelCheck, named_groups
-from worker.contract.labels import PLACEHOLDER, LabelPack, LabelsError, parse_labels
-from worker.contract.local.files import read_regular
+from worker.contract.labels import PLACEHOLDER, LabelPack
 from worker.contract.scoring import Background
 from worker.contract.text_embeddings import MOST_TEXTS
 from worker.errors import ArtifactError, LabelsAlikeError, LabelsMissingError
 from worker.labels.distinct import LabelReader, alike_embeddings
 from worker.labels.matrix_store import LabelMatrixStore, NoLabelMatrixStore
-from worker.labels.text_tower import TextEmbedder, unit
+from worker.labels.own_labels import own_pack
+from worker.labels.text_tower import OnProgress, TextEmbedder, unit
 
 Matrix = npt.NDArray[np.float32]
 Flags = npt.NDArray[np.bool_]
@@ -35,13 +36,13 @@ Flags = npt.NDArray[np.bool_]
 _SETS_KEPT: Final = 16
 # Texts so near to each other mean the same, such as a label and its plural.
 _SAME_MEANING: Final = 0.95
-_MOST_LABEL_BYTES: Final = 16 * 1024 * 1024
 
 
 class LabelSet(NamedTuple):
     """Labels and their unit embeddings, row k for label k, C-contiguous float32.
 
-    With a background, each label is scored by itself against that.
+    `parents` are those of the labels, and of their parents in turn. With a background, each label
+    is scored by itself against that.
     """
 
     labels: tuple[str, ...]
@@ -101,16 +102,21 @@ class Encoder(Protocol):
 
 
 def encoder_of(
-    artifact: Artifact, device: str, matrix_store: LabelMatrixStore | None = None
+    artifact: Artifact,
+    device: str,
+    matrix_store: LabelMatrixStore | None = None,
+    on_progress: OnProgress = lambda: None,
 ) -> Encoder:
     """Return the encoder of a model: by its text tower, or by its fixed classes.
+
+    Of a large set `on_progress` is called many times while it is encoded.
 
     Raises:
         ArtifactError: a file of the model cannot be used.
     """
     if artifact.manifest.kind == "classifier":
         return Classes(artifact)
-    return LabelEncoder(artifact, device, matrix_store)
+    return LabelEncoder(artifact, device, matrix_store, on_progress)
 
 
 class Classes:
@@ -164,16 +170,22 @@ class LabelEncoder:
     """Label sets of a zero-shot model: from the matrix store, else by its text tower."""
 
     def __init__(
-        self, artifact: Artifact, device: str, matrix_store: LabelMatrixStore | None = None
+        self,
+        artifact: Artifact,
+        device: str,
+        matrix_store: LabelMatrixStore | None = None,
+        on_progress: OnProgress = lambda: None,
     ) -> None:
         """Take the store in which matrices are shared with other workers, if there is one.
+
+        Of a large set `on_progress` is called many times while it is encoded.
 
         Raises:
             ArtifactError: the tokenizer cannot be loaded.
         """
         self._artifact = artifact
         self._matrix_store = matrix_store or NoLabelMatrixStore()
-        self._texts = TextEmbedder(artifact, device)
+        self._texts = TextEmbedder(artifact, device, on_progress)
         self._reader = LabelReader(self._texts.tokenizer, is_lexicon=artifact.manifest.lexicon)
 
     def encode(self, pack: LabelPack) -> LabelSet:
@@ -189,7 +201,10 @@ class LabelEncoder:
         full = pack if pack.labels else own_pack(self._artifact, pack.templates)
         if pack.labels:
             _refuse(self._read(pack))
-        matrix_KD = self._stored(f"{self._artifact.id}:{pack.hash}", full)
+        # Of a vocabulary, which may change, it is the labels that count. Prompts of a request are
+        # forgotten with its pack, whose hash the key then ends in.
+        key = full.hash if pack.labels or not pack.templates else f"{full.hash}:{pack.hash}"
+        matrix_KD = self._stored(f"{self._artifact.id}:{key}", full)
         if pack.labels:
             _refuse(LabelCheck(alike=named_groups(alike_embeddings(full.labels, matrix_KD))))
         background = None
@@ -237,7 +252,7 @@ class LabelEncoder:
 
         Whatever word is used: what counts are the embeddings of the background's parents.
         """
-        lines = _ancestors(others, self._artifact.manifest.kinds)
+        lines = [ancestors_of(label, others.parents) for label in others.labels]
         above = LabelPack(tuple(dict.fromkeys(name for line in lines for name in line)))
         if not above.labels:
             return np.zeros((len(matrix_JD), len(matrix_KD)), bool)
@@ -273,19 +288,6 @@ class LabelEncoder:
         return unit(total_KD)
 
 
-def _ancestors(pack: LabelPack, kinds: Mapping[str, str]) -> list[list[str]]:
-    """Return for each label its parent, the parent's parent, and so on."""
-    lines: list[list[str]] = []
-    for label in pack.labels:
-        line: list[str] = []
-        name = pack.parents.get(label)
-        while name is not None and name not in line:
-            line.append(name)
-            name = kinds.get(name)
-        lines.append(line)
-    return lines
-
-
 def _same(one_ND: Matrix, other_MD: Matrix) -> Matrix:
     """Return 1 where two embeddings mean the same, else 0, NM."""
     return (one_ND @ other_MD.T >= _SAME_MEANING).astype(np.float32)
@@ -311,26 +313,3 @@ def _apart(labels: LabelPack, matrix_KD: Matrix, others: LabelPack, matrix_JD: M
         if parent in places and child in rows:
             apart_JK[rows[child], places[parent]] = 0
     return apart_JK
-
-
-def own_pack(artifact: Artifact, templates: tuple[str, ...] = ()) -> LabelPack:
-    """Return the label set that the model came with.
-
-    Raises:
-        LabelsMissingError: it has none.
-        ArtifactError: its label file cannot be used.
-    """
-    name = artifact.manifest.labels
-    if name is None:
-        raise LabelsMissingError
-    try:
-        body = read_regular(artifact.file(name), _MOST_LABEL_BYTES)
-        text = body.decode().replace("\r\n", "\n")
-        if artifact.manifest.kind == "classifier":
-            # Names from elsewhere: signs of our label files mean nothing in them.
-            return LabelPack(tuple(text.split("\n")[:-1]))
-        return msgspec.structs.replace(parse_labels(text), templates=templates)
-    except (LabelsError, OSError, UnicodeError) as e:
-        raise ArtifactError(
-            N_("{name} of model {model}: {reason}"), name=name, model=artifact.id, reason=e
-        ) from e

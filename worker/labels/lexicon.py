@@ -20,8 +20,8 @@ def nearest_words(tokenizer: Tokenizer, texts: Sequence[str]) -> dict[str, list[
 
     Words are as the tokenizer has them: in small letters and without blanks.
     """
-    words = [word for word in tokenizer.get_vocab() if not word.startswith("[")]
-    return {text: _nearest(_normal(tokenizer, text), words) for text in texts}
+    known = [word for word in tokenizer.get_vocab() if not word.startswith("[")]
+    return {text: _nearest(_normal(tokenizer, text), known) for text in texts}
 
 
 def _normal(tokenizer: Tokenizer, text: str) -> str:
@@ -29,15 +29,15 @@ def _normal(tokenizer: Tokenizer, text: str) -> str:
     return normal
 
 
-def _nearest(text: str, words: Iterable[str]) -> list[str]:
+def _nearest(text: str, known: Iterable[str]) -> list[str]:
     """Return a few words, the nearest first: by their parts, their likeness, their last sign."""
-    related = [word for word in words if _says_something(word, text)]
+    related = [word for word in known if _says_something(word, text)]
     # The longest part of the text first, and the shortest word around it.
     related.sort(key=lambda word: abs(len(word) - len(text)))
-    similar = get_close_matches(text, words, _MOST, _LEAST_LIKENESS)
+    similar = get_close_matches(text, known, _MOST, _LEAST_LIKENESS)
     # In Chinese the last sign is the kind of thing.
     ending = "" if text.isascii() else text[-1:]
-    kindred = sorted((word for word in words if ending and word.endswith(ending)), key=len)
+    kindred = sorted((word for word in known if ending and word.endswith(ending)), key=len)
     return list(dict.fromkeys([*related, *similar, *kindred]))[:_MOST]
 
 

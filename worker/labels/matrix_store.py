@@ -63,11 +63,14 @@ class RedisLabelMatrixStore:
         *,
         poll_s: float = POLL_S,
         lock_s: float = LOCK_S,
+        on_wait: Callable[[], object] = lambda: None,
     ) -> None:
+        """Take where they are; `on_wait` is called often while another worker makes one."""
         self._keys = keys
         self._client = client
         self._poll_s = poll_s
         self._lock_s = lock_s
+        self._on_wait = on_wait
 
     def get(self, key: str, shape: tuple[int, int], make: Callable[[], Matrix]) -> Matrix:
         """Return the matrix KD of `key`.
@@ -80,6 +83,7 @@ class RedisLabelMatrixStore:
         while (found_KD := self._find(name, shape)) is None:
             lock = self._client.lock(f"{name}:lock", timeout=self._lock_s, thread_local=False)
             if not lock.acquire(blocking=False):
+                self._on_wait()
                 time.sleep(self._poll_s)
                 continue
             with _renewed(lock, self._lock_s / _RENEWALS):

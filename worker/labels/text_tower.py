@@ -6,7 +6,7 @@ Shapes: N texts, L tokens, D embedding dimensions.
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from worker.artifact.manifest import Artifact
 
 Matrix = npt.NDArray[np.float32]
+OnProgress = Callable[[], object]
 
 _BATCH_TEXTS: Final = 64
 # Between embeddings of length 1: rounding, and no more.
@@ -33,14 +34,17 @@ _PAD_TOKENS: Final = ("[PAD]", "<pad>", "<|pad|>")
 class TextEmbedder:
     """An artifact's text tower, loaded when it is first needed. Any thread may ask."""
 
-    def __init__(self, artifact: Artifact, device: str) -> None:
-        """Load the tokenizer alone.
+    def __init__(
+        self, artifact: Artifact, device: str, on_progress: OnProgress = lambda: None
+    ) -> None:
+        """Load the tokenizer alone; `on_progress` is called after each batch of texts.
 
         Raises:
             ArtifactError: the tokenizer cannot be loaded.
         """
         self._artifact = artifact
         self._device = torch.device(device)
+        self._on_progress = on_progress
         self._tokenizer = _load_tokenizer(artifact)
         self._loading = threading.Lock()
         self._tower: torch.jit.ScriptModule | None = None
@@ -65,6 +69,7 @@ class TextEmbedder:
             for start in range(0, len(texts), _BATCH_TEXTS):
                 some = order[start : start + _BATCH_TEXTS]
                 rows_ND[some] = self._run([texts[n] for n in some])
+                self._on_progress()
             return unit(rows_ND)
         except (RuntimeError, ValueError) as e:
             msg = f"the text tower failed on the labels: {e}"

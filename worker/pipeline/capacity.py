@@ -42,7 +42,7 @@ class Capacity:
 
     @property
     def still_s(self) -> float:
-        """For how many seconds none of the images held has been done; 0 if none is held."""
+        """For how many seconds nothing has been done for the images held; 0 if none is held."""
         return self._clock() - self._moved_at_s if self._held else 0.0
 
     def close(self) -> None:
@@ -57,6 +57,10 @@ class Capacity:
             self._held += images
         if self.is_left:
             self.on_left()
+
+    def note_progress(self) -> None:
+        """Count work on what images wait for, such as their labels, as if one had been done."""
+        self._moved_at_s = self._clock()
 
     def give_back(self, images: int = 1) -> None:
         """Count images as done; `on_left` is called when that makes another chunk welcome."""

@@ -18,7 +18,7 @@ from typing import Final, Protocol
 
 import structlog
 
-from worker.artifact.manifest import Artifact
+from worker.artifact.manifest import Artifact, Manifest
 from worker.contract.label_check import MOST_TEXTS, LabelCheck
 from worker.contract.labels import LabelPack
 from worker.contract.messages import Chunk, ChunkResult, ImageResult, MessageError
@@ -33,6 +33,7 @@ from worker.images.open_decoder import open_decoder
 from worker.images.read import Blobs, read
 from worker.labels.encoder import Encoder, LabelCache, LabelSet, encoder_of
 from worker.labels.matrix_store import LabelMatrixStore
+from worker.labels.own_labels import vocabulary_of
 from worker.pipeline.batch_policy import Embeddings, Pixels
 from worker.pipeline.batcher import Batcher
 from worker.pipeline.capacity import Capacity
@@ -93,6 +94,7 @@ class Pipeline:
         self._engine: Engine
         self._encoder: Encoder
         self._label_sets: LabelCache
+        self._vocabulary, self._vocabulary_labels = "", 0
         self._started = False
         self.figures = Figures()
         self.capacity = Capacity(settings.images_in_flight, clock)
@@ -135,7 +137,10 @@ class Pipeline:
         if fitting < wanted:
             log.error("batch.out_of_memory", size=wanted, max_batch=fitting)
             self._batcher.shrink(fitting)
-        self._encoder = encoder_of(self.artifact, self._engine.device, self._matrix_store)
+        self._encoder = encoder_of(
+            self.artifact, self._engine.device, self._matrix_store, self.capacity.note_progress
+        )
+        self._vocabulary, self._vocabulary_labels = _vocabulary(manifest)
         self._label_sets = LabelCache(self._encoder.encode)
         self._batcher.start(pipelined=self._engine.pipelined)
         self._decode_stage.start()
@@ -218,6 +223,8 @@ class Pipeline:
             decoder_crashes=decoder.crashes,
             max_batch=self._batcher.max_batch,
             has_labels=manifest.labels is not None,
+            vocabulary=self._vocabulary,
+            vocabulary_labels=self._vocabulary_labels,
             notice=manifest.notice,
             version=version("wanwu-tagger"),
             problem=self.problem(),
@@ -295,3 +302,9 @@ class Pipeline:
         )
         self.figures.add(images)
         return result
+
+
+def _vocabulary(manifest: Manifest) -> tuple[str, int]:
+    """Return what stands for the labels of a model that has none, and how many labels it has."""
+    found = vocabulary_of(manifest)
+    return (found.name, len(found.read_pack().labels)) if found else ("", 0)

@@ -87,7 +87,9 @@ class Tagger:
             artifact,
             blobs=self._blobs,
             labels=LabelStore(client, keys),
-            matrix_store=DiskLabelMatrixStore(RedisLabelMatrixStore(client, keys)),
+            matrix_store=DiskLabelMatrixStore(
+                RedisLabelMatrixStore(client, keys, on_wait=self._note_progress)
+            ),
             embedding_cache=EmbeddingCache(client, artifact, settings),
             worker=name,
             load_engine=load_engine,
@@ -106,6 +108,18 @@ class Tagger:
             precision=info.precision,
             engine=info.engine,
         )
+
+        if info.vocabulary:
+            log.info(
+                "labels.vocabulary",
+                name=info.vocabulary,
+                labels=info.vocabulary_labels,
+                why="the model has no labels of its own; jobs without labels get these, which "
+                "are encoded when the first such job comes, and kept",
+            )
+
+    def _note_progress(self) -> None:
+        self.pipeline.capacity.note_progress()
 
     def refuse(self, error: TaggerError) -> None:
         """Note why this worker cannot be started."""

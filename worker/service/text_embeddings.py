@@ -23,7 +23,9 @@ from worker.contract.text_embeddings import ENCODE, MOST_TEXTS, Encoded
 from worker.engines.base import use_threads
 from worker.errors import TaggerError
 from worker.export.on_first_use import open_model
+from worker.labels.disk_store import DiskLabelMatrixStore
 from worker.labels.encoder import LabelSet, encoder_of
+from worker.labels.matrix_store import NoLabelMatrixStore
 
 
 def encode_texts(settings: Settings, source: IO[bytes], target: IO[bytes]) -> None:
@@ -39,7 +41,9 @@ def encode_texts(settings: Settings, source: IO[bytes], target: IO[bytes]) -> No
     use_threads(settings)
     pack = msgspec.json.decode(source.read(), type=LabelPack)
     artifact: Artifact = open_model(settings)
-    description, matrices = encoded(artifact, encoder_of(artifact, "cpu").encode(pack))
+    matrix_store = DiskLabelMatrixStore(NoLabelMatrixStore())
+    found = encoder_of(artifact, "cpu", matrix_store).encode(pack)
+    description, matrices = encoded(artifact, found)
     target.write(msgspec.json.encode(description) + b"\n" + matrices)
     target.flush()
 
@@ -70,8 +74,8 @@ def answers_texts(label_set: Callable[[LabelPack], LabelSet], artifact: Artifact
     def encode(_state: object, pack: Any) -> dict[str, Any]:
         try:
             found = msgspec.convert(pack, LabelPack)
-            if len(found.labels) > MOST_TEXTS or found.calibrated:
-                return {"error": f"a worker encodes {MOST_TEXTS} texts at most"}
+            if not 1 <= len(found.labels) <= MOST_TEXTS or found.calibrated:
+                return {"error": f"a worker encodes 1 to {MOST_TEXTS} texts"}
             description, matrix = encoded(artifact, label_set(found))
         except (TaggerError, LabelsError, msgspec.ValidationError) as e:
             return {"error": str(e)}
