@@ -96,11 +96,11 @@ class Measure:
         """Return a row for each size of label sets, as Markdown."""
         dice, rows = np.random.default_rng(0), []
         halves = [self._one_word_each(half) for half in halves]
-        words = sorted(frozenset().union(*halves[0].names))
-        for size in (*(one for one in SIZES if one < len(words)), len(words)):
+        named = sorted(frozenset().union(*halves[0].names))
+        for size in (*(one for one in SIZES if one < len(named)), len(named)):
             sets = [
-                [str(word) for word in dice.choice(words, size, replace=False)]
-                for _ in range(DRAWS if size < len(words) else 1)
+                [str(word) for word in dice.choice(named, size, replace=False)]
+                for _ in range(DRAWS if size < len(named) else 1)
             ]
             measured = [self._one(halves, labels) for labels in sets]
             figures = [fmean(one[key] for one in measured) for key in (*METHODS, AT_DEFAULT)]
@@ -111,10 +111,10 @@ class Measure:
 
     def _one_word_each(self, half: Half) -> Half:
         """Let each concept have one word: two for the same are refused in a set."""
-        words = sorted(frozenset().union(*half.names))
-        concepts_K = self._model.words(words).argmax(axis=1).tolist()
-        firsts = dict(zip(reversed(concepts_K), reversed(words), strict=True))
-        kept = {word: firsts[n] for word, n in zip(words, concepts_K, strict=True)}
+        named = sorted(frozenset().union(*half.names))
+        concepts_K = self._model.embed_words(named).argmax(axis=1).tolist()
+        firsts = dict(zip(reversed(concepts_K), reversed(named), strict=True))
+        kept = {word: firsts[n] for word, n in zip(named, concepts_K, strict=True)}
         return Half(half.rows_ND, [frozenset(kept[word] for word in some) for some in half.names])
 
     def _one(self, halves: Sequence[Half], labels: Sequence[str]) -> dict[str, float]:

@@ -19,8 +19,8 @@ from worker.model.packed import PackedLinear, pack
 
 # Longer than any row of the pictures that it was measured with: longer ones would be shortened.
 LENGTH: Final = 200.0
-# By what each head's outputs are multiplied. Of the two of objects the plain one errs less often: on
-# scenes of seeds of their own these shares did best among those that left photographs as they were.
+# By what each head's outputs are multiplied. Of the two of objects the plain one errs less often:
+# in scenes of seeds of their own these shares did best of those that left photographs alone.
 SHARES: Final = {
     "hidden": 1.0,
     "objects": 0.4,

@@ -1,8 +1,9 @@
 """Published weights, drawings, photographs -> heads: python ops/bundled_model/train.py.
 
 The network itself stays as it was published, but for its weights, which are rounded to eight bits
-as they ship. Its features of some 250,000 pictures are computed once; the heads over them take a
-minute. Afterwards export.py makes the artifact, and evaluate.py its figures.
+as they ship. Its features of some 123,000 pictures are computed once, and the heads learn from
+them. Afterwards export.py makes the artifact, and evaluate.py its figures. The model card says how
+the heads that ship differ from what this makes.
 """
 
 from __future__ import annotations
