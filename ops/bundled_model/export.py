@@ -48,6 +48,8 @@ NOTICE: Final = (
     'Chinese-CLIP: see "Your own model" in the README.'
 )
 CPU: Final = torch.device("cpu")
+_NOTES: Final = ".debug_pkl"
+_ITS_OWN: Final = ("version", ".data/serialization_id")
 
 
 def export(size: str, trained: Path, out: Path) -> None:
@@ -87,6 +89,7 @@ def _image(built: ConceptModel, directory: Path) -> dict[str, Any]:
     traced = trace_and_measure(tower, "fp32", images_NCHW, reference_ND, directory / IMAGE_TOWER)
     if not traced.agrees:
         raise SystemExit(str(traced))
+    without_places(directory / IMAGE_TOWER)
     engine = TorchScriptEngine(load_module(directory / IMAGE_TOWER, CPU), CPU, "fp32")
     scaled = agreement(partial(infer, engine), spec)
     return {
@@ -124,7 +127,27 @@ def _texts(known: concepts.Concepts, directory: Path) -> dict[str, Any]:
     )
     tower = lexicon.LexiconTower(known.entries, len(known.names))
     trace(tower, (ids_NL, mask_NL), tower(ids_NL, mask_NL), directory / TEXT_TOWER)
+    without_places(directory / TEXT_TOWER)
     return {}
+
+
+def without_places(file: Path) -> None:
+    """Write a TorchScript file anew without its notes of which source lines it comes from.
+
+    They name folders of the machine that it was made on, and nothing else reads them.
+    """
+    fresh = file.with_suffix(".fresh")
+    reader, writer = (
+        torch._C.PyTorchFileReader(str(file)),  # noqa: SLF001 - torch has no other access
+        torch._C.PyTorchFileWriter(str(fresh)),  # noqa: SLF001
+    )
+    for name in reader.get_all_records():
+        # The writer adds what it writes of itself.
+        if not name.endswith(_NOTES) and name not in _ITS_OWN:
+            body = reader.get_record(name)
+            writer.write_record(name, body, len(body))
+    writer.write_end_of_file()
+    fresh.replace(file)
 
 
 def _files(directory: Path) -> dict[str, str]:

@@ -49,33 +49,38 @@ def balanced(targets_N: Tensor, power: float) -> Tensor:
     return found / found.mean()
 
 
-def learn(lesson: Lesson, outputs: int, *, smooth: float = 0.0) -> Head:
+def learn(lesson: Lesson, outputs: int, *, smooth: float = 0.0, steps: int = STEPS) -> Head:
     """Return the layer that tells the targets apart."""
-    mean_F, std_F = _spread(lesson.features_NF)
+    spread = mean_F, std_F = _spread(lesson.features_NF)
     layer = nn.Linear(len(mean_F), outputs, device=mean_F.device)
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)
-    _fit(layer, lesson, mean_F, std_F, smooth)
+    _fit(layer, lesson, spread, smooth, steps)
     return _of_features(layer, mean_F, std_F)
 
 
-def learn_deep(lesson: Lesson, hidden: int, outputs: int, *, smooth: float = 0.0) -> Deep:
+def learn_deep(
+    lesson: Lesson, hidden: int, outputs: int, *, smooth: float = 0.0, steps: int = STEPS
+) -> Deep:
     """Return two layers that tell the targets apart."""
-    mean_F, std_F = _spread(lesson.features_NF)
+    spread = mean_F, std_F = _spread(lesson.features_NF)
     first = nn.Linear(len(mean_F), hidden, device=mean_F.device)
     second = nn.Linear(hidden, outputs, device=mean_F.device)
     layers = nn.Sequential(first, nn.ReLU(), nn.Dropout(DROPPED), second)
-    _fit(layers, lesson, mean_F, std_F, smooth)
+    _fit(layers, lesson, spread, smooth, steps)
     return Deep(_of_features(first, mean_F, std_F), Head(second.weight.data, second.bias.data))
 
 
-def _fit(layers: nn.Module, lesson: Lesson, mean_F: Tensor, std_F: Tensor, smooth: float) -> None:
+def _fit(
+    layers: nn.Module, lesson: Lesson, spread: tuple[Tensor, Tensor], smooth: float, steps: int
+) -> None:
+    mean_F, std_F = spread
     device = mean_F.device
     dice = torch.Generator(device).manual_seed(0)
     optimizer = torch.optim.AdamW(layers.parameters(), lr=RATE, weight_decay=DECAY)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     size = min(BATCH, len(lesson.targets_N))
-    for _ in range(STEPS):
+    for _ in range(steps):
         picked = torch.randint(len(lesson.targets_N), (size,), generator=dice, device=device)
         rows = (lesson.features_NF[picked].float() - mean_F) / std_F
         losses = F.cross_entropy(

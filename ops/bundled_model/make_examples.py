@@ -69,7 +69,7 @@ NOTO, TWEMOJI, FLUENT = "noto", "twemoji", "fluent-emoji-flat"
 EXAMPLE_SET: Final = (
     Example(1, "熊猫", TWEMOJI, "jpg", CAMERA, JPEG),
     Example(2, "大象", FLUENT, "jpg", CAMERA, JPEG),
-    Example(3, "公交车", NOTO, "jpg", (3000, 4000), JPEG),
+    Example(3, "救护车", NOTO, "jpg", (3000, 4000), JPEG),
     Example(5, "向日葵", NOTO, "jpg", SMALL, _turned),
     Example(6, "自行车", TWEMOJI, "jpg", SMALL, _cmyk),
     Example(8, "蝴蝶", FLUENT, "png", SMALL, _palette),

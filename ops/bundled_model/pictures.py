@@ -43,17 +43,15 @@ class Drawn(NamedTuple):
     category_ids_N: Tensor
 
 
-def read(designs: Sequence[str], cache: Path, rasters: Sequence[int] = RASTERS) -> Drawn:
-    """Return the drawings of several designs, one after another."""
-    loaded = {side: [drawings.load(one, cache, side) for one in designs] for side in rasters}
-    first = loaded[rasters[0]]
+def read(designs: Sequence[str], cache: Path, every: int = 1) -> Drawn:
+    """Return the drawings of several designs, one after another, or each n-th of them."""
+    loaded = {side: [drawings.load(one, cache, side) for one in designs] for side in RASTERS}
+    pixels = {side: np.concatenate([one.pixels for one in of]) for side, of in loaded.items()}
+    first = loaded[RASTERS[0]]
     return Drawn(
-        {
-            side: torch.from_numpy(np.concatenate([one.pixels for one in of])).permute(0, 3, 1, 2)
-            for side, of in loaded.items()
-        },
-        torch.from_numpy(np.concatenate([one.object_ids for one in first])),
-        torch.from_numpy(np.concatenate([one.category_ids for one in first])),
+        {side: torch.from_numpy(of[::every]).permute(0, 3, 1, 2) for side, of in pixels.items()},
+        torch.from_numpy(np.concatenate([one.object_ids for one in first])[::every]),
+        torch.from_numpy(np.concatenate([one.category_ids for one in first])[::every]),
     )
 
 
@@ -86,14 +84,6 @@ def scenes(
             if choice.random() < _JPEG_SHARE:
                 painted = stored(painted, int(choice.integers(35, 95)))
             yield fitted(painted, side), picked_B
-
-
-def plain(drawn: Drawn, side: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield the drawings as they are, on white."""
-    rgba = drawn.rgba[min(drawn.rgba)]
-    for picked_B in _batches(torch.arange(len(rgba), device="cpu")):
-        colours = rgba[picked_B].to(device).float() / 255
-        yield fitted(colours[:, :3] * colours[:, 3:] + 1 - colours[:, 3:], side), picked_B
 
 
 def cut_outs(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from zipfile import ZipFile
 
 import numpy as np
 import numpy.typing as npt
@@ -10,7 +11,12 @@ import pytest
 from conftest import ROOT
 from PIL import Image
 
-from worker.artifact.manifest import default_artifact, open_artifact
+from worker.artifact.manifest import (
+    IMAGE_TOWER,
+    TEXT_TOWER,
+    default_artifact,
+    open_artifact,
+)
 from worker.contract.labels import LabelPack
 from worker.engines.infer import infer
 from worker.engines.torchscript import TorchScriptEngine
@@ -52,6 +58,14 @@ def test_no_file_of_it_is_large_and_it_agrees_with_its_original() -> None:
     assert parity["image_max_abs"] <= 1e-4
     assert parity["image_min_cosine"] >= 0.99999
     assert artifact.manifest.lexicon
+
+
+def test_it_names_no_folder_of_the_machine_that_it_was_made_on() -> None:
+    for name in (IMAGE_TOWER, TEXT_TOWER):
+        with ZipFile(default_artifact() / name) as file:
+            bodies = [file.read(one) for one in file.namelist()]
+        assert len(bodies) > 1
+        assert not [body for body in bodies if b"site-packages" in body or b"/worker/" in body]
 
 
 def test_it_names_more_than_a_thousand_things_each_in_its_own_place(own: LabelSet) -> None:

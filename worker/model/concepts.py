@@ -136,7 +136,7 @@ class Readout(nn.Module):
     def _drawn(self, features_NF: Tensor) -> Tensor:
         """Return the probability of each concept if it is a drawing."""
         hidden_NH = torch.relu(self.hidden(features_NF))
-        # The sum of a deep and a plain head, each of half its weight: they err at different places.
+        # A deep and a plain head, already weighed, are added up: they err at different places.
         logits_NO = self.objects(hidden_NH) + self.plainly(features_NF)
         likely_NC = self.drawings(torch.softmax(logits_NO, dim=-1))
         own_NP = torch.softmax(self.drawn(features_NF), dim=-1)[:, :-1]
