@@ -45,7 +45,7 @@ def run(arguments: SubmitArguments) -> int:
                 return _leave_alone(client, request, images, interruption)
             stream = client.stream(request, images, writing, state)
             interruption.job = stream
-            show(stream, output.console)
+            show(stream, output.console, arguments.threshold)
     return _ended(output, state, failed=stream.failed)
 
 

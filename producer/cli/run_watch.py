@@ -69,7 +69,8 @@ def _watch(
                 sink.write(record)
     for images in _rounds(arguments.directory, arguments.settle_seconds, state, source):
         runner = client.runner(request)
-        show(RecordStream(runner, _written(runner, images, output, state)), output.console)
+        stream = RecordStream(runner, _written(runner, images, output, state))
+        show(stream, output.console, arguments.threshold)
         output.say_remarks()
         state.end()
 

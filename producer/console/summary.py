@@ -13,7 +13,7 @@ from rich.table import Table
 from producer.console.failures import sentence
 from worker.contract.i18n import gettext as _
 from worker.contract.i18n import ngettext
-from worker.contract.messages import Record
+from worker.contract.messages import CERTAIN, Record
 from worker.contract.printable import printable
 
 TOP_LABELS: Final = 15
@@ -29,13 +29,26 @@ def untagged(images: int) -> str:
     ).format(images=images)
 
 
-class Summary:
-    """What a job found, in bounded memory: labels counted, the first failures kept."""
+def uncertain(images: int, least: float) -> str:
+    """Return that so many images have guesses alone, and up to which score."""
+    return ngettext(
+        "{images:,} image has no certain tag: none scores {least:.2f} or more",
+        "{images:,} images have no certain tag: none scores {least:.2f} or more",
+        images,
+    ).format(images=images, least=least)
 
-    def __init__(self) -> None:
+
+class Summary:
+    """What a job found, in bounded memory: labels counted, the first failures kept.
+
+    Only tags that score at least `least` are counted: others are guesses.
+    """
+
+    def __init__(self, least: float = CERTAIN) -> None:
+        self._least = least
         self._scores: dict[str, list[float]] = defaultdict(lambda: [0, 0.0])
         self._failures: list[Record] = []
-        self._failed = self._untagged = 0
+        self._failed = self._untagged = self._uncertain = 0
 
     def add(self, records: Iterable[Record]) -> None:
         """Count the best tag of each image, and failures by name."""
@@ -44,17 +57,21 @@ class Summary:
                 self._failed += 1
                 if len(self._failures) < LISTED_FAILURES:
                     self._failures.append(record)
-            elif record.tags:
-                entry = self._scores[record.tags[0].label]
-                entry[0] += 1
-                entry[1] += record.tags[0].score
-            else:
+            elif not record.tags:
                 self._untagged += 1
+            elif certain := [tag for tag in record.tags if tag.score >= self._least]:
+                entry = self._scores[certain[0].label]
+                entry[0] += 1
+                entry[1] += certain[0].score
+            else:
+                self._uncertain += 1
 
     def show(self, console: Console) -> None:
         """Print the table of tags, then the failures."""
         if self._scores:
             console.print(self._table())
+        if self._uncertain:
+            console.print(uncertain(self._uncertain, self._least), highlight=False)
         if self._untagged:
             console.print(untagged(self._untagged), highlight=False)
         for record in self._failures:

@@ -1,6 +1,6 @@
 """Embeddings that were kept -> tags by other labels, or the nearest to a text. Needs numpy alone.
 
-Shapes: N images, K labels, J background words, D embedding dimensions.
+Shapes: N images, K labels, M kinds of them, J background words, D embedding dimensions.
 """
 
 from __future__ import annotations
@@ -20,7 +20,17 @@ from producer.embeddings.text_encoder import Embedded
 from producer.errors import EncodingError, RecordsError
 from worker.contract.i18n import gettext as _
 from worker.contract.messages import Record, Tag
-from worker.contract.scoring import Background, Best, Scale, best, score, tags
+from worker.contract.scoring import (
+    Background,
+    Best,
+    Kinds,
+    Scale,
+    add_kind,
+    best,
+    score,
+    score_kinds,
+    tags,
+)
 
 if TYPE_CHECKING:
     from worker.contract.text_embeddings import Encoded
@@ -37,19 +47,29 @@ class Ranker:
         self.encoded: Final[Encoded] = embedded.encoded
         K, J, D = len(embedded.encoded.labels), embedded.encoded.background, embedded.encoded.dim
         numbers = np.frombuffer(embedded.matrix, "<f4")
-        matrix_KD, matrix_JD, apart_JK = np.split(numbers, np.cumsum([K * D, J * D]))
+        M = len(embedded.encoded.kinds)
+        sizes = np.cumsum([K * D, J * D, J * K, M * D])
+        matrix_KD, matrix_JD, apart_JK, matrix_MD, apart_KM = np.split(numbers, sizes)
         self._matrix_KD = matrix_KD.reshape(K, D)
         self._background = (
             Background(matrix_JD.reshape(J, D), apart_JK.reshape(J, K)) if J else None
         )
+        self._kinds = Kinds(
+            embedded.encoded.kinds, matrix_MD.reshape(M, D), apart_KM.reshape(K if M else 0, M)
+        )
         self._top_k = top_k
+        self.names: Final = embedded.encoded.labels + embedded.encoded.kinds
         self.rows: Final = max(1, min(_MOST_ROWS, _SCORES // (K + J)))
 
     def rank(self, embeddings_ND: npt.NDArray[np.float16]) -> Best:
-        """Return the best labels of each image. Equal scores stand in the labels' order."""
-        floats_ND = embeddings_ND.astype(np.float32)
+        """Return the best of `names` of each image. Equal scores stand in their order."""
+        floats_ND, kinds = embeddings_ND.astype(np.float32), self._kinds
         scale = Scale(self.encoded.logit_scale, self.encoded.logit_bias)
-        return best(score(floats_ND, self._matrix_KD, scale, self._background), self._top_k)
+        found = best(score(floats_ND, self._matrix_KD, scale, self._background), self._top_k)
+        if not kinds.names:
+            return found
+        scores_NM = score_kinds(floats_ND, self._matrix_KD, scale, kinds)
+        return add_kind(found, scores_NM, kinds, self.encoded.labels, self.encoded.parents)
 
 
 def retagged(
@@ -75,7 +95,7 @@ def retagged(
 
 def _tags(records: Sequence[Record], ranker: Ranker, threshold: float) -> Sequence[tuple[Tag, ...]]:
     ranking = ranker.rank(matrix_of(records, ranker.encoded))
-    return tags(ranking, ranker.encoded.labels, ranker.encoded.parents, threshold)
+    return tags(ranking, ranker.names, ranker.encoded.parents, threshold)
 
 
 def matrix_of(records: Sequence[Record], encoded: Encoded) -> npt.NDArray[np.float16]:

@@ -121,8 +121,8 @@ class _Change:
         self._labels = labels
         self._threshold = threshold
         self.tagged = self.untagged = 0
-        self._names = pa.array(encoded.labels, pa.string())
-        above = [ancestors_of(name, encoded.parents) for name in encoded.labels]
+        self._names = pa.array(ranker.names, pa.string())
+        above = [ancestors_of(name, encoded.parents) for name in ranker.names]
         self._parents = pa.array([line[0] if line else None for line in above], pa.string())
         self._ancestors = pa.array([line[1:] for line in above], pa.list_(pa.string()))
 

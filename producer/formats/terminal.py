@@ -8,7 +8,7 @@ from rich.console import Console
 
 from producer.console.failures import sentence
 from worker.contract.i18n import gettext as _
-from worker.contract.messages import Record
+from worker.contract.messages import CERTAIN, Record, Tag
 from worker.contract.printable import printable
 
 
@@ -27,9 +27,13 @@ class TerminalSink:
 
 
 def human_line(record: Record) -> str:
-    """Return a record as a person reads it on a terminal."""
+    """Return a record as a person reads it on a terminal; tags that are guesses have a `?`."""
     name = PurePath(record.path).name
     if record.error is not None:
         message = sentence(record.error.code, record.error.message)
         return printable(_("{file}  failed: {message}").format(file=name, message=message))
-    return printable(f"{name}  " + ", ".join(f"{tag.label} {tag.score:.2f}" for tag in record.tags))
+    return printable(f"{name}  " + ", ".join(map(_shown, record.tags)))
+
+
+def _shown(tag: Tag) -> str:
+    return f"{tag.label} {tag.score:.2f}" + ("" if tag.score >= CERTAIN else "?")

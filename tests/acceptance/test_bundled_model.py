@@ -23,6 +23,7 @@ from worker.engines.torchscript import TorchScriptEngine
 from worker.images.decode import decode
 from worker.labels.encoder import LabelEncoder, LabelSet
 from worker.labels.own_labels import own_pack
+from worker.pipeline.rank import rank
 
 CATEGORIES = ("动物", "植物", "交通工具", "电子产品", "食物", "自然景观")
 EXAMPLES = sorted(path for path in (ROOT / "ops/examples").iterdir() if path.suffix != ".md")
@@ -78,6 +79,20 @@ def test_every_label_has_a_kind_that_it_knows(encoder: LabelEncoder) -> None:
     assert len(kinds) >= 120
     assert len(pack.parents) >= 1200
     assert not encoder.check(LabelPack(labels=kinds)).refusals
+
+
+def test_its_kinds_are_told_where_no_label_is_certain(encoder: LabelEncoder, own: LabelSet) -> None:
+    assert own.kinds is not None
+    assert len(own.kinds.names) >= 110
+    apart = dict(zip(own.labels, own.kinds.apart_KM[:, own.kinds.names.index("动物")], strict=True))
+    assert (apart["虎斑猫"], apart["猫"], apart["汽车"]) == (0, 0, 1)
+    scale = open_artifact().manifest.scale
+    # As likely one as the other: no cat, and an animal all the same.
+    texts = ("虎斑猫", "金毛寻回犬", "动物")
+    row_D = encoder.encode(LabelPack(texts)).matrix_KD.sum(axis=0) * np.float32(0.05)
+    (tags,) = rank(row_D[np.newaxis], own, scale, top_k=2, threshold=0)
+    assert {tag.label for tag in tags[:2]} == {"虎斑猫", "金毛寻回犬"}
+    assert [(tag.label, tag.parent) for tag in tags[2:]] == [("动物", None)]
 
 
 def test_the_six_categories_are_words_of_their_own(encoder: LabelEncoder) -> None:

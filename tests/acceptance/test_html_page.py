@@ -16,7 +16,7 @@ from playwright.sync_api import Page, expect, sync_playwright
 from records import failed, record
 
 from producer.formats import open_sink, target_of
-from worker.contract.messages import Record, Tag, Timing
+from worker.contract.messages import CERTAIN, Record, Tag, Timing
 
 COUNT = 5001
 LABELS = ("猫", "海边", "城市", "</script><b>粗", "狗")
@@ -120,12 +120,29 @@ def test_words_and_the_least_score_narrow_it_down(page: Page) -> None:
     page.fill("#words", "")
     page.locator("#labels .chip", has_text="海边").click()
     some = int(count(page).split()[0])
-    page.locator("#least").fill("0.5")
-    expect(page.locator("#count")).not_to_have_text(f"{some} / {COUNT}")
-    assert int(count(page).split()[0]) < some
     page.locator("#least").fill("0")
+    expect(page.locator("#count")).not_to_have_text(f"{some} / {COUNT}")
+    assert int(count(page).split()[0]) > some
+    page.locator("#least").fill(str(CERTAIN))
     page.locator("#labels .chip[aria-pressed=true]").click()
     expect(page.locator("#count")).to_have_text(str(COUNT))
+
+
+def test_guesses_are_shown_only_to_those_who_ask(page: Page) -> None:
+    assert page.locator("#least").input_value() == str(CERTAIN)
+    first = page.locator("article").first
+    assert first.locator(".tag span:first-child").all_text_contents() == ["猫"]
+    page.locator("#least").fill("0.95")
+    expect(first).to_contain_text("not certain")
+    page.select_option("#which", "uncertain")
+    expect(page.locator("#count")).to_have_text(f"{COUNT - COUNT // 50} / {COUNT}")
+    page.select_option("#which", "ok")
+    expect(page.locator("#count")).to_have_text(f"0 / {COUNT}")
+    page.select_option("#which", "all")
+    page.locator("#least").fill("0.05")
+    expect(first.locator(".tag")).to_have_count(2)
+    page.locator("#least").fill(str(CERTAIN))
+    expect(first.locator(".tag")).to_have_count(1)
 
 
 def test_failures_are_shown_with_their_reason(page: Page) -> None:

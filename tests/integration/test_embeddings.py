@@ -24,11 +24,13 @@ from producer.embeddings.retag import retag_table
 from producer.embeddings.text_encoder import Embedded
 from producer.errors import EncodingError, RecordsError
 from producer.formats import open_sink, records_of, target_of
+from worker.artifact.manifest import open_artifact
 from worker.contract.local.redis_server import EmbeddedRedis
-from worker.contract.scoring import Background, Scale
+from worker.contract.scoring import Background, Kinds, Scale
 from worker.contract.text_embeddings import Encoded
 from worker.labels.encoder import LabelSet
 from worker.pipeline.rank import rank
+from worker.service.text_embeddings import encoded
 
 EXAMPLES = ROOT / "ops" / "examples"
 LABELS = ("猫", "狗", "汽车", "苹果", "房子", "树", "花", "飞机")
@@ -72,6 +74,28 @@ def test_scores_and_order_are_those_of_a_worker(labels: int, top_k: int, backgro
         assert [(tag.label, tag.above) for tag in found.tags] == [(t.label, t.above) for t in tags]
         assert [tag.score for tag in found.tags] == pytest.approx([t.score for t in tags], abs=1e-6)
         assert found.labels == "hash"
+
+
+def test_the_kinds_of_labels_are_those_of_a_worker() -> None:
+    own, artifact = embedded(40), open_artifact()
+    matrix_KD = np.frombuffer(own.matrix, np.float32).reshape(40, D)
+    apart_KM = np.zeros((40, 2), np.float32)
+    apart_KM[39, 0] = apart_KM[0, 1] = 1
+    kinds = Kinds(("kind", "label 5"), matrix_KD[[2, 5]], apart_KM)
+    found = LabelSet(own.encoded.labels, matrix_KD, {"label 5": "kind"}, kinds=kinds)
+    scale = Scale(3.0)
+    manifest = msgspec.structs.replace(artifact.manifest, logit_scale=3.0)
+    artifact = msgspec.structs.replace(artifact, manifest=manifest)
+    ranker = Ranker(Embedded(*encoded(artifact, found)), top_k=2)
+    images_ND = images(200)
+    best = ranker.rank(images_ND)
+    names = [
+        [ranker.names[k] for k, score in zip(order, scores, strict=True) if score >= 0]
+        for order, scores in zip(best.order_NT.tolist(), best.scores_NT.tolist(), strict=True)
+    ]
+    wanted = rank(images_ND.astype(np.float32), found, scale, top_k=2, threshold=0)
+    assert names == [[tag.label for tag in tags] for tags in wanted]
+    assert {len(some) for some in names} == {2, 3}
 
 
 def test_equal_scores_stand_in_the_order_of_the_labels() -> None:

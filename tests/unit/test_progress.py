@@ -164,7 +164,7 @@ def test_a_summary_of_nothing_says_nothing() -> None:
 
 
 def test_a_person_reads_a_line_an_image() -> None:
-    assert human_line(record()) == "猫.jpg  猫 0.93, 别的 0.03"
+    assert human_line(record()) == "猫.jpg  猫 0.93, 别的 0.03?"
     assert human_line(failure()) == "坏.jpg  failed: the file is empty"
 
 
@@ -182,6 +182,25 @@ def test_a_job_stands_where_its_state_and_its_counts_say() -> None:
 
 def test_an_age_has_a_sensible_unit() -> None:
     assert [age(s) for s in (-1, 5, 90, 7200)] == ["0 s", "5 s", "2 min", "2.0 h"]
+
+
+def test_the_summary_counts_no_guesses_but_the_kind_behind_them() -> None:
+    summary, where = Summary(), console()
+    guess = record(label="狗", score=0.49)
+    kind = msgspec.structs.replace(guess, tags=(*guess.tags, Tag("动物", 0.7)))
+    summary.add([guess, guess, kind])
+    summary.show(where)
+    assert "狗" not in said(where)
+    assert "动物" in said(where)
+    assert "2 images have no certain tag: none scores 0.50 or more" in said(where)
+
+
+def test_who_asks_for_less_certain_tags_has_them_counted() -> None:
+    summary, where = Summary(0.2), console()
+    summary.add([record(label="狗", score=0.3)])
+    summary.show(where)
+    assert "狗" in said(where)
+    assert "certain" not in said(where)
 
 
 def test_a_summary_tells_how_many_images_no_label_suits() -> None:

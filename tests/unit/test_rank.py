@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pytest
 
 from worker.contract.messages import Tag
-from worker.contract.scoring import Background, Scale, softmax
+from worker.contract.scoring import Background, Kinds, Scale, softmax
 from worker.labels.encoder import LabelSet
 from worker.pipeline import rank as stage
 
@@ -156,3 +156,50 @@ def test_with_a_bias_each_label_is_scored_by_itself() -> None:
 def test_a_sigmoid_of_great_numbers_is_0_or_1() -> None:
     (tags,) = stage.rank(LEANING[None], AXES, Scale(1e6, -5e5), top_k=3, threshold=0)
     assert [tag.score for tag in tags] == [1.0, 1.0, 0.0]
+
+
+def of_kinds(*kinds: str, parents: dict[str, str]) -> LabelSet:
+    """Cat and dog are animals, of which this model is as sure as of both together."""
+    matrix = {"动物": [0.7, 0.7, 0], "生物": [0.7, 0.7, 0.1], "鱼类": [0, 0, 1]}
+    of_kind = {"动物": [0, 0, 1], "生物": [0, 0, 0.5], "鱼类": [1, 1, 0]}
+    return AXES._replace(
+        parents=parents,
+        kinds=Kinds(
+            kinds,
+            np.array([matrix[kind] for kind in kinds], np.float32),
+            np.array([of_kind[kind] for kind in kinds], np.float32).T,
+        ),
+    )
+
+
+BETWEEN = np.array([0.7, 0.7, 0.0], np.float32)
+
+
+def test_of_an_image_without_a_certain_label_the_kind_stands_behind_the_labels() -> None:
+    families = of_kinds("鱼类", "动物", parents={"猫": "动物", "狗": "动物", "鱼": "鱼类"})
+    tags = rank(BETWEEN, families, 10.0, top_k=2, threshold=0)
+    assert [tag.label for tag in tags] == ["猫", "狗", "动物"]
+    assert tags[0].score < 0.5 < tags[2].score
+    assert [tag.label for tag in rank(BETWEEN, families, 10.0, top_k=2, threshold=0.5)] == ["动物"]
+
+
+def test_beside_a_certain_label_and_below_its_own_certainty_a_kind_is_no_tag() -> None:
+    families = of_kinds("鱼类", "动物", parents={"猫": "动物", "狗": "动物", "鱼": "鱼类"})
+    sure, unsure = (np.array(row, np.float32) for row in ([0, 1, 0], [0.5, 0.4, 0.6]))
+    assert [tag.label for tag in rank(sure, families, 10.0, top_k=1, threshold=0)] == ["狗"]
+    unlike = families._replace(kinds=of_kinds("鱼类", parents={}).kinds)
+    assert len(rank(unsure, unlike, 0.1, top_k=3, threshold=0)) == 3
+
+
+def test_of_kinds_above_each_other_the_lowest_that_is_certain_is_the_tag() -> None:
+    families = of_kinds("生物", "动物", parents={"猫": "动物", "狗": "动物", "动物": "生物"})
+    tags = rank(BETWEEN, families, 10.0, top_k=1, threshold=0)
+    assert [(tag.label, tag.parent) for tag in tags] == [("猫", "动物"), ("动物", "生物")]
+
+
+def test_a_kind_that_is_a_label_too_is_one_tag() -> None:
+    names = AXES._replace(labels=("动物", "狗", "鱼"))
+    families = names._replace(kinds=of_kinds("动物", parents={}).kinds, parents={"狗": "动物"})
+    tags = rank(BETWEEN, families, 10.0, top_k=3, threshold=0)
+    assert [tag.label for tag in tags] == ["动物", "狗", "鱼"]
+    assert tags[0].score > 0.5 > tags[1].score

@@ -13,7 +13,7 @@ import msgspec
 from worker.contract.i18n import Message, TranslatedError
 from worker.contract.i18n import gettext_noop as N_
 from worker.contract.keys import DEFAULT_KEYS, Keys
-from worker.contract.messages import MAX_WAIT_S, MessageError
+from worker.contract.messages import CERTAIN, MAX_WAIT_S, MessageError
 
 if TYPE_CHECKING:
     import redis
@@ -28,8 +28,7 @@ MAX_PROMPTS: Final = 200_000
 _MAX_TEXT_CHARS: Final = 1_000
 # Twice what so many texts of Chinese take as long as a label file may have them.
 _MAX_PACK_BYTES: Final = 64 * 2**20
-# The label is as likely as anything else.
-CALIBRATED_THRESHOLD: Final = 0.5
+CALIBRATED_THRESHOLD: Final = CERTAIN
 # Of a keyword in a sidecar, however scores are made: the label is as likely as all else together.
 KEYWORD_THRESHOLD: Final = CALIBRATED_THRESHOLD
 _ALIAS: Final = re.compile(r"(?:^|(?<=\s))[|｜](?=\s|$)")

@@ -27,6 +27,9 @@ INSIDE: Final = "!/"
 MAX_THUMBNAIL_PX: Final = 1024
 # A job's bits, one a chunk, are then 16 MiB at most.
 MAX_CHUNKS: Final = 2**27
+# A tag is certain if it is as likely as all else together. How many of such tags are wrong is in
+# ops/docs/labels.md, "What counts as a tag".
+CERTAIN: Final = 0.5
 
 _INDEX_DIGITS: Final = 4
 # For so long, in seconds, whatever belongs to a message is kept while the message may wait: longer

@@ -2,7 +2,8 @@
 
 numpy is imported when something is scored, not before: producers import this package without it.
 
-Shapes: N images, K labels, J background words, D embedding dimensions, T tags per image.
+Shapes: N images, K labels, M kinds of them, J background words, D embedding dimensions, T tags per
+image.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from worker.contract.ancestors import ancestors_of
-from worker.contract.messages import Tag
+from worker.contract.messages import CERTAIN, Tag
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 # Up to so many labels a row is sorted whole; a full sort of more costs more than all the rest.
 _SORTED_WHOLE: Final = 128
+# Below every threshold.
+_NO_TAG: Final = -1.0
 # Scores that are ordered at a time: they stay in the processor's cache.
 _ORDERED_TOGETHER: Final = 65_536
 
@@ -34,6 +37,17 @@ class Background(NamedTuple):
 
     matrix_JD: Matrix
     apart_JK: Matrix
+
+
+class Kinds(NamedTuple):
+    """What stands above the labels of a set, maybe a label itself; it is scored against the labels.
+
+    `apart_KM` is 1 where label k is not of kind m, else 0.
+    """
+
+    names: tuple[str, ...]
+    matrix_MD: Matrix
+    apart_KM: Matrix
 
 
 class Best(NamedTuple):
@@ -172,6 +186,45 @@ def _candidates(scores_NK: Floats, top_k: int) -> npt.NDArray[np.intp]:
         ordered = np.argsort(-scores_NK[tied_N], axis=1, kind="stable")
         best_NT[tied_N] = np.sort(ordered[:, :top_k], axis=1)
     return best_NT
+
+
+def score_kinds(embeddings_ND: Matrix, matrix_KD: Matrix, scale: Scale, kinds: Kinds) -> Floats:
+    """Return the scores NM of each kind for each image: against all labels that are not of it."""
+    return score(embeddings_ND, kinds.matrix_MD, scale, Background(matrix_KD, kinds.apart_KM))
+
+
+def add_kind(
+    found: Best, scores_NM: Floats, kinds: Kinds, labels: Sequence[str], parents: Mapping[str, str]
+) -> Best:
+    """Return the same with one tag more, the last, which stands for a kind, as number K + m.
+
+    Of an image without a certain label it is the kind that is certain, the lowest if one stands
+    above another. An animal is better than nothing, and nothing beside a cat. If a label of that
+    name is among the best, it has the kind's score instead. The last tag scores below 0 if it is
+    none.
+    """
+    import numpy as np  # noqa: PLC0415
+
+    places = {name: m for m, name in enumerate(kinds.names)}
+    below_MM = np.zeros((len(places), len(places)), np.float32)
+    for name, m in places.items():
+        if (above := places.get(parents.get(name, ""))) is not None:
+            below_MM[m, above] = 1
+    certain_NM = scores_NM >= CERTAIN
+    certain_NM &= found.scores_NT[:, :1] < CERTAIN
+    certain_NM &= certain_NM @ below_MM == 0
+    kept_NM = np.where(certain_NM, scores_NM, _NO_TAG)
+    kind_N1 = kept_NM.argmax(axis=1)[:, np.newaxis]
+    score_N1 = np.take_along_axis(kept_NM, kind_N1, axis=1)
+    numbers = {name: k for k, name in enumerate(labels)}
+    label_M = np.array([numbers.get(name, -1) for name in kinds.names])
+    twice_NT = (found.order_NT == label_M[kind_N1]) & (score_N1 >= 0)
+    scores_NT = np.where(twice_NT, score_N1, found.scores_NT)
+    score_N1[twice_NT.any(axis=1)] = _NO_TAG
+    return Best(
+        np.concatenate([found.order_NT, len(labels) + kind_N1], axis=1),
+        np.concatenate([scores_NT, score_N1], axis=1),
+    )
 
 
 def tags(

@@ -16,6 +16,7 @@ class Encoded(msgspec.Struct, frozen=True, kw_only=True):
 
     Of a `classifier` the rows pick its logits. `model` is the name that records have. If they are
     calibrated, J = `background` rows of the same kind follow, and a matrix JK: see `scoring`.
+    Behind them are MD and KM of the `kinds`, if the labels have any.
     """
 
     model: str
@@ -26,3 +27,4 @@ class Encoded(msgspec.Struct, frozen=True, kw_only=True):
     labels: tuple[str, ...]
     parents: dict[str, str] = {}
     background: int = 0
+    kinds: tuple[str, ...] = ()

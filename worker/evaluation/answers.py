@@ -107,9 +107,11 @@ def _sort(found: Answers, case: Case, result: ImageResult, rows: dict[str, int])
     if result.error is not None:
         found.failed.append(_unread(case.sample.path, result.error))
         return
-    order_K = [rows[tag.label] for tag in result.tags]
+    # Behind the labels may stand a kind, which is none of them.
+    tags = [tag for tag in result.tags if tag.label in rows]
+    order_K = [rows[tag.label] for tag in tags]
     scores_K = np.empty(len(order_K))
-    scores_K[order_K] = [tag.score for tag in result.tags]
+    scores_K[order_K] = [tag.score for tag in tags]
     answer = Answer(case, tuple(order_K[:BEST]), scores_K, result.thumbnail)
     if answer.best_T[0] in answer.right:
         answer = answer._replace(thumbnail=None)

@@ -21,7 +21,7 @@ from worker.contract.ancestors import ancestors_of
 from worker.contract.i18n import gettext_noop as N_
 from worker.contract.label_check import LabelCheck, named_groups
 from worker.contract.labels import PLACEHOLDER, LabelPack
-from worker.contract.scoring import Background
+from worker.contract.scoring import Background, Kinds
 from worker.contract.text_embeddings import MOST_TEXTS
 from worker.errors import ArtifactError, LabelsAlikeError, LabelsMissingError
 from worker.labels.distinct import LabelReader, alike_embeddings
@@ -42,13 +42,14 @@ class LabelSet(NamedTuple):
     """Labels and their unit embeddings, row k for label k, C-contiguous float32.
 
     `parents` are those of the labels, and of their parents in turn. With a background, each label
-    is scored by itself against that.
+    is scored by itself against that. A kind counts where no label is certain.
     """
 
     labels: tuple[str, ...]
     matrix_KD: Matrix
     parents: Mapping[str, str] = MappingProxyType({})
     background: Background | None = None
+    kinds: Kinds | None = None
 
 
 class LabelCache:
@@ -214,7 +215,9 @@ class LabelEncoder:
             apart_JK = _apart(full, matrix_KD, others, matrix_JD)
             apart_JK[self._kin(others, matrix_JD, matrix_KD)] = 0
             background = Background(matrix_JD, apart_JK)
-        return LabelSet(full.labels, matrix_KD, MappingProxyType(full.parents), background)
+        has_kinds = not pack.labels and self._artifact.manifest.kinds
+        kinds = self._kinds(full, matrix_KD) if has_kinds else None
+        return LabelSet(full.labels, matrix_KD, MappingProxyType(full.parents), background, kinds)
 
     def check(self, pack: LabelPack) -> LabelCheck:
         """Return what the tokenizer makes of the pack's labels and, of a few, the text tower."""
@@ -226,6 +229,14 @@ class LabelEncoder:
             return found
         groups = alike_embeddings(pack.labels, self._matrix(pack, self._templates(pack)))
         return msgspec.structs.replace(found, alike=named_groups(groups))
+
+    def _kinds(self, own: LabelPack, matrix_KD: Matrix) -> Kinds:
+        """Return what stands above the model's own labels."""
+        kinds = LabelPack(tuple(dict.fromkeys(own.parents.values())))
+        matrix_MD = self._stored(f"{self._artifact.id}:{kinds.hash}", kinds)
+        same_KM = _same(matrix_KD, matrix_MD) > 0
+        kin_KM = self._kin(own, matrix_KD, matrix_MD) | same_KM
+        return Kinds(kinds.labels, matrix_MD, (~kin_KM).astype(np.float32))
 
     def _read(self, pack: LabelPack) -> LabelCheck:
         return self._reader.check(pack, self._templates(pack))

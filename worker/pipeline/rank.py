@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from worker.contract.messages import Tag
-from worker.contract.scoring import Scale, best, score, tags
+from worker.contract.scoring import Scale, add_kind, best, score, score_kinds, tags
 
 if TYPE_CHECKING:
     from worker.labels.encoder import LabelSet
@@ -25,6 +25,14 @@ def rank(
     top_k: int,
     threshold: float,
 ) -> list[tuple[Tag, ...]]:
-    """Return for each image at most `top_k` tags that score at least `threshold`, best first."""
-    scores_NK = score(embeddings_ND, label_set.matrix_KD, scale, label_set.background)
-    return tags(best(scores_NK, top_k), label_set.labels, label_set.parents, threshold)
+    """Return for each image at most `top_k` tags that score at least `threshold`, best first.
+
+    Behind them stands a kind, if no label is certain and the kind is: see `add_kind`.
+    """
+    labels, matrix_KD, parents = label_set.labels, label_set.matrix_KD, label_set.parents
+    found = best(score(embeddings_ND, matrix_KD, scale, label_set.background), top_k)
+    if kinds := label_set.kinds:
+        scores_NM = score_kinds(embeddings_ND, matrix_KD, scale, kinds)
+        found = add_kind(found, scores_NM, kinds, labels, parents)
+        labels += kinds.names
+    return tags(found, labels, parents, threshold)

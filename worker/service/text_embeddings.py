@@ -2,9 +2,9 @@
 
 For programs that rank stored embeddings without torch. The input is a label pack as JSON; the
 output is a line of JSON, `Encoded`, and matrices of float32, row by row: KD, and JD and JK if the
-pack is calibrated.
+pack is calibrated, and MD and KM if the labels have kinds.
 
-Shapes: K labels, J background words, D embedding dimensions.
+Shapes: K labels, M kinds, J background words, D embedding dimensions.
 """
 
 from __future__ import annotations
@@ -59,8 +59,10 @@ def encoded(artifact: Artifact, found: LabelSet) -> tuple[Encoded, bytes]:
         labels=found.labels,
         parents=dict(found.parents),
         background=len(found.background.matrix_JD) if found.background else 0,
+        kinds=found.kinds.names if found.kinds else (),
     )
-    matrices = (found.matrix_KD, *(found.background or ()))
+    of_kinds = found.kinds[1:] if found.kinds else ()
+    matrices = (found.matrix_KD, *(found.background or ()), *of_kinds)
     return description, b"".join(matrix.tobytes() for matrix in matrices)
 
 
