@@ -2,9 +2,9 @@
 
 Label sets of several sizes are drawn at random from the words for what the pictures show: of most
 pictures none of a small set is true. One threshold for all labels is chosen where it is the best on
-some pictures, and told on others: on new renderings of four designs of drawings and of three, or on
-the stamps on three grounds and on the three others. The figure is macro-F1: the mean over labels of
-the harmonic mean of precision and recall.
+some pictures, and measured on others: on new renderings of four designs of drawings and of three,
+or on the stamps on three grounds and on the three others. The figure is macro-F1: the mean over
+labels of the harmonic mean of precision and recall.
 
 Shapes: N pictures, K labels, D embedding dimensions.
 """
