@@ -27,6 +27,7 @@ SHARES: Final = {
     "drawn": 1.0,
     "tops": 1.0,
     "gate": 1.0,
+    "nothing": 1.0,
 }
 
 

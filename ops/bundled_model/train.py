@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final, NamedTuple
 
+import abstracts
 import backbone
 import class_tables
 import drawings
@@ -32,11 +33,13 @@ ON_PHOTO_VIEWS: Final = 8
 ICON_VIEWS: Final = 3
 PHOTO_VIEWS: Final = 24
 GROUND_VIEWS: Final = 6
+ABSTRACTS: Final = 2400
 HIDDEN: Final = 768
 HEADS: Final = "heads.safetensors"
 _SHOWN_EVERY: Final = 200
 # How much a drawing says of what a photograph shows, against a photograph.
 _DRAWINGS_IN_TOPS: Final = 0.3
+NO_NUMBERS: Final = torch.zeros(0, dtype=torch.long)
 
 
 class Extractor:
@@ -88,7 +91,10 @@ class Size(NamedTuple):
 
 
 class Seen(NamedTuple):
-    """Features of pictures, and of what they are; categories of drawings may be NONE."""
+    """Features of pictures, and of what they are; categories of drawings may be NONE.
+
+    On abstract pictures nothing has a name.
+    """
 
     drawn_NF: Tensor
     objects_N: Tensor
@@ -97,6 +103,7 @@ class Seen(NamedTuple):
     icon_categories_N: Tensor
     photos_NF: Tensor
     tops_N: Tensor
+    abstract_NF: Tensor
 
 
 def train(extractor: Extractor, cache: Path, out: Path, size: Size) -> None:
@@ -130,6 +137,10 @@ def look(extractor: Extractor, cache: Path, size: Size) -> Seen:
     photos_NF, photo_N = extractor.all(
         pictures.cut_outs(photos, size.views(PHOTO_VIEWS), side, dice), "photographs"
     )
+    abstract_NF, _ = extractor.all(
+        ((images, NO_NUMBERS) for images in abstracts.batches(size.views(ABSTRACTS), side)),
+        "abstract pictures",
+    )
     return Seen(
         torch.cat([plain_NF, on_NF]),
         named.object_ids_N.to(device)[which_N],
@@ -138,6 +149,7 @@ def look(extractor: Extractor, cache: Path, size: Size) -> Seen:
         icons.category_ids_N.to(device)[icon_N],
         photos_NF,
         _top_ids(photos).to(device)[photo_N],
+        abstract_NF,
     )
 
 
@@ -151,6 +163,7 @@ def learn(seen: Seen, steps: int) -> dict[str, heads.Head]:
         "drawn": learn_drawn(seen, steps),
         "tops": learn_tops(seen, steps),
         "gate": learn_gate(seen, steps),
+        "nothing": learn_nothing(seen, steps),
     }
 
 
@@ -208,6 +221,25 @@ def learn_gate(seen: Seen, steps: int) -> heads.Head:
     targets_N[: len(seen.photos_NF)] = 0
     lesson = heads.Lesson(features_NF, targets_N, heads.balanced(targets_N, 1.0))
     return heads.learn(lesson, 2, smooth=0.02, steps=steps)
+
+
+def learn_nothing(seen: Seen, steps: int) -> heads.Head:
+    """Return the head whose second output, less its first, says that nothing has a name.
+
+    Abstract pictures count as much as all that show something: photographs as much as drawings.
+    """
+    shown_NF = seen.photos_NF[seen.tops_N != len(class_tables.tops())]
+    kinds = [(seen.abstract_NF, 1, 0.5), (shown_NF, 0, 0.25), (seen.drawn_NF, 0, 0.25)]
+    device = seen.drawn_NF.device
+    lesson = heads.Lesson(
+        torch.cat([rows for rows, _, _ in kinds]),
+        torch.cat([torch.full((len(rows),), target, device=device) for rows, target, _ in kinds]),
+        torch.cat(
+            [torch.full((len(rows),), share / len(rows), device=device) for rows, _, share in kinds]
+        ),
+    )
+    weights_N = lesson.weights_N / lesson.weights_N.mean()
+    return heads.learn(lesson._replace(weights_N=weights_N), 2, smooth=0.02, steps=min(steps, 800))
 
 
 def _top_ids(photos: list[photographs.Photograph]) -> Tensor:

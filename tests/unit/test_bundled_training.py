@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abstracts
 import drawings
 import numpy as np
 import pytest
@@ -24,8 +25,21 @@ def seen() -> train.Seen:
         torch.randint(low, high, (SOME,), generator=dice)
         for low, high in ((0, objects), (-1, categories), (-1, categories), (0, 4))
     )
-    drawn_NF, icons_NF, photos_NF = torch.rand(3, SOME, FEATURES, generator=dice).half()
-    return train.Seen(drawn_NF, of_objects, of_categories, icons_NF, of_icons, photos_NF, of_tops)
+    drawn_NF, icons_NF, photos_NF, abstract_NF = torch.rand(
+        4, SOME, FEATURES, generator=dice
+    ).half()
+    return train.Seen(
+        *(drawn_NF, of_objects, of_categories, icons_NF, of_icons),
+        *(photos_NF, of_tops, abstract_NF),
+    )
+
+
+def test_abstract_pictures_are_always_the_same_and_differ_by_seed() -> None:
+    first, again = abstracts.batches(len(abstracts.KINDS), 32), abstracts.batches(2, 32)
+    pictures_B3HW = torch.cat(list(first))
+    assert pictures_B3HW.shape == (len(abstracts.KINDS), 3, 32, 32)
+    assert torch.equal(pictures_B3HW[:2], torch.cat(list(again)))
+    assert all(not torch.equal(pictures_B3HW[0], other) for other in pictures_B3HW[1:])
 
 
 def test_training_makes_the_heads_that_ship_in_their_sizes(seen: train.Seen) -> None:

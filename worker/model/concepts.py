@@ -1,8 +1,9 @@
 """Images -> how likely each of some fifteen hundred concepts is: the bundled model's image tower.
 
 A photograph and a drawing of a cat have little in common, so two sets of heads over the same
-features name them, and a gate mixes what they say. An embedding holds the logarithm of each
-concept's probability, a place for words that it does not know, and one more number that brings
+features name them, and a gate mixes what they say. One more head says whether there is anything to
+name: on a gradient there is not, and all concepts are alike. An embedding holds the logarithm of
+each concept's probability, a place for words that it does not know, and one more number that brings
 every row to the same length. So the cosine with a concept's own unit vector, times the logit scale,
 is that logarithm exactly, and softmax over any labels is their share of the probability.
 
@@ -35,6 +36,8 @@ _LEAST: Final = 1e-7
 _SHIFT: Final = 11.5
 # Of four images that come, about one is a drawing; the gate has learnt from as many of each.
 _DRAWN_ODDS: Final = 0.3
+# Of five images, one shows nothing that has a name; the head has learnt from as many of each.
+_NOTHING_ODDS: Final = 0.25
 # A photograph's top category: half by its classes, evened out, for there are 400 of animals and 18
 # of plants; a quarter by a head of its own, and a quarter by what a drawing like it would show.
 _EVEN: Final = 0.5
@@ -101,6 +104,7 @@ class Readout(nn.Module):
         self.drawn = PackedLinear(len(config.drawn_tops) + 1, FEATURES)
         self.tops = PackedLinear(config.tops + 1, FEATURES)
         self.gate = PackedLinear(2, FEATURES)
+        self.nothing = PackedLinear(2, FEATURES)
         self._config = config
         self._tops = slice(config.classes, config.classes + config.tops)
         self.shown = Sums(config.shown, config.concepts)
@@ -111,16 +115,14 @@ class Readout(nn.Module):
 
     def forward(self, features_NF: Tensor) -> Tensor:
         """Return the rows."""
-        drawn_N1 = self._gate(features_NF)
+        drawn_N1 = _second(self.gate(features_NF), _DRAWN_ODDS)
+        nothing_N1 = _second(self.nothing(features_NF), _NOTHING_ODDS)
         if_drawn_NC = self._drawn(features_NF)
         if_shown_NC = self._photographed(features_NF, if_drawn_NC)
         likely_NC = (1 - drawn_N1) * if_shown_NC + drawn_N1 * if_drawn_NC
+        # Where there is nothing to name, every concept is as likely as any other.
+        likely_NC = (1 - nothing_N1) * likely_NC + nothing_N1 / self._config.concepts
         return self._rows(torch.log(likely_NC + _LEAST) + _SHIFT)
-
-    def _gate(self, features_NF: Tensor) -> Tensor:
-        """Return the probability that it is a drawing, N1."""
-        logits_N2 = self.gate(features_NF)
-        return torch.sigmoid(logits_N2[:, 1:] - logits_N2[:, :1] + math.log(_DRAWN_ODDS))
 
     def _photographed(self, features_NF: Tensor, if_drawn_NC: Tensor) -> Tensor:
         """Return the probability of each concept if it is a photograph."""
@@ -160,6 +162,11 @@ class Readout(nn.Module):
         rows_ND = rows_ND / squared_N1.sqrt().clamp(min=1)
         rest_N1 = (1 - squared_N1).clamp(min=0).sqrt()
         return torch.cat([rows_ND, rest_N1], dim=-1)
+
+
+def _second(logits_N2: Tensor, odds: float) -> Tensor:
+    """Return the probability of the second of two outputs, N1, whose prior odds these are."""
+    return torch.sigmoid(logits_N2[:, 1:] - logits_N2[:, :1] + math.log(odds))
 
 
 class Sums(nn.Module):
