@@ -159,7 +159,7 @@ def test_a_background_of_which_no_word_can_be_read_is_refused(
     encoder: LabelEncoder, labels: tuple[str, ...]
 ) -> None:
     pack = LabelPack(labels, calibrated=True, background=("黑", "白"))
-    with pytest.raises(LabelsAlikeError, match="no word of the background.*: 黑, 白;"):
+    with pytest.raises(LabelsAlikeError, match=r"no word of the background.*: 黑, 白;"):
         encoder.encode(pack)
     (refusal,) = encoder.check(pack).refusals
     assert "nothing to compare labels with: 黑, 白" in refusal.english

@@ -52,8 +52,8 @@ class LabelPack(msgspec.Struct, frozen=True, omit_defaults=True):
 
     A template holds `{}` once, where the label goes. Several templates are averaged, and so are a
     label and its aliases. A tag carries its label's parent, which is a label itself only if listed;
-    none stands above itself. If `calibrated`, each label is scored by itself against `background`, names of all else that
-    images may show; by default the model's own labels, or general ones.
+    none stands above itself. If `calibrated`, each label is scored by itself against `background`,
+    names of all else that images may show; by default the model's own labels, or general ones.
     """
 
     labels: tuple[str, ...] = ()

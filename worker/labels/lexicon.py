@@ -11,8 +11,8 @@ from tokenizers import Tokenizer
 
 _MOST: Final = 3
 _LEAST_LIKENESS: Final = 0.6
-# Letters resemble each other by chance: `general` lies in `groenendael`, but for three letters.
-_LEAST_LIKENESS_OF_LETTERS: Final = 0.8
+# A plural, or a letter too many: no `groenendael` for `general`, no `wallet` for `wall` (0.8).
+_LEAST_LIKENESS_OF_LETTERS: Final = 0.82
 # Shorter words lie in too many others to say anything.
 _LEAST_SIGNS: Final = 2
 _WORD: Final = re.compile(r"[0-9A-Za-z]+")
