@@ -164,7 +164,7 @@ def test_of_labels_that_nobody_chose_those_stay_that_can_be_told_apart(
     chinese: LabelReader,
 ) -> None:
     labels = ("猫", "cat", "小猫", "猫A", "猫B", "kitten")
-    aliases = {"kitten": ("小狗",), "cat": ("kitty",)}
+    aliases: dict[str, tuple[str, ...]] = {"kitten": ("小狗",), "cat": ("kitty",)}
     parents = {"小猫": "cat", "cat": "动物"}
     found = chinese.fit(LabelPack(labels, aliases=aliases, parents=parents), ("{}",))
     assert found.labels == ("猫", "小猫", "猫A", "kitten")
