@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -22,10 +22,23 @@ _CHINESE: Final = re.compile("[\u4e00-\u9fff]")
 _JAPANESE: Final = re.compile("[\u3040-\u30ff]")
 
 
+class UsedVocabulary(NamedTuple):
+    """The vocabulary that stands for a model's own labels: its name, or "" if none does.
+
+    `labels` of it are used; of those `left_out` the model can read nothing, or not tell them from
+    others.
+    """
+
+    name: str = ""
+    labels: int = 0
+    left_out: int = 0
+
+
 def own_pack(artifact: Artifact, templates: tuple[str, ...] = ()) -> LabelPack:
     """Return the label set of a model that is given none.
 
-    It is the one that the model came with. A Chinese model without one has a vocabulary.
+    It is the one that the model came with. A Chinese model without one has a vocabulary, whole:
+    its encoder leaves out what it cannot read.
 
     Raises:
         LabelsMissingError: it has none.
