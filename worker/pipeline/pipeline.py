@@ -33,7 +33,7 @@ from worker.images.open_decoder import open_decoder
 from worker.images.read import Blobs, read
 from worker.labels.encoder import Encoder, LabelCache, LabelSet, encoder_of
 from worker.labels.matrix_store import LabelMatrixStore
-from worker.labels.own_labels import vocabulary_of
+from worker.labels.own_labels import vocabulary_of, vocabulary_size
 from worker.pipeline.batch_policy import Embeddings, Pixels
 from worker.pipeline.batcher import Batcher
 from worker.pipeline.capacity import Capacity
@@ -307,4 +307,4 @@ class Pipeline:
 def _vocabulary(manifest: Manifest) -> tuple[str, int]:
     """Return what stands for the labels of a model that has none, and how many labels it has."""
     found = vocabulary_of(manifest)
-    return (found.name, len(found.read_pack().labels)) if found else ("", 0)
+    return (found.name, vocabulary_size(found)) if found else ("", 0)
