@@ -42,7 +42,8 @@ class Case(NamedTuple):
 class Answer(NamedTuple):
     """What the model says of a picture: its best labels by number, best first, and all scores.
 
-    What has no tag, as a kind that is not certain, scores below 0. There is a thumbnail, a JPEG in base64, if the best label is wrong and one was asked for.
+    What has no tag, as a kind that is not certain, scores below 0. There is a thumbnail, a JPEG in
+    base64, if the best label is wrong and one was asked for.
     """
 
     case: Case
@@ -93,7 +94,7 @@ def ask(
         TaggerError: the labels cannot be used, or the pipeline has ended.
     """
     label_set = pipeline.label_set(pack)
-    rows = {name: row for row, name in enumerate(tag_names(label_set))}
+    names = tag_names(label_set)
     found = Answers([], [])
     for number, some in enumerate(_chunks(cases)):
         refs = tuple(ImageRef(_place(case.sample.path)) for case in some)
@@ -109,19 +110,21 @@ def ask(
         )
         results = pipeline.process(chunk, time.time()).images
         for case, result in zip(some, results, strict=True):
-            _sort(found, case, result, rows)
+            sort(found, case, result, names)
         on_progress(len(found.scored) + len(found.failed))
     return found
 
 
-def _sort(found: Answers, case: Case, result: ImageResult, rows: dict[str, int]) -> None:
+def sort(found: Answers, case: Case, result: ImageResult, names: Sequence[str]) -> None:
+    """Put a result where it belongs; labels are numbered as `names` has them."""
     if result.error is not None:
         found.failed.append(_unread(case.sample.path, result.error))
         return
     # A kind stands behind the labels, or in the place of one of its name, whatever it scores.
     tags = sorted(result.tags, key=lambda tag: -tag.score)
+    rows = {name: row for row, name in enumerate(names)}
     order_K = [rows[tag.label] for tag in tags]
-    scores_K = np.full(len(rows), _NO_TAG)
+    scores_K = np.full(len(names), _NO_TAG)
     scores_K[order_K] = [tag.score for tag in tags]
     answer = Answer(case, tuple(order_K[:BEST]), scores_K, result.thumbnail)
     if answer.best_T[0] in answer.right:

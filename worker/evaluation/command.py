@@ -25,8 +25,8 @@ from worker.evaluation.answers import Answers, Case, ask, tag_names
 from worker.evaluation.evaluation import Evaluation
 from worker.evaluation.figures import measure, worst
 from worker.evaluation.page import THUMBNAIL_PX, page
-from worker.evaluation.samples import EvaluationError, Sample, Truths, read_samples
 from worker.evaluation.same_words import same_word
+from worker.evaluation.samples import EvaluationError, Sample, Truths, read_samples
 from worker.evaluation.terminal import show
 from worker.evaluation.truth import LabelNames
 from worker.export.on_first_use import open_model
