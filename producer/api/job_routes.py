@@ -137,7 +137,7 @@ def _create(connection: Connection, jobs: ApiJobs, body: bytes) -> Job:
 
 def _check_labels(connection: Connection, pack: LabelPack) -> None:
     """Refuse labels that the model of a worker which is online cannot tell apart."""
-    if pack.labels and (worker := connection.first_worker()):
+    if (pack.labels or pack.background) and (worker := connection.first_worker()):
         try:
             connection.check_labels(pack, worker)
         except UnfitLabelsError as e:

@@ -104,7 +104,7 @@ class Connection:
         Raises:
             UnfitLabelsError: the worker's model cannot tell them apart, or does not know them.
         """
-        if not pack.labels:
+        if not pack.labels and not pack.background:
             return []
         kept = self.labels.put_briefly(pack, CHECKED_TTL_S)
         found = label_check(self.app, kept, worker.name)

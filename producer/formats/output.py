@@ -98,9 +98,7 @@ class Output:
         least = self._threshold
         if least is None and self.target and self.target.in_sidecars:
             least = KEYWORD_THRESHOLD
-        # A threshold that was given is that of each tag, as in workers.
-        adds_kinds = self._threshold is None
-        self._confident = ConfidentSink(sink, least, adds_kinds=adds_kinds) if least else None
+        self._confident = ConfidentSink(sink, least) if least else None
         return self._confident or sink
 
     def held(self, echo: Echo) -> AbstractContextManager[None]:

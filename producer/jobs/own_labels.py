@@ -38,4 +38,10 @@ def labels_of(pack: LabelPack, worker: WorkerInfo, echo: Echo) -> int:
             label=label,
         )
     )
+    if worker.vocabulary_left_out:
+        message = _(
+            "note: the model cannot read {count:,} more labels of the vocabulary, or not tell them "
+            "from others: they are left out"
+        )
+        echo(message.format(count=worker.vocabulary_left_out))
     return worker.vocabulary_labels

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 import psutil
 import pytest
 import redis
-from conftest import PATIENCE_S, ROOT, STEADY, Fleet, environment, until
+from conftest import PATIENCE_S, ROOT, SMALL_MODEL, STEADY, Fleet, environment, until
 from images import fill
 
 from producer import (
@@ -328,7 +328,7 @@ def test_errors_name_arguments_as_they_are_written_in_python(
         with pytest.raises(UsageError, match="or give out_format="):
             client.tag(photos, LABELS, out=tmp_path / "tags")
         with pytest.raises(RecordsError, match="submit with embeddings=True"):
-            client.retag(out, LABELS, tmp_path / "new.jsonl")
+            client.retag(out, LABELS, tmp_path / "new.jsonl", model=str(SMALL_MODEL))
         with pytest.raises(ExistingRecordsError, match="choose another out="):
             client.retag(out, LABELS, out)
 

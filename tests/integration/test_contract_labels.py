@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from worker.contract.keys import DEFAULT_KEYS as KEYS
+from worker.contract.label_files import read_label_file
 from worker.contract.labels import LabelPack, LabelsError, LabelStore, parse_labels, unique
 from worker.contract.messages import MessageError
 
@@ -41,6 +42,30 @@ def test_a_label_may_have_aliases_and_a_parent() -> None:
 def test_a_line_that_cannot_be_meant_is_told_with_its_number(text: str, message: str) -> None:
     with pytest.raises(LabelsError, match=re.escape(message)):
         parse_labels(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "circle"),
+    [
+        ("狗 < 动物\n动物 < 狗", "狗 < 动物 < 狗"),
+        ("猫 < 猫", "猫 < 猫"),
+        ("金毛 < 狗\n狗 < 动物\n动物 < 狗", "狗 < 动物 < 狗"),
+        ("\n".join(f"{n} < {(n + 1) % 1000}" for n in range(1000)), "0 < 1 < 2 < 3 < 4 < … < 0"),
+    ],
+)
+def test_a_label_that_stands_above_itself_is_refused_with_the_circle(
+    text: str, circle: str
+) -> None:
+    message = re.escape(f"a label stands above itself: {circle}") + "$"
+    with pytest.raises(LabelsError, match=message):
+        parse_labels(text)
+    lines = [line.split(" < ") for line in text.splitlines()]
+    objects = [{"label": label, "parent": parent} for label, parent in lines]
+    with pytest.raises(LabelsError, match=message):
+        read_label_file(msgspec.json.encode(objects))
+    # As `POST /jobs` has them.
+    with pytest.raises(LabelsError, match=message):
+        LabelPack(tuple(label for label, _ in lines), parents=dict(lines))
 
 
 def test_a_label_that_is_too_long_is_told_with_its_line() -> None:

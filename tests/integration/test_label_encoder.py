@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,12 +19,16 @@ from tiny_model import build, write_manifest
 
 from worker.artifact.manifest import open_artifact
 from worker.contract.ancestors import ancestors_of
+from worker.contract.label_check import LabelCheck, named
 from worker.contract.labels import LabelPack, LabelStore
 from worker.contract.scoring import Scale
 from worker.contract.vocabularies import find_vocabulary
 from worker.errors import ArtifactError, InferenceError, LabelsAlikeError, LabelsMissingError
+from worker.labels.distinct import alike_embeddings
 from worker.labels.encoder import LabelCache, LabelEncoder, LabelSet, Matrix
 from worker.labels.matrix_store import RedisLabelMatrixStore
+from worker.labels.own_labels import UsedVocabulary
+from worker.labels.text_tower import TextEmbedder
 from worker.pipeline.rank import rank
 
 GREY = 0.01
@@ -131,10 +136,33 @@ def test_a_calibrated_set_has_words_for_all_else(encoder: LabelEncoder) -> None:
 
 
 def test_the_words_may_be_ones_own(encoder: LabelEncoder) -> None:
-    pack = LabelPack(("红",), calibrated=True, background=("黑", "白"))
+    pack = LabelPack(("红",), calibrated=True, background=("绿", "蓝"))
     found = encoder.encode(pack).background
     assert found is not None
     assert found.matrix_JD.shape[0] == 2
+
+
+def test_background_words_that_the_model_cannot_read_are_left_out(encoder: LabelEncoder) -> None:
+    plain = LabelPack(("红",), calibrated=True, background=("绿", "蓝"))
+    pack = msgspec.structs.replace(plain, background=("黑", "绿", "cat", "蓝", "白"))
+    found, expected = encoder.encode(pack), encoder.encode(plain)
+    assert found.background is not None
+    assert expected.background is not None
+    np.testing.assert_array_equal(found.background.matrix_JD, expected.background.matrix_JD)
+    assert (found.left_out, expected.left_out) == (3, 0)
+    assert encoder.check(pack).background == named(["黑", "cat", "白"])
+    assert encoder.check(plain) == LabelCheck()
+
+
+@pytest.mark.parametrize("labels", [("红",), ()])
+def test_a_background_of_which_no_word_can_be_read_is_refused(
+    encoder: LabelEncoder, labels: tuple[str, ...]
+) -> None:
+    pack = LabelPack(labels, calibrated=True, background=("黑", "白"))
+    with pytest.raises(LabelsAlikeError, match=r"no word of the background.*: 黑, 白;"):
+        encoder.encode(pack)
+    (refusal,) = encoder.check(pack).refusals
+    assert "nothing to compare labels with: 黑, 白" in refusal.english
 
 
 def test_parents_and_children_do_not_weigh_against_each_other(encoder: LabelEncoder) -> None:
@@ -151,7 +179,8 @@ def test_a_model_without_labels_is_calibrated_by_general_words(
 ) -> None:
     found = encoder_of(labels=None).encode(LabelPack(("红",), calibrated=True)).background
     assert found is not None
-    assert len(found.matrix_JD) > 400
+    # Those of which the tiny model knows a character.
+    assert 1 < len(found.matrix_JD) < 50
 
 
 class Keys:
@@ -177,15 +206,36 @@ def test_a_chinese_model_without_labels_has_the_general_vocabulary(tmp_path: Pat
     )
     general = vocabulary("general")
     found = encoder.encode(LabelPack())
-    assert found.labels == general.labels
+    # Of which it can read those that name a colour, and tell few apart.
+    assert set(found.labels) < set(general.labels)
+    assert all(set("红绿蓝") & set("".join((k, *general.aliases.get(k, ())))) for k in found.labels)
+    assert alike_embeddings(found.labels, found.matrix_KD) == []
+    assert found.left_out == len(general.labels) - len(found.labels)
+    used = encoder.vocabulary()
+    assert used.name == "general"
+    assert used.labels + used.left_out == len(general.labels)
+    # By tokens alone, before anything is embedded.
+    assert len(found.labels) <= used.labels < len(general.labels)
     assert ancestors_of("金毛", found.parents) == ("狗", "动物")
     # The worker is not taken for hung meanwhile.
-    assert len(progress) > len(general.labels) // 100
+    assert progress
     # An edited vocabulary has another matrix; one of prompts lives as long as they do.
     asked = LabelPack(templates=("{}",))
     encoder.encode(asked)
-    of_prompts = msgspec.structs.replace(general, templates=("{}",))
-    assert store.asked == [general.hash, f"{of_prompts.hash}:{asked.hash}"]
+    of_model, of_prompts = store.asked
+    assert ":" not in of_model
+    assert of_prompts.endswith(f":{asked.hash}")
+
+
+def test_a_vocabulary_of_which_the_model_can_read_nothing_is_none(tmp_path: Path) -> None:
+    model = build(tmp_path / "tiny", labels=None)
+    tokenizer = model / "tokenizer" / "tokenizer.json"
+    tokenizer.write_text(re.sub("[红绿蓝]", lambda found: f"{found[0]}?", tokenizer.read_text()))
+    write_manifest(model)
+    encoder = LabelEncoder(open_artifact(model), "cpu")
+    assert encoder.vocabulary() == UsedVocabulary()
+    with pytest.raises(LabelsMissingError, match="can read no word of the vocabulary"):
+        encoder.encode(LabelPack())
 
 
 @pytest.mark.parametrize("template", ["a photo of {}", "{}", "{}の写真"])
@@ -210,9 +260,10 @@ def test_a_text_without_any_token_is_named(encoder: LabelEncoder) -> None:
         encoder.encode(LabelPack(("红", ""), ("{}",)))
 
 
-def test_an_embedding_without_a_length_is_an_error_not_a_nan(encoder: LabelEncoder) -> None:
+def test_an_embedding_without_a_length_is_an_error_not_a_nan(tmp_path: Path) -> None:
+    texts = TextEmbedder(open_artifact(build(tmp_path / "tiny")), "cpu")
     with pytest.raises(InferenceError, match="not a finite vector"):
-        encoder.encode(LabelPack(("红",), ("{}",), calibrated=True, background=("",)))
+        texts.embed([""])
 
 
 def test_a_tokenizer_that_cannot_be_read_is_named(tmp_path: Path) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 
 from worker.contract.i18n import in_language
 from worker.contract.label_check import LabelCheck, named, named_groups
 from worker.contract.labels import LabelPack
 from worker.labels.distinct import LabelReader, alike_embeddings
+from worker.labels.lexicon import nearest_words
 
 LENGTH = 8
 
@@ -109,6 +110,65 @@ def test_many_are_counted_and_the_first_are_named() -> None:
     assert str(named(["\x1b[31m", " ", "x" * 500])) == "\\x1b[31m, ' ', " + "x" * 400 + "…"
     groups = [["x" * 99, "y" * 99], list("abcdefg")]
     assert str(named_groups(groups)) == f"{'x' * 40}… = {'y' * 40}…, a = b = c = …"
+
+
+def lexicon(*entries: str) -> Tokenizer:
+    tokenizer = Tokenizer(
+        models.WordLevel(dict(zip(entries, range(len(entries)), strict=True)), "[UNK]")
+    )
+    tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.Lowercase(), normalizers.Replace(Regex(r"\s+"), "")]
+    )
+    return tokenizer
+
+
+@pytest.mark.parametrize(
+    ("text", "nearest"),
+    [
+        # Only whole words are parts of a text in letters: neither `wall` nor `general` has any.
+        ("wall", []),
+        ("general", []),
+        ("A Red Wine", ["wine", "redwine"]),
+        ("tabbi cat", ["cat", "tabbycat"]),
+        ("波斯猫咪", ["波斯猫", "猫咪", "波斯长毛猫"]),
+        ("银猫", ["猫", "金猫", "波斯猫"]),
+        ("", []),
+    ],
+)
+def test_the_nearest_words_are_the_same_in_each_process(text: str, nearest: list[str]) -> None:
+    entries = [
+        *("[UNK]", "fenceorwall", "groenendael", "redwine", "wine", "cat", "tabbycat", "wallet"),
+        *("波斯猫", "猫咪", "波斯长毛猫", "金猫", "猫"),
+    ]
+    # A tokenizer lists its words in another order in each process, and from one time to the next.
+    for order in (entries, ["[UNK]", *reversed(entries[1:])]):
+        assert nearest_words(lexicon(*order), [text])[text] == nearest
+
+
+def test_words_of_a_background_are_left_out_or_there_are_none() -> None:
+    unread = named(f"词{n}" for n in range(2055))
+    some = LabelCheck(background=unread)
+    assert not some.refusals
+    assert sentences(some) == (
+        "these words of the background are left out, as the model does not know them: "
+        "词0, 词1, 词2, 词3, 词4 … (2,055)"
+    )
+    none = LabelCheck(background=unread, has_background=False)
+    assert not none.warnings
+    assert "so there is nothing to compare labels with: 词0" in sentences(none)
+
+
+def test_of_labels_that_nobody_chose_those_stay_that_can_be_told_apart(
+    chinese: LabelReader,
+) -> None:
+    labels = ("猫", "cat", "小猫", "猫A", "猫B", "kitten")
+    aliases: dict[str, tuple[str, ...]] = {"kitten": ("小狗",), "cat": ("kitty",)}
+    parents = {"小猫": "cat", "cat": "动物"}
+    found = chinese.fit(LabelPack(labels, aliases=aliases, parents=parents), ("{}",))
+    assert found.labels == ("猫", "小猫", "猫A", "kitten")
+    assert found.aliases == {"kitten": ("小狗",)}
+    # A label that is left out still stands above others.
+    assert found.parents == parents
 
 
 def test_a_person_reads_it_in_their_language_and_records_in_english() -> None:

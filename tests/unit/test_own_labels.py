@@ -32,6 +32,13 @@ def test_a_vocabulary_is_named_with_its_size_and_the_way_to_others() -> None:
     assert argument("labels") in note
 
 
+def test_what_the_model_cannot_read_of_it_is_counted() -> None:
+    worker = WorkerInfo(vocabulary="general", vocabulary_labels=482, vocabulary_left_out=2365)
+    labels, (_, note) = said(LabelPack(), worker)
+    assert labels == 482
+    assert "cannot read 2,365 more labels of the vocabulary" in note
+
+
 @pytest.mark.parametrize(
     ("pack", "worker", "labels"),
     [(LabelPack(), OWN, 0), (GIVEN, CHINESE, 2), (GIVEN, OTHER, 2)],

@@ -1,4 +1,4 @@
-"""A label and the parents of a set -> its parent, the parent's parent, and so on."""
+"""A label and the parents of a set -> its parent, the parent's parent, and so on; no circles."""
 
 from __future__ import annotations
 
@@ -21,3 +21,22 @@ def ancestors_of(label: str, parents: Mapping[str, str]) -> tuple[str, ...]:
         line.append(name)
         name = parents.get(name)
     return tuple(line)
+
+
+def loop_of(parents: Mapping[str, str]) -> tuple[str, ...]:
+    """Return labels each of which stands above the one before it, the first above the last.
+
+    There are none if every line has an end.
+    """
+    ended: set[str] = set()
+    for label in parents:
+        line: dict[str, None] = {}
+        name: str | None = label
+        while name is not None and name not in ended and name not in line:
+            line[name] = None
+            name = parents.get(name)
+        if name in line:
+            names = list(line)
+            return tuple(names[names.index(name) :])
+        ended.update(line)
+    return ()

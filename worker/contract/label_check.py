@@ -43,7 +43,8 @@ class LabelCheck(msgspec.Struct, frozen=True):
     `unread` are labels of which the tokenizer knows no word, `alike` groups that the model reads as
     the same, `partly` labels of which it does not know some words, with those. `reason` is why a
     model refuses them otherwise, in English. Of a lexicon `nearest` are words that it knows and
-    that look like the unread ones.
+    that look like the unread ones. `background` are words of the background that cannot be read
+    either: they are left out, and the labels refused if that leaves none.
     """
 
     unread: Named = Named()
@@ -52,6 +53,8 @@ class LabelCheck(msgspec.Struct, frozen=True):
     reason: str = ""
     nearest: Named = Named()
     is_lexicon: bool = False
+    background: Named = Named()
+    has_background: bool = True
 
     @property
     def refusals(self) -> list[Sentence]:
@@ -61,6 +64,8 @@ class LabelCheck(msgspec.Struct, frozen=True):
             found.append(self._unread())
         if self.alike.count:
             found.append(Sentence(_ALIKE, {"labels": str(self.alike)}))
+        if not self.has_background:
+            found.append(Sentence(_NO_BACKGROUND, {"words": str(self.background)}))
         return found
 
     def _unread(self) -> Sentence:
@@ -73,7 +78,12 @@ class LabelCheck(msgspec.Struct, frozen=True):
     @property
     def warnings(self) -> list[Sentence]:
         """Return what a person should know of labels that can be used."""
-        return [Sentence(_PARTLY, {"labels": str(self.partly)})] if self.partly.count else []
+        found: list[Sentence] = []
+        if self.partly.count:
+            found.append(Sentence(_PARTLY, {"labels": str(self.partly)}))
+        if self.background.count and self.has_background:
+            found.append(Sentence(_LEFT_OUT, {"words": str(self.background)}))
+        return found
 
 
 class Sentence(NamedTuple):
@@ -101,7 +111,7 @@ _NO_SUCH_WORD: Final = N_(
 )
 _NEAR: Final = N_(
     "the model knows single words, and these are none of them: {labels}; the nearest that it "
-    "knows: {nearest}; use those, or a model that reads any text, such as Chinese-CLIP"
+    "knows: {nearest}; use those, other words, or a model that reads any text, such as Chinese-CLIP"
 )
 _ALIKE: Final = N_(
     "the model reads these labels as the same, so it would score them alike: {labels}; keep one of "
@@ -109,6 +119,13 @@ _ALIKE: Final = N_(
 )
 _PARTLY: Final = N_(
     "the model does not know all words of some labels, so their scores say less: {labels}"
+)
+_LEFT_OUT: Final = N_(
+    "these words of the background are left out, as the model does not know them: {words}"
+)
+_NO_BACKGROUND: Final = N_(
+    "the model knows no word of the background, so there is nothing to compare labels with: "
+    "{words}; give others, or none for the usual ones"
 )
 
 

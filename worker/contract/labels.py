@@ -10,16 +10,20 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 
+from worker.contract.ancestors import loop_of
 from worker.contract.i18n import Message, TranslatedError
 from worker.contract.i18n import gettext_noop as N_
 from worker.contract.keys import DEFAULT_KEYS, Keys
 from worker.contract.messages import CERTAIN, MAX_WAIT_S, MessageError
+from worker.contract.printable import printable
 
 if TYPE_CHECKING:
     import redis
 
 PLACEHOLDER: Final = "{}"
 MAX_LABEL_CHARS: Final = 200
+# Labels of a circle that are named.
+_LOOP_SHOWN: Final = 5
 # What a model is called upon to encode for one set. A text tower on a CPU takes milliseconds for
 # each: labels and aliases together, the texts of a background, and both times the templates.
 MAX_TEXTS: Final = 40_000
@@ -47,9 +51,9 @@ class LabelPack(msgspec.Struct, frozen=True, omit_defaults=True):
     """A label set with its prompt templates; empty means the model's own.
 
     A template holds `{}` once, where the label goes. Several templates are averaged, and so are a
-    label and its aliases. A tag carries its label's parent, which is a label itself only if listed.
-    If `calibrated`, each label is scored by itself against `background`, names of all else that
-    images may show; by default the model's own labels, or general ones.
+    label and its aliases. A tag carries its label's parent, which is a label itself only if listed;
+    none stands above itself. If `calibrated`, each label is scored by itself against `background`,
+    names of all else that images may show; by default the model's own labels, or general ones.
     """
 
     labels: tuple[str, ...] = ()
@@ -64,6 +68,8 @@ class LabelPack(msgspec.Struct, frozen=True, omit_defaults=True):
         self._check_size()
         if len(set(self.labels)) != len(self.labels):
             raise LabelsError(N_("a label stands twice in the set"))
+        if loop := loop_of(self.parents):
+            raise LabelsError(N_("a label stands above itself: {labels}"), labels=_circle(loop))
         for template in self.templates:
             if template.count(PLACEHOLDER) != 1:
                 raise LabelsError(
@@ -106,6 +112,12 @@ class LabelPack(msgspec.Struct, frozen=True, omit_defaults=True):
     def hash(self) -> str:
         """Sha256 over all of it, first 16 hexadecimal digits."""
         return hashlib.sha256(msgspec.json.encode(self)).hexdigest()[:16]
+
+
+def _circle(loop: tuple[str, ...]) -> str:
+    """Return a circle as a label file has it, `狗 < 动物 < 狗`: of a long one, its first labels."""
+    shown = [*loop[:_LOOP_SHOWN], *(["…"] if len(loop) > _LOOP_SHOWN else []), loop[0]]
+    return printable(" < ".join(shown))
 
 
 class Entry(NamedTuple):

@@ -41,6 +41,8 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
     # If not, the vocabulary that stands for them, and how many labels that has; "" if none does.
     vocabulary: str = ""
     vocabulary_labels: int = 0
+    # Of its labels, those that the model cannot read, or not tell from others: they are not used.
+    vocabulary_left_out: int = 0
     # A sentence that the model's users should read.
     notice: str | None = None
     version: str = ""

@@ -6,7 +6,7 @@ Shapes: K labels, D embedding dimensions.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -61,6 +61,17 @@ class LabelReader:
         near = named_with_words((label, hint) for label, hint in hints.items() if hint)
         return msgspec.structs.replace(found, nearest=near, is_lexicon=True)
 
+    def unread(self, pack: LabelPack) -> list[str]:
+        """Return labels of which no name can be read."""
+        return self._unread(pack)[0]
+
+    def fit(self, pack: LabelPack, templates: Sequence[str]) -> LabelPack:
+        """Return a pack without labels that cannot be read, and with the first of those alike."""
+        lost = set(self.unread(pack))
+        groups = self._alike([one for one in pack.labels if one not in lost], pack, templates)
+        lost.update(label for group in groups for label in group[1:])
+        return without(pack, lost)
+
     def first_known(self, texts: tuple[str, ...]) -> tuple[str, ...]:
         """Return the first text that is known, of several for one label; else all."""
         known = (
@@ -108,6 +119,13 @@ class LabelReader:
         for label, tokens in rows.items():
             groups.setdefault(frozenset(tokens), []).append(label)
         return [group for group in groups.values() if len(group) > 1]
+
+
+def without(pack: LabelPack, lost: Container[str]) -> LabelPack:
+    """Return a pack without some of its labels. What lies above the others stays."""
+    kept = tuple(label for label in pack.labels if label not in lost)
+    aliases = {label: pack.aliases[label] for label in kept if label in pack.aliases}
+    return msgspec.structs.replace(pack, labels=kept, aliases=aliases)
 
 
 def alike_embeddings(labels: Sequence[str], matrix_KD: Matrix) -> list[list[str]]:

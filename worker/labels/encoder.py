@@ -19,14 +19,14 @@ import numpy.typing as npt
 from worker.artifact.manifest import Artifact, open_artifact
 from worker.contract.ancestors import ancestors_of
 from worker.contract.i18n import gettext_noop as N_
-from worker.contract.label_check import LabelCheck, named_groups
+from worker.contract.label_check import LabelCheck, named, named_groups
 from worker.contract.labels import PLACEHOLDER, LabelPack
 from worker.contract.scoring import Background, Kinds
 from worker.contract.text_embeddings import MOST_TEXTS
 from worker.errors import ArtifactError, LabelsAlikeError, LabelsMissingError
-from worker.labels.distinct import LabelReader, alike_embeddings
+from worker.labels.distinct import LabelReader, alike_embeddings, without
 from worker.labels.matrix_store import LabelMatrixStore, NoLabelMatrixStore
-from worker.labels.own_labels import own_pack
+from worker.labels.own_labels import UsedVocabulary, labels_of, own_pack, vocabulary_of
 from worker.labels.text_tower import OnProgress, TextEmbedder, unit
 
 Matrix = npt.NDArray[np.float32]
@@ -43,6 +43,8 @@ class LabelSet(NamedTuple):
 
     `parents` are those of the labels, and of their parents in turn. With a background, each label
     is scored by itself against that. A kind counts where no label is certain.
+    `left_out` labels of a vocabulary and words of a background the model cannot read, or not tell
+    from others.
     """
 
     labels: tuple[str, ...]
@@ -50,6 +52,7 @@ class LabelSet(NamedTuple):
     parents: Mapping[str, str] = MappingProxyType({})
     background: Background | None = None
     kinds: Kinds | None = None
+    left_out: int = 0
 
 
 class LabelCache:
@@ -100,6 +103,9 @@ class Encoder(Protocol):
 
     def check(self, pack: LabelPack) -> LabelCheck:
         """Return what the model makes of the pack's labels, as far as can be seen at once."""
+
+    def vocabulary(self) -> UsedVocabulary:
+        """Return the vocabulary that stands for labels of the model's own, if one does."""
 
 
 def encoder_of(
@@ -166,6 +172,10 @@ class Classes:
             return LabelCheck(reason=str(e))
         return LabelCheck()
 
+    def vocabulary(self) -> UsedVocabulary:
+        """Return none: a classifier has its classes."""
+        return UsedVocabulary()
+
 
 class LabelEncoder:
     """Label sets of a zero-shot model: from the matrix store, else by its text tower."""
@@ -194,12 +204,14 @@ class LabelEncoder:
 
         Raises:
             LabelsMissingError: the pack is empty and the model has no labels of its own.
-            LabelsAlikeError: the model cannot tell the pack's labels apart.
+            LabelsAlikeError: the model cannot tell the pack's labels apart, or can read no word of
+                its background.
             InferenceError: the text tower failed.
             ArtifactError: the text tower cannot be loaded.
             redis.RedisError: the matrix store cannot be reached.
         """
-        full = pack if pack.labels else own_pack(self._artifact, pack.templates)
+        given = pack if pack.labels else own_pack(self._artifact, pack.templates)
+        full = given if pack.labels else self._fit(given)
         if pack.labels:
             _refuse(self._read(pack))
         # Of a vocabulary, which may change, it is the labels that count. Prompts of a request are
@@ -208,27 +220,64 @@ class LabelEncoder:
         matrix_KD = self._stored(f"{self._artifact.id}:{key}", full)
         if pack.labels:
             _refuse(LabelCheck(alike=named_groups(alike_embeddings(full.labels, matrix_KD))))
+        elif not self._artifact.manifest.labels:
+            full, matrix_KD = _told_apart(full, matrix_KD)
+        left_out = len(given.labels) - len(full.labels)
         background = None
         if pack.calibrated:
-            others = self._background(pack)
-            matrix_JD = self._stored(f"{self._artifact.id}:{others.hash}", others)
-            apart_JK = _apart(full, matrix_KD, others, matrix_JD)
-            apart_JK[self._kin(others, matrix_JD, matrix_KD)] = 0
-            background = Background(matrix_JD, apart_JK)
+            others, unread = self._background(pack)
+            _refuse(_of_background(others, unread))
+            background = self._compared(full, matrix_KD, others)
+            left_out += len(unread)
         has_kinds = not pack.labels and self._artifact.manifest.kinds
         kinds = self._kinds(full, matrix_KD) if has_kinds else None
-        return LabelSet(full.labels, matrix_KD, MappingProxyType(full.parents), background, kinds)
+        parents = MappingProxyType(full.parents)
+        return LabelSet(full.labels, matrix_KD, parents, background, kinds, left_out)
 
     def check(self, pack: LabelPack) -> LabelCheck:
-        """Return what the tokenizer makes of the pack's labels and, of a few, the text tower."""
+        """Return what the tokenizer makes of the pack's words and, of a few labels, the tower."""
         found = self._read(pack)
+        if pack.calibrated:
+            lost = _of_background(*self._background(pack))
+            found = msgspec.structs.replace(
+                found, background=lost.background, has_background=lost.has_background
+            )
         prompts = (len(pack.labels) + sum(map(len, pack.aliases.values()))) * len(
             self._templates(pack)
         )
-        if found.refusals or prompts > MOST_TEXTS:
+        if found.refusals or not 0 < prompts <= MOST_TEXTS:
             return found
         groups = alike_embeddings(pack.labels, self._matrix(pack, self._templates(pack)))
         return msgspec.structs.replace(found, alike=named_groups(groups))
+
+    def vocabulary(self) -> UsedVocabulary:
+        """Return what the tokenizer can read of the vocabulary that the model has for labels."""
+        found = vocabulary_of(self._artifact.manifest)
+        if found is None:
+            return UsedVocabulary()
+        every = labels_of(found)
+        labels = len(self._reader.fit(every, self._templates(every)).labels)
+        return (
+            UsedVocabulary(found.name, labels, len(every.labels) - labels)
+            if labels
+            else UsedVocabulary()
+        )
+
+    def _fit(self, own: LabelPack) -> LabelPack:
+        """Return the model's own labels; of a vocabulary, those that it can read."""
+        if self._artifact.manifest.labels:
+            return own
+        found = self._reader.fit(own, self._templates(own))
+        if not found.labels:
+            msg = "the model has no labels of its own, and can read no word of the vocabulary"
+            raise LabelsMissingError(msg)
+        return found
+
+    def _compared(self, full: LabelPack, matrix_KD: Matrix, others: LabelPack) -> Background:
+        matrix_JD = self._stored(f"{self._artifact.id}:{others.hash}", others)
+        apart_JK = _apart(full, matrix_KD, others, matrix_JD)
+        apart_JK[self._kin(others, matrix_JD, matrix_KD)] = 0
+        return Background(matrix_JD, apart_JK)
 
     def _kinds(self, own: LabelPack, matrix_KD: Matrix) -> Kinds:
         """Return what stands above the model's own labels."""
@@ -249,14 +298,19 @@ class LabelEncoder:
         shape = (len(pack.labels), self._artifact.manifest.embedding_dim)
         return self._matrix_store.get(key, shape, lambda: self._matrix(pack, templates))
 
-    def _background(self, pack: LabelPack) -> LabelPack:
-        """Return the background of a pack: its own, the model's labels, or those shipped here."""
-        texts = pack.background
-        if not texts:
+    def _background(self, pack: LabelPack) -> tuple[LabelPack, list[str]]:
+        """Return the background of a pack: its own, the model's labels, or those shipped here.
+
+        Words of it that cannot be read are left out, and returned with it.
+        """
+        others = LabelPack(pack.background, pack.templates)
+        if not pack.background:
             named = self._artifact if self._artifact.manifest.labels else open_artifact()
             own = own_pack(named)
-            return LabelPack(own.labels, pack.templates, parents=own.parents)
-        return LabelPack(texts, pack.templates)
+            others = LabelPack(own.labels, pack.templates, parents=own.parents)
+        # All that cannot be read have the same embedding, which would weigh as much as they are.
+        unread = self._reader.unread(others)
+        return without(others, set(unread)), unread
 
     def _kin(self, others: LabelPack, matrix_JD: Matrix, matrix_KD: Matrix) -> Flags:
         """Return for each background word whether it is a kind of a label, or a label of it, JK.
@@ -307,6 +361,18 @@ def _same(one_ND: Matrix, other_MD: Matrix) -> Matrix:
 def _refuse(check: LabelCheck) -> None:
     if refusals := check.refusals:
         raise LabelsAlikeError("; ".join(sentence.english for sentence in refusals))
+
+
+def _of_background(others: LabelPack, unread: list[str]) -> LabelCheck:
+    return LabelCheck(background=named(unread), has_background=bool(others.labels))
+
+
+def _told_apart(pack: LabelPack, matrix_KD: Matrix) -> tuple[LabelPack, Matrix]:
+    """Return labels and rows, of those with the same embedding the first."""
+    groups = alike_embeddings(pack.labels, matrix_KD)
+    lost = {label for group in groups for label in group[1:]}
+    kept = [k for k, label in enumerate(pack.labels) if label not in lost]
+    return without(pack, lost), matrix_KD[kept]
 
 
 def _apart(labels: LabelPack, matrix_KD: Matrix, others: LabelPack, matrix_JD: Matrix) -> Matrix:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -22,10 +22,23 @@ _CHINESE: Final = re.compile("[\u4e00-\u9fff]")
 _JAPANESE: Final = re.compile("[\u3040-\u30ff]")
 
 
+class UsedVocabulary(NamedTuple):
+    """The vocabulary that stands for a model's own labels: its name, or "" if none does.
+
+    `labels` of it are used; of those `left_out` the model can read nothing, or not tell them from
+    others.
+    """
+
+    name: str = ""
+    labels: int = 0
+    left_out: int = 0
+
+
 def own_pack(artifact: Artifact, templates: tuple[str, ...] = ()) -> LabelPack:
     """Return the label set of a model that is given none.
 
-    It is the one that the model came with. A Chinese model without one has a vocabulary.
+    It is the one that the model came with. A Chinese model without one has a vocabulary, whole:
+    its encoder leaves out what it cannot read.
 
     Raises:
         LabelsMissingError: it has none.
@@ -36,7 +49,7 @@ def own_pack(artifact: Artifact, templates: tuple[str, ...] = ()) -> LabelPack:
         vocabulary = vocabulary_of(manifest)
         if vocabulary is None:
             raise LabelsMissingError
-        return msgspec.structs.replace(_labels_of(vocabulary), templates=templates)
+        return msgspec.structs.replace(labels_of(vocabulary), templates=templates)
     try:
         return _read(artifact, manifest.labels, templates)
     except (LabelsError, OSError, UnicodeError) as e:
@@ -65,16 +78,12 @@ def vocabulary_of(manifest: Manifest) -> Vocabulary | None:
         raise ArtifactError(e) from e
 
 
-def vocabulary_size(vocabulary: Vocabulary) -> int:
-    """Return how many labels a vocabulary has.
+def labels_of(vocabulary: Vocabulary) -> LabelPack:
+    """Return the labels of the vocabulary that a model uses.
 
     Raises:
         ArtifactError: its file cannot be used.
     """
-    return len(_labels_of(vocabulary).labels)
-
-
-def _labels_of(vocabulary: Vocabulary) -> LabelPack:
     try:
         return vocabulary.read_pack()
     except LabelsError as e:

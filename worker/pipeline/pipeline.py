@@ -18,7 +18,7 @@ from typing import Final, Protocol
 
 import structlog
 
-from worker.artifact.manifest import Artifact, Manifest
+from worker.artifact.manifest import Artifact
 from worker.contract.label_check import MOST_TEXTS, LabelCheck
 from worker.contract.labels import LabelPack
 from worker.contract.messages import Chunk, ChunkResult, ImageResult, MessageError
@@ -33,7 +33,7 @@ from worker.images.open_decoder import open_decoder
 from worker.images.read import Blobs, read
 from worker.labels.encoder import Encoder, LabelCache, LabelSet, encoder_of
 from worker.labels.matrix_store import LabelMatrixStore
-from worker.labels.own_labels import vocabulary_of, vocabulary_size
+from worker.labels.own_labels import UsedVocabulary
 from worker.pipeline.batch_policy import Embeddings, Pixels
 from worker.pipeline.batcher import Batcher
 from worker.pipeline.capacity import Capacity
@@ -94,7 +94,7 @@ class Pipeline:
         self._engine: Engine
         self._encoder: Encoder
         self._label_sets: LabelCache
-        self._vocabulary, self._vocabulary_labels = "", 0
+        self._vocabulary = UsedVocabulary()
         self._started = False
         self.figures = Figures()
         self.capacity = Capacity(settings.images_in_flight, clock)
@@ -140,8 +140,8 @@ class Pipeline:
         self._encoder = encoder_of(
             self.artifact, self._engine.device, self._matrix_store, self.capacity.note_progress
         )
-        self._vocabulary, self._vocabulary_labels = _vocabulary(manifest)
-        self._label_sets = LabelCache(self._encoder.encode)
+        self._vocabulary = self._encoder.vocabulary()
+        self._label_sets = LabelCache(self._encode)
         self._batcher.start(pipelined=self._engine.pipelined)
         self._decode_stage.start()
         self._started = True
@@ -223,8 +223,9 @@ class Pipeline:
             decoder_crashes=decoder.crashes,
             max_batch=self._batcher.max_batch,
             has_labels=manifest.labels is not None,
-            vocabulary=self._vocabulary,
-            vocabulary_labels=self._vocabulary_labels,
+            vocabulary=self._vocabulary.name,
+            vocabulary_labels=self._vocabulary.labels,
+            vocabulary_left_out=self._vocabulary.left_out,
             notice=manifest.notice,
             version=version("wanwu-tagger"),
             problem=self.problem(),
@@ -265,9 +266,20 @@ class Pipeline:
         """
         pack = self._pack(pack_hash)
         texts = len(pack.labels) + sum(map(len, pack.aliases.values()))
-        if texts * max(1, len(pack.templates)) > MOST_TEXTS:
+        if texts * max(1, len(pack.templates)) + len(pack.background) > MOST_TEXTS:
             return LabelCheck()
         return self._encoder.check(pack)
+
+    def _encode(self, pack: LabelPack) -> LabelSet:
+        found = self._encoder.encode(pack)
+        if found.left_out:
+            log.warning(
+                "labels.left_out",
+                count=found.left_out,
+                why="labels of the vocabulary, or words of the background, that the model cannot "
+                "read or not tell from others",
+            )
+        return found
 
     def _label_set(self, pack_hash: str | None) -> LabelSet:
         return self._label_sets.get(pack_hash or _OWN_LABELS, lambda: self._pack(pack_hash))
@@ -302,9 +314,3 @@ class Pipeline:
         )
         self.figures.add(images)
         return result
-
-
-def _vocabulary(manifest: Manifest) -> tuple[str, int]:
-    """Return what stands for the labels of a model that has none, and how many labels it has."""
-    found = vocabulary_of(manifest)
-    return (found.name, vocabulary_size(found)) if found else ("", 0)

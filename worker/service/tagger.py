@@ -114,6 +114,7 @@ class Tagger:
                 "labels.vocabulary",
                 name=info.vocabulary,
                 labels=info.vocabulary_labels,
+                left_out=info.vocabulary_left_out,
                 why="the model has no labels of its own; jobs without labels get these, which "
                 "are encoded when the first such job comes, and kept",
             )
