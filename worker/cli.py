@@ -272,7 +272,7 @@ def bench(**options: Any) -> None:
     "--threshold",
     type=click.FloatRange(0, 1),
     callback=_number,
-    help="Lowest score of a tag, 0 to 1. [default: 0; 0.5 with --calibrated]",
+    help="Lowest score of a tag, 0 to 1. [default: 0.5; 0 with --labels alone]",
 )
 @click.option("--json", "json_file", type=PLACE, help="Write all figures to this JSON file.")
 @click.option(

@@ -85,7 +85,11 @@ class LabelFile(click.Path):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Return the file that is meant."""
         name = typed(os.fspath(value))
-        if found := find_vocabulary(name):
+        try:
+            found = find_vocabulary(name)
+        except LabelsError as e:
+            raise click.BadParameter(str(e), ctx, param) from e
+        if found:
             if Path(value).exists():
                 message = _("{name} is the vocabulary; the file of that name is ./{name}")
                 echo(message.format(name=name))

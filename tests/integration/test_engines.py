@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from worker.errors import ArtifactError, DeviceError
 from worker.export.on_first_use import export_to
 from worker.export.tracing import pixels
 from worker.labels.text_tower import TextEmbedder
+from worker.model.precision import use_int8_engine
 
 no_cuda = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
 cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device here")
@@ -75,6 +77,13 @@ def test_auto_without_cuda_is_cpu() -> None:
 @cuda
 def test_auto_with_cuda_is_the_first_device() -> None:
     assert resolve_device("auto", "fp16") == torch.device("cuda:0")
+
+
+def test_what_torch_says_once_of_int8_tensors_is_kept_from_users() -> None:
+    use_int8_engine()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        torch.quantize_per_tensor(torch.zeros(1), 1.0, 0, torch.qint8)
 
 
 def test_an_int8_model_stays_on_the_cpu() -> None:

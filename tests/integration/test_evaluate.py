@@ -116,6 +116,29 @@ def test_scores_are_calibrated_where_that_is_asked_for(
     assert (found["calibrated"], found["figures"]["at_threshold"]["threshold"]) == (True, 0.5)
 
 
+def test_another_word_that_a_lexicon_reads_alike_is_the_label(tmp_path: Path) -> None:
+    model = build(tmp_path / "lexicon", labels=None, lexicon=True)
+    labels, report = tmp_path / "labels.txt", tmp_path / "report.json"
+    labels.write_text("红\n蓝\n", encoding="utf-8")
+    photos = tmp_path / "photos"
+    for name in ("红红", "绿", "紫", os.fsdecode(b"\xff")):
+        (photos / name).mkdir(parents=True)
+        Image.new("RGB", (40, 30), RED).save(photos / name / "1.png")
+    code, _, err = evaluate(photos, "--model", model, "--labels", labels, "--json", report)
+    assert code == 0, err
+    found = json.loads(report.read_text(encoding="utf-8"))
+    assert set(found["unknown"]) == {"绿", "紫", "\udcff"}
+    assert [one["label"] for one in found["figures"]["labels"]] == ["红"]
+
+
+def test_urls_of_a_table_need_leave_to_be_fetched(model: Path, tmp_path: Path) -> None:
+    table = tmp_path / "truth.csv"
+    table.write_text("path,label\nhttps://photos.example/1.jpg,红\n", encoding="utf-8")
+    code, _, err = evaluate(table, "--model", model)
+    assert code == 1
+    assert "https://photos.example/1.jpg is a URL: name the beginnings" in err
+
+
 def test_names_of_any_bytes_are_measured(model: Path, tmp_path: Path) -> None:
     name = os.fsdecode(b"\xff.png")
     (tmp_path / "红").mkdir()

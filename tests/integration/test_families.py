@@ -16,6 +16,7 @@ from worker.artifact.manifest import FORMAT
 from worker.contract.labels import LabelPack
 from worker.errors import ExportError
 from worker.labels.encoder import encoder_of
+from worker.model.hub import find, load
 
 # Two resizers, Pillow's of timm and torch's here, may round a grey level differently.
 MOST = {"timm": 1e-3, "timm_vit": 1e-3}
@@ -48,6 +49,16 @@ def test_classes_are_numbered_as_the_config_numbers_them(tmp_path: Path) -> None
     directory = save_more(tmp_path / "vit", "vit_several")
     artifact = parity.export(directory, tmp_path / "artifact")
     assert encoder_of(artifact, "cpu").encode(LabelPack()).labels == LABELS
+
+
+def test_more_classes_than_the_weights_have_are_counted(tmp_path: Path) -> None:
+    directory = save_more(tmp_path / "vit", "vit_several")
+    edit(directory / "config.json", id2label={str(k): f"c{k}" for k in range(20)}, label2id={})
+    with pytest.raises(ExportError) as error:
+        load(find(str(directory), None, lambda _line: None))
+    assert str(error.value) == (
+        f"id2label in config.json names 20 classes, and the weights have {len(LABELS)}"
+    )
 
 
 def test_a_directory_that_timm_itself_has_written_can_be_read(tmp_path: Path) -> None:

@@ -5,17 +5,22 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
 from worker.contract.labels import LabelPack
-from worker.evaluation.answers import Answer, Case, Unread
+from worker.contract.messages import ImageResult, Tag
+from worker.contract.scoring import Kinds
+from worker.evaluation.answers import Answer, Answers, Case, Unread, sort, tag_names
+from worker.evaluation.command import Request
 from worker.evaluation.evaluation import Evaluation
 from worker.evaluation.figures import Confusion, LabelFigures, Mistake, Scored, measure, worst
 from worker.evaluation.page import page
 from worker.evaluation.samples import EvaluationError, Sample, read_samples
 from worker.evaluation.sheets import sentences
 from worker.evaluation.truth import LabelNames, Truth
+from worker.labels.encoder import LabelSet
 
 PACK = LabelPack(
     ("猫", "狗", "车"), (), {"猫": ("Cat", "小猫")}, {"猫": "动物", "狗": "动物", "动物": "生物"}
@@ -121,6 +126,50 @@ def test_a_parent_that_is_a_label_is_right_where_its_child_is_shown_but_does_not
     names = LabelNames(pack)
     assert names.find("Golden_Retriever") == truth("golden retriever", {0}, {0, 1})
     assert names.find("狗") == truth("狗", {0, 1}, {0, 1})
+
+
+def test_a_name_that_stands_nowhere_may_be_another_word_for_a_label() -> None:
+    names = LabelNames(PACK, {"big cat": "猫"}.get)
+    assert names.find("Big_Cat") == truth("猫", {0}, {0})
+    assert names.find("斑马") is None
+
+
+def test_a_kind_is_a_tag_as_the_labels_are_and_below_all_where_it_has_none() -> None:
+    none = np.zeros((0, 2), np.float32)
+    kinds = Kinds(("动物", "车"), none, none)
+    names = tag_names(LabelSet(PACK.labels, none, kinds=kinds))
+    assert names == ("猫", "狗", "车", "动物")
+    known = LabelNames(msgspec.structs.replace(PACK, labels=names))
+    truths, _ = known.find_all(("动物",))
+    found = Answers([], [])
+    for *scores, kind in ((0.3, 0.2, 0.1, 0.62), (0.7, 0.2, 0.1, None)):
+        tags = [Tag(name, score) for name, score in zip(PACK.labels, scores, strict=True)]
+        tags += [Tag("动物", kind)] if kind else []
+        result = ImageResult(path="1", tags=tuple(tags))
+        sort(found, Case(Sample("1", ("动物",)), truths), result, list(names))
+    assert [one.best_T for one in found.scored] == [(3, 0, 1, 2), (0, 1, 2)]
+    assert [one.scores_K[3] for one in found.scored] == [0.62, -1]
+    figures = measure(found.scored, names, 0.5)
+    at = figures.at_threshold
+    assert (at.tags, at.precision, at.recall, figures.top1) == (2, 1, 1, 1)
+    assert figures.best_threshold.threshold > 0
+
+
+@pytest.mark.parametrize(
+    ("labels", "calibrated", "threshold", "least"),
+    [
+        (None, False, None, 0.5),
+        (None, True, None, 0.5),
+        ("labels.txt", False, None, 0),
+        ("labels.txt", True, None, 0.5),
+        (None, False, 0.0, 0),
+    ],
+)
+def test_a_tag_is_what_is_certain_unless_labels_or_a_threshold_are_given(
+    labels: str | None, *, calibrated: bool, threshold: float | None, least: float
+) -> None:
+    request = Request(Path(), None, labels, (), calibrated, threshold, None, None)
+    assert request.least_score == least
 
 
 def test_names_that_mean_the_same_are_one_truth_and_unknown_ones_are_named() -> None:

@@ -81,6 +81,13 @@ def test_an_encoding_that_is_not_certain_is_refused_with_the_way_out(
         ("label,parent\n猫,动物\n,动物\n", "line 3: a label is blank"),
         ('[\n "猫",\n "狗"\n', "line 4: this is no JSON"),
         ('{"labels": ["猫"]}', "JSON of labels is a list of texts"),
+        ("[" * 5_000, "JSON of labels is a list of texts"),
+        ('[{"label": ' + "[" * 5_000, "JSON of labels is a list of texts"),
+        (
+            '["猫",\n "\\ud83d\\ude00 \\\\ud800",\n "\\ud800"]',
+            r"line 3: \ud800 is only half of a char",
+        ),
+        ('["猫\\uDE00"]', r"line 1: \uDE00 is only half of a character"),
         ('["猫", 3]', "item 2: a label is a text"),
         ('["猫", {"label": "狗", "name": "x"}]', "item 2: a label is a text"),
         ('["猫", {"label": "狗", "aliases": ["猫"]}]', "item 2: '猫' stands in item 1 already"),

@@ -76,8 +76,12 @@ def test_fields_unknown_to_this_program_are_passed_over(model: Path) -> None:
 @pytest.mark.parametrize(
     ("field", "value", "sentence"),
     [
-        ("logit_scale", 0, "logit_scale must be a positive number"),
-        ("logit_scale", -4.6, "logit_scale must be a positive number"),
+        ("logit_scale", 0, "logit_scale must be a number from 0.001 to 10000"),
+        ("logit_scale", -4.6, "logit_scale must be a number from"),
+        ("logit_scale", 1e308, "logit_scale must be a number from"),
+        ("logit_scale", 1e-308, "logit_scale must be a number from"),
+        ("logit_scale", float("inf"), "malformed"),
+        ("logit_scale", float("nan"), "malformed"),
         ("template", "no place", "template must hold"),
         ("labels", "other.txt", "files must list other.txt"),
         ("embedding_dim", 0, "embedding_dim"),

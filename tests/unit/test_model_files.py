@@ -12,8 +12,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from worker.contract.i18n import Message
 from worker.errors import ExportError
 from worker.export.class_names import class_names
+from worker.model.attempt import attempt
 from worker.model.model_files import check_files, check_processor
 
 CONFIG: dict[str, Any] = {"model_type": "vit", "id2label": {"0": "猫", "1": "狗"}}
@@ -125,7 +127,8 @@ def test_a_type_that_is_not_known_is_named(model: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "reason"), [("{", "config.json is no JSON"), ("[]", "is no JSON: list")]
+    ("body", "reason"),
+    [("{", "config.json is no JSON"), ("[]", "config.json holds no JSON object")],
 )
 def test_a_config_that_is_none_is_named(model: Path, body: str, reason: str) -> None:
     (model / "config.json").write_text(body)
@@ -142,6 +145,56 @@ def test_classes_that_are_not_numbered_are_named(model: Path, classes: Any) -> N
     write(model, model_type="vit", id2label=classes)
     assert refused(model).startswith("id2label in config.json has ")
     assert refused(model).endswith("for a class: number the classes from 0")
+
+
+@pytest.mark.parametrize(("value", "shown"), [(None, "null"), ({"a": 1}, '{"a": 1}'), ([], "[]")])
+def test_classes_whose_names_are_no_texts_are_named(model: Path, value: Any, shown: str) -> None:
+    write(model, model_type="vit", id2label={"0": "猫", "1": value})
+    assert refused(model) == f"id2label in config.json calls class 1 {shown}: names are texts"
+
+
+@pytest.mark.parametrize(
+    ("file", "auto", "kind", "known"),
+    [
+        (
+            "preprocessor_config.json",
+            "AutoImageProcessor",
+            "image_processor_type",
+            "CLIPFeatureExtractor",
+        ),
+        ("tokenizer_config.json", "AutoTokenizer", "tokenizer_class", "BertTokenizer"),
+    ],
+)
+def test_code_that_only_a_file_beside_the_weights_names_is_refused(
+    model: Path, file: str, auto: str, kind: str, known: str
+) -> None:
+    described = {"auto_map": {auto: "mine.Mine"}, kind: "Mine"}
+    (model / file).write_text(json.dumps(described))
+    assert "comes with Python code of its own, which is never run here" in refused(model)
+    (model / file).write_text(json.dumps(described | {kind: known}))
+    check_files(model, "me/model")
+
+
+@pytest.mark.parametrize("file", ["tokenizer.json", "added_tokens.json", "processor_config.json"])
+def test_a_file_beside_the_weights_that_is_no_object_is_named(model: Path, file: str) -> None:
+    for body, sentence in (
+        ("[]", " holds no JSON object: get it again"),
+        ("{", " is no JSON: Expecting"),
+        ("[" * 100_000, " is no JSON: "),
+    ):
+        (model / file).write_text(body)
+        assert refused(model).startswith(file + sentence)
+
+
+def test_a_file_that_a_library_fell_over_is_named_and_not_what_it_said() -> None:
+    def fall() -> None:
+        raise KeyError("added_tokens")  # noqa: EM101 - as libraries do
+
+    with pytest.raises(ExportError) as error:
+        attempt(fall, Message("the tokenizer"), ("tokenizer.json",))
+    assert str(error.value) == (
+        "the tokenizer cannot be used: something is wrong in tokenizer.json: get them again"
+    )
 
 
 def test_a_model_that_does_not_say_how_images_are_prepared_is_named(model: Path) -> None:

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import re
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner, Result
 from conftest import ROOT
+from tiny_model import build
 
 from producer.cli import main
 from producer.cli.options import LabelFile
+from worker.artifact.manifest import open_artifact
 from worker.contract.labels import LabelPack, parse_labels
 from worker.contract.vocabularies import NAMES, Vocabulary, find_vocabulary, vocabularies
+from worker.errors import ArtifactError
+from worker.labels.own_labels import own_pack
 
 ALL = vocabularies()
 PACKS = {one.name: one.read_pack() for one in ALL}
@@ -167,3 +174,60 @@ def test_a_name_that_is_neither_file_nor_vocabulary_is_told_where_to_look(
 def test_every_option_that_takes_a_label_file_takes_a_vocabulary(verb: str, option: str) -> None:
     (found,) = (each for each in main.commands[verb].params if option in each.opts)
     assert isinstance(found.type, LabelFile)
+
+
+@pytest.fixture
+def copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Copies of the vocabularies, which are used in their stead."""
+    for one in ALL:
+        shutil.copy(one.file, tmp_path)
+    monkeypatch.setattr("worker.contract.vocabularies._DIRECTORY", tmp_path)
+    return tmp_path
+
+
+def change_header(file: Path) -> None:
+    file.write_text(file.read_text(encoding="utf-8").replace("# version: 1.0\n", ""), "utf-8")
+
+
+def add_bad_line(file: Path) -> None:
+    file.write_text(file.read_text(encoding="utf-8") + "猫 < < 动物\n", encoding="utf-8")
+
+
+def write_other_bytes(file: Path) -> None:
+    file.write_bytes(file.read_bytes() + b"\xff\n")
+
+
+CHANGES = (change_header, add_bad_line, write_other_bytes, Path.unlink)
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_changed_file_is_named_where_it_is_needed_and_no_harm_elsewhere(
+    copies: Path, change: Callable[[Path], None]
+) -> None:
+    change(copies / "food.txt")
+    listed = call("labels")
+    assert listed.exit_code == 2
+    assert "food.txt: " in listed.stderr
+    assert "Traceback" not in listed.output
+    assert call("labels", "场景").exit_code == call("labels", "general").exit_code == 0
+    assert find_vocabulary("电商") is not None
+    assert find_vocabulary("labels.txt") is None
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_worker_whose_vocabulary_was_changed_says_so(
+    copies: Path, tmp_path: Path, change: Callable[[Path], None]
+) -> None:
+    change(copies / "general.txt")
+    model = open_artifact(build(tmp_path / "model", labels=None))
+    with pytest.raises(ArtifactError, match=r"general\.txt: "):
+        own_pack(model)
+
+
+@pytest.mark.parametrize("change", [change_header, Path.unlink])
+def test_an_option_that_names_a_changed_file_is_refused(
+    copies: Path, change: Callable[[Path], None]
+) -> None:
+    change(copies / "food.txt")
+    with pytest.raises(click.BadParameter, match=r"food\.txt: "):
+        LabelFile().convert("food", None, None)

@@ -31,6 +31,10 @@ _REQUIRED: Final = {
     "classifier": (IMAGE_TOWER,),
 }
 _ID_DIGITS: Final = 12
+# CLIP holds its own below 100 (Radford et al. 2021, section 2.5). Far beyond, every score is 0 or 1
+# or no number at all; far below, all are equal.
+_LEAST_SCALE: Final = 0.001
+_MOST_SCALE: Final = 10_000.0
 # It lists some files, and figures of some trials.
 _MOST_BYTES: Final = 4 * 1024 * 1024
 # An id of the Hugging Face hub, with its owner; a path that looks like one is a path if it exists.
@@ -118,8 +122,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         """Hold what types cannot express."""
-        if not (math.isfinite(self.logit_scale) and self.logit_scale > 0):
-            msg = "logit_scale must be a positive number"
+        if not _LEAST_SCALE <= self.logit_scale <= _MOST_SCALE:
+            msg = f"logit_scale must be a number from {_LEAST_SCALE:g} to {_MOST_SCALE:g}"
             raise ValueError(msg)
         if self.logit_bias is not None and not math.isfinite(self.logit_bias):
             msg = "logit_bias must be a number"
@@ -213,7 +217,7 @@ def _parse(body: bytes, directory: Path) -> Manifest:
         found = msgspec.json.decode(body, type=Header).format
         if found <= FORMAT:
             return msgspec.json.decode(body, type=Manifest)
-    except msgspec.MsgspecError as e:
+    except (msgspec.MsgspecError, RecursionError) as e:
         raise ArtifactError(
             N_("{file} cannot be used: {reason}"), file=directory / MANIFEST, reason=e
         ) from e

@@ -12,12 +12,11 @@ import csv
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
-
-import msgspec
+from typing import Final
 
 from worker.contract.i18n import Message
 from worker.contract.i18n import gettext_noop as N_
+from worker.contract.label_json import json_entries
 from worker.contract.labels import (
     Entry,
     LabelPack,
@@ -83,8 +82,8 @@ def read_label_file(body: bytes) -> LabelPack:
         LabelsError: naming the line that cannot be used, or if there is no label at all.
     """
     text = decoded_text(body)
-    if text.lstrip().startswith(("[", "{")) and (found := _of_json(text)):
-        return found
+    if text.lstrip().startswith(("[", "{")) and (found := json_entries(text)) is not None:
+        return pack_of_entries(found)
     if separator := _separator(text):
         return pack_of_entries(_of_table(text, separator))
     return parse_labels(text)
@@ -149,45 +148,6 @@ def _is_chinese(body: bytes) -> bool:
     common = sum(first in _COMMON and second > 0xA0 for first, second in characters)  # noqa: PLR2004 - GB2312's
     beyond = any(first > _LAST_HANGUL for first, _ in characters)
     return bool(characters) and beyond and common >= _MOST_COMMON * len(characters)
-
-
-def _of_json(text: str) -> LabelPack | None:
-    """Return the labels of a JSON list of texts, or of objects with label, aliases and parent."""
-    try:
-        found = msgspec.json.decode(text.encode())
-    except msgspec.DecodeError as e:
-        if not re.match(r'\s*[\[{]\s*(["{]|$)', text, re.MULTILINE):
-            return None
-        place = re.search(r"byte (\d+)", str(e))
-        start = text.encode()[: int(place[1])] if place else text.encode()
-        raise LabelsError(
-            N_("{place}: this is no JSON: {reason}"),
-            place=line_place(start.count(b"\n") + 1),
-            reason=e,
-        ) from e
-    if not isinstance(found, list):
-        raise LabelsError(N_("JSON of labels is a list of texts, or of objects with a label"))
-    entries = [
-        _of_item(item, Message(N_("item {number}"), number=number))
-        for number, item in enumerate(found, start=1)
-    ]
-    return pack_of_entries(iter(entries))
-
-
-def _of_item(item: Any, place: Message) -> Entry:
-    fields = {"label": item} if isinstance(item, str) else item
-    if isinstance(fields, dict):
-        aliases = fields.get("aliases") or []
-        texts = [fields.get("label"), *([aliases] if isinstance(aliases, str) else aliases)]
-        parent = fields.get("parent") or ""
-        if fields.keys() <= {"label", "aliases", "parent"} and all(
-            isinstance(text, str) for text in (*texts, parent)
-        ):
-            return Entry.of(place, texts, parent)
-    raise LabelsError(
-        N_("{place}: a label is a text, or an object of label, aliases and parent"),
-        place=place,
-    )
 
 
 def _separator(text: str) -> str | None:

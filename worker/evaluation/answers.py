@@ -1,5 +1,8 @@
 """Pictures -> what the worker's own pipeline answers: the score of each label, or a failure.
 
+Labels are what a worker may tag with: those of the set, and behind them the kinds of them that
+stand where no label is certain.
+
 Shapes: K labels, T best labels.
 """
 
@@ -19,11 +22,13 @@ from worker.contract.messages import Chunk, Failure, ImageRef, ImageResult
 from worker.contract.urls import is_url
 from worker.evaluation.samples import Sample
 from worker.evaluation.truth import Truth
+from worker.labels.encoder import LabelSet
 from worker.pipeline.pipeline import Pipeline
 
 BEST: Final = 5
 _CHUNK_IMAGES: Final = 64
 _JOB: Final = "evaluate"
+_NO_TAG: Final = -1.0
 Scores = npt.NDArray[np.float64]
 
 
@@ -37,7 +42,8 @@ class Case(NamedTuple):
 class Answer(NamedTuple):
     """What the model says of a picture: its best labels by number, best first, and all scores.
 
-    There is a thumbnail, a JPEG in base64, if the best label is wrong and one was asked for.
+    What has no tag, as a kind that is not certain, scores below 0. There is a thumbnail, a JPEG in
+    base64, if the best label is wrong and one was asked for.
     """
 
     case: Case
@@ -66,6 +72,12 @@ class Answers(NamedTuple):
     failed: list[Unread]
 
 
+def tag_names(label_set: LabelSet) -> tuple[str, ...]:
+    """Return the names that a tag may have, each once: the labels in their order, then kinds."""
+    kinds = label_set.kinds.names if label_set.kinds else ()
+    return tuple(dict.fromkeys((*label_set.labels, *kinds)))
+
+
 def ask(
     pipeline: Pipeline,
     cases: Sequence[Case],
@@ -81,8 +93,8 @@ def ask(
     Raises:
         TaggerError: the labels cannot be used, or the pipeline has ended.
     """
-    labels = pipeline.label_set(pack).labels
-    rows = {label: row for row, label in enumerate(labels)}
+    label_set = pipeline.label_set(pack)
+    names = tag_names(label_set)
     found = Answers([], [])
     for number, some in enumerate(_chunks(cases)):
         refs = tuple(ImageRef(_place(case.sample.path)) for case in some)
@@ -92,25 +104,27 @@ def ask(
             seq=number,
             images=refs,
             labels=pack.hash,
-            top_k=len(labels),
+            top_k=len(label_set.labels),
             thumbnail_px=thumbnail_px,
             sent_at_s=time.time(),
         )
         results = pipeline.process(chunk, time.time()).images
         for case, result in zip(some, results, strict=True):
-            _sort(found, case, result, rows)
+            sort(found, case, result, names)
         on_progress(len(found.scored) + len(found.failed))
     return found
 
 
-def _sort(found: Answers, case: Case, result: ImageResult, rows: dict[str, int]) -> None:
+def sort(found: Answers, case: Case, result: ImageResult, names: Sequence[str]) -> None:
+    """Put a result where it belongs; labels are numbered as `names` has them."""
     if result.error is not None:
         found.failed.append(_unread(case.sample.path, result.error))
         return
-    # Behind the labels may stand a kind, which is none of them.
-    tags = [tag for tag in result.tags if tag.label in rows]
+    # A kind stands behind the labels, or in the place of one of its name, whatever it scores.
+    tags = sorted(result.tags, key=lambda tag: -tag.score)
+    rows = {name: row for row, name in enumerate(names)}
     order_K = [rows[tag.label] for tag in tags]
-    scores_K = np.empty(len(order_K))
+    scores_K = np.full(len(names), _NO_TAG)
     scores_K[order_K] = [tag.score for tag in tags]
     answer = Answer(case, tuple(order_K[:BEST]), scores_K, result.thumbnail)
     if answer.best_T[0] in answer.right:

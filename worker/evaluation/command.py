@@ -14,15 +14,18 @@ from worker.contract.i18n import gettext as _
 from worker.contract.i18n import gettext_noop as N_
 from worker.contract.label_files import read_labels
 from worker.contract.labels import LabelPack, least_score
+from worker.contract.messages import CERTAIN
 from worker.contract.printable import printable
 from worker.contract.reasons import os_reason
 from worker.contract.settings import Settings
+from worker.contract.urls import is_url
 from worker.contract.vocabularies import find_vocabulary
 from worker.engines.tuned_batch import tuned
-from worker.evaluation.answers import Answers, Case, ask
+from worker.evaluation.answers import Answers, Case, ask, tag_names
 from worker.evaluation.evaluation import Evaluation
 from worker.evaluation.figures import measure, worst
 from worker.evaluation.page import THUMBNAIL_PX, page
+from worker.evaluation.same_words import same_word
 from worker.evaluation.samples import EvaluationError, Sample, Truths, read_samples
 from worker.evaluation.terminal import show
 from worker.evaluation.truth import LabelNames
@@ -55,7 +58,13 @@ class Request(NamedTuple):
 
     @property
     def least_score(self) -> float:
-        """The lowest score of a tag."""
+        """The lowest score of a tag: as given, else that of a certain one.
+
+        Of a few labels of one's own, softmax may call one certain that is only the least wrong, or
+        none: there, without calibration, every score is a tag's.
+        """
+        if self.threshold is None and self.labels is None:
+            return CERTAIN
         return least_score(self.threshold, calibrated=self.calibrated)
 
     def pack(self) -> LabelPack:
@@ -85,6 +94,7 @@ def run(request: Request, settings: Settings, echo: Echo) -> None:
     for file in filter(None, (request.json_file, request.html_file)):
         _check_directory(file)
     samples = _samples(request)
+    _check_urls(samples, settings)
     artifact = open_model(settings, echo)
     settings = msgspec.structs.replace(tuned(settings, artifact), image_roots=_EVERYWHERE)
     pipeline = Pipeline(settings, artifact, blobs=_NoBlobs(), labels=_GivenPack(pack))
@@ -132,6 +142,16 @@ def _samples(request: Request) -> list[Sample]:
         ) from e
 
 
+def _check_urls(samples: list[Sample], settings: Settings) -> None:
+    """Refuse URLs if none may be fetched; of others each picture says whether it may."""
+    url = next((sample.path for sample in samples if is_url(sample.path)), None)
+    if url is not None and not settings.image_urls:
+        raise EvaluationError(
+            N_("{url} is a URL: name the beginnings of those to fetch in WANWU_IMAGE_URLS"),
+            url=printable(url),
+        )
+
+
 def _evaluate(
     request: Request,
     pipeline: Pipeline,
@@ -142,7 +162,8 @@ def _evaluate(
     """Return what was found out, and the answers on which it rests."""
     label_set = pipeline.label_set(pack)
     full = pack if pack.labels else own_pack(pipeline.artifact)
-    names = LabelNames(msgspec.structs.replace(full, labels=label_set.labels))
+    labels = tag_names(label_set)
+    names = LabelNames(msgspec.structs.replace(full, labels=labels), same_word(pipeline, pack))
     cases, unknown, unlabelled = _matched(samples, names)
 
     def progress(done: int) -> None:
@@ -153,7 +174,7 @@ def _evaluate(
     answers = ask(pipeline, cases, pack, thumbnail_px, progress)
     figures = None
     if answers.scored:
-        figures = measure(answers.scored, label_set.labels, request.least_score)
+        figures = measure(answers.scored, labels, request.least_score)
     found = Evaluation(
         model=pipeline.artifact.id,
         device=pipeline.info().device,

@@ -67,6 +67,8 @@ class Thresholds:
         It lies at a score of a right tag: what a lower one adds is wrong.
         """
         candidates_S = np.unique(np.concatenate([self._right_S, self._found_S]))
+        # Below are those without a tag.
+        candidates_S = candidates_S[candidates_S >= 0]
         f1_S = self._figures(candidates_S)[3]
         highest = len(f1_S) - 1 - int(f1_S[::-1].argmax())
         return self.at(self._rounded(float(candidates_S[highest])))

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 from worker.contract.ancestors import ancestors_of
 from worker.contract.labels import LabelPack
+
+# A name that no label has, or an alias, or a parent -> the label that means the same, if one does.
+SameWord = Callable[[str], str | None]
 
 
 class Truth(NamedTuple):
@@ -28,8 +31,12 @@ class LabelNames:
     Case, width and the form of accents do not matter; `_` is a blank, as in names of folders.
     """
 
-    def __init__(self, pack: LabelPack) -> None:
-        """Take a set whose labels are numbered in their order."""
+    def __init__(self, pack: LabelPack, same_word: SameWord = lambda _name: None) -> None:
+        """Take a set whose labels are numbered in their order.
+
+        `same_word` is asked for the label that a name means which stands nowhere in the set.
+        """
+        self._same_word = same_word
         self._rows = {label: row for row, label in enumerate(pack.labels)}
         self._parents = pack.parents
         self._children: dict[str, list[str]] = {}
@@ -47,7 +54,8 @@ class LabelNames:
 
     def find(self, written: str) -> Truth | None:
         """Return what a name means; None if the set has nothing of that name."""
-        name = self._names.get(written) or self._names.get(_plain(written))
+        plain = _plain(written)
+        name = self._names.get(written) or self._names.get(plain) or self._same_word(plain)
         if name is None:
             return None
         says = self._numbers(self._below(name))

@@ -26,7 +26,7 @@ from worker.contract.text_embeddings import MOST_TEXTS
 from worker.errors import ArtifactError, LabelsAlikeError, LabelsMissingError
 from worker.labels.distinct import LabelReader, alike_embeddings, without
 from worker.labels.matrix_store import LabelMatrixStore, NoLabelMatrixStore
-from worker.labels.own_labels import UsedVocabulary, own_pack, vocabulary_of
+from worker.labels.own_labels import UsedVocabulary, labels_of, own_pack, vocabulary_of
 from worker.labels.text_tower import OnProgress, TextEmbedder, unit
 
 Matrix = npt.NDArray[np.float32]
@@ -255,7 +255,7 @@ class LabelEncoder:
         found = vocabulary_of(self._artifact.manifest)
         if found is None:
             return UsedVocabulary()
-        every = found.read_pack()
+        every = labels_of(found)
         labels = len(self._reader.fit(every, self._templates(every)).labels)
         return (
             UsedVocabulary(found.name, labels, len(every.labels) - labels)

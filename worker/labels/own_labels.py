@@ -49,7 +49,7 @@ def own_pack(artifact: Artifact, templates: tuple[str, ...] = ()) -> LabelPack:
         vocabulary = vocabulary_of(manifest)
         if vocabulary is None:
             raise LabelsMissingError
-        return msgspec.structs.replace(vocabulary.read_pack(), templates=templates)
+        return msgspec.structs.replace(labels_of(vocabulary), templates=templates)
     try:
         return _read(artifact, manifest.labels, templates)
     except (LabelsError, OSError, UnicodeError) as e:
@@ -65,11 +65,29 @@ def vocabulary_of(manifest: Manifest) -> Vocabulary | None:
     """Return the vocabulary of a model without labels of its own that reads Chinese, else None.
 
     Whether it does is seen by its prompt.
+
+    Raises:
+        ArtifactError: the vocabulary's file cannot be used.
     """
     reads_chinese = _CHINESE.search(manifest.template) and not _JAPANESE.search(manifest.template)
     if manifest.labels or manifest.kind != "zero-shot" or manifest.lexicon or not reads_chinese:
         return None
-    return find_vocabulary(_VOCABULARY)
+    try:
+        return find_vocabulary(_VOCABULARY)
+    except LabelsError as e:
+        raise ArtifactError(e) from e
+
+
+def labels_of(vocabulary: Vocabulary) -> LabelPack:
+    """Return the labels of the vocabulary that a model uses.
+
+    Raises:
+        ArtifactError: its file cannot be used.
+    """
+    try:
+        return vocabulary.read_pack()
+    except LabelsError as e:
+        raise ArtifactError(e) from e
 
 
 def _read(artifact: Artifact, name: str, templates: tuple[str, ...]) -> LabelPack:

@@ -5,9 +5,8 @@ Whatever fails is one sentence: the libraries below raise a dozen kinds of error
 
 from __future__ import annotations
 
-import errno
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -36,10 +35,11 @@ from worker.contract.i18n import Message
 from worker.contract.i18n import gettext as _
 from worker.contract.i18n import gettext_noop as N_
 from worker.contract.local.files import open_regular
-from worker.contract.reasons import reason
 from worker.contract.settings import expanded
 from worker.errors import ExportError
+from worker.model.attempt import attempt, library_reason
 from worker.model.model_files import WEIGHTS, check_files, check_processor
+from worker.model.side_files import PROCESSOR_FILES, TOKENIZER_FILES
 from worker.model.towers import ZERO_SHOT
 
 _FILES: Final = ("*.json", "*.txt", "*.model")
@@ -85,7 +85,7 @@ def find(name: str, revision: str | None, echo: Callable[[str], None]) -> Found:
     directory = expanded(name)
     if directory.is_dir():
         what = Message(N_("model {name!r}"), name=name)
-        revision = _attempt(lambda: _digest(directory), what)
+        revision = attempt(lambda: _digest(directory), what)
         return Found(directory, Source(id=directory.resolve().name, revision=revision))
     if not HUB_ID.fullmatch(name):
         raise ExportError(N_("there is no model at {name}"), name=name)
@@ -112,7 +112,7 @@ def find(name: str, revision: str | None, echo: Callable[[str], None]) -> Found:
         ) from e
     except OSError as e:
         raise ExportError(
-            N_("model {name!r} cannot be downloaded: {reason}"), name=name, reason=_os_reason(e)
+            N_("model {name!r} cannot be downloaded: {reason}"), name=name, reason=library_reason(e)
         ) from e
 
 
@@ -126,9 +126,10 @@ def load(found: Found) -> Loaded:
     model = load_model(directory, name)
     if model.config.model_type != _TIMM:
         check_processor(directory, name)
-    processor = _attempt(
+    processor = attempt(
         lambda: AutoImageProcessor.from_pretrained(directory, trust_remote_code=False),
         Message(N_("the image processor of {name!r}"), name=name),
+        _there(directory, PROCESSOR_FILES),
     )
     if model.config.model_type not in ZERO_SHOT:
         return Loaded(model, processor, None, found.source)
@@ -143,8 +144,8 @@ def load_model(directory: Path, name: str) -> Any:
         ExportError: as for `load`.
     """
     quiet()
-    _attempt(lambda: check_files(directory, name), Message(N_("model {name!r}"), name=name))
-    config = _attempt(
+    attempt(lambda: check_files(directory, name), Message(N_("model {name!r}"), name=name))
+    config = attempt(
         lambda: AutoConfig.from_pretrained(directory, trust_remote_code=False),
         Message(N_("the config of {name!r}"), name=name),
     )
@@ -191,17 +192,21 @@ def _without_repetition(config: Any) -> Any:
 
 def _weights(kind: Any, config: Any, directory: Path, name: str) -> Any:
     """Return the model; transformers would fill in random weights where its file lacks any."""
-    model, info = _attempt(
+    model, info = attempt(
         lambda: kind.from_pretrained(
             directory,
             config=config,
             dtype=torch.float32,
             output_loading_info=True,
+            # It lists them, where transformers would only print which they are.
+            ignore_mismatched_sizes=True,
             trust_remote_code=False,
         ),
         Message(N_("the weights of {name!r}"), name=name),
     )
-    if lacking := sorted(info["missing_keys"]) + sorted(map(str, info["mismatched_keys"])):
+    if others := sorted(info["mismatched_keys"]):
+        raise _misfit(others[0], config, name)
+    if lacking := sorted(info["missing_keys"]):
         raise ExportError(
             N_("the weights of {name!r} lack {count} that the model needs: {first} ..."),
             name=name,
@@ -209,6 +214,24 @@ def _weights(kind: Any, config: Any, directory: Path, name: str) -> Any:
             first=lacking[0],
         )
     return model.eval()
+
+
+def _misfit(other: tuple[str, Sequence[int], Sequence[int]], config: Any, name: str) -> ExportError:
+    """Return what is wrong with a weight that has another shape than the config asks for."""
+    key, found, wanted = other[0], tuple(other[1]), tuple(other[2])
+    if wanted[:1] == (config.num_labels,) and found[1:] == wanted[1:]:
+        return ExportError(
+            N_("id2label in config.json names {names} classes, and the weights have {weights}"),
+            names=wanted[0],
+            weights=found[0],
+        )
+    return ExportError(
+        N_("the weights of {name!r} do not fit its config.json: {key} is {found}, not {wanted}"),
+        name=name,
+        key=key,
+        found=" x ".join(map(str, found)),
+        wanted=" x ".join(map(str, wanted)),
+    )
 
 
 def _digest(directory: Path) -> str:
@@ -235,7 +258,8 @@ def _tokenizers(directory: Path, name: str) -> tuple[Any, Tokenizer]:
         )
     what = Message(N_("the tokenizer of {name!r}"), name=name)
     if not (directory / _FAST).exists():
-        own = _attempt(lambda: _own_tokenizer(directory), what)
+        others = _there(directory, (*TOKENIZER_FILES, *_TOKENIZER_FILES))
+        own = attempt(lambda: _own_tokenizer(directory), what, others)
         if not getattr(own, "is_fast", False):
             raise ExportError(
                 N_("the tokenizer of {name!r} has no fast form: save it with a {file} first"),
@@ -243,7 +267,12 @@ def _tokenizers(directory: Path, name: str) -> tuple[Any, Tokenizer]:
                 file=_FAST,
             )
         return own, own.backend_tokenizer
-    fast = _attempt(lambda: PreTrainedTokenizerFast.from_pretrained(directory), what)
+    attempt(
+        lambda: Tokenizer.from_file(str(directory / _FAST)),
+        Message(N_("{file} of {name!r}"), file=_FAST, name=name),
+    )
+    others = _there(directory, TOKENIZER_FILES)
+    fast = attempt(lambda: PreTrainedTokenizerFast.from_pretrained(directory), what, others)
     try:
         own = _own_tokenizer(directory)
     except Exception:  # noqa: BLE001 - a library for the slow form is missing: the fast one is here
@@ -255,37 +284,5 @@ def _own_tokenizer(directory: Path) -> Any:
     return AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
 
 
-def _attempt(step: Callable[[], Any], what: Message) -> Any:
-    """Return what `step` returns; whatever it raises becomes one sentence.
-
-    Everything is caught: models, processors and tokenizers run the code of several libraries, some
-    of it compiled, on files that anybody may have written.
-    """
-    try:
-        return step()
-    except ExportError:
-        raise
-    except OSError as e:
-        raise ExportError(
-            N_("{what} cannot be read: {reason}"), what=what, reason=_os_reason(e)
-        ) from e
-    except ImportError as e:
-        raise ExportError(
-            N_("{what} needs a library that is not installed: {reason}"),
-            what=what,
-            reason=_first_line(e),
-        ) from e
-    except Exception as e:
-        raise ExportError(
-            N_("{what} cannot be used: {reason}"), what=what, reason=_first_line(e)
-        ) from e
-
-
-def _os_reason(error: OSError) -> Message:
-    if error.errno == errno.ENOSPC:
-        return Message(N_("the disk is full"))
-    return reason(_first_line(error))
-
-
-def _first_line(error: BaseException) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), repr(error))
+def _there(directory: Path, names: Sequence[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(name for name in names if (directory / name).exists()))

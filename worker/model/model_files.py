@@ -16,20 +16,23 @@ from transformers import CONFIG_MAPPING
 from worker.contract.i18n import Message
 from worker.contract.i18n import gettext_noop as N_
 from worker.contract.local.files import open_regular, read_regular
-from worker.contract.reasons import os_reason
 from worker.errors import ExportError
+from worker.model.side_files import (
+    CODE_REFUSED,
+    MOST_BYTES,
+    PROCESSOR_FILES,
+    check_side_files,
+    read_object,
+)
 
 CONFIG: Final = "config.json"
 _OPEN_CLIP: Final = "open_clip_config.json"
-_PROCESSORS: Final = ("preprocessor_config.json", "processor_config.json")
 _POINTER: Final = b"version https://git-lfs.github.com/spec/"
 _SAFETENSORS: Final = ("model.safetensors", "model-*.safetensors")
 _PICKLES: Final = ("pytorch_model.bin", "pytorch_model-*.bin")
 _INDEXES: Final = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 # In the order in which transformers looks for them; nothing else of a repository is for it.
 WEIGHTS: Final = (_SAFETENSORS, _PICKLES)
-# Those of large models have tens of thousands of labels.
-_MOST_BYTES: Final = 64 * 1024 * 1024
 # A safetensors file begins with the length of its header, little-endian.
 _LENGTH_BYTES: Final = 8
 # Those of SigLIP 2 that take one resolution are of the type siglip.
@@ -49,6 +52,7 @@ def check_files(directory: Path, name: str) -> None:
     config = _config(directory, name)
     _check_code(config, name)
     _check_classes(config)
+    check_side_files(directory, name)
     weights = next((found for found in (_there(directory, kind) for kind in WEIGHTS) if found), [])
     if not weights:
         raise ExportError(
@@ -64,14 +68,14 @@ def check_files(directory: Path, name: str) -> None:
 
 def check_processor(directory: Path, name: str) -> None:
     """Refuse a model that does not say how its images are prepared."""
-    if not any((directory / file).exists() for file in _PROCESSORS):
+    if not any((directory / file).exists() for file in PROCESSOR_FILES):
         raise ExportError(
             N_(
                 "model {name!r} has no {file}, which says how its images are prepared: copy it "
                 "from where the model comes from"
             ),
             name=name,
-            file=_PROCESSORS[0],
+            file=PROCESSOR_FILES[0],
         )
 
 
@@ -94,7 +98,7 @@ def _check_pointer(file: Path) -> None:
 
 def _config(directory: Path, name: str) -> Mapping[str, Any]:
     try:
-        found = json.loads(read_regular(directory / CONFIG, _MOST_BYTES))
+        return read_object(directory / CONFIG)
     except FileNotFoundError as e:
         if (directory / _OPEN_CLIP).exists():
             raise ExportError(
@@ -110,17 +114,6 @@ def _config(directory: Path, name: str) -> Mapping[str, Any]:
             name=name,
             file=CONFIG,
         ) from e
-    except OSError as e:
-        raise ExportError(
-            N_("{file} cannot be read: {reason}"), file=CONFIG, reason=os_reason(e)
-        ) from e
-    except ValueError as e:
-        raise ExportError(N_("{file} is no JSON: {reason}"), file=CONFIG, reason=e) from e
-    if not isinstance(found, dict):
-        raise ExportError(
-            N_("{file} is no JSON: {reason}"), file=CONFIG, reason=type(found).__name__
-        )
-    return found
 
 
 def _check_code(config: Mapping[str, Any], name: str) -> None:
@@ -137,13 +130,7 @@ def _check_code(config: Mapping[str, Any], name: str) -> None:
     if kind in CONFIG_MAPPING or (kind is None and "architecture" in config):
         return
     if config.get("auto_map"):
-        raise ExportError(
-            N_(
-                "model {name!r} comes with Python code of its own, which is never run here: use a "
-                "model of a type that transformers knows by itself"
-            ),
-            name=name,
-        )
+        raise ExportError(CODE_REFUSED, name=name)
     raise ExportError(
         N_("model {name!r} is of a type that this transformers does not know: {kind}"),
         name=name,
@@ -161,6 +148,13 @@ def _check_classes(config: Mapping[str, Any]) -> None:
             N_("id2label in config.json has {key!r} for a class: number the classes from 0"),
             key=str(wrong[0])[:40],
         )
+    for key, value in names.items():
+        if not isinstance(value, str | int | float):
+            raise ExportError(
+                N_("id2label in config.json calls class {key} {value}: names are texts"),
+                key=key,
+                value=json.dumps(value)[:40],
+            )
 
 
 def _check_shards(directory: Path) -> None:
@@ -169,7 +163,7 @@ def _check_shards(directory: Path) -> None:
         if not index.exists() or any((directory / files[0]).exists() for files in WEIGHTS):
             continue
         try:
-            named = set(json.loads(read_regular(index, _MOST_BYTES))["weight_map"].values())
+            named = set(json.loads(read_regular(index, MOST_BYTES))["weight_map"].values())
         except (OSError, ValueError, LookupError, AttributeError, TypeError) as e:
             raise ExportError(
                 N_("{file} is no list of files: get it again"), file=index.name
@@ -200,7 +194,7 @@ def _size_of(file: Path) -> int | None:
     """Return how long a safetensors file says that it is; None if it says nothing of sense."""
     with open_regular(file) as stream:
         length = int.from_bytes(stream.read(_LENGTH_BYTES), "little")
-        if length > _MOST_BYTES:
+        if length > MOST_BYTES:
             return None
         header = stream.read(length)
     if len(header) < length:

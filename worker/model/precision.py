@@ -86,6 +86,10 @@ def use_int8_engine() -> None:
     """Let torch pack and run int8 layers with oneDNN, for the process."""
     if INT8_ENGINE in torch.backends.quantized.supported_engines:
         torch.backends.quantized.engine = INT8_ENGINE
+    with warnings.catch_warnings():
+        # Said once in a process, of its first int8 tensor; of a file's, past Python's filters.
+        warnings.simplefilter("ignore")
+        torch.quantize_per_tensor(torch.zeros(1), 1.0, 0, torch.qint8)
 
 
 def _quantized(tower: nn.Module) -> nn.Module:

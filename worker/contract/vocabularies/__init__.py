@@ -13,12 +13,16 @@ comments that say what it is::
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
-from worker.contract.labels import LabelPack, parse_labels
+from worker.contract.i18n import gettext_noop as N_
+from worker.contract.labels import LabelPack, LabelsError, parse_labels
+from worker.contract.reasons import os_reason
 
 # In the order in which they are listed.
 NAMES: Final = ("general", "scenes", "food", "ecommerce", "documents")
@@ -37,18 +41,59 @@ class Vocabulary(msgspec.Struct, frozen=True):
     chinese_purpose: str = msgspec.field(name="用途")
 
     def read_pack(self) -> LabelPack:
-        """Return its labels, with their aliases and parents."""
-        return parse_labels(self.file.read_text(encoding="utf-8"))
+        """Return its labels, with their aliases and parents.
+
+        Raises:
+            LabelsError: naming the file, which somebody has changed.
+        """
+        try:
+            return parse_labels(self.file.read_text(encoding="utf-8"))
+        except (LabelsError, OSError, UnicodeError) as e:
+            raise _unusable(self.file, e) from e
 
 
 def vocabularies() -> tuple[Vocabulary, ...]:
-    """Return all of them."""
-    return tuple(_read(_DIRECTORY / f"{name}.txt") for name in NAMES)
+    """Return all of them.
+
+    Raises:
+        LabelsError: naming the file that cannot be used.
+    """
+    return tuple(map(_named, NAMES))
 
 
 def find_vocabulary(name: str) -> Vocabulary | None:
-    """Return the vocabulary of this name, in English or Chinese; None if there is none."""
-    return next((one for one in vocabularies() if name in {one.name, one.chinese_name}), None)
+    """Return the vocabulary of this name, in English or Chinese; None if there is none.
+
+    Raises:
+        LabelsError: naming its file, which cannot be used.
+    """
+    if name in NAMES:
+        return _named(name)
+    return next((one for one in _usable() if name == one.chinese_name), None)
+
+
+def _usable() -> Iterator[Vocabulary]:
+    """Yield those whose files say what they are: one that does not is no harm to others."""
+    for name in NAMES:
+        with suppress(LabelsError):
+            yield _named(name)
+
+
+def _named(name: str) -> Vocabulary:
+    file = _DIRECTORY / f"{name}.txt"
+    try:
+        return _read(file)
+    except msgspec.ValidationError as e:
+        raise LabelsError(
+            N_("{file}: its first lines do not say what it is: {reason}"), file=file, reason=e
+        ) from e
+    except (OSError, UnicodeError) as e:
+        raise _unusable(file, e) from e
+
+
+def _unusable(file: Path, error: LabelsError | OSError | UnicodeError) -> LabelsError:
+    why = os_reason(error) if isinstance(error, OSError) else error
+    return LabelsError(N_("{file}: {reason}"), file=file, reason=why)
 
 
 def _read(file: Path) -> Vocabulary:
