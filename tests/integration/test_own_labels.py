@@ -36,6 +36,8 @@ def test_a_job_without_labels_is_tagged_by_the_vocabulary_and_says_so(
                 (found,) = client.tag(CAT, ["红", "蓝"])
                 assert {tag.label for tag in found.tags} == {"红", "蓝"}
                 assert not [note for note in notes if NOTE in note]
-    assert "labels.encoding" in worker.text
+    # Few of its labels can be read by so small a tokenizer; the others are left out.
+    assert "labels.encoded" in worker.text
+    assert "labels.left_out" in worker.text
     with Client(server.url) as client:
-        assert max(job.labels for job in client.status().jobs) > 2000
+        assert max(job.labels for job in client.status().jobs) > 2
