@@ -510,7 +510,10 @@ def test_both_rounds_are_the_same_commands_and_end_in_the_same_way(
     assert {0, 1, 2, 3, 130} <= set(ends["zh"].values())
 
 
-NAMES: Final = ("photos and more", "photos and none", "no worker is online.jpg", *CHINESE_DATA)
+NAMES: Final = (
+    *("photos and more", "photos and none", "no worker is online.jpg", "producer labels general"),
+    *CHINESE_DATA,
+)
 # Words that are the same in Chinese, where they stand alone.
 TERMS: Final = ("worker", "auto", "cpu", "chinese-clip")
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 
 _VERBS = (
     "submit|watch|results|status|cancel|requeue|convert|retag|search|untag|serve|exporter|doctor"
-    "|completion|start|export|bench|texts|health"
+    "|completion|start|export|bench|texts|health|labels|evaluate"
 )
 # An option with or without its value, a name in capitals, or a word that is no plain one.
 _ARGUMENT = r"(?:-{1,2}[\w-]+(?:[ =][\w.|/<>*-]+)?|[A-Z|.\[\]]+|[<>|]+ ?\S+|\S*[\d./_*]\S*)"
@@ -29,7 +29,7 @@ _NOT_TEXT = (
     r"\[[\w|-]+\]",
     r"(?<![\w-])-{1,2}[a-z][\w-]*(?:[ =][A-Z|]+\b)?",
     r"[\w.~-]*/[^\s，。：；）]*",
-    r"\b[\w-]+\.[A-Za-z0-9]{2,7}\b",
+    r"(?:\b[\w-]+|·)\.[A-Za-z0-9]{2,7}\b",
     r"\b[A-Z][A-Z0-9_]+\b",
     r"\b\w*[\d_@]\w*\b",
 )
