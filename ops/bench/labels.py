@@ -24,7 +24,8 @@ from worker.contract.labels import LabelPack
 from worker.contract.local.redis_server import EmbeddedRedis
 from worker.contract.redis.connections import connect
 from worker.contract.scoring import Scale
-from worker.labels.encoder import LabelEncoder, LabelSet
+from worker.labels.encoder import LabelEncoder
+from worker.labels.label_sets import LabelSet
 from worker.labels.matrix_store import RedisLabelMatrixStore
 from worker.pipeline.rank import rank
 

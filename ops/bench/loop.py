@@ -20,7 +20,7 @@ from worker.contract.settings import Settings
 from worker.engines.base import Engine
 from worker.engines.infer import Embeddings, launch, warm
 from worker.images.decode import decode, set_up
-from worker.labels.encoder import LabelSet
+from worker.labels.label_sets import LabelSet
 from worker.pipeline.rank import rank
 
 Pixels = npt.NDArray[np.uint8]

@@ -9,10 +9,10 @@ from msgspec import Meta
 from pydantic import BaseModel, Field
 
 from worker.contract.labels import (
-    CALIBRATED_THRESHOLD,
     MAX_LABEL_CHARS,
     LabelPack,
     LabelsError,
+    least_score,
     unique,
 )
 from worker.contract.messages import MAX_PATH_CHARS, MAX_THUMBNAIL_PX, Priority
@@ -71,9 +71,7 @@ class Manner(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     def least(self) -> float:
         """Return the lowest score of a tag."""
-        if self.threshold is not None:
-            return self.threshold
-        return CALIBRATED_THRESHOLD if self.calibrated else 0.0
+        return least_score(self.threshold, calibrated=self.calibrated)
 
 
 class NewJob(Manner, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -24,8 +24,7 @@ from producer.formats.output_lock import OutputLock, lock_of_url
 from producer.formats.xmp import XmpSink
 from producer.sources import stores as urls
 from worker.contract.i18n import gettext as _
-from worker.contract.labels import KEYWORD_THRESHOLD
-from worker.contract.messages import Record
+from worker.contract.messages import CERTAIN, Record
 from worker.contract.urls import is_url
 
 Echo = Callable[[str], object]
@@ -97,7 +96,8 @@ class Output:
     def _without_doubtful(self, sink: Sink) -> Sink:
         least = self._threshold
         if least is None and self.target and self.target.in_sidecars:
-            least = KEYWORD_THRESHOLD
+            # However scores are made: the label is as likely as all else together.
+            least = CERTAIN
         self._confident = ConfidentSink(sink, least) if least else None
         return self._confident or sink
 

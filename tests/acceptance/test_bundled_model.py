@@ -21,7 +21,8 @@ from worker.contract.labels import LabelPack
 from worker.engines.infer import infer
 from worker.engines.torchscript import TorchScriptEngine
 from worker.images.decode import decode
-from worker.labels.encoder import LabelEncoder, LabelSet
+from worker.labels.encoder import LabelEncoder
+from worker.labels.label_sets import LabelSet
 from worker.labels.own_labels import own_pack
 from worker.pipeline.rank import rank
 

@@ -28,7 +28,7 @@ from worker.artifact.manifest import open_artifact
 from worker.contract.local.redis_server import EmbeddedRedis
 from worker.contract.scoring import Background, Kinds, Scale
 from worker.contract.text_embeddings import Encoded
-from worker.labels.encoder import LabelSet
+from worker.labels.label_sets import LabelSet
 from worker.pipeline.rank import rank
 from worker.service.text_embeddings import encoded
 

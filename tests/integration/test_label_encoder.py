@@ -25,7 +25,8 @@ from worker.contract.scoring import Scale
 from worker.contract.vocabularies import find_vocabulary
 from worker.errors import ArtifactError, InferenceError, LabelsAlikeError, LabelsMissingError
 from worker.labels.distinct import alike_embeddings
-from worker.labels.encoder import LabelCache, LabelEncoder, LabelSet, Matrix
+from worker.labels.encoder import LabelEncoder
+from worker.labels.label_sets import LabelCache, LabelSet, Matrix
 from worker.labels.matrix_store import RedisLabelMatrixStore
 from worker.labels.own_labels import UsedVocabulary
 from worker.labels.text_tower import TextEmbedder

@@ -20,7 +20,7 @@ from worker.evaluation.page import page
 from worker.evaluation.samples import EvaluationError, Sample, read_samples
 from worker.evaluation.sheets import sentences
 from worker.evaluation.truth import LabelNames, Truth
-from worker.labels.encoder import LabelSet
+from worker.labels.label_sets import LabelSet
 
 PACK = LabelPack(
     ("猫", "狗", "车"), (), {"猫": ("Cat", "小猫")}, {"猫": "动物", "狗": "动物", "动物": "生物"}

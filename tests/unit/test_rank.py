@@ -10,7 +10,7 @@ import pytest
 
 from worker.contract.messages import Tag
 from worker.contract.scoring import Background, Kinds, Scale, softmax
-from worker.labels.encoder import LabelSet
+from worker.labels.label_sets import LabelSet
 from worker.pipeline import rank as stage
 
 AXES = LabelSet(("猫", "狗", "鱼"), np.eye(3, dtype=np.float32))

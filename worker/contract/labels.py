@@ -32,9 +32,6 @@ MAX_PROMPTS: Final = 200_000
 _MAX_TEXT_CHARS: Final = 1_000
 # Twice what so many texts of Chinese take as long as a label file may have them.
 _MAX_PACK_BYTES: Final = 64 * 2**20
-CALIBRATED_THRESHOLD: Final = CERTAIN
-# Of a keyword in a sidecar, however scores are made: the label is as likely as all else together.
-KEYWORD_THRESHOLD: Final = CALIBRATED_THRESHOLD
 _ALIAS: Final = re.compile(r"(?:^|(?<=\s))[|｜](?=\s|$)")
 _PARENT: Final = re.compile(r"(?:^|(?<=\s))[<＜](?=\s|$)")
 # As a Chinese keyboard writes them; within a word nobody means them.
@@ -250,7 +247,7 @@ def least_score(threshold: float | None, *, calibrated: bool) -> float:
     """Return the lowest score of a tag: as given, else what suits the kind of scores."""
     if threshold is not None:
         return threshold
-    return CALIBRATED_THRESHOLD if calibrated else 0.0
+    return CERTAIN if calibrated else 0.0
 
 
 class LabelStore:

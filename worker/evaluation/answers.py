@@ -22,7 +22,7 @@ from worker.contract.messages import Chunk, Failure, ImageRef, ImageResult
 from worker.contract.urls import is_url
 from worker.evaluation.samples import Sample
 from worker.evaluation.truth import Truth
-from worker.labels.encoder import LabelSet
+from worker.labels.label_sets import LabelSet
 from worker.pipeline.pipeline import Pipeline
 
 BEST: Final = 5

@@ -5,12 +5,9 @@ Shapes: K labels, J background words, D embedding dimensions.
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
+from collections.abc import Sequence
 from types import MappingProxyType
-from typing import Final, NamedTuple, Protocol
+from typing import Final, Protocol
 
 import msgspec
 import numpy as np
@@ -18,81 +15,22 @@ import numpy.typing as npt
 
 from worker.artifact.manifest import Artifact, open_artifact
 from worker.contract.ancestors import ancestors_of
-from worker.contract.i18n import gettext_noop as N_
 from worker.contract.label_check import LabelCheck, named, named_groups
 from worker.contract.labels import PLACEHOLDER, LabelPack
 from worker.contract.scoring import Background, Kinds
 from worker.contract.text_embeddings import MOST_TEXTS
-from worker.errors import ArtifactError, LabelsAlikeError, LabelsMissingError
+from worker.errors import LabelsAlikeError, LabelsMissingError
+from worker.labels.classes import Classes
 from worker.labels.distinct import LabelReader, alike_embeddings, without
+from worker.labels.label_sets import LabelSet, Matrix
 from worker.labels.matrix_store import LabelMatrixStore, NoLabelMatrixStore
 from worker.labels.own_labels import UsedVocabulary, labels_of, own_pack, vocabulary_of
 from worker.labels.text_tower import OnProgress, TextEmbedder, unit
 
-Matrix = npt.NDArray[np.float32]
 Flags = npt.NDArray[np.bool_]
 
-# 20,000 labels of 512 dimensions are 40 MB.
-_SETS_KEPT: Final = 16
 # Texts so near to each other mean the same, such as a label and its plural.
 _SAME_MEANING: Final = 0.95
-
-
-class LabelSet(NamedTuple):
-    """Labels and their unit embeddings, row k for label k, C-contiguous float32.
-
-    `parents` are those of the labels, and of their parents in turn. With a background, each label
-    is scored by itself against that. A kind counts where no label is certain.
-    `left_out` labels of a vocabulary and words of a background the model cannot read, or not tell
-    from others.
-    """
-
-    labels: tuple[str, ...]
-    matrix_KD: Matrix
-    parents: Mapping[str, str] = MappingProxyType({})
-    background: Background | None = None
-    kinds: Kinds | None = None
-    left_out: int = 0
-
-
-class LabelCache:
-    """Label sets by the hash of their pack; the least recently used are dropped first."""
-
-    def __init__(self, encode: Callable[[LabelPack], LabelSet]) -> None:
-        self._encode = encode
-        self._lock = threading.Lock()
-        self._sets: OrderedDict[str, Future[LabelSet]] = OrderedDict()
-
-    def get(self, key: str, fetch: Callable[[], LabelPack]) -> LabelSet:
-        """Return the set of `key`; its pack is fetched and encoded once, however many threads ask.
-
-        Raises:
-            Exception: what `fetch` or the encoder raised; the next to ask tries again.
-        """
-        with self._lock:
-            found = self._sets.get(key)
-            future: Future[LabelSet] = found or self._sets.setdefault(key, Future())
-            self._sets.move_to_end(key)
-            if len(self._sets) > _SETS_KEPT:
-                self._sets.popitem(last=False)
-        if found is None:
-            # Outside the lock: threads that ask for another set do not wait for this one.
-            self._fill(key, future, fetch)
-        try:
-            return future.result()
-        except LabelsAlikeError as e:
-            # One that is raised again and again would grow by each place that it came through.
-            raise LabelsAlikeError(str(e)) from None
-
-    def _fill(self, key: str, future: Future[LabelSet], fetch: Callable[[], LabelPack]) -> None:
-        try:
-            future.set_result(self._encode(fetch()))
-        except BaseException as e:  # noqa: BLE001 - threads that wait for the set get the reason
-            # Labels that are alike stay so: nobody need find that out again for each chunk.
-            if not isinstance(e, LabelsAlikeError):
-                with self._lock:
-                    self._sets.pop(key, None)
-            future.set_exception(e)
 
 
 class Encoder(Protocol):
@@ -124,57 +62,6 @@ def encoder_of(
     if artifact.manifest.kind == "classifier":
         return Classes(artifact)
     return LabelEncoder(artifact, device, matrix_store, on_progress)
-
-
-class Classes:
-    """The labels of a classifier: label k is logit k, and a set is a choice among them."""
-
-    def __init__(self, artifact: Artifact) -> None:
-        """Read them.
-
-        Raises:
-            ArtifactError: there are more or fewer than logits.
-        """
-        self._labels = own_pack(artifact).labels
-        self._dim = artifact.manifest.embedding_dim
-        if len(self._labels) != self._dim:
-            raise ArtifactError(
-                N_("model {model} has {logits} logits for {labels} labels"),
-                model=artifact.id,
-                logits=self._dim,
-                labels=len(self._labels),
-            )
-        self._rows = {label: k for k, label in enumerate(self._labels)}
-
-    def encode(self, pack: LabelPack) -> LabelSet:
-        """Return the classes that the pack names, or all; templates mean nothing here.
-
-        Raises:
-            LabelsMissingError: it names one that the model does not know.
-        """
-        if pack.calibrated:
-            msg = "the model is a classifier: it has no words to calibrate its scores by"
-            raise LabelsMissingError(msg)
-        labels = pack.labels or self._labels
-        if unknown := [label for label in labels if label not in self._rows]:
-            more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
-            msg = f"the model is a classifier that does not know {unknown[0]!r}{more}"
-            raise LabelsMissingError(msg)
-        matrix_KD = np.zeros((len(labels), self._dim), np.float32)
-        matrix_KD[range(len(labels)), [self._rows[label] for label in labels]] = 1
-        return LabelSet(labels, matrix_KD, MappingProxyType(pack.parents))
-
-    def check(self, pack: LabelPack) -> LabelCheck:
-        """Return whether the model knows all classes that the pack names."""
-        try:
-            self.encode(pack)
-        except LabelsMissingError as e:
-            return LabelCheck(reason=str(e))
-        return LabelCheck()
-
-    def vocabulary(self) -> UsedVocabulary:
-        """Return none: a classifier has its classes."""
-        return UsedVocabulary()
 
 
 class LabelEncoder:

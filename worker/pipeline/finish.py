@@ -17,7 +17,7 @@ from worker.pipeline.result import Extras, emit
 if TYPE_CHECKING:
     from worker.contract.messages import Chunk, Failure, ImageResult, Tag
     from worker.contract.scoring import Scale
-    from worker.labels.encoder import LabelSet
+    from worker.labels.label_sets import LabelSet
     from worker.pipeline.embedding_cache import EmbeddingCache
 
 # A thousand images times ten thousand labels would be 80 MB.

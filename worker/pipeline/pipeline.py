@@ -31,7 +31,8 @@ from worker.errors import ImageError, LabelsMissingError
 from worker.images.fetch.pool import FetchPool
 from worker.images.open_decoder import open_decoder
 from worker.images.read import Blobs, read
-from worker.labels.encoder import Encoder, LabelCache, LabelSet, encoder_of
+from worker.labels.encoder import Encoder, encoder_of
+from worker.labels.label_sets import LabelCache, LabelSet
 from worker.labels.matrix_store import LabelMatrixStore
 from worker.labels.own_labels import UsedVocabulary
 from worker.pipeline.batch_policy import Embeddings, Pixels

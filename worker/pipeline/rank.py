@@ -14,7 +14,7 @@ from worker.contract.messages import Tag
 from worker.contract.scoring import Scale, add_kind, best, score, score_kinds, tags
 
 if TYPE_CHECKING:
-    from worker.labels.encoder import LabelSet
+    from worker.labels.label_sets import LabelSet
 
 
 def rank(

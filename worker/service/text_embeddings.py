@@ -24,7 +24,8 @@ from worker.engines.base import use_threads
 from worker.errors import TaggerError
 from worker.export.on_first_use import open_model
 from worker.labels.disk_store import DiskLabelMatrixStore
-from worker.labels.encoder import LabelSet, encoder_of
+from worker.labels.encoder import encoder_of
+from worker.labels.label_sets import LabelSet
 from worker.labels.matrix_store import NoLabelMatrixStore
 
 
