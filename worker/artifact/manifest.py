@@ -27,6 +27,8 @@ TEXT_TOWER: Final = "text.pt"
 # The same towers as torch.export writes them. An artifact holds either form of each, or both.
 IMAGE_PROGRAM: Final = "image.pt2"
 TEXT_PROGRAM: Final = "text.pt2"
+# The image tower's file, by the engine that it is for.
+TOWERS: Final = {"torchscript": IMAGE_TOWER, "exported": IMAGE_PROGRAM}
 TOKENIZER: Final = "tokenizer/tokenizer.json"
 # transformers' own config and weights, for every engine but TorchScript.
 ORIGINAL: Final = "transformers"

@@ -66,7 +66,7 @@ class _ByRow(nn.Module):
 
 
 def exportable(tower: nn.Module) -> nn.Module:
-    """Return a tower that torch.export can write: layers in int8 are replaced, the rest is shared."""
+    """Return a tower that torch.export can write: layers in int8 are replaced, others shared."""
     tower = copy.copy(tower)
     tower._modules = {  # noqa: SLF001 - so that the layers of the original stay where they are
         name: child and (_plain(child) or exportable(child))
@@ -83,7 +83,9 @@ def packed(module: Any) -> Any:
             continue
         name = f"packed_{node.name}"
         weight = module.get_buffer(node.args[0].target)
-        module.register_buffer(name, torch.ops.onednn.qlinear_prepack(weight, None), False)
+        module.register_buffer(
+            name, torch.ops.onednn.qlinear_prepack(weight, None), persistent=False
+        )
         with graph.inserting_before(node):
             node.replace_all_uses_with(graph.get_attr(name))
         graph.erase_node(node)

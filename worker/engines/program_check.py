@@ -36,7 +36,18 @@ _NAMES: Final = frozenset(
     (
         *("Symbol", "Integer", "Add", "Mul", "Pow", "Mod", "Max", "Min", "positive", "integer"),
         *("nonnegative", "True", "False", "FloorDiv", "CleanDiv", "PythonMod", "ModularIndexing"),
-        *("Eq", "Ne", "Lt", "Le", "Gt", "Ge", "Equality", "Unequality", "LessThan", "StrictLessThan"),
+        *(
+            "Eq",
+            "Ne",
+            "Lt",
+            "Le",
+            "Gt",
+            "Ge",
+            "Equality",
+            "Unequality",
+            "LessThan",
+            "StrictLessThan",
+        ),
         *("GreaterThan", "StrictGreaterThan", "And", "Or", "Not", "oo", "int_oo", "evaluate"),
     )
 )
@@ -112,9 +123,9 @@ def _unknown_in(graph: Any) -> Iterator[str]:
             if isinstance(text := found.get("expr_str"), str) and not _is_size(text):
                 yield text
             target = found.get("target")
-            if "inputs" in found and "outputs" in found and isinstance(target, str):
-                if not _OPERATORS.fullmatch(target):
-                    yield target
+            is_node = "inputs" in found and "outputs" in found and isinstance(target, str)
+            if is_node and not _OPERATORS.fullmatch(target):
+                yield target
 
 
 def _is_size(text: str) -> bool:

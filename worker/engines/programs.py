@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
+from torch.export.passes import move_to_device_pass
 
 from worker.contract.i18n import gettext_noop as N_
 from worker.engines.exportable import exportable, packed
@@ -65,7 +66,7 @@ def load_program(file: Path, device: torch.device) -> Program:
         with _quietly():
             program = torch.export.load(file)
             if device != torch.device("cpu") or _lies_elsewhere(program):
-                program = torch.export.passes.move_to_device_pass(program, device)
+                program = move_to_device_pass(program, device)
             # What the file says of shapes would be run as Python.
             module: Any = packed(program.module(check_guards=False))
     except Exception as e:
@@ -76,7 +77,8 @@ def load_program(file: Path, device: torch.device) -> Program:
             file=file.name,
             reason=reason,
         ) from e
-    return channels_last(module)
+    laid_out: Program = channels_last(module)
+    return laid_out
 
 
 def channels_last(module: Any) -> Any:
