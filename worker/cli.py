@@ -21,7 +21,8 @@ from worker.contract.printable import printable_lines
 from worker.contract.reasons import reason
 from worker.contract.settings import Settings, SettingsError
 
-ENGINES = ("torchscript", "eager", "compile", "onnx")
+EXPORTED = ("torchscript", "exported")
+ENGINES = (*EXPORTED, "eager", "compile", "onnx")
 PRECISIONS = ("auto", "fp32", "fp16", "bf16", "int8")
 PLACE = click.Path(dir_okay=False, path_type=Path)
 
@@ -71,8 +72,9 @@ def main() -> None:
 )
 @click.option(
     "--engine",
-    type=click.Choice(ENGINES),
-    help="Engine that runs the model. [default: torchscript]",
+    type=click.Choice(("auto", *ENGINES)),
+    help="Engine that runs the model. [default: auto, which is torchscript unless "
+    "the export of the model found another faster]",
 )
 @click.option(
     "--threads",
@@ -143,8 +145,18 @@ def start(broker: str | None, places: dict[str, Any], **options: Any) -> None:
     "--device", metavar="auto|cpu|cuda[:n]", help="Device on which it will run. [default: auto]"
 )
 @click.option("--revision", metavar="COMMIT", help="Revision on the hub. [default: the latest]")
-def export(model: str, out: Path | None, revision: str | None, **options: Any) -> None:
-    """Export a Hugging Face model as a TorchScript artifact, and print where it is.
+@click.option(
+    "--engine",
+    "engines",
+    type=click.Choice(EXPORTED),
+    multiple=True,
+    help="Engine that the artifact is for; with both, they are measured in turns, and workers take "
+    "the faster one. [default: torchscript; exported on Python 3.14]",
+)
+def export(
+    model: str, out: Path | None, revision: str | None, engines: tuple[str, ...], **options: Any
+) -> None:
+    """Export a Hugging Face model as an artifact, and print where it is.
 
     The artifact is compared with the model; if they disagree, none is left behind.
     """
@@ -158,7 +170,7 @@ def export(model: str, out: Path | None, revision: str | None, **options: Any) -
 
     try:
         settings = Settings.from_env(model=model, **options)
-        click.echo(export_to(out, settings, revision, _echo))
+        click.echo(export_to(out, settings, revision, _echo, tuple(dict.fromkeys(engines))))
     except SettingsError as e:
         raise click.UsageError(str(e)) from e
     except TaggerError as e:

@@ -18,17 +18,24 @@ from worker.contract.scoring import Scale
 from worker.contract.settings import Positive
 from worker.errors import ArtifactError
 
-# 2 since there is `logit_bias`; what has none is written as 1, which older programs read.
-FORMAT: Final = 2
+# 2 since there is `logit_bias`, 3 since one may do without TorchScript; what needs neither is
+# written as 1, which older programs read.
+FORMAT: Final = 3
 MANIFEST: Final = "manifest.json"
 IMAGE_TOWER: Final = "image.pt"
 TEXT_TOWER: Final = "text.pt"
+# The same towers as torch.export writes them. An artifact holds either form of each, or both.
+IMAGE_PROGRAM: Final = "image.pt2"
+TEXT_PROGRAM: Final = "text.pt2"
+# The image tower's file, by the engine that it is for.
+TOWERS: Final = {"torchscript": IMAGE_TOWER, "exported": IMAGE_PROGRAM}
 TOKENIZER: Final = "tokenizer/tokenizer.json"
 # transformers' own config and weights, for every engine but TorchScript.
 ORIGINAL: Final = "transformers"
+# Of each group one.
 _REQUIRED: Final = {
-    "zero-shot": (IMAGE_TOWER, TEXT_TOWER, TOKENIZER),
-    "classifier": (IMAGE_TOWER,),
+    "zero-shot": ((IMAGE_TOWER, IMAGE_PROGRAM), (TEXT_TOWER, TEXT_PROGRAM), (TOKENIZER,)),
+    "classifier": ((IMAGE_TOWER, IMAGE_PROGRAM),),
 }
 _ID_DIGITS: Final = 12
 # CLIP holds its own below 100 (Radford et al. 2021, section 2.5). Far beyond, every score is 0 or 1
@@ -78,7 +85,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     sigmoid of its logit and the bias (SigLIP; classifiers of several labels at once, with a bias of
     0). `labels` names the file of the model's own label set,
     if it has one. `parity` and `speed` were measured at export; `fast_decode` says that embeddings
-    stay what they are when JPEGs are scaled down while they are decoded. The texts of a `lexicon`
+    stay what they are when JPEGs are scaled down while they are decoded. `engine` is the fastest of
+    those that the artifact has a file for, if several were measured. The texts of a `lexicon`
     are single words that it knows. `kinds` are the parents of its labels' parents.
     """
 
@@ -99,6 +107,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     parity: dict[str, Any] = {}
     fast_decode: bool = False
     speed: dict[str, Any] = {}
+    engine: Literal["torchscript", "exported"] | None = None
     torch: str = ""
     notice: str | None = None
     lexicon: bool = False
@@ -137,8 +146,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         if self.kind == "classifier" and not self.labels:
             msg = "a classifier must name the file of its labels"
             raise ValueError(msg)
-        needed = [*_REQUIRED[self.kind], *([self.labels] if self.labels else [])]
-        if missing := [name for name in needed if name not in self.files]:
+        needed = [*_REQUIRED[self.kind], *([(self.labels,)] if self.labels else [])]
+        if missing := [names[0] for names in needed if not self.files.keys() & set(names)]:
             msg = f"files must list {', '.join(missing)}"
             raise ValueError(msg)
 

@@ -25,6 +25,7 @@ _COLOURS: Final = {
     "transformers": "#9a9a9a",
     "eager": "#c9a227",
     "torchscript": "#1f77b4",
+    "exported": "#9467bd",
     "compile": "#2ca02c",
     "onnx": "#d1495b",
 }

@@ -49,6 +49,7 @@ def subjects(
     found += [Subject(PLAIN, "fp32")]
     found += [Subject(f"eager {one}", one, "eager") for one in precisions if one in _EAGER]
     found += [Subject(f"torchscript {one}", one, "torchscript") for one in precisions]
+    found += [Subject(f"exported {one}", one, "exported") for one in precisions]
     found += [Subject(f"compile {one}", one, "compile") for one in precisions if one != "int8"]
     found += [Subject(f"onnx {one}", one, "onnx") for one in precisions if one in {"fp32", "int8"}]
     return [one for one in found if one.engine is None or one.engine in (engines or LOADERS)]

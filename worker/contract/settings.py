@@ -80,7 +80,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     model: str = ""
     device: str = "auto"
     precision: Literal["auto", "fp32", "fp16", "bf16", "int8"] = "auto"
-    engine: Literal["torchscript", "eager", "compile", "onnx"] = "torchscript"
+    engine: Literal["auto", "torchscript", "exported", "eager", "compile", "onnx"] = "auto"
     threads: Annotated[int, Meta(ge=0)] = 0
     max_batch: Positive | None = None
 

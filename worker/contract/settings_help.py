@@ -58,7 +58,10 @@ GROUPS: Final[Mapping[str, Mapping[str, Entry]]] = {
         ),
         "device": Entry("Where the model runs: `cpu`, `cuda`, `cuda:1`."),
         "precision": Entry("Precision of a model that is exported on first use."),
-        "engine": Entry("What runs the image tower."),
+        "engine": Entry(
+            "What runs the image tower. `auto`: `torchscript`, or what the model's export found "
+            "faster."
+        ),
         "threads": Entry(
             "CPU threads of the model.", "one per physical core, within the CPU quota"
         ),

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Final
 
 from worker.artifact.manifest import ORIGINAL
 from worker.contract.settings import Settings
+from worker.engines.automatic import with_engine
 from worker.engines.base import Engine, use_threads
 from worker.engines.compiled import CompileEngine
 from worker.engines.eager import EagerEngine
+from worker.engines.exported import ExportedEngine
 from worker.engines.fallback import FallbackEngine
 from worker.engines.onnx import OnnxEngine
 from worker.engines.torchscript import TorchScriptEngine
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 
 LOADERS: Final[dict[str, Callable[[Artifact, str], Engine]]] = {
     "torchscript": TorchScriptEngine.load,
+    "exported": ExportedEngine.load,
     "eager": EagerEngine.load,
     "compile": CompileEngine.load,
     "onnx": OnnxEngine.load,
@@ -35,6 +38,7 @@ def open_engine(artifact: Artifact, settings: Settings) -> Engine:
         ArtifactError: the artifact cannot be used with this engine.
     """
     use_threads(settings)
+    settings = with_engine(settings, artifact)
     first = LOADERS[settings.engine](artifact, settings.device)
     if (
         settings.engine == EagerEngine.name

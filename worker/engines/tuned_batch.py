@@ -15,6 +15,7 @@ from worker.artifact.cache_dir import cache_directory
 from worker.contract.i18n import gettext_noop as N_
 from worker.contract.local.neighbours import read_neighbour
 from worker.contract.reasons import os_reason
+from worker.engines.automatic import with_engine
 from worker.engines.base import device_name, model_threads, resolve_device
 from worker.errors import NoCacheError
 
@@ -81,4 +82,4 @@ def _key(settings: Settings, artifact: Artifact) -> str:
     name = device_name(device)
     if device.type == "cpu":
         name += f", {model_threads(settings)} threads"
-    return f"{artifact.id} in {settings.engine} on {name}"
+    return f"{artifact.id} in {with_engine(settings, artifact).engine} on {name}"

@@ -1,4 +1,4 @@
-"""transformers model -> artifact: both towers traced, compared with the model, described.
+"""transformers model -> artifact: both towers exported, compared with the model, described.
 
 Shapes: N images or texts, C channels, H x W pixels, L tokens, D embedding dimensions.
 """
@@ -15,37 +15,41 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
 import torch
 
 from worker.artifact.manifest import (
     FORMAT,
-    IMAGE_TOWER,
     MANIFEST,
+    TOWERS,
     Manifest,
 )
 from worker.contract.i18n import Message
 from worker.contract.i18n import gettext as _
 from worker.contract.i18n import gettext_noop as N_
 from worker.contract.reasons import os_reason
+from worker.engines.base import Engine
 from worker.engines.infer import infer
-from worker.engines.torchscript import TorchScriptEngine, load_module
+from worker.engines.programs import HAS_TORCHSCRIPT
 from worker.errors import ExportError
-from worker.export.fast_decode import Agreement, agreement
+from worker.export.fast_decode import agreement
 from worker.export.pictures import compare_pictures
 from worker.export.recipe import Recipe, recipe_of
 from worker.export.reference import image_rows, values_of_fitted
+from worker.export.second_engine import Added, Trial, add_engine, open_exported
 from worker.export.texts import export_texts
-from worker.export.tracing import BATCHES, TracedTower, pixels, trace_and_measure
+from worker.export.tracing import BATCHES, TracedTower, pixels
 from worker.model.hub import Found, Loaded, load
 from worker.model.original import keep
-from worker.model.precision import Precision, check, convert, supported, use_int8_engine
+from worker.model.precision import Precision, check, convert, supported
 from worker.model.rewrite import for_inference
 from worker.model.towers import ClassifierTower, ImageTower
 
 LABELS: Final = "labels.txt"
+# One alone: a file of each tower costs as much as its weights, and workers read all at each start.
+DEFAULT_ENGINES: Final = ("torchscript",) if HAS_TORCHSCRIPT else ("exported",)
 Echo = Callable[[str], None]
 
 
@@ -55,11 +59,13 @@ def export_found(
     *,
     precision: Precision | Literal["auto"] = "auto",
     device: torch.device,
+    engines: tuple[str, ...] = DEFAULT_ENGINES,
     echo: Echo = lambda _: None,
 ) -> Manifest:
     """Write the artifact of a Hugging Face model to `out`; return its manifest.
 
-    `echo` is called with each step, as a sentence for a person.
+    It gets a file of each tower for each of `engines`: `torchscript`, `exported`. `echo` is called
+    with each step, as a sentence for a person.
 
     Raises:
         ExportError: the model cannot be exported, or the artifact does not agree with it.
@@ -71,7 +77,9 @@ def export_found(
     loaded = load(found)
     recipe = recipe_of(loaded)
     tried = supported(device) if precision == "auto" else (precision,)
-    return export_model(loaded, recipe, out, precisions=tried, device=device, echo=echo)
+    return export_model(
+        loaded, recipe, out, precisions=tried, device=device, engines=engines, echo=echo
+    )
 
 
 def export_model(
@@ -81,75 +89,112 @@ def export_model(
     *,
     precisions: tuple[Precision, ...] = ("fp32",),
     device: torch.device | None = None,
+    engines: tuple[str, ...] = DEFAULT_ENGINES,
     echo: Echo = lambda _: None,
 ) -> Manifest:
     """Write the artifact of a model in the fastest of the precisions that agree with it.
 
+    The first of `engines` decides which that is; another is left out where it cannot be had.
+
     An artifact that exists there already is replaced, but only by a complete one.
 
     Raises:
-        ExportError: the towers cannot be traced, or do not agree with the model.
+        ExportError: the towers cannot be exported, or do not agree with the model.
     """
     model = loaded.model.eval().to("cpu", torch.float32)
-    device = device or torch.device("cpu")
+    wanted = _Wanted(precisions, device or torch.device("cpu"), engines)
     with _beside(out) as directory:
-        traced_tower = _export_image(loaded, recipe, directory, precisions, device, echo)
-        parity: dict[str, Any] = traced_tower.parity()
-        scaled = _compare_decoding(traced_tower, recipe, directory, device)
+        images = _export_images(loaded, recipe, wanted, directory, echo)
+        parity: dict[str, Any] = images.parity()
+        scaled = agreement(partial(infer, images.engine), recipe.preprocessing)
         echo(_("fast decoding: {result}").format(result=scaled))
         if loaded.processor is not None:
-            engine = _engine(traced_tower, directory, device)
-            parity["own_processor_min_cosine"] = compare_pictures(loaded, recipe, engine)
+            parity["own_processor_min_cosine"] = compare_pictures(loaded, recipe, images.engine)
         if loaded.tokenizer is not None:
-            echo(_("tracing the text tower"))
-            parity["text_max_abs"] = export_texts(loaded, recipe, directory)
+            echo(_("exporting the text tower"))
+            parity["text_max_abs"] = export_texts(loaded, recipe, directory, images.engines)
         echo(_("keeping transformers' own weights, for the other engines"))
         keep(model, directory)
         if recipe.labels:
             (directory / LABELS).write_text("\n".join(recipe.labels) + "\n", encoding="utf-8")
-        manifest = _manifest(model, recipe, traced_tower, parity | scaled.parity(), directory)
+        manifest = _manifest(model, recipe, images, parity | scaled.parity(), directory)
         manifest["fast_decode"] = scaled.holds
         text = json.dumps(manifest, ensure_ascii=False, indent=1)
         (directory / MANIFEST).write_text(text + "\n", encoding="utf-8")
         return msgspec.convert(manifest, Manifest)
 
 
-def _export_image(
-    loaded: Loaded,
-    recipe: Recipe,
-    directory: Path,
-    precisions: tuple[Precision, ...],
-    device: torch.device,
-    echo: Echo,
-) -> TracedTower:
-    """Trace the image tower in each precision, the nearest to the model first; keep the best."""
-    spec = recipe.preprocessing
+class _Wanted(NamedTuple):
+    """What an image tower is exported in and for; the first engine decides on the precision."""
+
+    precisions: tuple[Precision, ...]
+    device: torch.device
+    engines: tuple[str, ...]
+
+
+class _Images(NamedTuple):
+    """The exported image tower: what runs it, and what was found of it."""
+
+    tower: TracedTower
+    engine: Engine
+    other: Added | None
+
+    @property
+    def engines(self) -> tuple[str, ...]:
+        """The engines that have a file."""
+        return (self.engine.name, *([self.other.name] if self.other else []))
+
+    def parity(self) -> dict[str, Any]:
+        """Return the manifest's entries about agreement."""
+        return self.tower.parity() | (self.other.parity() if self.other else {})
+
+    def speed(self) -> dict[str, Any]:
+        """Return the manifest's entries about speed."""
+        return self.tower.speed() | (self.other.speed(self.engine.name) if self.other else {})
+
+    def fastest(self) -> str | None:
+        """Return the faster engine of two that were measured."""
+        if self.other is None:
+            return None
+        return self.other.name if self.other.is_faster else self.engine.name
+
+
+def _export_images(
+    loaded: Loaded, recipe: Recipe, wanted: _Wanted, directory: Path, echo: Echo
+) -> _Images:
+    """Export the image tower in each precision, the nearest to the model first; keep the best.
+
+    That is then exported for the other engine, too.
+    """
+    spec, device, first = recipe.preprocessing, wanted.device, wanted.engines[0]
     kind = ClassifierTower if recipe.kind == "classifier" else ImageTower
     tower = kind(loaded.model, spec.mean, spec.std).eval()
     images_NCHW = pixels(max(BATCHES), spec.height, spec.width)
     reference_ND = _reference(loaded, tower, images_NCHW)
+    trial = Trial(directory, images_NCHW.to(device), reference_ND, echo)
     rewritten = for_inference(copy.deepcopy(tower))
     best: TracedTower | None = None
-    for precision in precisions:
-        echo(_("tracing the image tower in {precision}").format(precision=precision))
-        traced_tower = trace_and_measure(
-            convert(rewritten, precision, device),
-            precision,
-            images_NCHW.to(device),
-            reference_ND,
-            directory / f"{precision}.pt",
-        )
-        echo(str(traced_tower))
-        if traced_tower.beats(best):
-            best = traced_tower
+    best_tower: Any = None
+    for precision in wanted.precisions:
+        echo(_("exporting the image tower in {precision}").format(precision=precision))
+        converted = convert(rewritten, precision, device)
+        found = trial.make(first, converted, precision)
+        echo(str(found))
+        if found.beats(best):
+            best, best_tower = found, converted
     if best is None:
         raise ExportError(
-            N_("the traced image tower does not agree with the model: {trial}"), trial=traced_tower
+            N_("the exported image tower does not agree with the model: {trial}"), trial=found
         )
-    best.file.rename(directory / IMAGE_TOWER)
-    for precision in precisions:
-        (directory / f"{precision}.pt").unlink(missing_ok=True)
-    return best
+    best.file.rename(directory / TOWERS[first])
+    engine = open_exported(first, directory, device, best.precision)
+    others = (
+        add_engine(name, engine, best_tower, best.precision, trial) for name in wanted.engines[1:]
+    )
+    other = next(others, None)
+    for left_over in directory.glob(f"*-{TOWERS[first]}"):
+        left_over.unlink()
+    return _Images(best, engine, other)
 
 
 def _reference(loaded: Loaded, tower: Any, images_NCHW: torch.Tensor) -> torch.Tensor:
@@ -161,29 +206,13 @@ def _reference(loaded: Loaded, tower: Any, images_NCHW: torch.Tensor) -> torch.T
     return image_rows(loaded.model, values_of_fitted(loaded.processor, images_NCHW))
 
 
-def _compare_decoding(
-    traced_tower: TracedTower, recipe: Recipe, directory: Path, device: torch.device
-) -> Agreement:
-    """Compare the exported image tower's embeddings after fast and after exact decoding."""
-    engine = _engine(traced_tower, directory, device)
-    return agreement(partial(infer, engine), recipe.preprocessing)
-
-
-def _engine(traced_tower: TracedTower, directory: Path, device: torch.device) -> TorchScriptEngine:
-    """Return what runs the exported image tower, as a worker does."""
-    if traced_tower.precision == "int8":
-        use_int8_engine()
-    module = load_module(directory / IMAGE_TOWER, device)
-    return TorchScriptEngine(module, device, traced_tower.precision)
-
-
 def _manifest(
-    model: Any, recipe: Recipe, traced_tower: TracedTower, parity: dict[str, Any], directory: Path
+    model: Any, recipe: Recipe, images: _Images, parity: dict[str, Any], directory: Path
 ) -> dict[str, Any]:
     files = sorted(path for path in directory.rglob("*") if path.is_file())
     scale = getattr(model, "logit_scale", None)
     return {
-        "format": 1 if recipe.logit_bias is None else FORMAT,
+        "format": _format(recipe, images),
         "name": recipe.name,
         "kind": recipe.kind,
         "source": msgspec.to_builtins(recipe.source),
@@ -192,19 +221,27 @@ def _manifest(
             for path in files
         },
         "preprocessing": msgspec.to_builtins(recipe.preprocessing),
-        "embedding_dim": traced_tower.dim,
+        "embedding_dim": images.tower.dim,
         "logit_scale": 1.0 if scale is None else float(scale.detach().exp()),
         **({} if recipe.logit_bias is None else {"logit_bias": recipe.logit_bias}),
         "max_text_tokens": recipe.max_text_tokens,
         "template": recipe.template,
         "labels": LABELS if recipe.labels else None,
-        "precision": traced_tower.precision,
+        "precision": images.tower.precision,
         "batch_shapes": list(BATCHES),
         "parity": parity,
-        "speed": traced_tower.speed(),
+        "speed": images.speed(),
+        **({} if images.other is None else {"engine": images.fastest()}),
         "torch": torch.__version__,
         "notice": recipe.notice,
     }
+
+
+def _format(recipe: Recipe, images: _Images) -> int:
+    """Return the oldest format that has all that is needed."""
+    if "torchscript" not in images.engines:
+        return FORMAT
+    return 1 if recipe.logit_bias is None else 2
 
 
 @contextmanager

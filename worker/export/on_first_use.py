@@ -10,7 +10,15 @@ from typing import Final
 import torch
 
 from worker.artifact.cache_dir import cache_directory
-from worker.artifact.manifest import FORMAT, HUB_ID, MANIFEST, Artifact, Source, open_artifact
+from worker.artifact.manifest import (
+    FORMAT,
+    HUB_ID,
+    MANIFEST,
+    TOWERS,
+    Artifact,
+    Source,
+    open_artifact,
+)
 from worker.contract.i18n import gettext as _
 from worker.contract.i18n import gettext_noop as N_
 from worker.contract.settings import Settings, expanded
@@ -39,14 +47,22 @@ def open_model(settings: Settings, echo: Echo = lambda _: None) -> Artifact:
     return _check_precision(open_artifact(settings.model), settings.precision)
 
 
-def export_to(out: Path | None, settings: Settings, revision: str | None, echo: Echo) -> Path:
+def export_to(
+    out: Path | None,
+    settings: Settings,
+    revision: str | None,
+    echo: Echo,
+    engines: tuple[str, ...] = (),
+) -> Path:
     """Export the settings' model to `out`, or into the cache unless it is there; return the place.
+
+    With `engines` for those, else for the one that is usual with this Python.
 
     Raises:
         ExportError, DeviceError: as for `open_model`.
     """
     # Only now: transformers takes seconds to load, which an artifact need not.
-    from worker.export.export import export_found  # noqa: PLC0415
+    from worker.export.export import DEFAULT_ENGINES, export_found  # noqa: PLC0415
     from worker.model.hub import find  # noqa: PLC0415
 
     use_threads(settings)
@@ -54,10 +70,16 @@ def export_to(out: Path | None, settings: Settings, revision: str | None, echo: 
     device = resolve_device(settings.device, settings.precision)
     found = find(settings.model, revision, echo)
     place = out or _place(found.source, settings.precision, device)
-    if out is None and _is_whole(place):
+    if out is None and _is_whole(place, engines):
         return place
     echo(_("exporting {model} to {place}").format(model=found.source.id, place=place))
-    export_found(found, place, precision=settings.precision, device=device, echo=echo)
+    export_found(
+        *(found, place),
+        precision=settings.precision,
+        device=device,
+        engines=engines or DEFAULT_ENGINES,
+        echo=echo,
+    )
     return place
 
 
@@ -68,13 +90,13 @@ def _place(source: Source, precision: str, device: torch.device) -> Path:
     return cache_directory() / f"{source.id.replace('/', '--')}-{key}"
 
 
-def _is_whole(place: Path) -> bool:
-    """Whether a complete artifact is there; a damaged one is made anew."""
+def _is_whole(place: Path, engines: tuple[str, ...]) -> bool:
+    """Whether a complete artifact for these engines is there; a damaged one is made anew."""
     try:
-        open_artifact(place)
+        files = open_artifact(place).manifest.files
     except ArtifactError:
         return False
-    return True
+    return all(TOWERS[name] in files for name in engines)
 
 
 def _is_source(name: str) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import torch
 
-from worker.artifact.manifest import IMAGE_TOWER, MANIFEST, Artifact, artifact_id
+from worker.artifact.manifest import IMAGE_PROGRAM, IMAGE_TOWER, MANIFEST, Artifact, artifact_id
 from worker.contract.i18n import gettext_noop as N_
 from worker.errors import ExportError
 from worker.export.tracing import BATCHES, pixels, trace_and_measure
@@ -49,14 +49,17 @@ def reprecision(
             model=artifact.id,
             trial=traced_tower,
         )
-    for name in artifact.manifest.files.keys() - {IMAGE_TOWER}:
+    # A program is of the other precision, as is what was found of it.
+    files = {name: one for name, one in artifact.manifest.files.items() if name != IMAGE_PROGRAM}
+    for name in files.keys() - {IMAGE_TOWER}:
         (directory / name).parent.mkdir(parents=True, exist_ok=True)
         (directory / name).symlink_to((artifact.path / name).resolve())
     digest = hashlib.sha256((directory / IMAGE_TOWER).read_bytes()).hexdigest()
     manifest = msgspec.structs.replace(
         artifact.manifest,
         precision=precision,
-        files=artifact.manifest.files | {IMAGE_TOWER: digest},
+        files=files | {IMAGE_TOWER: digest},
+        engine=None,
         parity=artifact.manifest.parity | traced_tower.parity(),
         speed=traced_tower.speed(),
     )

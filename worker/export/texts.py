@@ -14,9 +14,10 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from worker.artifact.manifest import TEXT_TOWER, TOKENIZER
+from worker.artifact.manifest import TEXT_PROGRAM, TEXT_TOWER, TOKENIZER
 from worker.contract.i18n import gettext_noop as N_
 from worker.errors import ExportError
+from worker.export.programs import export_program
 from worker.export.recipe import Recipe
 from worker.export.reference import text_rows, tokens_of
 from worker.export.tracing import BATCHES, trace
@@ -32,8 +33,10 @@ _ODD_TEXTS: Final = (
 )
 
 
-def export_texts(loaded: Loaded, recipe: Recipe, directory: Path) -> float:
-    """Trace the text tower and save the tokenizer; return the tower's largest deviation.
+def export_texts(
+    loaded: Loaded, recipe: Recipe, directory: Path, engines: tuple[str, ...]
+) -> float:
+    """Write the text tower for each engine, and the tokenizer; return the largest deviation.
 
     Raises:
         ExportError: they do not agree with the model fed by its own tokenizer.
@@ -53,7 +56,12 @@ def export_texts(loaded: Loaded, recipe: Recipe, directory: Path) -> float:
     some = {name: values[:rows] for name, values in own.items()}
     tower = TextTower(model, is_masked="attention_mask" in own).eval()
     inputs = ids_NL[:rows], mask_NL[:rows]
-    return trace(tower, inputs, text_rows(model, some), directory / TEXT_TOWER).max_abs
+    wanted = text_rows(model, some)
+    makers = {"torchscript": (trace, TEXT_TOWER), "exported": (export_program, TEXT_PROGRAM)}
+    found = [
+        makers[name][0](tower, inputs, wanted, directory / makers[name][1]) for name in engines
+    ]
+    return max(one.max_abs for one in found)
 
 
 def _save_tokenizer(loaded: Loaded, length: int, file: Path) -> Tokenizer:

@@ -18,6 +18,7 @@ from torch.jit._trace import TracerWarning
 
 from worker.contract.i18n import gettext as _
 from worker.contract.i18n import gettext_noop as N_
+from worker.engines.base import Engine
 from worker.engines.torchscript import TorchScriptEngine, is_packed, load_module
 from worker.errors import ExportError
 from worker.model.precision import Precision
@@ -110,13 +111,18 @@ def trace_and_measure(
     Raises:
         ExportError: it cannot be traced or run.
     """
-    deviation = trace(tower, (images_NCHW,), reference_ND, file)
+    found = trace(tower, (images_NCHW,), reference_ND, file)
     # As a worker runs it: a GPU's graphs are half the time of small batches.
     device = images_NCHW.device
     engine = TorchScriptEngine(load_module(file, device), device, precision)
     on_host_NCHW = images_NCHW.to("cpu")
-    times = {size: _time_ms(engine, on_host_NCHW[:size]) for size in _SPEED_BATCHES}
-    return TracedTower(file, precision, deviation, reference_ND.shape[1], times)
+    times = times_ms(engine, on_host_NCHW)
+    return TracedTower(file, precision, found, reference_ND.shape[1], times)
+
+
+def times_ms(engine: Engine, images_NCHW: Tensor) -> dict[int, float]:
+    """Return the median time of a call by the size of its batch."""
+    return {size: _time_ms(engine, images_NCHW[:size]) for size in _SPEED_BATCHES}
 
 
 def trace(
@@ -145,10 +151,10 @@ def trace(
             found = [saved(*(rows[:size] for rows in inputs)) for size in BATCHES]
         except (RuntimeError, TypeError, ValueError) as e:
             raise _not_traced(e, file) from e
-    return _deviation(found, reference_ND)
+    return deviation(found, reference_ND)
 
 
-def _deviation(found: list[Tensor], reference_ND: Tensor) -> Deviation:
+def deviation(found: list[Tensor], reference_ND: Tensor) -> Deviation:
     """Compare the rows of each batch size with the first rows of the reference."""
     rows = [one.to("cpu", torch.float32) for one in found]
     wanted = torch.cat([reference_ND[: len(one)] for one in rows])
@@ -165,7 +171,7 @@ def _deviation(found: list[Tensor], reference_ND: Tensor) -> Deviation:
     return Deviation(float(cosines.min().nan_to_num(-1.0)), float(largest.nan_to_num(torch.inf)))
 
 
-def _time_ms(engine: TorchScriptEngine, images_NCHW: Tensor) -> float:
+def _time_ms(engine: Engine, images_NCHW: Tensor) -> float:
     """Return the median time of a call, from pixels to embeddings on the host."""
     times_s: list[float] = []
     for _warm_up in range(_WARM_UPS):

@@ -14,8 +14,9 @@ import numpy.typing as npt
 import torch
 from tokenizers import Tokenizer
 
-from worker.artifact.manifest import TEXT_TOWER, TOKENIZER
+from worker.artifact.manifest import TEXT_PROGRAM, TEXT_TOWER, TOKENIZER
 from worker.contract.i18n import gettext_noop as N_
+from worker.engines.programs import HAS_TORCHSCRIPT, load_program
 from worker.engines.torchscript import load_module
 from worker.errors import ArtifactError, InferenceError
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 Matrix = npt.NDArray[np.float32]
 OnProgress = Callable[[], object]
+Tower = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 _BATCH_TEXTS: Final = 64
 # Between embeddings of length 1: rounding, and no more.
@@ -47,7 +49,7 @@ class TextEmbedder:
         self._on_progress = on_progress
         self._tokenizer = _load_tokenizer(artifact)
         self._loading = threading.Lock()
-        self._tower: torch.jit.ScriptModule | None = None
+        self._tower: Tower | None = None
         self._trims: bool | None = None
 
     @property
@@ -92,12 +94,20 @@ class TextEmbedder:
         ids_NL = torch.tensor([e.ids for e in encoded], device=self._device)
         return ids_NL, torch.tensor([e.attention_mask for e in encoded], device=self._device)
 
-    def _load_tower(self) -> torch.jit.ScriptModule:
+    def _load_tower(self) -> Tower:
         """Return the text tower. A worker that finds every matrix in the store never needs it."""
         with self._loading:
             if self._tower is None:
-                self._tower = load_module(self._artifact.file(TEXT_TOWER), self._device)
+                self._tower = _load_tower(self._artifact, self._device)
             return self._tower
+
+
+def _load_tower(artifact: Artifact, device: torch.device) -> Tower:
+    """Return the text tower in TorchScript, where that works; the exported program loads slower."""
+    files = artifact.manifest.files
+    if TEXT_PROGRAM in files and not (HAS_TORCHSCRIPT and TEXT_TOWER in files):
+        return load_program(artifact.file(TEXT_PROGRAM), device)
+    return load_module(artifact.file(TEXT_TOWER), device)
 
 
 def _load_tokenizer(artifact: Artifact) -> Tokenizer:
@@ -142,9 +152,7 @@ def _longest(mask_NL: torch.Tensor) -> int:
     return max(1, int(mask_NL.sum(dim=1).max()))
 
 
-def _ignores_padding(
-    tower: torch.jit.ScriptModule, ids_NL: torch.Tensor, mask_NL: torch.Tensor
-) -> bool:
+def _ignores_padding(tower: Tower, ids_NL: torch.Tensor, mask_NL: torch.Tensor) -> bool:
     """Whether the tower gives the same without the padding that all rows share.
 
     So it is with Chinese-CLIP and CLIP, which then take a fraction of the time; SigLIP reads its
