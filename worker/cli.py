@@ -153,8 +153,26 @@ def start(broker: str | None, places: dict[str, Any], **options: Any) -> None:
     help="Engine that the artifact is for; with both, they are measured in turns, and workers take "
     "the faster one. [default: torchscript; exported on Python 3.14]",
 )
+@click.option(
+    "--calibrate",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Directory of pictures like yours, by which int8 and bf16 are calibrated and judged: half "
+    "of some dozens for either. [default: pictures that come with the program]",
+)
+@click.option(
+    "--accept",
+    type=click.FloatRange(0.9, 1.0),
+    help="How near to the model's own embeddings those of a precision must be, as a cosine. "
+    "[default: 0.999]",
+)
 def export(
-    model: str, out: Path | None, revision: str | None, engines: tuple[str, ...], **options: Any
+    model: str,
+    out: Path | None,
+    revision: str | None,
+    engines: tuple[str, ...],
+    calibrate: Path | None,
+    accept: float | None,
+    **options: Any,
 ) -> None:
     """Export a Hugging Face model as an artifact, and print where it is.
 
@@ -166,11 +184,13 @@ def export(
         raise click.UsageError(msg.format(out=out))
     with importing():
         from worker.errors import TaggerError  # noqa: PLC0415
+        from worker.export.gate import gate_of  # noqa: PLC0415
         from worker.export.on_first_use import export_to  # noqa: PLC0415
 
     try:
         settings = Settings.from_env(model=model, **options)
-        click.echo(export_to(out, settings, revision, _echo, tuple(dict.fromkeys(engines))))
+        gate, names = gate_of(accept, calibrate), tuple(dict.fromkeys(engines))
+        click.echo(export_to(out, settings, revision, _echo, names, gate))
     except SettingsError as e:
         raise click.UsageError(str(e)) from e
     except TaggerError as e:

@@ -57,8 +57,8 @@ def _make_massive(mlp: Any, dice: torch.Generator) -> None:
     """Let one hidden unit answer to few tokens, then write hundreds into two channels."""
     unit = 0
     mlp.fc1.weight[unit] *= _UNIT_SHARPNESS
-    mlp.fc1.bias[unit] = -_UNIT_RARE * _UNIT_SHARPNESS * mlp.fc1.weight[unit].norm() / (
-        _UNIT_SHARPNESS
+    mlp.fc1.bias[unit] = (
+        -_UNIT_RARE * _UNIT_SHARPNESS * mlp.fc1.weight[unit].norm() / (_UNIT_SHARPNESS)
     )
     channels = torch.randperm(mlp.fc2.out_features, generator=dice)[:_MASSIVE_CHANNELS]
     mlp.fc2.weight[channels, unit] = _MASSIVE

@@ -111,6 +111,14 @@ def _make(artifact: Artifact, kept: Path) -> None:
     from worker.model.original import original_tower  # noqa: PLC0415 - transformers takes seconds
 
     manifest = artifact.manifest
+    if manifest.precision == "int8":
+        raise ArtifactError(
+            N_(
+                "model {model} is int8, and was exported for another engine: export it again, with "
+                "--engine exported"
+            ),
+            model=artifact.id,
+        )
     spec, cpu = manifest.preprocessing, torch.device("cpu")
     tower = convert(for_inference(original_tower(artifact)), manifest.precision, cpu)
     images_NCHW = torch.zeros(2, 3, spec.height, spec.width, dtype=torch.uint8)

@@ -34,16 +34,21 @@ from worker.engines.base import Engine
 from worker.engines.infer import infer
 from worker.engines.programs import HAS_TORCHSCRIPT
 from worker.errors import ExportError
+from worker.export.choice import Choice
 from worker.export.fast_decode import agreement
+from worker.export.gate import Gate
+from worker.export.judgement import judge_of
 from worker.export.pictures import compare_pictures
 from worker.export.recipe import Recipe, recipe_of
 from worker.export.reference import image_rows, values_of_fitted
+from worker.export.sample import batches_of, sample
 from worker.export.second_engine import Added, Trial, add_engine, open_exported
 from worker.export.texts import export_texts
 from worker.export.tracing import BATCHES, TracedTower, pixels
+from worker.export.variant import Jury, variant
 from worker.model.hub import Found, Loaded, load
 from worker.model.original import keep
-from worker.model.precision import Precision, check, convert, supported
+from worker.model.precision import Precision, check, supported
 from worker.model.rewrite import for_inference
 from worker.model.towers import ClassifierTower, ImageTower
 
@@ -60,12 +65,13 @@ def export_found(
     precision: Precision | Literal["auto"] = "auto",
     device: torch.device,
     engines: tuple[str, ...] = DEFAULT_ENGINES,
+    gate: Gate | None = None,
     echo: Echo = lambda _: None,
 ) -> Manifest:
     """Write the artifact of a Hugging Face model to `out`; return its manifest.
 
     It gets a file of each tower for each of `engines`: `torchscript`, `exported`. `echo` is called
-    with each step, as a sentence for a person.
+    with each step, as a sentence for a person. The `gate` is for precisions below float32.
 
     Raises:
         ExportError: the model cannot be exported, or the artifact does not agree with it.
@@ -77,39 +83,44 @@ def export_found(
     loaded = load(found)
     recipe = recipe_of(loaded)
     tried = supported(device) if precision == "auto" else (precision,)
-    return export_model(
-        loaded, recipe, out, precisions=tried, device=device, engines=engines, echo=echo
-    )
+    wanted = Wanted(tried, device, engines, gate or Gate())
+    return export_model(loaded, recipe, out, wanted, echo)
+
+
+class Wanted(NamedTuple):
+    """What an artifact is exported in and for; the first engine decides on the precision."""
+
+    precisions: tuple[Precision, ...] = ("fp32",)
+    device: torch.device = torch.device("cpu")
+    engines: tuple[str, ...] = DEFAULT_ENGINES
+    gate: Gate = Gate()
 
 
 def export_model(
     loaded: Loaded,
     recipe: Recipe,
     out: Path,
-    *,
-    precisions: tuple[Precision, ...] = ("fp32",),
-    device: torch.device | None = None,
-    engines: tuple[str, ...] = DEFAULT_ENGINES,
+    wanted: Wanted | None = None,
     echo: Echo = lambda _: None,
 ) -> Manifest:
     """Write the artifact of a model in the fastest of the precisions that agree with it.
 
-    The first of `engines` decides which that is; another is left out where it cannot be had.
-
-    An artifact that exists there already is replaced, but only by a complete one.
+    An engine beside the first is left out where it cannot be had. An artifact that exists there
+    already is replaced, but only by a complete one.
 
     Raises:
         ExportError: the towers cannot be exported, or do not agree with the model.
     """
+    wanted = wanted or Wanted()
     model = loaded.model.eval().to("cpu", torch.float32)
-    wanted = _Wanted(precisions, device or torch.device("cpu"), engines)
     with _beside(out) as directory:
         images = _export_images(loaded, recipe, wanted, directory, echo)
         parity: dict[str, Any] = images.parity()
         scaled = agreement(partial(infer, images.engine), recipe.preprocessing)
         echo(_("fast decoding: {result}").format(result=scaled))
         if loaded.processor is not None:
-            parity["own_processor_min_cosine"] = compare_pictures(loaded, recipe, images.engine)
+            least = compare_pictures(loaded, recipe, images.engine, wanted.gate.accepted)
+            parity["own_processor_min_cosine"] = least
         if loaded.tokenizer is not None:
             echo(_("exporting the text tower"))
             parity["text_max_abs"] = export_texts(loaded, recipe, directory, images.engines)
@@ -124,19 +135,12 @@ def export_model(
         return msgspec.convert(manifest, Manifest)
 
 
-class _Wanted(NamedTuple):
-    """What an image tower is exported in and for; the first engine decides on the precision."""
-
-    precisions: tuple[Precision, ...]
-    device: torch.device
-    engines: tuple[str, ...]
-
-
 class _Images(NamedTuple):
     """The exported image tower: what runs it, and what was found of it."""
 
     tower: TracedTower
     engine: Engine
+    choice: Choice
     other: Added | None
 
     @property
@@ -150,7 +154,11 @@ class _Images(NamedTuple):
 
     def speed(self) -> dict[str, Any]:
         """Return the manifest's entries about speed."""
-        return self.tower.speed() | (self.other.speed(self.engine.name) if self.other else {})
+        return (
+            self.tower.speed()
+            | self.choice.speed()
+            | (self.other.speed(self.engine.name) if self.other else {})
+        )
 
     def fastest(self) -> str | None:
         """Return the faster engine of two that were measured."""
@@ -160,7 +168,7 @@ class _Images(NamedTuple):
 
 
 def _export_images(
-    loaded: Loaded, recipe: Recipe, wanted: _Wanted, directory: Path, echo: Echo
+    loaded: Loaded, recipe: Recipe, wanted: Wanted, directory: Path, echo: Echo
 ) -> _Images:
     """Export the image tower in each precision, the nearest to the model first; keep the best.
 
@@ -172,29 +180,35 @@ def _export_images(
     images_NCHW = pixels(max(BATCHES), spec.height, spec.width)
     reference_ND = _reference(loaded, tower, images_NCHW)
     trial = Trial(directory, images_NCHW.to(device), reference_ND, echo)
+    jury = None if wanted.precisions == ("fp32",) else _jury(loaded, recipe, tower, wanted, echo)
     rewritten = for_inference(copy.deepcopy(tower))
-    best: TracedTower | None = None
-    best_tower: Any = None
+    choice = Choice(trial, first)
     for precision in wanted.precisions:
         echo(_("exporting the image tower in {precision}").format(precision=precision))
-        converted = convert(rewritten, precision, device)
-        found = trial.make(first, converted, precision)
-        echo(str(found))
-        if found.beats(best):
-            best, best_tower = found, converted
-    if best is None:
-        raise ExportError(
-            N_("the exported image tower does not agree with the model: {trial}"), trial=found
-        )
+        choice.add(variant(rewritten, precision, device, jury))
+    best, made = choice.best()
     best.file.rename(directory / TOWERS[first])
     engine = open_exported(first, directory, device, best.precision)
-    others = (
-        add_engine(name, engine, best_tower, best.precision, trial) for name in wanted.engines[1:]
-    )
+    others = (add_engine(name, engine, made, trial) for name in wanted.engines[1:])
     other = next(others, None)
     for left_over in directory.glob(f"*-{TOWERS[first]}"):
         left_over.unlink()
-    return _Images(best, engine, other)
+    return _Images(best, engine, choice, other)
+
+
+def _jury(loaded: Loaded, recipe: Recipe, tower: Any, wanted: Wanted, echo: Echo) -> Jury:
+    """Let the model itself answer pictures, and find the labels that it would be asked for."""
+    gate = wanted.gate
+    pictures = sample(recipe.preprocessing, gate.pictures, echo)
+    echo(
+        _("calibrating on {count} pictures, judging by {views} views of others").format(
+            count=len(pictures.calibrated_on), views=len(pictures.judged_by)
+        )
+    )
+    wanted_ND = torch.cat(
+        [_reference(loaded, tower, batch) for batch in batches_of(pictures.judged_by)]
+    )
+    return Jury(pictures, judge_of(loaded, recipe, wanted_ND), gate.accepted)
 
 
 def _reference(loaded: Loaded, tower: Any, images_NCHW: torch.Tensor) -> torch.Tensor:

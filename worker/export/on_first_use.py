@@ -24,6 +24,7 @@ from worker.contract.i18n import gettext_noop as N_
 from worker.contract.settings import Settings, expanded
 from worker.engines.base import resolve_device, use_threads
 from worker.errors import ArtifactError
+from worker.export.gate import Gate
 from worker.images.decode import set_up
 
 _HUGGING_FACE: Final = "config.json"
@@ -53,10 +54,13 @@ def export_to(
     revision: str | None,
     echo: Echo,
     engines: tuple[str, ...] = (),
+    gate: Gate | None = None,
 ) -> Path:
     """Export the settings' model to `out`, or into the cache unless it is there; return the place.
 
-    With `engines` for those, else for the one that is usual with this Python.
+    With `engines` for those, else for the one that is usual with this Python. A `gate` says how
+    near precisions below float32 must be, and by which pictures; what is in the cache was exported
+    with the usual one.
 
     Raises:
         ExportError, DeviceError: as for `open_model`.
@@ -70,7 +74,7 @@ def export_to(
     device = resolve_device(settings.device, settings.precision)
     found = find(settings.model, revision, echo)
     place = out or _place(found.source, settings.precision, device)
-    if out is None and _is_whole(place, engines):
+    if out is None and gate is None and _is_whole(place, engines):
         return place
     echo(_("exporting {model} to {place}").format(model=found.source.id, place=place))
     export_found(
@@ -78,6 +82,7 @@ def export_to(
         precision=settings.precision,
         device=device,
         engines=engines or DEFAULT_ENGINES,
+        gate=gate or Gate(),
         echo=echo,
     )
     return place

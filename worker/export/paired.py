@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from statistics import median
-from typing import Final
+from typing import Final, NamedTuple
 
 from torch import Tensor
 
@@ -21,13 +21,21 @@ _ENOUGH_S: Final = 6.0
 _WARM_UPS: Final = 2
 
 
+class Ratio(NamedTuple):
+    """How many times as fast: the median of the rounds, the lowest, and the highest."""
+
+    middle: float
+    lowest: float
+    highest: float
+
+
 def times_as_fast(
     first: Engine,
     second: Engine,
     images_NCHW: Tensor,
     clock: Callable[[], float] = time.perf_counter,
-) -> float:
-    """Return the median, over rounds, of the first engine's time for a batch to the second's."""
+) -> Ratio:
+    """Return the first engine's time for a batch to the second's, over rounds."""
     for _warm_up in range(_WARM_UPS):
         first.embed(images_NCHW)
         second.embed(images_NCHW)
@@ -41,4 +49,4 @@ def times_as_fast(
             engine.embed(images_NCHW)
             taken_s[engine] = clock() - start_s
         ratios.append(taken_s[first] / taken_s[second])
-    return median(ratios)
+    return Ratio(median(ratios), min(ratios), max(ratios))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import torch
@@ -12,9 +13,14 @@ import torch
 from worker.artifact.manifest import IMAGE_PROGRAM, IMAGE_TOWER, MANIFEST, Artifact, artifact_id
 from worker.contract.i18n import gettext_noop as N_
 from worker.errors import ExportError
-from worker.export.tracing import BATCHES, pixels, trace_and_measure
+from worker.export.gate import ACCEPTED
+from worker.export.judgement import Judge
+from worker.export.sample import batches_of, sample
+from worker.export.second_engine import Trial
+from worker.export.tracing import BATCHES, pixels
+from worker.export.variant import Jury, variant
 from worker.model.original import original_tower
-from worker.model.precision import Precision, check, convert
+from worker.model.precision import Precision, check
 from worker.model.rewrite import for_inference
 
 
@@ -33,15 +39,11 @@ def reprecision(
     spec = artifact.manifest.preprocessing
     tower = original_tower(artifact)
     images_NCHW = pixels(max(BATCHES), spec.height, spec.width)
+    jury = None if precision == "fp32" else _jury(artifact, tower)
     with torch.no_grad():
         reference_ND = tower(images_NCHW)
-    traced_tower = trace_and_measure(
-        convert(for_inference(tower), precision, device),
-        precision,
-        images_NCHW.to(device),
-        reference_ND,
-        directory / IMAGE_TOWER,
-    )
+    trial = Trial(directory, images_NCHW.to(device), reference_ND, lambda _: None)
+    traced_tower = trial.make("torchscript", variant(for_inference(tower), precision, device, jury))
     if not traced_tower.agrees:
         raise ExportError(
             N_("in {precision}, {model} is too far from the model: {trial}"),
@@ -49,6 +51,7 @@ def reprecision(
             model=artifact.id,
             trial=traced_tower,
         )
+    traced_tower.file.rename(directory / IMAGE_TOWER)
     # A program is of the other precision, as is what was found of it.
     files = {name: one for name, one in artifact.manifest.files.items() if name != IMAGE_PROGRAM}
     for name in files.keys() - {IMAGE_TOWER}:
@@ -66,3 +69,13 @@ def reprecision(
     body = json.dumps(msgspec.to_builtins(manifest), ensure_ascii=False, indent=1).encode() + b"\n"
     (directory / MANIFEST).write_bytes(body)
     return Artifact(directory, manifest, artifact_id(manifest, body))
+
+
+def _jury(artifact: Artifact, tower: Any) -> Jury:
+    """Judge by the pictures that ship, by embeddings alone: labels would need the text tower."""
+    manifest = artifact.manifest
+    pictures = sample(manifest.preprocessing, None)
+    with torch.no_grad():
+        wanted_ND = torch.cat([tower(batch) for batch in batches_of(pictures.judged_by)])
+    judge = Judge(wanted_ND, manifest.scale, None, is_classifier=manifest.kind == "classifier")
+    return Jury(pictures, judge, ACCEPTED)

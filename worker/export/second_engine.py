@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from worker.artifact.manifest import TOWERS
 from worker.contract.i18n import gettext as _
@@ -21,7 +21,8 @@ from worker.engines.torchscript import TorchScriptEngine, load_module
 from worker.errors import ExportError
 from worker.export.paired import times_as_fast
 from worker.export.programs import export_and_measure
-from worker.export.tracing import TracedTower, trace_and_measure
+from worker.export.tracing import BATCHES, TracedTower, trace_and_measure
+from worker.export.variant import Variant
 from worker.model.precision import Precision, use_int8_engine
 
 MAKERS: Final[dict[str, Callable[..., TracedTower]]] = {
@@ -66,27 +67,30 @@ class Trial(NamedTuple):
     reference_ND: Tensor
     echo: Callable[[str], None]
 
-    def make(self, engine: str, converted: nn.Module, precision: Precision) -> TracedTower:
-        """Write a tower that was converted to a precision for an engine, and measure it.
+    def make(self, engine: str, variant: Variant) -> TracedTower:
+        """Write a tower in its precision for an engine, and measure it.
 
         Raises:
             ExportError: it cannot be exported or run.
         """
+        precision = variant.precision
         file = self.directory / f"{precision}-{TOWERS[engine]}"
-        return MAKERS[engine](converted, precision, self.images_NCHW, self.reference_ND, file)
+        images_NCHW, reference_ND = self.images_NCHW, self.reference_ND
+        if variant.jury is not None:
+            images_NCHW, reference_ND = variant.jury.first(max(BATCHES), self.images_NCHW.device)
+        found = MAKERS[engine](variant.tower, precision, images_NCHW, reference_ND, file)
+        return variant.judged(found, open_file(engine, file, images_NCHW.device, precision))
 
 
-def add_engine(
-    name: str, first: Engine, converted: nn.Module, precision: Precision, trial: Trial
-) -> Added | None:
+def add_engine(name: str, first: Engine, variant: Variant, trial: Trial) -> Added | None:
     """Write the image tower for another engine; None, and no file, if it cannot be or disagrees.
 
-    `converted` is the tower that the first engine's file was made of.
+    `variant` is what the first engine's file was made of.
     """
     echo = trial.echo
     echo(_("exporting the image tower for the engine {engine}").format(engine=name))
     try:
-        tower = trial.make(name, converted, precision)
+        tower = trial.make(name, variant)
     except ExportError as e:
         line = _("the artifact goes without the engine {engine}: {reason}")
         echo(line.format(engine=name, reason=e))
@@ -98,8 +102,10 @@ def add_engine(
         tower.file.unlink()
         return None
     file = tower.file.rename(trial.directory / TOWERS[name])
-    other = open_exported(name, trial.directory, trial.images_NCHW.device, precision)
-    found = Added(name, tower, times_as_fast(first, other, trial.images_NCHW[:_BATCH].to("cpu")))
+    other = open_exported(name, trial.directory, trial.images_NCHW.device, variant.precision)
+    found = Added(
+        name, tower, times_as_fast(first, other, trial.images_NCHW[:_BATCH].to("cpu")).middle
+    )
     line = _("{engine} is {times:.2f} times as fast as {first}; its file has {megabytes:.0f} MB")
     size = file.stat().st_size / _MEGABYTE
     echo(line.format(engine=name, times=found.times_as_fast, first=first.name, megabytes=size))
@@ -110,7 +116,13 @@ def open_exported(
     name: str, directory: Path, device: torch.device, precision: Precision
 ) -> TorchScriptEngine | ExportedEngine:
     """Return what runs the image tower that was just exported, as a worker does."""
-    file = directory / TOWERS[name]
+    return open_file(name, directory / TOWERS[name], device, precision)
+
+
+def open_file(
+    name: str, file: Path, device: torch.device, precision: Precision
+) -> TorchScriptEngine | ExportedEngine:
+    """Return what runs an image tower's file."""
     if name == ExportedEngine.name:
         return ExportedEngine(load_program(file, device), device, precision)
     if precision == "int8":

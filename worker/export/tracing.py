@@ -21,16 +21,17 @@ from worker.contract.i18n import gettext_noop as N_
 from worker.engines.base import Engine
 from worker.engines.torchscript import TorchScriptEngine, is_packed, load_module
 from worker.errors import ExportError
+from worker.export.gate import ACCEPTED
+from worker.export.judgement import Judgement
 from worker.model.precision import Precision
 
 # Traced at one size and compared at these: a batch size frozen into the graph would show.
 BATCHES: Final = (1, 2, 3, 4, 8)
 _TRACED_BATCH: Final = 2
-MIN_COSINE: Final = {"fp32": 0.99999, "fp16": 0.999, "bf16": 0.999, "int8": 0.999}
+# Of float32 alone: how near other precisions must be, `judgement` says.
+MIN_COSINE: Final = 0.99999
 # Of float32, absolute: of embeddings of length 1, or of a classifier's logits.
 MAX_ABS: Final = 1e-3
-# Who is faster by less is not: timings vary, and on a GPU fp16 and bf16 cost the same.
-_WORTH_LESS_PRECISION: Final = 0.95
 _SPEED_BATCHES: Final = (1, 4)
 _WARM_UPS: Final = 2
 _RUNS: Final = 5
@@ -47,35 +48,40 @@ class Deviation(NamedTuple):
 
 
 class TracedTower(NamedTuple):
-    """A traced image tower: its file, how well it agrees with the model, and how fast it is."""
+    """A traced image tower: its file, how well it agrees with the model, and how fast it is.
+
+    Of a precision below float32 the `judgement` counts, and how near it was asked to be; some
+    layers of int8 may have stayed `in_floats`.
+    """
 
     file: Path
     precision: Precision
     deviation: Deviation
     dim: int
     ms_by_batch: dict[int, float]
+    judgement: Judgement | None = None
+    accepted: float = ACCEPTED
+    in_floats: tuple[str, ...] = ()
 
     @property
     def agrees(self) -> bool:
         """Whether it may replace the model."""
-        close = self.precision != "fp32" or self.deviation.max_abs <= MAX_ABS
-        return close and self.deviation.min_cosine >= MIN_COSINE[self.precision]
-
-    @property
-    def ms(self) -> float:
-        """Milliseconds of the largest batch that was timed."""
-        return self.ms_by_batch[max(self.ms_by_batch)]
-
-    def beats(self, other: TracedTower | None) -> bool:
-        """Whether it agrees, and is enough faster than the other, which is nearer to the model."""
-        return self.agrees and (other is None or self.ms < _WORTH_LESS_PRECISION * other.ms)
+        cosine, largest = self.deviation
+        if self.precision == "fp32":
+            return cosine >= MIN_COSINE and largest <= MAX_ABS
+        return cosine >= self.accepted and (
+            self.judgement is None or self.judgement.agrees(self.accepted)
+        )
 
     def parity(self) -> dict[str, Any]:
         """Return the manifest's entries about agreement."""
-        return {
+        found = {
             "image_min_cosine": self.deviation.min_cosine,
             "image_max_abs": self.deviation.max_abs,
         }
+        if self.judgement is not None:
+            found |= self.judgement.parity() | {"accepted_cosine": self.accepted}
+        return found | ({"in_floats": list(self.in_floats)} if self.in_floats else {})
 
     def speed(self) -> dict[str, Any]:
         """Return the manifest's entries about speed: milliseconds per batch, by its size."""
@@ -83,12 +89,13 @@ class TracedTower(NamedTuple):
 
     def __str__(self) -> str:
         """Return a line for a person."""
-        cosine, _largest = self.deviation
         one = _("{size} in {ms:.0f} ms")
         times = ", ".join(one.format(size=size, ms=ms) for size, ms in self.ms_by_batch.items())
         result = "" if self.agrees else _(" - too far from the model")
-        return _("{precision}: cosine {cosine:.6f}, images: {times}{result}").format(
-            precision=self.precision, cosine=cosine, times=times, result=result
+        cosine = _("cosine {cosine:.6f}").format(cosine=self.deviation.min_cosine)
+        agreement = cosine if self.judgement is None else str(self.judgement)
+        return _("{precision}: {agreement}, images: {times}{result}").format(
+            precision=self.precision, agreement=agreement, times=times, result=result
         )
 
 

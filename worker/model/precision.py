@@ -7,10 +7,10 @@ import warnings
 from typing import Any, Final, Literal
 
 import torch
-from torch import nn
 
 from worker.contract.i18n import gettext_noop as N_
 from worker.errors import DeviceError
+from worker.model.int8.quantize import Quantized, quantize
 from worker.model.rewrite import cut_patches_linearly, mix_in
 
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
@@ -47,16 +47,13 @@ def check(precision: Precision, device: torch.device) -> None:
 
 
 def convert(tower: Any, precision: Precision, device: torch.device) -> Any:
-    """Return a copy of a rewritten image tower that computes in `precision`, for one device.
+    """Return a copy of a rewritten image tower that computes in floats of `precision`.
 
-    What goes in and comes out stays as it is.
+    What goes in and comes out stays as it is. For int8, which is calibrated, there is `to_int8`.
     """
     tower = copy.deepcopy(tower)
-    if device.type == "cpu" and precision in {"bf16", "int8"} and _multiplies_bf16():
+    if device.type == "cpu" and precision == "bf16" and _multiplies_bf16():
         mix_in(tower, torch.bfloat16)
-    if precision == "int8":
-        cut_patches_linearly(tower)
-        return _quantized(tower)
     scaled, exact = tower.scaled, copy.deepcopy(getattr(tower, "exact", None))
     tower.to(_FLOATS[precision])
     # uint8 values are scaled in float32 and then rounded once.
@@ -65,6 +62,20 @@ def convert(tower: Any, precision: Precision, device: torch.device) -> Any:
         tower.exact.load_state_dict(exact.to(torch.float32).state_dict(), assign=True)
     tower.dtype = _FLOATS[precision]
     return tower.to(device)
+
+
+def to_int8(tower: Any, pixels_NCHW: torch.Tensor, least_cosine: float) -> Quantized:
+    """Return a copy of a rewritten image tower in int8, calibrated on pixels NCHW of pictures.
+
+    Layers that would take it further from itself than `least_cosine` stay in floats.
+    """
+    use_int8_engine()
+    tower = copy.deepcopy(tower)
+    cut_patches_linearly(tower)
+    found = quantize(tower, pixels_NCHW, least_cosine, bfloat16=_multiplies_bf16())
+    if _multiplies_bf16():
+        mix_in(found.tower, torch.bfloat16)
+    return found
 
 
 def _multiplies_bf16() -> bool:
@@ -76,7 +87,7 @@ def _multiplies_bf16() -> bool:
 def adds_in_32_bits() -> bool:
     """Whether the processor has VNNI. Others add products of int8 in 16 bits, which overflow.
 
-    There, seven bits have to do: a model that this takes too far from itself is refused in int8.
+    Layers of ours cannot (levels.py); those of other makers need a bit to spare there.
     """
     found: bool = torch.cpu._is_vnni_supported()  # noqa: SLF001 - there is no public way
     return found
@@ -90,35 +101,3 @@ def use_int8_engine() -> None:
         # Said once in a process, of its first int8 tensor; of a file's, past Python's filters.
         warnings.simplefilter("ignore")
         torch.quantize_per_tensor(torch.zeros(1), 1.0, 0, torch.qint8)
-
-
-def _quantized(tower: nn.Module) -> nn.Module:
-    """Return the tower with its linear layers in int8: weights once, activations on each call."""
-    use_int8_engine()
-    with warnings.catch_warnings():
-        # torch.ao is deprecated upstream; its successor cannot be saved as TorchScript.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        warnings.simplefilter("ignore", FutureWarning)
-        warnings.simplefilter("ignore", UserWarning)
-        quantize = torch.ao.quantization.quantize_dynamic
-        scheme = torch.ao.quantization.per_channel_dynamic_qconfig
-        quantized: nn.Module = quantize(  # type: ignore[no-untyped-call]
-            tower, {nn.Linear: scheme}, dtype=torch.qint8
-        )
-    if adds_in_32_bits():
-        for module in quantized.modules():
-            if type(module) is torch.ao.nn.quantized.dynamic.Linear:
-                module.__class__ = _EightBits
-    return quantized
-
-
-class _EightBits(torch.ao.nn.quantized.dynamic.Linear):
-    """A dynamically quantised layer whose activations have eight bits instead of seven.
-
-    torch keeps one free for processors that add products in 16 bits; those with VNNI use 32.
-    """
-
-    def forward(self, states: Any) -> Any:
-        """Multiply."""
-        packed = self._packed_params._packed_params  # noqa: SLF001
-        return torch.ops.quantized.linear_dynamic(states, packed, reduce_range=False)

@@ -6,7 +6,7 @@ Shapes: ...I inputs, O outputs.
 from __future__ import annotations
 
 import warnings
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import torch
 import torch.nn.functional as F
@@ -51,7 +51,9 @@ class QuantizedLinear(nn.Module):
         """Multiply."""
         inputs, largest = self.divided(inputs)
         products = torch.ops.quantized.linear_dynamic(
-            inputs, self.params._packed_params, reduce_range=False  # noqa: SLF001 - torch's own
+            inputs,
+            self.params._packed_params,  # noqa: SLF001 - torch's own
+            reduce_range=False,
         )
         return torch.addcmul(self.bias_O, products, largest)
 
@@ -82,7 +84,7 @@ class Bfloat16Linear(nn.Module):
 
 
 def harm(layer: nn.Linear, quantized: QuantizedLinear, seen: Observed) -> float:
-    """Return how far a quantised layer's outputs are off, of rows that it was seen with: a share."""
+    """Return how far a quantised layer is off on rows that it was seen with: a share of them."""
     with torch.no_grad():
         wanted_RO = F.linear(seen.rows_RI, layer.weight)
         bias: Tensor | None = layer.bias
@@ -99,6 +101,7 @@ def _packed(levels_OI: Tensor, scale_O: Tensor) -> Any:
         weight = torch._make_per_channel_quantized_tensor(  # noqa: SLF001 - there is no public way
             levels_OI, scale_O.double(), zeros_O, 0
         )
-        made = torch.ao.nn.quantized.modules.linear.LinearPackedParams(torch.qint8)  # type: ignore[no-untyped-call]
-        made.set_weight_bias(weight, None)  # type: ignore[no-untyped-call]
-    return cast(Any, made)
+        packed: Any = torch.ao.nn.quantized.modules.linear.LinearPackedParams
+        made = packed(torch.qint8)
+        made.set_weight_bias(weight, None)
+    return made

@@ -12,10 +12,15 @@ from __future__ import annotations
 
 from typing import Final
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
+Floats = npt.NDArray[np.float32]
+
 _MOST: Final = 127
+_TINY: Final = 1e-30
 # 255 * 128 = 32,640 is the most that a pair can give; 16 bits hold 32,767. Of opposite signs, 255 *
 # 127 is the most.
 MOST_PAIR: Final = 128
@@ -32,33 +37,42 @@ def rounded(weight_OI: Tensor, square_I: Tensor) -> tuple[Tensor, Tensor]:
     For each output, of several scales that which changes the output least: `square_I` is the mean
     square of each input. No pair of neighbouring inputs 2i and 2i + 1 can overflow 16 bits.
     """
-    importance_I = square_I / square_I.mean().clamp(min=torch.finfo(torch.float32).tiny)
-    parts = [_best(part_OI, importance_I) for part_OI in weight_OI.split(_AT_ONCE)]
-    return torch.cat([levels for levels, _ in parts]), torch.cat([scale for _, scale in parts])
+    # In numpy: torch would share each of these many short steps among its threads.
+    weights: Floats = weight_OI.numpy()
+    importance_I = (square_I / max(float(square_I.mean()), _TINY)).numpy()
+    starts = range(0, len(weights), _AT_ONCE)
+    parts = [_best(weights[start : start + _AT_ONCE], importance_I) for start in starts]
+    levels_OI = np.concatenate([levels for levels, _ in parts])
+    scale_O = np.concatenate([scale for _, scale in parts])
+    return torch.from_numpy(levels_OI), torch.from_numpy(scale_O)
 
 
-def _best(weight_OI: Tensor, importance_I: Tensor) -> tuple[Tensor, Tensor]:
-    largest_O1 = weight_OI.abs().amax(dim=1, keepdim=True)
-    whole_O1 = largest_O1.clamp(min=torch.finfo(torch.float32).tiny * _MOST) / _MOST
-    best_OI, best_O1, least_O1 = weight_OI, whole_O1, torch.full_like(whole_O1, torch.inf)
+def _best(weight_OI: Floats, importance_I: Floats) -> tuple[npt.NDArray[np.int8], Floats]:
+    whole_O1 = np.maximum(np.abs(weight_OI).max(axis=1, keepdims=True), _TINY) / np.float32(_MOST)
+    best_OI, best_O1 = weight_OI, whole_O1
+    least_O1 = np.full_like(whole_O1, np.inf)
     for share in _SHARES:
-        scale_O1 = whole_O1 * share
-        levels_OI = _bounded((weight_OI / scale_O1).round_().clamp_(-_MOST, _MOST))
-        missed_OI = torch.addcmul(weight_OI, levels_OI, scale_O1, value=-1).square_()
-        loss_O1 = (missed_OI @ importance_I)[:, None]
+        scale_O1 = whole_O1 * np.float32(share)
+        levels_OI = np.rint(weight_OI / scale_O1).clip(-_MOST, _MOST)
+        _bound(levels_OI)
+        missed_OI = levels_OI * scale_O1
+        missed_OI -= weight_OI
+        loss_O1 = (np.square(missed_OI, out=missed_OI) @ importance_I)[:, None]
         is_less_O1 = loss_O1 < least_O1
-        least_O1 = torch.where(is_less_O1, loss_O1, least_O1)
-        best_O1 = torch.where(is_less_O1, scale_O1, best_O1)
-        best_OI = torch.where(is_less_O1, levels_OI, best_OI)
-    return best_OI.to(torch.int8), best_O1.squeeze(1)
+        least_O1 = np.where(is_less_O1, loss_O1, least_O1)
+        best_O1 = np.where(is_less_O1, scale_O1, best_O1)
+        best_OI = np.where(is_less_O1, levels_OI, best_OI)
+    return best_OI.astype(np.int8), best_O1[:, 0]
 
 
-def _bounded(levels_OI: Tensor) -> Tensor:
-    """Take the same from both of a pair of one sign whose sum is too large."""
-    even_OI = levels_OI[:, : levels_OI.shape[1] // 2 * 2]
-    pairs_OI2 = even_OI.unflatten(1, (-1, 2))
-    sum_OI = pairs_OI2.sum(dim=2)
+def _bound(levels_OI: Floats) -> None:
+    """Take the same from both of a pair of one sign whose sum is too large, in place."""
+    even = levels_OI.shape[1] // 2 * 2
+    first, second = levels_OI[:, 0:even:2], levels_OI[:, 1:even:2]
     # Of opposite signs the sum is never too large.
-    half_OI1 = ((sum_OI.abs() - MOST_PAIR).clamp_(min=0) / 2).ceil_().mul_(sum_OI.sign())[..., None]
-    bounded_OI = (pairs_OI2 - half_OI1).flatten(1)
-    return torch.cat([bounded_OI, levels_OI[:, even_OI.shape[1] :]], dim=1)
+    sum_OI = first + second
+    is_over_OI = np.abs(sum_OI) > MOST_PAIR
+    over = sum_OI[is_over_OI]
+    half = np.sign(over) * np.ceil((np.abs(over) - MOST_PAIR) / 2)
+    first[is_over_OI] -= half
+    second[is_over_OI] -= half

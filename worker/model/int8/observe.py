@@ -18,7 +18,7 @@ _ROWS: Final = 96
 
 
 class Observed(msgspec.Struct):
-    """What went into a layer: bounds and mean square by channel, some rows, and how many there were.
+    """What went into a layer: bounds and mean square by channel, some rows, and the number of all.
 
     `norm` is the name of the layer norm whose output it was, if it was one's.
     """
@@ -30,9 +30,8 @@ class Observed(msgspec.Struct):
     rows: int
     norm: str | None
 
-    @property
-    def largest_I(self) -> Tensor:
-        """The largest magnitude by channel."""
+    def largest(self) -> Tensor:
+        """Return the largest magnitude by channel, I."""
         return torch.maximum(self.high_I, -self.low_I)
 
     def divided(self, factor_I: Tensor) -> Observed:

@@ -45,12 +45,12 @@ class Quantized(msgspec.Struct, frozen=True):
 class _Layer(msgspec.Struct):
     name: str
     work: float
-    plain: nn.Linear
+    plain: nn.Module
     quantized: nn.Module
 
 
 def quantize(
-    tower: nn.Module, pixels_NCHW: Tensor, *, least_cosine: float, bfloat16: bool
+    tower: nn.Module, pixels_NCHW: Tensor, least_cosine: float, *, bfloat16: bool
 ) -> Quantized:
     """Return the tower with its linear layers in int8, calibrated on pixels NCHW of pictures.
 
@@ -58,7 +58,8 @@ def quantize(
     tried one at a time, and those that suffer most stay in floats: in `bfloat16`, or in float32.
     """
     tower = copy.deepcopy(tower)
-    batches = list(pixels_NCHW.split(_BATCH))
+    starts = range(0, len(pixels_NCHW), _BATCH)
+    batches = [pixels_NCHW[start : start + _BATCH] for start in starts]
     plain = observe(tower, batches)
     seen = smooth(tower, plain, batches[0])
     with torch.no_grad():
@@ -137,7 +138,7 @@ def _layer(
     plain: Any = tower.get_submodule(name)
     quantized = QuantizedLinear(plain, seen)
     if not is_smooth:
-        divided = QuantizedLinear(plain, seen, factors(seen.largest_I, plain.weight))
+        divided = QuantizedLinear(plain, seen, factors(seen.largest(), plain.weight))
         if harm(plain, divided, seen) < _BETTER * harm(plain, quantized, seen):
             quantized = divided
     spare = Bfloat16Linear(copy.deepcopy(plain)) if bfloat16 else plain

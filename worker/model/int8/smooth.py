@@ -52,16 +52,14 @@ def smooth(tower: nn.Module, seen: dict[str, Observed], pixels_NCHW: Tensor) -> 
     return seen
 
 
-def _smooth_norms(
-    tower: nn.Module, seen: dict[str, Observed]
-) -> Iterator[tuple[str, Observed]]:
+def _smooth_norms(tower: nn.Module, seen: dict[str, Observed]) -> Iterator[tuple[str, Observed]]:
     """Divide what norms give, and multiply the weights that read it."""
     for norm_name, norm in list(tower.named_modules()):
         names = [name for name, one in seen.items() if one.norm == norm_name]
         if not isinstance(norm, nn.LayerNorm) or not norm.elementwise_affine or not names:
             continue
         layers = [tower.get_submodule(name) for name in names]
-        largest_I = torch.stack([seen[name].largest_I for name in names]).amax(dim=0)
+        largest_I = torch.stack([seen[name].largest() for name in names]).amax(dim=0)
         factor_I = factors(largest_I, *(_weight(layer) for layer in layers))
         norm.weight.div_(factor_I)
         if norm.bias is not None:
@@ -71,9 +69,7 @@ def _smooth_norms(
             yield name, seen[name].divided(factor_I)
 
 
-def _smooth_values(
-    tower: nn.Module, seen: dict[str, Observed]
-) -> Iterator[tuple[str, Observed]]:
+def _smooth_values(tower: nn.Module, seen: dict[str, Observed]) -> Iterator[tuple[str, Observed]]:
     """Divide the values that attention mixes, and multiply the weights of its output layer.
 
     A mixture of tokens leaves channels apart.
@@ -89,7 +85,7 @@ def _smooth_values(
         if out_name not in seen:
             continue
         D = module.out.in_features
-        factor_D = factors(seen[out_name].largest_I, module.out.weight)
+        factor_D = factors(seen[out_name].largest(), module.out.weight)
         inputs.weight[-D:].div_(factor_D[:, None])
         bias: Tensor | None = inputs.bias
         if bias is not None:
