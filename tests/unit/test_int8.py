@@ -69,7 +69,7 @@ class Tower(nn.Module):
         self.head = nn.Linear(D, 8)
 
     def forward(self, pixels_NCHW: Tensor) -> Tensor:
-        states = self.first(pixels_NCHW.float().reshape(len(pixels_NCHW), TOKENS, -1) / 255)
+        states = self.first(pixels_NCHW.float().reshape(pixels_NCHW.shape[0], TOKENS, -1) / 255)
         for block in self.blocks:
             states = block(states)
         return F.normalize(self.head(states.mean(dim=1)), dim=-1)
