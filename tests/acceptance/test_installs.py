@@ -27,7 +27,7 @@ EXTRAS = [name for name in PROJECT["optional-dependencies"] if name != "all"]
 DOCKERFILE = (ROOT / "ops" / "Dockerfile").read_text(encoding="utf-8")
 IMAGES = re.findall(r"pip install\b.*?\.\[([a-z0-9,]+)\]", DOCKERFILE)
 PYTHON_OF_IMAGES = re.findall(r"FROM python:(3\.\d+)", DOCKERFILE)[0]
-VERSIONS = ("3.11", "3.12", "3.13")
+VERSIONS = ("3.11", "3.12", "3.13", "3.14")
 OURS = f"{sys.version_info.major}.{sys.version_info.minor}"
 # What works only together; the first is what ops/quickstart installs.
 TOGETHER = ["worker,embedded", "all", "worker,onnx", "worker,bench"]

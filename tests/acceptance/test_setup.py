@@ -45,7 +45,7 @@ def test_what_is_missing_or_wrong_is_one_sentence(checkout: Path) -> None:
     for argv, variables, said in (
         (("ops/setup",), {"PYTHON": "no-such-python"}, "there is no no-such-python"),
         (("ops/setup",), {"PYTHON": bare}, "lacks the module venv: apt-get install python3-venv"),
-        (("ops/setup",), {"PYTHON": python(checkout / "old", "xx", "3.10")}, "3.11 to 3.13 is"),
+        (("ops/setup",), {"PYTHON": python(checkout / "old", "xx", "3.10")}, "3.11 to 3.14 is"),
         (("ops/setup", "worker,none"), {}, "there is no extra none"),
     ):
         code, reply = call(checkout, *argv, **variables)

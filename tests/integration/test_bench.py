@@ -87,7 +87,7 @@ def test_a_model_without_transformers_weights_cannot_be_compared(tmp_path: Path)
 def test_int8_is_not_compiled_and_bf16_not_given_to_onnx() -> None:
     names = [one.name for one in subjects(("fp32", "bf16", "int8"), has_text=True)]
     assert names[:2] == [WITH_TEXT, PLAIN]
-    assert {"onnx int8", "compile bf16", "torchscript int8"} <= set(names)
+    assert {"onnx int8", "compile bf16", "torchscript int8", "exported int8"} <= set(names)
     assert not {"onnx bf16", "compile int8"} & set(names)
 
 

@@ -128,7 +128,7 @@ def test_the_engine_gives_unit_embeddings(tiny: Artifact) -> None:
 
 
 @cuda
-@pytest.mark.parametrize("name", ["torchscript", "eager", "compile"])
+@pytest.mark.parametrize("name", ["torchscript", "exported", "eager", "compile"])
 def test_pixels_follow_the_weights_to_the_gpu(exported: Callable[..., Artifact], name: str) -> None:
     engine = LOADERS[name](exported("chinese_clip"), "cuda")
     assert engine.device == "cuda:0"
@@ -151,6 +151,8 @@ def test_a_file_that_is_no_torchscript_is_one_sentence(tmp_path: Path) -> None:
         *(("onnx", "fp32", family) for family in FAMILIES),
         *(("torchscript", precision, "chinese_clip") for precision in BOUNDS),
         ("onnx", "int8", "chinese_clip"),
+        *(("exported", "fp32", family) for family in ("siglip", "vit")),
+        *(("exported", precision, "chinese_clip") for precision in ("bf16", "int8")),
         ("eager", "int8", "chinese_clip"),
     ],
 )

@@ -63,8 +63,8 @@ def test_a_manifest_that_makes_no_sense_is_refused(body: str, model: Path) -> No
 
 
 def test_a_newer_format_asks_for_an_upgrade_whatever_else_it_holds(model: Path) -> None:
-    (model / "manifest.json").write_text('{"format": 3, "files": "elsewhere"}')
-    with pytest.raises(ArtifactError, match="format 3; this program knows up to 2: upgrade"):
+    (model / "manifest.json").write_text('{"format": 4, "files": "elsewhere"}')
+    with pytest.raises(ArtifactError, match="format 4; this program knows up to 3: upgrade"):
         open_artifact(model)
 
 

@@ -123,9 +123,9 @@ def _unknown_in(graph: Any) -> Iterator[str]:
             if isinstance(text := found.get("expr_str"), str) and not _is_size(text):
                 yield text
             target = found.get("target")
-            is_node = "inputs" in found and "outputs" in found and isinstance(target, str)
-            if is_node and not _OPERATORS.fullmatch(target):
-                yield target
+            is_call = "inputs" in found and isinstance(target, str)
+            if is_call and not _OPERATORS.fullmatch(str(target)):
+                yield str(target)
 
 
 def _is_size(text: str) -> bool:

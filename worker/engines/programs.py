@@ -22,7 +22,8 @@ from worker.engines.exportable import exportable, packed
 from worker.engines.program_check import check_program
 from worker.errors import ArtifactError, ExportError
 
-# Upstream says of these that TorchScript does not work there.
+# Upstream promises nothing of TorchScript from Python 3.14 on. With torch 2.15 files still load and
+# run there, but nothing new should be made so.
 HAS_TORCHSCRIPT: Final = sys.version_info < (3, 14)
 _EXAMPLES: Final = 2
 
