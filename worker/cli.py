@@ -49,9 +49,10 @@ def _number(_context: click.Context, _option: click.Parameter, value: float | No
 def main() -> None:
     """Run a model and tag the images that producers submit."""
     from worker.artifact.cache_dir import provide_home  # noqa: PLC0415 - as all of the worker
-    from worker.blas import multiply_alone  # noqa: PLC0415
+    from worker.blas import multiply_alone, wait_briefly  # noqa: PLC0415
 
     multiply_alone()
+    wait_briefly()
     provide_home()
 
 

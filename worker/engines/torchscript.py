@@ -6,6 +6,8 @@ Shapes: N images, C colour channels, H height, W width, D embedding dimensions.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -101,7 +103,7 @@ def load_module(path: Path, device: torch.device) -> torch.jit.ScriptModule:
         ArtifactError: torch cannot load it.
     """
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _one_thread():
             # torch.jit is deprecated upstream; other engines stand beside this one.
             warnings.filterwarnings("ignore", "`torch.jit", FutureWarning)
             warnings.filterwarnings("ignore", "`torch.jit", DeprecationWarning)
@@ -122,6 +124,21 @@ def load_module(path: Path, device: torch.device) -> torch.jit.ScriptModule:
             reason=reason,
         ) from e
     return module.eval()
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Let this thread alone compute in the block.
+
+    What is multiplied while a graph is frozen is small: threads that share it wait for each other,
+    on a busy machine ten times as long as the work takes.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def is_packed(module: torch.jit.ScriptModule) -> bool:
