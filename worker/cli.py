@@ -111,6 +111,17 @@ def start(broker: str | None, places: dict[str, Any], **options: Any) -> None:
     # Only now: these load torch, which takes seconds that `--help` need not.
     with importing():
         from worker.errors import TaggerError  # noqa: PLC0415
+        from worker.torch_start import loading_libraries, postpone_meta_kernels  # noqa: PLC0415
+
+        if settings.engine == "torchscript":
+            postpone_meta_kernels()
+        with loading_libraries():
+            # All that needs no torch.
+            import celery.apps.worker  # noqa: PLC0415
+            import numpy as np  # noqa: PLC0415
+
+            import worker.contract.queue.app  # noqa: PLC0415
+            import worker.monitoring.logs
         from worker.service.app import serve  # noqa: PLC0415
 
     try:

@@ -17,6 +17,7 @@ from worker.contract.settings import Settings, expanded
 from worker.engines.base import resolve_device, use_threads
 from worker.errors import ArtifactError
 from worker.images.decode import set_up
+from worker.torch_start import provide_meta_kernels
 
 _HUGGING_FACE: Final = "config.json"
 _DIGITS: Final = 16
@@ -45,6 +46,7 @@ def export_to(out: Path | None, settings: Settings, revision: str | None, echo: 
     Raises:
         ExportError, DeviceError: as for `open_model`.
     """
+    provide_meta_kernels()
     # Only now: transformers takes seconds to load, which an artifact need not.
     from worker.export.export import export_found  # noqa: PLC0415
     from worker.model.hub import find  # noqa: PLC0415
