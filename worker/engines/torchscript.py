@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
+from zipfile import BadZipFile
 
 import torch
 
@@ -19,6 +20,7 @@ from worker.engines.base import Synchronous, Wait, resolve_device
 from worker.engines.convolutions import has_many, laid_out
 from worker.engines.cpu_streams import Streams
 from worker.engines.cuda_graphs import CudaCard, CudaRunner
+from worker.engines.mapped_weights import map_weights
 from worker.errors import ArtifactError
 from worker.model.precision import Precision, use_int8_engine
 
@@ -113,6 +115,10 @@ def load_module(path: Path, device: torch.device) -> torch.jit.ScriptModule:
             place_constants(module, device)
             if is_packed(module):
                 module = torch.jit.freeze(module.eval())
+            elif device.type == "cpu":
+                # Where it cannot be done, weights are this process's own, as they were.
+                with suppress(OSError, RuntimeError, BadZipFile):
+                    map_weights(module, path)
             if device.type == "cpu":
                 module = laid_out(module)
     except (RuntimeError, ValueError, OSError) as e:
