@@ -23,6 +23,11 @@ from worker.contract.settings import Settings, SettingsError
 
 ENGINES = ("torchscript", "eager", "compile", "onnx")
 PRECISIONS = ("auto", "fp32", "fp16", "bf16", "int8")
+# What a worker imports besides.
+_NEED_NO_TORCH = (
+    *("numpy", "celery.apps.worker", "celery.worker.autoscale", "celery.concurrency.thread"),
+    *("worker.contract.queue.app", "worker.contract.stores.jobs", "worker.monitoring.logs"),
+)
 PLACE = click.Path(dir_okay=False, path_type=Path)
 
 
@@ -111,17 +116,11 @@ def start(broker: str | None, places: dict[str, Any], **options: Any) -> None:
     # Only now: these load torch, which takes seconds that `--help` need not.
     with importing():
         from worker.errors import TaggerError  # noqa: PLC0415
-        from worker.torch_start import loading_libraries, postpone_meta_kernels  # noqa: PLC0415
+        from worker.torch_start import load_libraries, postpone_meta_kernels  # noqa: PLC0415
 
         if settings.engine == "torchscript":
             postpone_meta_kernels()
-        with loading_libraries():
-            # All that needs no torch.
-            import celery.apps.worker  # noqa: PLC0415
-            import numpy as np  # noqa: PLC0415
-
-            import worker.contract.queue.app  # noqa: PLC0415
-            import worker.monitoring.logs
+        load_libraries(_NEED_NO_TORCH)
         from worker.service.app import serve  # noqa: PLC0415
 
     try:

@@ -1,5 +1,4 @@
-"""How a worker loads torch sooner: its libraries beside other imports, and no kernels for tensors
-without data.
+"""How a worker loads torch sooner: its libraries beside other imports, and not all of its kernels.
 
 Both are done before torch is imported, and only by programs that mostly run TorchScript.
 """
@@ -11,8 +10,7 @@ import importlib
 import importlib.util
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 from threading import Thread
 from types import ModuleType
@@ -26,17 +24,17 @@ _LIBRARIES: Final = "libtorch.so"
 META_KERNELS: Final = "torch._meta_registrations"
 
 
-@contextmanager
-def loading_libraries() -> Iterator[None]:
-    """Load torch's libraries on a thread; at the end of the block they are there.
+def load_libraries(beside: Iterable[str]) -> None:
+    """Load torch's libraries on a thread, and import modules `beside` that do not need them.
 
-    A third of torch's start is the system's dynamic linker, which needs no Python: the block can
-    import what does not need torch. Where they cannot be found or loaded, torch will say why.
+    A quarter of torch's start is the system's dynamic linker, which needs no Python. What cannot be
+    found or loaded is left to torch, which says why.
     """
     thread = Thread(target=_load, name="torch-libraries", daemon=True)
     thread.start()
     try:
-        yield
+        for name in beside:
+            importlib.import_module(name)
     finally:
         thread.join()
 

@@ -70,7 +70,7 @@ Measure = Callable[[Place], Cost]
 def started(argv: Sequence[str], environment: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
     """Yield a running command; afterwards it has ended, by SIGTERM if need be."""
     clean = {name: value for name, value in os.environ.items() if name not in _NOT_PASSED_ON}
-    with subprocess.Popen(
+    with subprocess.Popen(  # noqa: S603 - our own commands
         argv,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -179,9 +179,7 @@ def memory(place: Place, url: str, model: str, workers: int) -> list[dict[str, f
     with ExitStack() as stack:
         processes = []
         for _ in range(workers):
-            process = stack.enter_context(
-                started(place.argv(command), {"WANWU_BROKER_URL": url})
-            )
+            process = stack.enter_context(started(place.argv(command), {"WANWU_BROKER_URL": url}))
             wait_for(process, _READY)
             processes.append(psutil.Process(process.pid))
         return [

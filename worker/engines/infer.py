@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from worker.engines.base import Engine
 
 Embeddings = npt.NDArray[np.float32]
-# The profiling executor of TorchScript measures on the first run and compiles on the second: on CUDA
-# each shape, on the CPU for all shapes at once.
+# The profiling executor of TorchScript measures on the first run and compiles on the second: each
+# shape on CUDA, all at once on the CPU.
 _WARM_RUNS: Final = 2
 _ALL_WARM: Final = 8
 
