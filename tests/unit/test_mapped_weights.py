@@ -23,10 +23,16 @@ def saved(file: Path, seed: int) -> torch.Tensor:
     torch.manual_seed(seed)
     network = nn.Sequential(nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 256)).eval()
     with torch.inference_mode():
-        traced = torch.jit.freeze(torch.jit.trace(network, ROWS))  # type: ignore[no-untyped-call]
-        torch.jit.save(traced, str(file))  # type: ignore[no-untyped-call]
+        traced = torch.jit.trace(network, ROWS)  # type: ignore[no-untyped-call]
+        torch.jit.save(torch.jit.freeze(traced), str(file))
         found: torch.Tensor = network(ROWS)
     return found
+
+
+def read(file: Path) -> torch.jit.ScriptModule:
+    """Return the network with its weights in memory."""
+    module: torch.jit.ScriptModule = torch.jit.load(str(file))  # type: ignore[no-untyped-call]
+    return module
 
 
 def mappings(file: Path) -> int:
@@ -49,13 +55,13 @@ def test_a_loaded_model_computes_with_the_weights_in_its_file(tmp_path: Path) ->
 def test_all_large_weights_are_found(tmp_path: Path) -> None:
     file = tmp_path / "image.pt"
     saved(file, 0)
-    assert map_weights(torch.jit.load(str(file)), file) == 2 * LAYER_BYTES
+    assert map_weights(read(file), file) == 2 * LAYER_BYTES
 
 
 def test_a_file_that_holds_other_numbers_changes_nothing(tmp_path: Path) -> None:
     expected = saved(tmp_path / "image.pt", 0)
     saved(tmp_path / "other.pt", 1)
-    module = torch.jit.load(str(tmp_path / "image.pt"))
+    module = read(tmp_path / "image.pt")
     assert map_weights(module, tmp_path / "other.pt") == 0
     with torch.inference_mode():
         assert torch.equal(module(ROWS), expected)

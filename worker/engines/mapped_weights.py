@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import zipfile
 from pathlib import Path
-from typing import IO, Final
+from typing import IO, Any, Final
 
 import torch
 
@@ -30,15 +30,18 @@ def map_weights(module: torch.jit.ScriptModule, file: Path) -> int:
         OSError: the file cannot be read.
     """
     places = _places(file)
-    storage = torch.UntypedStorage.from_file(str(file), False, file.stat().st_size)  # noqa: FBT003 - private: never written
+    # Private: nothing is ever written to the file.
+    mapped_file: Any = torch.UntypedStorage.from_file(str(file), False, file.stat().st_size)  # noqa: FBT003
+    # Its nodes live as long as it does.
+    graph: Any = module.graph
     mapped = 0
-    for node in module.graph.findAllNodes("prim::Constant"):  # type: ignore[no-untyped-call]
+    for node in graph.findAllNodes("prim::Constant"):
         if node.output().type().kind() != "TensorType" or not node.hasAttribute("value"):
             continue
         tensor = node.t("value")
         size = tensor.untyped_storage().nbytes()
         for offset in places.get(size, ()):
-            if (view := _view(storage, offset, tensor)) is not None:
+            if (view := _view(mapped_file, offset, tensor)) is not None:
                 node.t_("value", view)
                 mapped += size
                 break
@@ -51,7 +54,7 @@ def _view(storage: torch.UntypedStorage, offset: int, like: torch.Tensor) -> tor
     if rest:
         return None
     view = torch.empty(0, dtype=like.dtype)
-    view.set_(storage, begun + like.storage_offset(), like.size(), like.stride())  # type: ignore[arg-type]
+    view.set_(storage, begun + like.storage_offset(), like.size(), like.stride())
     # Layers of one size are many: the first numbers tell most of them apart.
     first = (slice(1),) * like.ndim
     same = torch.equal(view[first], like[first]) and torch.equal(view, like)
