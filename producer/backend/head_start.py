@@ -6,12 +6,14 @@ a second: on two cores both load at the same time. Loads none of these libraries
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from types import TracebackType
 from typing import NamedTuple, Self
 
 from producer.backend.worker_process import is_artifact, worker_process
 from worker.contract.extras import missing
+from worker.contract.i18n import gettext as _
 from worker.contract.local.redis_server import EmbeddedError, EmbeddedRedis
 from worker.contract.local.subprocesses import ManagedProcess
 from worker.contract.settings import SettingsError
@@ -37,9 +39,13 @@ class HeadStart:
     What cannot be started is left to whoever needs it, and says why.
     """
 
-    def __init__(self, model: str | None) -> None:
-        """Take the model of the worker; None, or "", for the one that is bundled."""
+    def __init__(self, model: str | None, echo: Callable[[str], object] = lambda _: None) -> None:
+        """Take the model of the worker; None, or "", for the one that is bundled.
+
+        `echo` is called if somebody interrupts before anything is taken.
+        """
         self._model = model or ""
+        self._echo = echo
 
     def __enter__(self) -> Self:
         global _begun  # noqa: PLW0603
@@ -47,9 +53,16 @@ class HeadStart:
             _begun = _begin(self._model)
         return self
 
-    def __exit__(self, *_error: object) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         if left := _take(self._model):
             left.stop()
+            if isinstance(error, KeyboardInterrupt):
+                self._echo(_("interrupted before any work began"))
 
 
 @contextmanager

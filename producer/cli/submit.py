@@ -7,7 +7,7 @@ from typing import Final
 
 import click
 
-from producer.cli.exit_codes import exits_with_code
+from producer.cli.exit_codes import echo, exits_with_code
 from producer.cli.options import (
     LABEL_RULES,
     OUTPUT,
@@ -183,4 +183,4 @@ def _head_start(arguments: SubmitArguments) -> AbstractContextManager[object]:
         return nullcontext()
     from producer.backend.head_start import HeadStart
 
-    return HeadStart(arguments.model)
+    return HeadStart(arguments.model, echo)

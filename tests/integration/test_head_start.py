@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -50,6 +51,19 @@ def test_what_nobody_takes_is_gone_at_the_end() -> None:
         assert directory.exists()
     assert not is_alive(pid)
     assert not directory.exists()
+
+
+def interrupted_in_a_head_start(echo: Callable[[str], object]) -> None:
+    with HeadStart(None, echo):
+        raise KeyboardInterrupt
+
+
+def test_an_interruption_before_it_is_taken_is_told() -> None:
+    said: list[str] = []
+    with pytest.raises(KeyboardInterrupt):
+        interrupted_in_a_head_start(said.append)
+    assert said == ["interrupted before any work began"]
+    assert head_start._begun is None
 
 
 def test_of_another_model_nothing_is_taken() -> None:
