@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from celery import Celery
 
-from worker.blas import multiply_alone
+from worker.blas import multiply_alone, wait_briefly
 
 
 def __getattr__(name: str) -> Celery:
@@ -13,6 +13,7 @@ def __getattr__(name: str) -> Celery:
         raise AttributeError(name)
     # Only now: it loads numpy.
     multiply_alone()
+    wait_briefly()
     from worker.service import app as service  # noqa: PLC0415
 
     return service.app

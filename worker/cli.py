@@ -24,6 +24,11 @@ from worker.contract.settings import Settings, SettingsError
 EXPORTED = ("torchscript", "exported")
 ENGINES = (*EXPORTED, "eager", "compile", "onnx")
 PRECISIONS = ("auto", "fp32", "fp16", "bf16", "int8")
+# What a worker imports besides.
+_NEED_NO_TORCH = (
+    *("numpy", "celery.apps.worker", "celery.worker.autoscale", "celery.concurrency.thread"),
+    *("worker.contract.queue.app", "worker.contract.stores.jobs", "worker.monitoring.logs"),
+)
 PLACE = click.Path(dir_okay=False, path_type=Path)
 
 
@@ -50,9 +55,10 @@ def _number(_context: click.Context, _option: click.Parameter, value: float | No
 def main() -> None:
     """Run a model and tag the images that producers submit."""
     from worker.artifact.cache_dir import provide_home  # noqa: PLC0415 - as all of the worker
-    from worker.blas import multiply_alone  # noqa: PLC0415
+    from worker.blas import multiply_alone, wait_briefly  # noqa: PLC0415
 
     multiply_alone()
+    wait_briefly()
     provide_home()
 
 
@@ -112,6 +118,11 @@ def start(broker: str | None, places: dict[str, Any], **options: Any) -> None:
     # Only now: these load torch, which takes seconds that `--help` need not.
     with importing():
         from worker.errors import TaggerError  # noqa: PLC0415
+        from worker.torch_start import load_libraries, postpone_meta_kernels  # noqa: PLC0415
+
+        if settings.engine == "torchscript":
+            postpone_meta_kernels()
+        load_libraries(_NEED_NO_TORCH)
         from worker.service.app import serve  # noqa: PLC0415
 
     try:

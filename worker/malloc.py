@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from contextlib import suppress
 from typing import Final
 
 # Of glibc's malloc.h, and the largest threshold that it accepts.
@@ -11,6 +12,12 @@ _M_TOP_PAD: Final = -2
 _M_MMAP_THRESHOLD: Final = -3
 _LARGEST_BLOCK: Final = 32 * 1024 * 1024
 _KEPT_BYTES: Final = 512 * 1024 * 1024
+
+
+def return_freed_memory() -> None:
+    """Give back what is free now: of loading a model, as much as the model itself."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def disable_malloc_trim(kept_bytes: int = _KEPT_BYTES) -> bool:

@@ -11,6 +11,7 @@ import redis
 from celery import Celery
 
 from producer.arguments import argument
+from producer.backend.head_start import redis_and_worker
 from producer.backend.label_checks import CHECKED_TTL_S, UnfitLabelsError, label_check
 from producer.backend.local_worker import LocalWorker, check_libraries
 from producer.backend.queue_problems import full_sentence, later_sentence, lost_sentence
@@ -20,7 +21,6 @@ from worker.contract.i18n import gettext as _
 from worker.contract.i18n import gettext_noop as N_
 from worker.contract.keys import DEFAULT_PREFIX
 from worker.contract.labels import LabelPack, LabelStore
-from worker.contract.local.redis_server import EmbeddedRedis
 from worker.contract.messages import waiting_s
 from worker.contract.queue.app import make_app
 from worker.contract.queue.job_messages import LossCheck, newer_messages
@@ -277,7 +277,7 @@ def open_connection(
         return
     check_libraries()
     echo(_("starting a private Redis"))
-    with EmbeddedRedis() as server:
+    with redis_and_worker(model) as (server, worker):
         private = msgspec.structs.replace(
             settings,
             broker_url=SecretUrl(server.url),
@@ -286,7 +286,7 @@ def open_connection(
         )
         app = make_app(private, stores_results=False)
         with (
-            LocalWorker(app, model, echo) as local,
+            LocalWorker(app, model, echo, worker) as local,
             closing(Connection(private, app, local)) as connection,
         ):
             yield connection

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -12,7 +11,13 @@ import redis
 from celery import Celery
 
 from producer.arguments import argument
-from producer.backend.subprocesses import WORKER, environment, is_error, without_prefix
+from producer.backend.subprocesses import WORKER, is_error, without_prefix
+from producer.backend.worker_process import (
+    STOP_GRACE_S,
+    is_artifact,
+    worker_environment,
+    worker_process,
+)
 from producer.backend.workers import WorkerInfo, online
 from worker.contract.extras import missing, remedy
 from worker.contract.i18n import gettext as _
@@ -20,17 +25,10 @@ from worker.contract.local.redis_server import EmbeddedError
 from worker.contract.local.subprocesses import ManagedProcess
 from worker.contract.queue.url_numbers import broker_url_of
 from worker.contract.redis.connections import single_try_client
-from worker.contract.settings import Settings, expanded
 
 START_TIMEOUT_S: Final = 120.0
-STOP_GRACE_S: Final = 5.0
 SAY_EVERY_S: Final = 10.0
 _ASK_S: Final = 0.5
-# What an artifact holds; the worker knows the rest.
-_MANIFEST: Final = "manifest.json"
-# Everything: whoever runs the command may name any file that they can read.
-_ROOTS: Final = os.sep
-_URLS: Final = "*"
 
 
 def check_libraries() -> None:
@@ -55,11 +53,18 @@ class LocalWorker:
         EmbeddedError: on entering, with the worker's own reason, if it does not come up.
     """
 
-    def __init__(self, app: Celery, model: str | None, echo: Callable[[str], object]) -> None:
+    def __init__(
+        self,
+        app: Celery,
+        model: str | None,
+        echo: Callable[[str], object],
+        begun: ManagedProcess | None = None,
+    ) -> None:
+        """Take the broker and the model; `begun` is the worker's process, if it runs already."""
         self._app = app
         self._model = model
         self._echo = echo
-        self._worker: ManagedProcess | None = None
+        self._worker = begun
         self.info: WorkerInfo
 
     def __enter__(self) -> Self:
@@ -75,13 +80,12 @@ class LocalWorker:
 
     def start(self) -> None:
         """Start the worker and return once its model is warm."""
-        if self._model and not (expanded(self._model) / _MANIFEST).exists():
+        if self._model and not is_artifact(self._model):
             self._model = self._export(self._model)
         self._echo(_("starting a worker, which loads its model"))
-        self._worker = ManagedProcess(
-            [*WORKER, "start"], grace_s=STOP_GRACE_S, env=self._environment()
-        )
-        self._worker.start()
+        if self._worker is None:
+            self._worker = worker_process(self._url, self._model)
+            self._worker.start()
         with closing(single_try_client(broker_url_of(self._app))) as client:
             answer = Answer(self._app, client, self._echo, self._learn)
             if self._worker.wait_until(answer, START_TIMEOUT_S):
@@ -109,7 +113,7 @@ class LocalWorker:
     def _export(self, model: str) -> str:
         """Return the artifact that `worker export` makes of a model, or has made before."""
         argv = [*WORKER, "export", "--model", model]
-        env = self._environment()
+        env = worker_environment(self._url, model)
         with ManagedProcess(argv, grace_s=STOP_GRACE_S, env=env, separate_output=True) as export:
             for line in export.follow():
                 if not is_error(line):
@@ -119,18 +123,9 @@ class LocalWorker:
                 raise EmbeddedError(without_prefix(export.last_line()))
         return place.decode().strip()
 
-    def _environment(self) -> dict[str, str]:
-        settings = {
-            "WANWU_BROKER_URL": broker_url_of(self._app).reveal(),
-            "WANWU_RESULT_URL": "",
-            "WANWU_PREFIX": "",
-            "WANWU_IMAGE_ROOTS": _ROOTS,
-            # Hosts in private networks are to be named.
-            "WANWU_IMAGE_URLS": ",".join((_URLS, *Settings.from_env().image_urls)),
-        }
-        if self._model:
-            settings["WANWU_MODEL"] = str(expanded(self._model).resolve())
-        return environment(settings)
+    @property
+    def _url(self) -> str:
+        return broker_url_of(self._app).reveal()
 
     def _reason(self) -> str:
         if self._worker is None:

@@ -1,6 +1,6 @@
 """Click verbs of `producer`: arguments, printing, exit codes; nothing else.
 
-What a verb needs is loaded when it is run, so that help comes at once.
+A verb is loaded when it is used, and what it needs when it is run, so that help comes at once.
 """
 
 from __future__ import annotations
@@ -10,20 +10,55 @@ from typing import Final
 
 import click
 
-from producer.cli.exit_codes import COULD_NOT_RUN, OK, exits_with_code
-from producer.cli.jobs import cancel, requeue, results, status
-from producer.cli.labels import labels
-from producer.cli.options import broker_option
-from producer.cli.records import convert, retag, search, untag
-from producer.cli.servers import exporter, serve
-from producer.cli.submit import submit
-from producer.cli.verbs import verb
-from producer.cli.watch import watch
-from worker.contract.commands import TranslatedGroup, version_option
-from worker.contract.i18n import gettext as _
-from worker.contract.printable import printable_lines
+from worker.contract.commands import LazyCommand, TranslatedGroup, version_option
 
 _STANDARD_ERROR: Final = 2
+# The first paragraph of the help of each, by its module.
+_VERBS: Final = {
+    "submit": {
+        "submit": "Tag images: files, directories, patterns, or - for a list on standard input.",
+    },
+    "watch": {
+        "watch": (
+            "Tag images in DIRECTORY that are not done yet, then those that arrive, until "
+            "interrupted."
+        ),
+    },
+    "jobs": {
+        "results": (
+            "Write the records of a job that was sent with --no-wait: those available so far."
+        ),
+        "status": "Show all jobs, the workers online and the dead letters, or one job.",
+        "cancel": "Cancel a job: its images that wait in the queue fail with the code `cancelled`.",
+        "requeue": "Send dead letters (see `producer status`) again, as a new job.",
+    },
+    "labels": {
+        "labels": (
+            "List the vocabularies, label sets for --labels that come with this program; or print "
+            "NAME."
+        ),
+    },
+    "records": {
+        "convert": "Write the records of FILE in another format, or as sidecars beside the images.",
+        "retag": "Tag the images of FILE with other labels, from the embeddings kept in FILE.",
+        "search": (
+            "Find the images of FILE that are nearest to TEXT, by the embeddings kept in FILE."
+        ),
+        "untag": "Remove our keywords from XMP sidecars, in directories or of single images.",
+    },
+    "servers": {
+        "serve": "Serve the HTTP API until interrupted: tags for single images, and jobs.",
+        "exporter": "Serve queue metrics for Prometheus, until interrupted. Run one per Redis.",
+    },
+    "doctor": {
+        "doctor": "Check broker, workers, model, clocks, and who may read PATH; say what to do.",
+    },
+    "completion": {
+        "completion": (
+            "Print the line that completes commands and options: add it to the shell's start file."
+        ),
+    },
+}
 
 
 @click.group(cls=TranslatedGroup, context_settings={"help_option_names": ["-h", "--help"]})
@@ -41,43 +76,6 @@ def main() -> None:
     write_as_options()
 
 
-@verb("producer doctor ./images")
-@click.argument("paths", nargs=-1, metavar="[PATH]...")
-@broker_option
-@exits_with_code
-def doctor(paths: tuple[str, ...], broker: str | None) -> int:
-    """Check broker, workers, model, clocks, and who may read PATH; say what to do."""
-    from rich.cells import set_cell_size
-
-    from producer.monitoring.doctor import examine
-    from worker.contract.settings import Settings
-
-    marks = {"ok": _("ok"), "note": _("note"), "fail": _("fail")}
-    worst = OK
-    for found in examine(Settings.from_env(broker_url=broker), paths):
-        click.echo(f"{set_cell_size(marks[found.state], 4)}  {printable_lines(found.what)}")
-        if found.todo:
-            click.echo(f"      -> {printable_lines(found.todo)}")
-        if found.state == "fail":
-            worst = COULD_NOT_RUN
-    return worst
-
-
-@verb("producer completion bash >> ~/.bashrc")
-@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
-def completion(shell: str) -> None:
-    """Print the line that completes commands and options: add it to the shell's start file."""
-    lines = {
-        "bash": 'eval "$(_PRODUCER_COMPLETE=bash_source producer)"',
-        "zsh": 'eval "$(_PRODUCER_COMPLETE=zsh_source producer)"',
-        "fish": "_PRODUCER_COMPLETE=fish_source producer | source",
-    }
-    click.echo(lines[shell])
-
-
-_VERBS: Final = (
-    *(submit, watch, results, status, cancel, requeue),
-    *(labels, convert, retag, search, untag, serve, exporter, doctor, completion),
-)
-for command in _VERBS:
-    main.add_command(command)
+for module, verbs in _VERBS.items():
+    for name, summary in verbs.items():
+        main.add_command(LazyCommand(name, f"producer.cli.{module}", summary))

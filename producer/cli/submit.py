@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Final
 
 import click
 
-from producer.cli.exit_codes import exits_with_code
+from producer.cli.exit_codes import echo, exits_with_code
 from producer.cli.options import (
     LABEL_RULES,
     OUTPUT,
@@ -169,7 +170,17 @@ class SubmitArguments(LabelArguments, frozen=True, kw_only=True):
 @takes(SubmitArguments)
 def submit(arguments: SubmitArguments) -> int:
     """Tag images: files, directories, patterns, or - for a list on standard input."""
-    with importing():
-        from producer.cli.run_submit import run
+    with _head_start(arguments):
+        with importing():
+            from producer.cli.run_submit import run
 
-    return run(arguments)
+        return run(arguments)
+
+
+def _head_start(arguments: SubmitArguments) -> AbstractContextManager[object]:
+    """Let a worker of our own load while we do."""
+    if not arguments.embedded or arguments.dry_run:
+        return nullcontext()
+    from producer.backend.head_start import HeadStart
+
+    return HeadStart(arguments.model, echo)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import click
 from conftest import ROOT
+from verbs import verbs_of
 
 import producer.cli
 import worker.cli
@@ -73,10 +74,7 @@ def commands(line: str) -> Iterator[list[str]]:
 @cache
 def verbs(program: str) -> dict[str, click.Command]:
     """Return the verbs of `producer` or `worker`."""
-    group = GROUPS[program]
-    context = click.Context(group)
-    found = {name: group.get_command(context, name) for name in group.list_commands(context)}
-    return {name: command for name, command in found.items() if command}
+    return verbs_of(GROUPS[program])
 
 
 @cache

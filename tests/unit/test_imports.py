@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -49,3 +50,29 @@ def test_numpy_starts_no_threads_of_its_own() -> None:
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert done.stdout == "1\n"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="torch brings GNU's OpenMP on Linux alone")
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [({}, "3000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "PASSIVE"}, "0")],
+)
+def test_threads_of_torch_spin_briefly_unless_the_environment_says_otherwise(
+    given: dict[str, str], found: str
+) -> None:
+    program = (
+        "from worker.blas import wait_briefly; wait_briefly()\n"
+        "import ctypes, importlib.util, pathlib\n"
+        "torch = pathlib.Path(importlib.util.find_spec('torch').origin).parent\n"
+        "ctypes.CDLL(str(next((torch / 'lib').glob('libgomp*'))))"
+    )
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("OMP_", "GOMP_"))}
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**clean, **given, "OMP_DISPLAY_ENV": "VERBOSE"},
+    )
+    assert f"GOMP_SPINCOUNT = '{found}'" in done.stderr

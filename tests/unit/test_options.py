@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 import pytest
 from click.testing import CliRunner, Result
+from verbs import verbs_of
 
 from producer.cli import main as producer
 from worker.cli import main as worker
@@ -62,7 +63,7 @@ def test_a_broken_rule_is_wrong_usage(argv: list[str], message: str | None) -> N
 
 @pytest.mark.parametrize("program", [producer, worker])
 def test_every_rule_speaks_of_options_that_there_are(program: click.Group) -> None:
-    for verb in program.commands.values():
+    for verb in verbs_of(program).values():
         names = {parameter.name for parameter in verb.params}
         for rule in getattr(verb, "rules", ()):
             assert {rule.option, *rule.needs, *rule.excludes} <= names, (verb.name, rule)
@@ -78,5 +79,5 @@ def test_every_rule_speaks_of_options_that_there_are(program: click.Group) -> No
     ],
 )
 def test_the_spellings_of_before_are_known(program: click.Group, verb: str, old: str) -> None:
-    parameters = program.commands[verb].params
+    parameters = verbs_of(program)[verb].params
     assert any(old in getattr(parameter, "old", ()) for parameter in parameters)

@@ -12,6 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 from conftest import ROOT
 from tiny_model import build
+from verbs import verbs_of
 
 from producer.cli import main
 from producer.cli.options import LabelFile
@@ -172,7 +173,7 @@ def test_a_name_that_is_neither_file_nor_vocabulary_is_told_where_to_look(
 @pytest.mark.parametrize("option", ["--labels", "--background"])
 @pytest.mark.parametrize("verb", ["submit", "watch", "retag"])
 def test_every_option_that_takes_a_label_file_takes_a_vocabulary(verb: str, option: str) -> None:
-    (found,) = (each for each in main.commands[verb].params if option in each.opts)
+    (found,) = (each for each in verbs_of(main)[verb].params if option in each.opts)
     assert isinstance(found.type, LabelFile)
 
 

@@ -9,7 +9,7 @@ import sys
 import traceback
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
-from importlib.metadata import version
+from importlib import import_module
 from types import TracebackType
 from typing import Any, Final, TypeVar
 
@@ -34,6 +34,9 @@ def version_option(command: F) -> F:
 
     def show(context: click.Context, _option: click.Parameter, value: bool) -> None:  # noqa: FBT001 - click's
         if value and not context.resilient_parsing:
+            # Only now: it loads much, for one line.
+            from importlib.metadata import version  # noqa: PLC0415
+
             names = {"prog": context.find_root().info_name, "version": version("wanwu-tagger")}
             click.echo(_("%(prog)s, version %(version)s") % names)
             context.exit()
@@ -117,6 +120,28 @@ class TranslatedGroup(click.Group):
             raise
 
 
+class LazyCommand(click.Command):
+    """Stands for a verb in lists and completions; the verb is loaded when it is used.
+
+    `summary` is the first paragraph of the verb's help.
+    """
+
+    def __init__(self, name: str, module: str, summary: str) -> None:
+        """Take the name, by which the module knows the verb as well."""
+        super().__init__(name, help=summary)
+        self._module = module
+
+    def load(self) -> click.Command:
+        """Return the verb itself, in the language of the user."""
+        verb: click.Command = getattr(import_module(self._module), self.name or "")
+        translate_help(verb)
+        return verb
+
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        """Return the context of the verb itself, with which click goes on."""
+        return self.load().make_context(*args, **kwargs)
+
+
 def _show_traceback(
     kind: type[BaseException], error: BaseException, trace: TracebackType | None
 ) -> None:
@@ -127,6 +152,8 @@ def _show_traceback(
 
 def help_messages(command: click.Command) -> Iterator[str]:
     """Yield the help texts of a command, of its options and of its verbs, in English."""
+    if isinstance(command, LazyCommand):
+        yield from help_messages(command.load())
     for text in (command.help, command.epilog):
         if text:
             yield joined(text)

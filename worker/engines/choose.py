@@ -15,6 +15,7 @@ from worker.engines.exported import ExportedEngine
 from worker.engines.fallback import FallbackEngine
 from worker.engines.onnx import OnnxEngine
 from worker.engines.torchscript import TorchScriptEngine
+from worker.torch_start import provide_meta_kernels
 
 if TYPE_CHECKING:
     from worker.artifact.manifest import Artifact
@@ -37,6 +38,8 @@ def open_engine(artifact: Artifact, settings: Settings) -> Engine:
         DeviceError: the device is not here, or something that the engine needs.
         ArtifactError: the artifact cannot be used with this engine.
     """
+    if settings.engine != TorchScriptEngine.name:
+        provide_meta_kernels()
     use_threads(settings)
     settings = with_engine(settings, artifact)
     first = LOADERS[settings.engine](artifact, settings.device)
@@ -45,4 +48,9 @@ def open_engine(artifact: Artifact, settings: Settings) -> Engine:
         or f"{ORIGINAL}/config.json" not in artifact.manifest.files
     ):
         return first
-    return FallbackEngine(first, lambda: EagerEngine.load(artifact, first.device))
+
+    def spare() -> Engine:
+        provide_meta_kernels()
+        return EagerEngine.load(artifact, first.device)
+
+    return FallbackEngine(first, spare)

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from worker.engines.base import Engine
 
 Embeddings = npt.NDArray[np.float32]
-# The profiling executor of TorchScript measures on the first run of a shape and compiles on the
-# second.
+# The profiling executor of TorchScript measures on the first run and compiles on the second: each
+# shape on CUDA, all at once on the CPU.
 _WARM_RUNS: Final = 2
 _ALL_WARM: Final = 8
 
@@ -89,7 +89,7 @@ def warm(engine: Engine, shape_CHW: tuple[int, int, int], max_batch: int, dim: i
     while sizes:
         size = sizes.pop(0)
         try:
-            found = _dimensions(engine, shape_CHW, size)
+            found = _dimensions(engine, shape_CHW, size, _runs(engine.device, fitting))
         except DeviceMemoryError as e:
             if size == 1:
                 raise ArtifactError(
@@ -112,10 +112,10 @@ def warm(engine: Engine, shape_CHW: tuple[int, int, int], max_batch: int, dim: i
     return fitting
 
 
-def _dimensions(engine: Engine, shape_CHW: tuple[int, int, int], size: int) -> int:
+def _dimensions(engine: Engine, shape_CHW: tuple[int, int, int], size: int, runs: int) -> int:
     blank_CHW = np.zeros(shape_CHW, np.uint8)
-    runs = [infer(engine, [blank_CHW] * size) for _ in range(warm_runs(engine.device))]
-    return int(runs[-1].shape[1])
+    found = [infer(engine, [blank_CHW] * size) for _ in range(runs)]
+    return int(found[-1].shape[1])
 
 
 def warm_runs(device: str) -> int:
@@ -124,6 +124,11 @@ def warm_runs(device: str) -> int:
     There, what is compiled by then is captured as a graph.
     """
     return RUNS_BEFORE_CAPTURE + 1 if device.startswith("cuda") else _WARM_RUNS
+
+
+def _runs(device: str, max_batch: int) -> int:
+    """Return how often each size is run. With several, the CPU compiles at the second size."""
+    return 1 if device == "cpu" and max_batch > 1 else warm_runs(device)
 
 
 def warm_sizes(max_batch: int) -> list[int]:

@@ -6,9 +6,12 @@ Shapes: N images, C colour channels, H height, W width, D embedding dimensions.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
+from zipfile import BadZipFile
 
 import torch
 
@@ -17,6 +20,7 @@ from worker.engines.base import Synchronous, Wait, resolve_device
 from worker.engines.convolutions import has_many, laid_out
 from worker.engines.cpu_streams import Streams
 from worker.engines.cuda_graphs import CudaCard, CudaRunner
+from worker.engines.mapped_weights import map_weights
 from worker.errors import ArtifactError
 from worker.model.precision import Precision, use_int8_engine
 
@@ -101,7 +105,7 @@ def load_module(path: Path, device: torch.device) -> torch.jit.ScriptModule:
         ArtifactError: torch cannot load it.
     """
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _one_thread():
             # torch.jit is deprecated upstream; other engines stand beside this one.
             warnings.filterwarnings("ignore", "`torch.jit", FutureWarning)
             warnings.filterwarnings("ignore", "`torch.jit", DeprecationWarning)
@@ -111,6 +115,10 @@ def load_module(path: Path, device: torch.device) -> torch.jit.ScriptModule:
             place_constants(module, device)
             if is_packed(module):
                 module = torch.jit.freeze(module.eval())
+            elif device.type == "cpu":
+                # Where it cannot be done, weights are this process's own, as they were.
+                with suppress(OSError, RuntimeError, BadZipFile):
+                    map_weights(module, path)
             if device.type == "cpu":
                 module = laid_out(module)
     except (RuntimeError, ValueError, OSError) as e:
@@ -122,6 +130,21 @@ def load_module(path: Path, device: torch.device) -> torch.jit.ScriptModule:
             reason=reason,
         ) from e
     return module.eval()
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Let this thread alone compute in the block.
+
+    What is multiplied while a graph is frozen is small: threads that share it wait for each other,
+    on a busy machine ten times as long as the work takes.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def is_packed(module: torch.jit.ScriptModule) -> bool:

@@ -26,6 +26,7 @@ from worker.engines.base import resolve_device, use_threads
 from worker.errors import ArtifactError
 from worker.export.gate import Gate
 from worker.images.decode import set_up
+from worker.torch_start import provide_meta_kernels
 
 _HUGGING_FACE: Final = "config.json"
 _DIGITS: Final = 16
@@ -65,6 +66,7 @@ def export_to(
     Raises:
         ExportError, DeviceError: as for `open_model`.
     """
+    provide_meta_kernels()
     # Only now: transformers takes seconds to load, which an artifact need not.
     from worker.export.export import DEFAULT_ENGINES, export_found  # noqa: PLC0415
     from worker.model.hub import find  # noqa: PLC0415

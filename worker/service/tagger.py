@@ -33,7 +33,7 @@ from worker.engines.choose import open_engine
 from worker.errors import CancelledError, PoisonError, TaggerError
 from worker.labels.disk_store import DiskLabelMatrixStore
 from worker.labels.matrix_store import RedisLabelMatrixStore
-from worker.malloc import disable_malloc_trim
+from worker.malloc import disable_malloc_trim, return_freed_memory
 from worker.pipeline.embedding_cache import EmbeddingCache
 from worker.pipeline.pipeline import Pipeline
 from worker.service.delivery_counts import Deliveries
@@ -100,6 +100,7 @@ class Tagger:
         """Load the model and run every batch shape once, so that the first task finds it warm."""
         disable_malloc_trim()
         self.pipeline.start()
+        return_freed_memory()
         info = self.pipeline.info()
         log.info(
             "model.warm",

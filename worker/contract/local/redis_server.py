@@ -8,14 +8,15 @@ import socket
 import tempfile
 from functools import partial
 from pathlib import Path
-from typing import Final, Self
-
-import redis
+from typing import TYPE_CHECKING, Final, Self
 
 from worker.contract.extras import missing, remedy
 from worker.contract.i18n import Message, TranslatedError
 from worker.contract.i18n import gettext_noop as N_
 from worker.contract.local.subprocesses import ManagedProcess
+
+if TYPE_CHECKING:
+    import redis
 
 START_TIMEOUT_S: Final = 10.0
 STOP_GRACE_S: Final = 3.0
@@ -51,6 +52,7 @@ class EmbeddedRedis:
     def __init__(self) -> None:
         self._process: ManagedProcess | None = None
         self._directory: Path | None = None
+        self._reserved: tuple[int, str] | None = None
 
     def __enter__(self) -> Self:
         self.start()
@@ -59,19 +61,50 @@ class EmbeddedRedis:
     def __exit__(self, *_error: object) -> None:
         self.stop()
 
+    def reserve(self) -> None:
+        """Choose a port that is free at this moment, and a password: `url` has them.
+
+        If another program takes the port first, `start` takes another.
+        """
+        port, password = self._reserved = _free_port(), secrets.token_urlsafe(24)
+        self.url = f"redis://:{password}@127.0.0.1:{port}/0"
+
+    def begin(self) -> None:
+        """Start the server and return at once; `start` waits until it answers.
+
+        Raises:
+            EmbeddedError: there is no server program.
+        """
+        program = server_program()
+        if self._directory is None:
+            self._directory = Path(tempfile.mkdtemp(prefix="wanwu-redis-"))
+        if self._reserved is None:
+            self.reserve()
+        port, password = self._reserved or (0, "")
+        self._reserved = None
+        config = _CONFIG.format(port=port, password=password, directory=self._directory)
+        process = ManagedProcess([program, "-"], grace_s=STOP_GRACE_S, stdin=config.encode())
+        self._process = process
+        process.start()
+
     def start(self) -> None:
-        """Start the server and return once it answers."""
+        """Start the server, if it was not begun, and return once it answers."""
+        import redis  # noqa: PLC0415 - who only begins it need not load that
+
         program, last = server_program(), ""
         try:
-            self._directory = Path(tempfile.mkdtemp(prefix="wanwu-redis-"))
             for _ in range(_TRIES):
-                process = self._process = self._begin(program, self._directory)
+                if self._process is None:
+                    self.begin()
+                process = self._process
                 with redis.Redis.from_url(self.url) as client:
-                    if process.wait_until(partial(_answers, client), START_TIMEOUT_S):
+                    if process and process.wait_until(partial(_answers, client), START_TIMEOUT_S):
                         return
                 # Mostly another program took the port first.
-                last = " / ".join(process.log().strip().splitlines()[-3:])
-                process.stop()
+                if process:
+                    last = " / ".join(process.log().strip().splitlines()[-3:])
+                    process.stop()
+                self._process = None
         except BaseException:
             self.stop()
             raise
@@ -91,17 +124,10 @@ class EmbeddedRedis:
             shutil.rmtree(self._directory, ignore_errors=True)
             self._directory = None
 
-    def _begin(self, program: str, directory: Path) -> ManagedProcess:
-        """Start the server on a port that is free at this moment."""
-        port, password = _free_port(), secrets.token_urlsafe(24)
-        config = _CONFIG.format(port=port, password=password, directory=directory)
-        self.url = f"redis://:{password}@127.0.0.1:{port}/0"
-        process = ManagedProcess([program, "-"], grace_s=STOP_GRACE_S, stdin=config.encode())
-        process.start()
-        return process
-
 
 def _answers(client: redis.Redis) -> bool:
+    import redis  # noqa: PLC0415 - as above
+
     try:
         client.ping()
     except redis.RedisError:
