@@ -14,7 +14,7 @@ from images import encoded, picture
 from PIL import Image
 from tiny_model import build
 
-from worker.bench.run import Figure
+from worker.bench.figures import Figure
 from worker.bench.subjects import PLAIN, WITH_TEXT, subjects
 from worker.cli import main
 
