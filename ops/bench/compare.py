@@ -14,7 +14,6 @@ is held at the end. All run on the same device.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 import time
@@ -32,7 +31,7 @@ from batching import batches, fill
 from charts import Bar, bars
 from full_size import exported
 from photos import find_photos
-from tables import markdown
+from tables import hand_over, markdown
 
 from worker.artifact.manifest import open_artifact
 from worker.bench.report import machine
@@ -238,9 +237,7 @@ def main() -> None:
     parser.add_argument("--chart", type=Path, help="draw the rates as PNG")
     options = parser.parse_args()
     figures = run(options)
-    print(table(figures))
-    if options.json:
-        options.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    hand_over(figures, options.json, table(figures))
     if options.markdown:
         options.markdown.write_text(table(figures), encoding="utf-8")
     if options.chart:

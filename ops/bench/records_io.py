@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from tables import markdown
+from tables import hand_over, markdown
 
 from producer.embeddings.text_encoder import Encoding
 from producer.formats import FORMATS, open_sink, target_of
@@ -54,10 +54,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         rows = list(_measure(Path(place), asked))
     cells = [[row[0], f"{row[1]:.1f}", *(f"{figure:,.0f}" for figure in row[2:])] for row in rows]
-    print(markdown(["", "s", "images/s", "peak MB", "file MB"], cells))
-    if asked.json:
-        keys = ("what", "s", "images_per_s", "peak_mb", "file_mb")
-        asked.json.write_text(json.dumps([dict(zip(keys, row, strict=True)) for row in rows]))
+    keys = ("what", "s", "images_per_s", "peak_mb", "file_mb")
+    found = [dict(zip(keys, row, strict=True)) for row in rows]
+    hand_over(found, asked.json, markdown(["", "s", "images/s", "peak MB", "file MB"], cells))
 
 
 def _measure(place: Path, asked: Any) -> Iterator[tuple[str, float, float, float, float]]:
