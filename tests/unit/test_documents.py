@@ -114,6 +114,8 @@ def check(command: list[str]) -> None:
         check_program(rest)
     elif program not in FOREIGN:
         assert os.access(ROOT / program, os.X_OK), program
+        if program.startswith("ops/bench/"):
+            check_program([program, *rest])
 
 
 def parse(program: str, arguments: list[str]) -> None:
@@ -135,6 +137,9 @@ def check_program(arguments: list[str]) -> None:
     """Make sure that a program of ops knows its options."""
     file = ROOT / arguments[0]
     text = file.read_text(encoding="utf-8")
+    if runs := re.search(r"-m (\w+)", "" if file.suffix else text):
+        # A script that runs a package beside it: the options are those of the package.
+        text = "".join(one.read_text("utf-8") for one in (file.parent / runs[1]).glob("*.py"))
     for option in re.findall(r"--[a-z]+", " ".join(arguments)):
         assert f'"{option}"' in text, f"{file}: {option}"
 

@@ -86,7 +86,7 @@ def run_all(run: Run) -> int:
             _run_each(run, results)
     except Stopped as e:
         code = e.exit_code
-    page = write_page(run.out, run.names)
+    page = write_page(run.out, [bench for bench, _ in run.benches])
     failed = [name for name in run.names if name in results and not results[name].is_done]
     _echo(f"{page}: {_summary(run, results)}")
     return code or (_SOME_FAILED if failed else 0)
@@ -106,7 +106,7 @@ def _run_each(run: Run, results: dict[str, Result]) -> None:
         _echo(f"    {result.state} after {result.took_s:.0f} s {result.reason}".rstrip())
         if stop is not None:
             raise stop
-        write_page(run.out, run.names)
+        write_page(run.out, [bench for bench, _ in run.benches])
 
 
 def _summary(run: Run, results: dict[str, Result]) -> str:

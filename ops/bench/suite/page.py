@@ -26,7 +26,7 @@ which weights it is, and each ratio comes from subjects that took turns in one r
 machine's load average over a minute: before a bench, a quiet machine has next to none."""
 
 
-def write_page(directory: Path, wanted: Sequence[str] = ()) -> Path:
+def write_page(directory: Path, wanted: Sequence[Bench] = ()) -> Path:
     """Write the page of all results in a directory, and their charts; return the page.
 
     `wanted` are the benches of this run: those without a result are named as missing.
@@ -47,7 +47,7 @@ def publish(directory: Path) -> Path:
     if not results:
         msg = f"there are no results in {directory}"
         raise FileNotFoundError(msg)
-    page = _page(directory, results, (), charts=f"{CHARTS.name}/")
+    page = _page(directory, results, charts=f"{CHARTS.name}/")
     shutil.rmtree(CHARTS, ignore_errors=True)
     CHARTS.mkdir()
     for chart in sorted(directory.glob(f"*{_CHART}")):
@@ -58,12 +58,13 @@ def publish(directory: Path) -> Path:
 
 
 def _page(
-    directory: Path, results: dict[str, Result], wanted: Sequence[str], charts: str = ""
+    directory: Path, results: dict[str, Result], wanted: Sequence[Bench] = (), charts: str = ""
 ) -> str:
-    known = all_benches()
+    known = all_benches() | {one.name: one for one in wanted}
     # In the order of the list; a bench that is no more is shown no more.
     shown = {name: results[name] for name in known if name in results}
-    parts = [_INTRODUCTION, _standing(shown, wanted), *_machines(shown), _overview(known, shown)]
+    standing = _standing(shown, [one.name for one in wanted])
+    parts = [_INTRODUCTION, standing, *_machines(shown), _overview(known, shown)]
     for name, result in shown.items():
         parts += _section(known[name], result, directory, charts)
     return "\n\n".join(filter(None, parts)) + "\n"
