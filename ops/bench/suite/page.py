@@ -100,7 +100,17 @@ def _machines(results: dict[str, Result]) -> Iterator[str]:
 
 
 def _overview(known: dict[str, Bench], results: dict[str, Result]) -> str:
-    heads = ["bench", "weights", "run", "began, UTC", "took, s", "load before", "after", "state"]
+    heads = [
+        "bench",
+        "weights",
+        "run",
+        "began, UTC",
+        "took, s",
+        "CPU, s",
+        "load before",
+        "after",
+        "state",
+    ]
     rows = [
         [
             f"[{known[name].title}](#{_anchor(known[name].title)})",
@@ -108,6 +118,7 @@ def _overview(known: dict[str, Bench], results: dict[str, Result]) -> str:
             one.effort,
             one.began,
             f"{one.took_s:.0f}",
+            f"{one.cpu_s:.0f}",
             *(f"{load:.1f}" for load in one.load),
             one.state,
         ]

@@ -35,7 +35,8 @@ def run_bench(
     """
     figures = directory / f".{bench.name}.figures"
     log = directory / f"{bench.name}.log"
-    began, began_s, load = datetime.now(UTC), time.monotonic(), os.getloadavg()[0]
+    began, load = datetime.now(UTC), os.getloadavg()[0]
+    began_s, cpu_s = time.monotonic(), _cpu_s()
     stop: Stopped | None = None
     try:
         state, reason = _run(bench.argv(effort, figures), log, effort.timeout_s * patience)
@@ -52,6 +53,7 @@ def run_bench(
         arguments=effort.arguments,
         began=began.strftime("%Y-%m-%d %H:%M"),
         took_s=time.monotonic() - began_s,
+        cpu_s=_cpu_s() - cpu_s,
         load=(load, os.getloadavg()[0]),
         host=host,
         figures=found,
@@ -96,6 +98,12 @@ def _stop(child: subprocess.Popen[bytes]) -> None:
         # Its number may be another's by now; psutil sees that.
         with suppress(psutil.NoSuchProcess):
             one.kill()
+
+
+def _cpu_s() -> float:
+    """Return the CPU time, user and system, of all processes of this one that have ended."""
+    times = os.times()
+    return times.children_user + times.children_system
 
 
 def _read(file: Path) -> Any:

@@ -16,8 +16,8 @@ SUFFIX: Final = ".json"
 class Result(msgspec.Struct, frozen=True, kw_only=True):
     """One run of a bench. `figures` are what it wrote, or what it had written when it was ended.
 
-    `reason` is why it is not done, in a line. `load` is the machine's load average over a minute,
-    before and after. `began` is in UTC.
+    `reason` is why it is not done, in a line. `cpu_s` is the CPU time of all its processes.
+    `load` is the machine's load average over a minute, before and after. `began` is in UTC.
     """
 
     bench: str
@@ -27,6 +27,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     arguments: tuple[str, ...]
     began: str
     took_s: float
+    cpu_s: float = 0.0
     load: tuple[float, float]
     host: dict[str, str]
     figures: Any = None
