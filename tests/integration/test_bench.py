@@ -87,6 +87,7 @@ def test_every_engine_and_precision_is_measured_beside_transformers(
         assert chart.width > 600
 
 
+@LONG
 @pytest.mark.integration
 def test_what_was_measured_before_a_stop_is_shown_and_written(tmp_path: Path) -> None:
     classifier = save(tmp_path / "vit", "vit")

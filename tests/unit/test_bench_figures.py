@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import os
+import signal
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from conftest import PATIENCE_S
 
+from worker.bench import command
 from worker.bench.figures import Measurements, ratios
 from worker.bench.report import as_json, markdown, write_whole
 from worker.bench.subjects import PLAIN, Subject
@@ -67,6 +75,37 @@ def test_a_file_is_whole_or_as_it_was(tmp_path: Path) -> None:
     write_whole(link, "new")
     assert link.is_symlink()
     assert file.read_text(encoding="utf-8") == "new"
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_stop_ends_the_command_with_the_files_that_were_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, code: int
+) -> None:
+    # A real process is stopped in test_bench; here a measurement that takes no time.
+    def measure(*given: Any, after_round: Callable[[int], None], **_options: object) -> None:
+        (found,) = (one for one in given if isinstance(one, Measurements))
+        found.subjects = [Subject(PLAIN, "fp32"), Subject("eager fp32", "fp32", "eager")]
+        for batch in (1, 4):
+            found.add(PLAIN, batch, [10.0])
+            found.add("eager fp32", batch, [4.0])
+        after_round(1)
+        written.append((tmp_path / "bench.json").read_text(encoding="utf-8"))
+        found.add(PLAIN, 1, [12.0])
+        os.kill(os.getpid(), number)
+        time.sleep(PATIENCE_S)
+
+    written: list[str] = []
+    monkeypatch.setattr(command, "measure", measure)
+    files = {kind: tmp_path / f"bench.{kind}" for kind in ("json", "md")}
+    options = [f"--json={files['json']}", f"--markdown={files['md']}", "--device=cpu"]
+    done = CliRunner().invoke(main, ["bench", *options])
+    assert done.exit_code == code, done.output
+    assert "stopped: 1 of 5 rounds are complete" in done.stderr
+    assert "after round 1, per image in batches of 4: transformers 2.5 ms, eager" in done.stderr
+    assert "2.50x (2.50-2.50)" in done.stdout
+    for text in (*written, files["json"].read_text("utf-8")):
+        assert (json.loads(text)["rounds"], len(json.loads(text)["figures"])) == (1, 4)
+    assert "| transformers | 1 | 11.0 |" in files["md"].read_text("utf-8")
 
 
 @pytest.mark.parametrize("value", ["fp32,fp64", "auto", ""])

@@ -79,8 +79,8 @@ def _standing(results: dict[str, Result], wanted: Sequence[str]) -> str:
         lines.append(f"Missing, as the run has not come to them: {', '.join(missing)}.")
     if any(one.effort == QUICK for one in results.values()):
         lines.append(
-            f"Those that were run with `--{QUICK}` show that all works, and the size of things; "
-            f"what is to be relied on comes from `--{FULL}`."
+            "Quick runs show that all works, and the size of things; "
+            f"what is to be relied on comes from `ops/bench/all --{FULL}`."
         )
     return "\n".join(lines)
 

@@ -86,7 +86,7 @@ def _rows(part: Any) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _label(key: str, value: Any) -> str:
-    return value if isinstance(value, str) else f"{_title(key)} {_cell(value)}"
+    return value if isinstance(value, str) else f"{_title(key)} {value:,g}"
 
 
 def _flat(values: Mapping[str, Any], before: str = "") -> dict[str, Any]:
