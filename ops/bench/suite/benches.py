@@ -12,7 +12,7 @@ from suite.show import Chart, Table
 
 HERE: Final = Path(__file__).resolve().parents[1]
 QUICK, FULL = "quick", "full"
-RANDOM: Final = "of the size of Chinese-CLIP B/16, random weights unless it says otherwise"
+RANDOM: Final = "random weights, of the size of Chinese-CLIP B/16, unless the table says otherwise"
 BUNDLED: Final = "the bundled model, trained weights"
 SMALL: Final = "random weights, a small model with embeddings of 512 dimensions"
 NO_WEIGHTS: Final = "none: a model that costs nothing or waits"

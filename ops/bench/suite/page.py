@@ -18,6 +18,7 @@ PAGE: Final = "page.md"
 PUBLISHED: Final = ROOT / "ops" / "docs" / "figures.md"
 CHARTS: Final = PUBLISHED.with_suffix("")
 _CHART: Final = ".png"
+_COMMIT: Final = "commit"
 _INTRODUCTION: Final = """\
 # Figures
 
@@ -86,16 +87,17 @@ def _standing(results: dict[str, Result], wanted: Sequence[str]) -> str:
 
 
 def _machines(results: dict[str, Result]) -> Iterator[str]:
-    """Yield a table for each machine or version that figures come from; mostly it is one."""
-    hosts: list[dict[str, str]] = []
+    """Yield a table for each machine and its versions that figures come from; mostly it is one."""
+    groups: dict[frozenset[tuple[str, str]], list[Result]] = {}
     for one in results.values():
-        if one.host not in hosts:
-            hosts.append(one.host)
-    for number, host in enumerate(hosts, 1):
-        names = ", ".join(name for name, one in results.items() if one.host == host)
-        yield "## Machine and versions" + (f", {number} of {len(hosts)}" if number > 1 else "")
-        if len(hosts) > 1:
-            yield f"Of {names}."
+        machine = frozenset(pair for pair in one.host.items() if pair[0] != _COMMIT)
+        groups.setdefault(machine, []).append(one)
+    for number, group in enumerate(groups.values(), 1):
+        yield "## Machine and versions" + (f", {number} of {len(groups)}" if number > 1 else "")
+        if len(groups) > 1:
+            yield f"Of {', '.join(one.bench for one in group)}."
+        commits = dict.fromkeys(one.host.get(_COMMIT, "") for one in group)
+        host = group[0].host | {_COMMIT: ", ".join(commits)}
         yield markdown(["", "what it is"], [[*pair] for pair in host.items()])
 
 

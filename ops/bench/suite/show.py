@@ -36,9 +36,15 @@ def tables(figures: Any, wanted: Sequence[Table]) -> Iterator[str]:
     """Yield the tables in Markdown; a part that is not there is left out."""
     for one in wanted:
         part = figures.get(one.key) if one.key and isinstance(figures, Mapping) else figures
+        lists = {}
+        if isinstance(part, Mapping):
+            lists = {name: rows for name, rows in part.items() if _is_list_of_rows(rows)}
+            part = {name: value for name, value in part.items() if name not in lists}
         if part:
             heading = f"{one.heading}:\n\n" if one.heading else ""
             yield heading + _table(part, one.columns)
+        for name, rows in lists.items():
+            yield f"{_title(name)}:\n\n{_table(rows, ())}"
     if wanted and wanted[0].key and isinstance(figures, Mapping) and (said := _said(figures)):
         yield said
 
@@ -83,6 +89,10 @@ def _rows(part: Any) -> Iterator[tuple[str, dict[str, Any]]]:
             named = [key for key in _NAMES if key in row]
             title = ", ".join(_label(key, row[key]) for key in named)
             yield title, _flat({key: value for key, value in row.items() if key not in named})
+
+
+def _is_list_of_rows(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(v, Mapping) for v in value)
 
 
 def _label(key: str, value: Any) -> str:
@@ -130,7 +140,9 @@ def _cell(value: Any) -> str:
 
 def _number(value: float) -> str:
     """Return four digits of a number, in full where they are before the point."""
-    if value and abs(value) < 10**-_DIGITS:
+    if value == 0:
+        return "0"
+    if abs(value) < 10**-_DIGITS:
         return f"{value:.1e}"
     whole = len(str(int(abs(value)))) if abs(value) >= 1 else 1
     if 0.99 < abs(value) < 1:  # noqa: PLR2004 - a cosine: what counts are the last digits
