@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import psutil
 
-from suite.benches import Bench, Effort
+from suite.benches import HERE, Bench, Effort
 from suite.host import ROOT
 from suite.results import Result, State
 from worker.contract.local.subprocesses import start_child
@@ -62,12 +62,11 @@ def run_bench(
 
 
 def _run(argv: list[str], log: Path, timeout_s: float) -> tuple[State, str]:
-    environment = {name: x for name, x in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     with log.open("wb") as output:
         child = start_child(
             argv,
             cwd=ROOT,
-            env=environment | {"LC_ALL": "C.UTF-8"},
+            env=_environment(),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -79,6 +78,17 @@ def _run(argv: list[str], log: Path, timeout_s: float) -> tuple[State, str]:
         finally:
             _stop(child)
     return ("done", "") if code == 0 else ("failed", f"exit code {code}: {_last_line(log)}")
+
+
+def _environment() -> dict[str, str]:
+    """Return what a bench is started with: as a user has it, in English."""
+    # Each start would compile anew what the first has compiled.
+    dropped = {"PYTHONDONTWRITEBYTECODE", "PYTHONPATH"}
+    # By which this package is found: to commands of ours, these modules would be those of others.
+    paths = (one for one in os.environ.get("PYTHONPATH", "").split(os.pathsep) if one)
+    kept = os.pathsep.join(one for one in paths if Path(one).resolve() != HERE)
+    found = {name: value for name, value in os.environ.items() if name not in dropped}
+    return found | {"LC_ALL": "C.UTF-8"} | ({"PYTHONPATH": kept} if kept else {})
 
 
 def _stop(child: subprocess.Popen[bytes]) -> None:
