@@ -50,6 +50,15 @@ def _number(_context: click.Context, _option: click.Parameter, value: float | No
     return value
 
 
+def _precisions(
+    context: click.Context, option: click.Parameter, lists: tuple[str, ...]
+) -> tuple[str, ...]:
+    """Return the precisions of all lists, each once."""
+    kind = click.Choice(PRECISIONS[1:])
+    named = [name.strip() for one in lists for name in one.split(",")]
+    return tuple(dict.fromkeys(kind.convert(name, option, context) for name in named))
+
+
 @click.group(cls=TranslatedGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @version_option
 def main() -> None:
@@ -233,6 +242,15 @@ def export(
     help="Measure only this engine, next to the baselines; may be repeated. [default: all]",
 )
 @click.option(
+    "--precision",
+    "precisions",
+    multiple=True,
+    metavar="fp32,int8,...",
+    callback=_precisions,
+    help="Measure only these precisions, next to the baselines; may be repeated. "
+    "[default: those of the device]",
+)
+@click.option(
     "--runs",
     type=click.IntRange(min=1),
     default=100,
@@ -266,7 +284,8 @@ def bench(**options: Any) -> None:
     """Measure a model in every engine and precision, next to plain transformers.
 
     Batches of 1 and 4, five warm-up calls, the median; each in a process of its own, all in turns.
-    What cannot be measured here is listed with the reason.
+    What cannot be measured here is listed with the reason. Ctrl-C or SIGTERM ends with what has
+    been measured by then.
     """
     _check_libraries()
     if options["chart_file"] and missing("bench"):
@@ -278,7 +297,7 @@ def bench(**options: Any) -> None:
     measure = tune if options.pop("tune") else run
     request = Request(*(options.pop(name) for name in Request._fields))
     try:
-        measure(request, Settings.from_env(**options), _echo)
+        sys.exit(measure(request, Settings.from_env(**options), _echo))
     except SettingsError as e:
         raise click.UsageError(str(e)) from e
     except TaggerError as e:

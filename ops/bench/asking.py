@@ -22,6 +22,7 @@ from statistics import median
 from typing import Any, Final
 
 import urllib3
+from tables import hand_over
 from tiny_images import small_images
 from worker_pool import HERE, free_port, worker_at
 
@@ -131,12 +132,11 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     options = parser.parse_args()
     found = measure(options.asks, options.latency)
-    print(
+    line = (
         f"median wait for an answer: {found['idle_ms']:.1f} ms without a bulk job, "
         f"{found['busy_ms']:.1f} ms beside one (a batch takes {found['latency_ms']} ms)"
     )
-    if options.json:
-        options.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    hand_over(found, options.json, line)
 
 
 if __name__ == "__main__":

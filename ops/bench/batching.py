@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import json
 import tempfile
 import time
 from collections import Counter
@@ -21,6 +20,7 @@ from typing import Any, Final
 
 from client import tagged
 from PIL import Image
+from tables import hand_over
 
 from producer.backend.connection import open_connection
 from worker.contract.messages import Record
@@ -93,7 +93,4 @@ if __name__ == "__main__":
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     figures = measure(options.images, options.singles)
-    text = json.dumps(figures, indent=1)
-    print(text)
-    if options.json:
-        options.json.write_text(text + "\n", encoding="utf-8")
+    hand_over(figures, options.json)

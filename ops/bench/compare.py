@@ -6,15 +6,14 @@
 All four take turns over the same files, each turn about `--seconds` long, and stay loaded between
 turns: whatever the machine's speed does, it does to all. Without `--model` it is a Chinese-CLIP of
 B/16's size with random weights; without `--photos` the photographs are made up, of camera size.
-Rates are medians of the turns, ratios medians of the rounds' ratios. CPU of an image is that of all
-processes: of the worker, Redis and the producer (this process). Memory is the peak, on a GPU what
-is held at the end. All run on the same device.
+Rates are medians of the turns, ratios medians of the rounds' ratios, beside the lowest and the
+highest of them. CPU of an image is that of all processes: of the worker, Redis and the producer
+(this process). Memory is the peak, on a GPU what is held at the end. All run on the same device.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 import time
@@ -32,7 +31,7 @@ from batching import batches, fill
 from charts import Bar, bars
 from full_size import exported
 from photos import find_photos
-from tables import markdown
+from tables import hand_over, markdown
 
 from worker.artifact.manifest import open_artifact
 from worker.bench.report import machine
@@ -113,15 +112,17 @@ def _figures(turns: list[Turn], of_all: dict[str, list[Turn]]) -> dict[str, Any]
         "images": sum(turn.images for turn in turns),
         "images_per_s": median(rates),
         "slowest_and_fastest": [min(rates), max(rates)],
-        "times_pipeline": _ratio(turns, of_all[PIPELINE]),
-        "of_loop": _ratio(turns, of_all[LOOP]),
+        **_ratio("times_pipeline", turns, of_all[PIPELINE]),
+        **_ratio("of_loop", turns, of_all[LOOP]),
         "cpu_ms": {name: median(turn.cpu_ms[name] for turn in turns) for name in turns[0].cpu_ms},
     }
 
 
-def _ratio(turns: list[Turn], others: list[Turn]) -> float:
+def _ratio(name: str, turns: list[Turn], others: list[Turn]) -> dict[str, Any]:
+    """Return the median of the rounds' ratios, and the lowest and the highest of them."""
     pairs = zip(turns, others, strict=True)
-    return median(one.images_per_s / other.images_per_s for one, other in pairs)
+    found = [one.images_per_s / other.images_per_s for one, other in pairs]
+    return {name: median(found), f"{name}_range": [min(found), max(found)]}
 
 
 def _inside(records: Sequence[Record]) -> dict[str, Any]:
@@ -145,8 +146,8 @@ def table(figures: dict[str, Any]) -> str:
         [
             name,
             f"{found['images_per_s']:.2f}",
-            f"{found['times_pipeline']:.2f}",
-            f"{found['of_loop']:.3f}",
+            f"{found['times_pipeline']:.2f} ({_range(found['times_pipeline_range'], 2)})",
+            f"{found['of_loop']:.3f} ({_range(found['of_loop_range'], 3)})",
             " + ".join(f"{ms:.2f}" if ms < 1 else f"{ms:.0f}" for ms in found["cpu_ms"].values()),
             f"{found['peak_mb']:,.0f}",
             *([f"{found['gpu_mb']:,.0f}"] * on_gpu),
@@ -165,6 +166,10 @@ def table(figures: dict[str, Any]) -> str:
         f"{stages}. "
         f"Batches: {sizes}; {worker['mean_batch']:.2f} on average.\n\n{_setting(figures)}\n"
     )
+
+
+def _range(ratios: Sequence[float], digits: int) -> str:
+    return "-".join(f"{ratio:.{digits}f}" for ratio in ratios)
 
 
 def _setting(figures: dict[str, Any]) -> str:
@@ -238,9 +243,7 @@ def main() -> None:
     parser.add_argument("--chart", type=Path, help="draw the rates as PNG")
     options = parser.parse_args()
     figures = run(options)
-    print(table(figures))
-    if options.json:
-        options.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    hand_over(figures, options.json, table(figures))
     if options.markdown:
         options.markdown.write_text(table(figures), encoding="utf-8")
     if options.chart:

@@ -12,7 +12,6 @@ up, of camera size.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import tempfile
 import threading
@@ -27,6 +26,7 @@ from typing import Any, Final
 import msgspec
 import psutil
 from photos import find_photos
+from tables import hand_over
 
 from worker.artifact.manifest import open_artifact
 from worker.bench.report import machine
@@ -155,10 +155,7 @@ def main() -> None:
             str(number): measure(paths, number, options.seconds, options.rounds)
             for number in options.decoders or DECODERS
         }
-    text = json.dumps({"photographs": what, "machine": machine(), "decoders": figures}, indent=1)
-    print(text)
-    if options.json:
-        options.json.write_text(text + "\n", encoding="utf-8")
+    hand_over({"photographs": what, "machine": machine(), "decoders": figures}, options.json)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ The card of the bundled model has what fast decoding changes of its embeddings.
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -27,6 +26,7 @@ import torch
 from full_size import exported
 from photos import find_photos
 from PIL import Image
+from tables import hand_over
 
 from worker.artifact.manifest import Artifact, Preprocessing, open_artifact
 from worker.bench.report import machine
@@ -102,10 +102,7 @@ def main() -> None:
         _, artifact = exported(options.model, "fp32", Path(name))
         files = [Path(photo).read_bytes() for photo in photos]
         figures = measure(open_artifact(artifact), files, options.rounds)
-    text = json.dumps({"photographs": what, "machine": machine(), **figures}, indent=1)
-    print(text)
-    if options.json:
-        options.json.write_text(text + "\n", encoding="utf-8")
+    hand_over({"photographs": what, "machine": machine(), **figures}, options.json)
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from statistics import median
 from typing import Any, Final
 
 from client import tag
+from tables import hand_over
 from tiny_images import small_images
 from watching import Flower
 from worker_pool import HERE, free_port, worker_at
@@ -146,10 +147,7 @@ def main() -> None:
     parser.add_argument("--chunk", type=int, help="of so many images")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     options = parser.parse_args()
-    text = json.dumps(measure(options.images, options.rounds, options.chunk), indent=1)
-    print(text)
-    if options.json:
-        options.json.write_text(text + "\n", encoding="utf-8")
+    hand_over(measure(options.images, options.rounds, options.chunk), options.json)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ it. The small jobs come one after the other, at even distances.
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 import threading
 import time
@@ -18,6 +17,7 @@ from statistics import median
 from typing import Any, Final
 
 from client import tag
+from tables import hand_over
 from tiny_images import small_images
 from worker_pool import HERE, worker_at
 
@@ -85,10 +85,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     options = parser.parse_args()
     found = measure(options.large, options.small, options.jobs, options.batch_ms)
-    text = json.dumps(found, indent=1)
-    print(text)
-    if options.json:
-        options.json.write_text(text + "\n", encoding="utf-8")
+    hand_over(found, options.json)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ the first 10,000 images. The embedded Redis is asked for its peak.
 from __future__ import annotations
 
 import argparse
-import json
 import subprocess
 import sys
 import tempfile
@@ -22,6 +21,7 @@ from typing import Any, Final
 
 from client import SIX, tag
 from submit import write_list
+from tables import hand_over
 from tiny_images import small_images
 from worker_pool import HERE, Member, worker_at
 
@@ -124,10 +124,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     options = parser.parse_args()
     figures = {"producer": producer(options.paths), "worker": worker(options.images)}
-    text = json.dumps(figures, indent=1)
-    print(text)
-    if options.json:
-        options.json.write_text(text + "\n", encoding="utf-8")
+    hand_over(figures, options.json)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ in the same run, is taken off. The usual Celery worker, a task an image, is meas
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 import time
 from collections.abc import Sequence
@@ -24,6 +23,7 @@ from client import SIX, tag
 from loop import Bare
 from PIL import Image
 from simulated import SimulatedEngine
+from tables import hand_over
 from tiny_images import small_images
 from worker_pool import HERE, Member, worker_at
 
@@ -123,10 +123,7 @@ def main() -> None:
     parser.add_argument("--chunk", type=int, action="append", help="of so many images")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     options = parser.parse_args()
-    text = json.dumps(measure(options.images, options.rounds, options.chunk or CHUNKS), indent=1)
-    print(text)
-    if options.json:
-        options.json.write_text(text + "\n", encoding="utf-8")
+    hand_over(measure(options.images, options.rounds, options.chunk or CHUNKS), options.json)
 
 
 if __name__ == "__main__":

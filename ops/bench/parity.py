@@ -1,6 +1,6 @@
 """Compare artifacts with transformers, fed by its own processors and tokenizers: a table.
 
-    python ops/bench/parity.py [--full | --trained] [FAMILY ...]
+    python ops/bench/parity.py [--full | --trained] [--json FILE] [FAMILY ...]
 
 A model of each family is made with random weights, tiny or, with --full, of the size that people
 use, or tiny and trained for a few seconds; exported; and given odd texts and pictures, as is
@@ -24,6 +24,7 @@ import numpy.typing as npt
 import torch
 from more_families import MORE, save_more
 from PIL import Image
+from tables import hand_over, markdown
 from trained import train
 from transformers import (
     AutoImageProcessor,
@@ -205,17 +206,30 @@ def main() -> None:
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--full", action="store_true", help="of the size that people use")
     size.add_argument("--trained", action="store_true", help="tiny, with trained weights")
+    parser.add_argument("--json", type=Path, help="write the figures to this file")
     options = parser.parse_args()
-    print("| family | images | texts | scores |\n|---|---:|---:|---:|")
-    for family in options.families:
-        with tempfile.TemporaryDirectory() as place:
-            directory = save(Path(place) / family, family, full=options.full)
-            if options.trained:
-                print(f"{family}: top-1 {train(directory):.2f}", file=sys.stderr)
-            artifact = export(directory, Path(place) / "artifact")
-            found = compare(directory, artifact, pictures(Path(place)))
-        texts = "-" if found.texts is None else f"{found.texts:.1e}"
-        print(f"| {family} | {found.images:.1e} | {texts} | {found.scores:.1e} |", flush=True)
+    rows = [
+        _row(family, is_full=options.full, is_trained=options.trained)
+        for family in options.families
+    ]
+    cells = [[row["family"], *(_cell(row[name]) for name in Differences._fields)] for row in rows]
+    hand_over({"families": rows}, options.json, markdown(["family", *Differences._fields], cells))
+
+
+def _row(family: str, *, is_full: bool, is_trained: bool) -> dict[str, Any]:
+    """Return the largest differences of a family."""
+    with tempfile.TemporaryDirectory() as place:
+        directory = save(Path(place) / family, family, full=is_full)
+        accuracy = {"trained_top1": train(directory)} if is_trained else {}
+        artifact = export(directory, Path(place) / "artifact")
+        found = compare(directory, artifact, pictures(Path(place)))
+    row = {"family": family, **found._asdict(), **accuracy}
+    print(row, file=sys.stderr, flush=True)
+    return row
+
+
+def _cell(difference: float | None) -> str:
+    return "-" if difference is None else f"{difference:.1e}"
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ the cores over the CPU that an image costs all of them.
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 import time
 from collections.abc import Sequence
@@ -20,7 +19,7 @@ from typing import Any, Final
 
 import redis
 from client import tag
-from tables import markdown
+from tables import hand_over, markdown
 from tiny_images import small_images
 from worker_pool import HERE, Member, workers_at
 
@@ -144,9 +143,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     options = parser.parse_args()
     rows = measure(options.latency or LATENCIES_MS, options.workers or WORKERS, options.seconds)
-    print(table(rows))
-    if options.json:
-        options.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    hand_over(rows, options.json, table(rows))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ not.
 from __future__ import annotations
 
 import argparse
-import json
 import subprocess
 import sys
 import tempfile
@@ -23,6 +22,7 @@ from pathlib import Path
 from statistics import median
 from typing import IO, Any, Final
 
+from tables import hand_over
 from tiny_images import small_images
 from worker_pool import HERE, Member, worker_at
 
@@ -144,10 +144,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     options = parser.parse_args()
     figures = soak(options.minutes, options.settle)
-    text = json.dumps(figures, indent=1)
-    print(text)
-    if options.json:
-        options.json.write_text(text + "\n", encoding="utf-8")
+    hand_over(figures, options.json)
     growths = [figures[name]["growth_share"] for name in ("worker", "producer", "redis")]
     sys.exit(1 if max(growths) > SHARE else 0)
 

@@ -11,7 +11,6 @@ the list may be no longer than what a job may have under way.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -20,6 +19,8 @@ import time
 from pathlib import Path
 from statistics import median
 from typing import Any, Final
+
+from tables import hand_over
 
 from producer.jobs.redis_transport import MAX_IMAGES
 from worker.contract.local.redis_server import EmbeddedRedis
@@ -92,10 +93,7 @@ def main() -> None:
     if not 1 < options.paths <= MAX_IMAGES:
         parser.error(f"--paths is 2 to {MAX_IMAGES}")
     figures = measure(options.paths, options.rounds)
-    text = json.dumps(figures, indent=1)
-    print(text)
-    if options.json:
-        options.json.write_text(text + "\n", encoding="utf-8")
+    hand_over(figures, options.json)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import base64
-import json
 import os
 import secrets
 import subprocess
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from client import tag
+from tables import hand_over
 from tiny_images import small_images
 from worker_pool import HERE, Member, free_port, worker_at
 
@@ -133,10 +133,7 @@ def main() -> None:
     parser.add_argument("--chunk", type=int, default=CHUNK)
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     options = parser.parse_args()
-    text = json.dumps(measure(options.images, options.chunk), indent=1)
-    print(text)
-    if options.json:
-        options.json.write_text(text + "\n", encoding="utf-8")
+    hand_over(measure(options.images, options.chunk), options.json)
 
 
 if __name__ == "__main__":

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import errno
-import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import wraps
-from typing import TYPE_CHECKING, Final, NoReturn, ParamSpec
+from typing import Final, NoReturn, ParamSpec
 
 import click
 
@@ -16,9 +14,7 @@ from producer.errors import ProducerError, UsageError, in_tree
 from worker.contract.i18n import gettext as _
 from worker.contract.printable import printable_lines
 from worker.contract.reasons import reason
-
-if TYPE_CHECKING:
-    from sys import UnraisableHookArgs
+from worker.contract.stops import stoppable
 
 OK: Final = 0
 COULD_NOT_RUN: Final = ProducerError.exit_code
@@ -35,7 +31,7 @@ def exits_with_code(command: Callable[P, int]) -> Callable[P, None]:
     @wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
-            with _stoppable():
+            with stoppable():
                 sys.exit(command(*args, **kwargs))
         except (click.ClickException, BrokenPipeError):
             raise  # click's own business
@@ -58,42 +54,6 @@ def exits_with_code(command: Callable[P, int]) -> Callable[P, None]:
 def echo(message: str) -> None:
     """Say something to a person, apart from the data, in their language."""
     click.echo(printable_lines(message), err=True)
-
-
-_STOPS: Final = (signal.SIGINT, signal.SIGTERM)
-_AGAIN_S: Final = 0.01
-
-
-@contextmanager
-def _stoppable() -> Iterator[None]:
-    """Let a stop from a service manager clean up as Ctrl-C does, and neither be lost."""
-    before = {number: signal.signal(number, _interrupt) for number in _STOPS}
-    hook_before = sys.unraisablehook
-
-    def hook(ignored: UnraisableHookArgs) -> None:
-        # It came in the middle of a destructor, out of which Python lets no exception: once more.
-        if issubclass(ignored.exc_type, KeyboardInterrupt):
-            signal.signal(signal.SIGALRM, _interrupt)
-            signal.setitimer(signal.ITIMER_REAL, _AGAIN_S)
-        else:
-            hook_before(ignored)
-
-    sys.unraisablehook = hook
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        sys.unraisablehook = hook_before
-        if signal.getsignal(signal.SIGINT) is _interrupt:  # else it ends, and nothing stops that
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-
-def _interrupt(_number: int, _frame: object) -> NoReturn:
-    # Once is enough: a second Ctrl-C must not stop the stopping.
-    for number in _STOPS:
-        signal.signal(number, signal.SIG_IGN)
-    raise KeyboardInterrupt
 
 
 def _reason(error: Exception) -> str:

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
+from statistics import median
 
+import psutil
 import pytest
 from click.testing import CliRunner
-from conftest import LONG, ROOT
+from conftest import LONG, PATIENCE_S, ROOT, environment
 from hub_models import save
 from images import encoded, picture
 from PIL import Image
 from tiny_model import build
 
-from worker.bench.run import Figure
+from worker.bench.figures import Figure
 from worker.bench.subjects import PLAIN, WITH_TEXT, subjects
 from worker.cli import main
 
@@ -71,10 +78,69 @@ def test_every_engine_and_precision_is_measured_beside_transformers(
     plain = next(one for one in figures if (one.subject, one.batch) == (PLAIN, 4))
     text = next(one for one in figures if (one.subject, one.batch) == (WITH_TEXT, 4))
     assert plain.versus_eager == 1
-    assert plain.versus_text == pytest.approx(text.median_ms / plain.median_ms)
+    of_rounds = [t / p for t, p in zip(text.round_ms, plain.round_ms, strict=True)]
+    assert plain.versus_text == pytest.approx(median(of_rounds))
+    assert plain.versus_text_range == pytest.approx((min(of_rounds), max(of_rounds)))
+    assert (report["rounds"], report["of_rounds"]) == (5, 5)
     with Image.open(files["png"]) as chart:
         assert chart.format == "PNG"
         assert chart.width > 600
+
+
+@LONG
+@pytest.mark.integration
+def test_what_was_measured_before_a_stop_is_shown_and_written(tmp_path: Path) -> None:
+    classifier = save(tmp_path / "vit", "vit")
+    argv = ["bench", "--device", "cpu", "--model", str(classifier), "--json", "bench.json"]
+    argv += ["--markdown", "bench.md", "--engine", "torchscript", "--precision", "fp32"]
+    # Each round takes two seconds.
+    argv += ["--runs", "1000000", "--seconds", "2.5"]
+    running = subprocess.Popen(
+        [sys.executable, "-m", "worker.cli", *argv],
+        cwd=tmp_path,
+        env=environment() | {"XDG_CACHE_HOME": str(tmp_path / "cache"), "COLUMNS": "200"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert running.stderr is not None
+    with running:
+        said = ""
+        for line in running.stderr:
+            said += line
+            if "round 2 of 5, batch 1" in line:
+                # The file is whole while others are measured.
+                report = json.loads((tmp_path / "bench.json").read_text(encoding="utf-8"))
+                assert report["rounds"] == 1
+                # As a terminal and `timeout` do it: every process of the command is meant.
+                os.killpg(running.pid, signal.SIGTERM)
+        assert running.stdout is not None
+        out = running.stdout.read()
+        assert running.wait(PATIENCE_S) == 143, said
+    assert "after round 1, per image in batches of 4: transformers " in said
+    assert "stopped: 1 of 5 rounds are complete" in said
+    assert "Traceback" not in said
+    report = json.loads((tmp_path / "bench.json").read_text(encoding="utf-8"))
+    figures = [Figure(**one) for one in report["figures"]]
+    assert {(one.subject, one.problem) for one in figures} == {
+        *((PLAIN, None), ("torchscript fp32", None))
+    }
+    assert all(one.rounds >= 1 and one.cosine > 0.999 for one in figures)
+    for text in (out, (tmp_path / "bench.md").read_text(encoding="utf-8")):
+        assert all(one.subject in text for one in figures)
+    ends_s = time.monotonic() + PATIENCE_S
+    while any(is_of(one, running.pid) for one in psutil.process_iter()):
+        assert time.monotonic() < ends_s
+        time.sleep(0.05)
+
+
+def is_of(process: psutil.Process, session: int) -> bool:
+    """Whether a process is one of the command's, and still there."""
+    try:
+        return os.getsid(process.pid) == session and process.status() != psutil.STATUS_ZOMBIE
+    except (OSError, psutil.NoSuchProcess):
+        return False
 
 
 def test_a_model_without_transformers_weights_cannot_be_compared(tmp_path: Path) -> None:

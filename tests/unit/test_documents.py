@@ -114,6 +114,8 @@ def check(command: list[str]) -> None:
         check_program(rest)
     elif program not in FOREIGN:
         assert os.access(ROOT / program, os.X_OK), program
+        if program.startswith("ops/bench/"):
+            check_program([program, *rest])
 
 
 def parse(program: str, arguments: list[str]) -> None:
@@ -134,9 +136,17 @@ def check_options(program: str, verb: str, arguments: list[str]) -> None:
 def check_program(arguments: list[str]) -> None:
     """Make sure that a program of ops knows its options."""
     file = ROOT / arguments[0]
-    text = file.read_text(encoding="utf-8")
+    text = source_of(file)
     for option in re.findall(r"--[a-z]+", " ".join(arguments)):
         assert f'"{option}"' in text, f"{file}: {option}"
+
+
+def source_of(file: Path) -> str:
+    """Return the source of a program; of a script that runs a package beside it, the package's."""
+    text = file.read_text(encoding="utf-8")
+    if runs := re.search(r"-m (\w+)", "" if file.suffix else text):
+        text = "".join(one.read_text("utf-8") for one in (file.parent / runs[1]).glob("*.py"))
+    return text
 
 
 @pages
@@ -156,8 +166,9 @@ def test_commands_in_the_prose_have_the_verbs_and_options_that_they_name(page: P
 
 def options_known(page: Path) -> set[str]:
     """Return the options of our commands, and of the programs of ops that a page names."""
-    files = {path for code in inline(page) for path in re.findall(r"ops/\w+/\w+\.py", code)}
-    text = "".join((ROOT / file).read_text(encoding="utf-8") for file in files)
+    programs = r"ops/\w+/\w+\.py|ops/bench/all"
+    files = {path for code in inline(page) for path in re.findall(programs, code)}
+    text = "".join(source_of(ROOT / file) for file in files)
     ours = (options_of(program, verb) for program in documents.GROUPS for verb in verbs(program))
     return set(re.findall(r'"(--[a-z]+)"', text)).union(*ours)
 

@@ -1,4 +1,4 @@
-"""Options of `worker bench` -> figures printed and written."""
+"""Options of `worker bench` -> figures printed and written, however early it is stopped."""
 
 from __future__ import annotations
 
@@ -10,20 +10,32 @@ from typing import Final, NamedTuple
 import msgspec
 from rich.console import Console
 
-from worker.bench.report import as_json, chart, machine, markdown, rates_table, table
-from worker.bench.run import LABELS, Effort, measure
+from worker.artifact.manifest import Artifact
+from worker.bench.figures import BATCHES, Figure, Measurements
+from worker.bench.report import (
+    as_json,
+    chart,
+    machine,
+    markdown,
+    rates_table,
+    table,
+    write_whole,
+)
+from worker.bench.run import LABELS, ROUNDS, Plan, measure
 from worker.bench.tune import SIZES, propose, rates
 from worker.contract.i18n import gettext as _
 from worker.contract.settings import Settings
+from worker.contract.stops import Stopped, stoppable
 from worker.engines.base import resolve_device
 from worker.engines.choose import open_engine
 from worker.engines.tuned_batch import remember
 from worker.export.on_first_use import open_model
 from worker.images.decode import set_up
 from worker.malloc import disable_malloc_trim
+from worker.model.precision import Precision
 
 # Wide enough for every column when the output is no terminal.
-_COLUMNS: Final = 140
+_COLUMNS: Final = 150
 
 
 class Request(NamedTuple):
@@ -32,6 +44,7 @@ class Request(NamedTuple):
     labels: tuple[str, ...]
     images: tuple[Path, ...]
     engines: tuple[str, ...]
+    precisions: tuple[Precision, ...]
     runs: int
     seconds: float
     json_file: Path | None
@@ -39,41 +52,109 @@ class Request(NamedTuple):
     chart_file: Path | None
 
 
-def run(request: Request, settings: Settings, echo: Callable[[str], None]) -> None:
+def run(request: Request, settings: Settings, echo: Callable[[str], None]) -> int:
     """Measure, print the table to standard output, write the files that were asked for.
+
+    A signal that asks to stop does not lose what has been measured by then; the JSON file is whole
+    after each round. Returns the exit code.
 
     Raises:
         TaggerError: the model, the device or a library cannot be used.
     """
-    set_up(settings.max_pixels)
-    artifact = open_model(settings, echo)
-    figures = measure(
-        artifact,
-        settings,
-        Effort(request.runs, request.seconds),
+    found = Measurements()
+    artifact: Artifact | None = None
+
+    def after_round(number: int) -> None:
+        echo(_summary(found.figures(), number))
+        if artifact:
+            _write_json(request, settings, artifact, found)
+
+    code = 0
+    try:
+        with stoppable():
+            set_up(settings.max_pixels)
+            artifact = open_model(settings, echo)
+            plan = _plan(request)
+            measure(artifact, settings, plan, found, echo=echo, after_round=after_round)
+    except Stopped as e:
+        line = _("stopped: {rounds} of {all} rounds are complete")
+        echo(line.format(rounds=found.rounds, all=ROUNDS))
+        code = e.exit_code
+    if artifact and found.subjects:
+        _hand_over(request, settings, artifact, found)
+    return code
+
+
+def _plan(request: Request) -> Plan:
+    return Plan(
         labels=request.labels or LABELS,
-        images=list(_files(request.images)),
+        images=tuple(_files(request.images)),
         engines=request.engines,
-        echo=echo,
+        precisions=request.precisions,
+        runs=request.runs,
+        seconds=request.seconds,
     )
+
+
+def _hand_over(
+    request: Request, settings: Settings, artifact: Artifact, found: Measurements
+) -> None:
+    figures = found.figures()
     console = Console()
     table(figures, console if console.is_terminal else Console(width=_COLUMNS))
-    device = str(resolve_device(settings.device, "fp32"))
-    if request.json_file:
-        request.json_file.write_text(as_json(figures, artifact.id, device), encoding="utf-8")
+    _write_json(request, settings, artifact, found)
     if request.markdown_file:
-        request.markdown_file.write_text(markdown(figures), encoding="utf-8")
+        write_whole(request.markdown_file, markdown(figures))
     if request.chart_file:
-        where = machine()["gpu"] if device.startswith("cuda") else _cpu()
+        where = machine()["gpu"] if _device(settings).startswith("cuda") else _cpu()
         chart(figures, f"{artifact.id} on {where}", request.chart_file)
 
 
-def tune(request: Request, settings: Settings, echo: Callable[[str], None]) -> None:
+def _write_json(
+    request: Request, settings: Settings, artifact: Artifact, found: Measurements
+) -> None:
+    if request.json_file:
+        about = {
+            "model": artifact.id,
+            "device": _device(settings),
+            "rounds": found.rounds,
+            "of_rounds": ROUNDS,
+        }
+        write_whole(request.json_file, as_json(found.figures(), about))
+
+
+def _device(settings: Settings) -> str:
+    return str(resolve_device(settings.device, "fp32"))
+
+
+def _summary(figures: Sequence[Figure], number: int) -> str:
+    """Return a line on the largest batch so far, for somebody who waits."""
+    shown = (
+        f"{one.subject} {one.ms_per_image:.1f} ms"
+        for one in figures
+        if one.batch == max(BATCHES) and one.problem is None
+    )
+    line = _("after round {number}, per image in batches of {batch}: {figures}")
+    return line.format(number=number, batch=max(BATCHES), figures=", ".join(shown))
+
+
+def tune(request: Request, settings: Settings, echo: Callable[[str], None]) -> int:
     """Measure batch sizes, print them, and store the best one for `worker start`.
+
+    Returns the exit code; a signal that asks to stop leaves what was stored before.
 
     Raises:
         TaggerError: the model or the device cannot be used.
     """
+    try:
+        with stoppable():
+            _tune(request, settings, echo)
+    except Stopped as e:
+        return e.exit_code
+    return 0
+
+
+def _tune(request: Request, settings: Settings, echo: Callable[[str], None]) -> None:
     disable_malloc_trim()
     artifact = open_model(settings, echo)
     spec = artifact.manifest.preprocessing
@@ -96,7 +177,7 @@ def tune(request: Request, settings: Settings, echo: Callable[[str], None]) -> N
                 {**msgspec.to_builtins(one), "images_per_s": one.images_per_s} for one in found
             ],
         }
-        request.json_file.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        write_whole(request.json_file, json.dumps(content, indent=1) + "\n")
 
 
 def _cpu() -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from worker.bench.run import BATCHES, Figure
+from worker.bench.figures import BATCHES, Figure
 from worker.bench.subjects import PLAIN, WITH_TEXT
 from worker.bench.tune import Rate
 from worker.contract.cpus import usable_cpus
@@ -32,7 +33,7 @@ _COLOURS: Final = {
 _DOTS_PER_INCH: Final = 120
 _COLUMNS: Final = (
     *(N_("subject"), N_("batch"), "ms", "10-90 %", N_("ms/image"), N_("images/s")),
-    *(N_("vs text"), N_("vs plain"), N_("cosine"), "top-1", "MB", N_("calls")),
+    *(N_("vs text"), N_("vs plain (rounds)"), N_("cosine"), "top-1", "MB", N_("calls")),
 )
 
 
@@ -49,14 +50,15 @@ def table(figures: Sequence[Figure], console: Console) -> None:
             *(one.subject, str(one.batch), f"{one.median_ms:.1f}"),
             f"{one.p10_ms:.1f}-{one.p90_ms:.1f}",
             *(f"{one.ms_per_image:.1f}", f"{one.images_per_s:.1f}"),
-            *(_times(one.versus_text), _times(one.versus_eager)),
-            *(f"{one.cosine:.5f}", f"{one.top1:.1%}", f"{one.memory_mb:.0f}", str(one.runs)),
+            *(_times(one.versus_text), _with_range(one), f"{one.cosine:.5f}"),
+            *(f"{one.top1:.1%}", f"{one.memory_mb:.0f}", f"{one.runs} / {one.rounds}"),
         )
     console.print(grid)
     console.print(
         _(
-            "vs text: against '{text}'; vs plain: against '{plain}', both fp32. Cosine and top-1 "
-            "are against '{plain}', of the worst image and of all."
+            "vs text: against '{text}'; vs plain: against '{plain}', both fp32: the median of the "
+            "rounds' ratios, and the lowest and the highest of them. Cosine and top-1 are against "
+            "'{plain}', of the worst image and of all. Calls are those of all rounds / the rounds."
         ).format(text=WITH_TEXT, plain=PLAIN)
     )
 
@@ -75,7 +77,7 @@ def rates_table(rates: Sequence[Rate], best: Rate, console: Console) -> None:
 def markdown(figures: Sequence[Figure]) -> str:
     """Return the figures as a table for a document."""
     lines = [
-        "| | batch | ms/image | images/s | vs text | vs plain | cosine | top-1 | MB |",
+        "| | batch | ms/image | images/s | vs text | vs plain (rounds) | cosine | top-1 | MB |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for one in figures:
@@ -84,22 +86,31 @@ def markdown(figures: Sequence[Figure]) -> str:
             continue
         cells = [
             *(one.subject, str(one.batch), f"{one.ms_per_image:.1f}", f"{one.images_per_s:.1f}"),
-            *(_times(one.versus_text), _times(one.versus_eager), f"{one.cosine:.5f}"),
+            *(_times(one.versus_text), _with_range(one), f"{one.cosine:.5f}"),
             *(f"{one.top1:.1%}", f"{one.memory_mb:.0f}"),
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
-def as_json(figures: Sequence[Figure], model: str, device: str) -> str:
-    """Return the figures with what they were measured on."""
-    content = {
-        "model": model,
-        "device": device,
-        "machine": machine(),
-        "figures": msgspec.to_builtins(figures),
-    }
+def as_json(figures: Sequence[Figure], about: dict[str, Any]) -> str:
+    """Return the figures with what they were measured on; `about` is what else there is to say."""
+    content = {**about, "machine": machine(), "figures": msgspec.to_builtins(figures)}
     return json.dumps(content, ensure_ascii=False, indent=1) + "\n"
+
+
+def write_whole(file: Path, text: str) -> None:
+    """Write a file that others may read at any time: they find the old one or the new one."""
+    if file.is_symlink() or (file.exists() and not file.is_file()):
+        # Such as /dev/stdout, which is not to be replaced.
+        file.write_text(text, encoding="utf-8")
+        return
+    new = file.with_name(f".{file.name}.{os.getpid()}")
+    try:
+        new.write_text(text, encoding="utf-8")
+        new.replace(file)
+    finally:
+        new.unlink(missing_ok=True)
 
 
 def machine() -> dict[str, Any]:
@@ -146,3 +157,11 @@ def chart(figures: Sequence[Figure], title: str, file: Path) -> None:
 
 def _times(ratio: float | None) -> str:
     return "" if ratio is None else f"{ratio:.2f}x"
+
+
+def _with_range(one: Figure) -> str:
+    """Return the ratio to transformers, with the lowest and the highest of the rounds."""
+    if one.versus_eager_range is None:
+        return ""
+    least, most = one.versus_eager_range
+    return f"{_times(one.versus_eager)} ({least:.2f}-{most:.2f})"

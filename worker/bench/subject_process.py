@@ -7,7 +7,11 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import TracebackType
@@ -21,9 +25,11 @@ from worker.artifact.manifest import Artifact
 from worker.bench.subjects import Run, Subject, open_subject
 from worker.contract.i18n import gettext_noop as N_
 from worker.contract.settings import Settings
+from worker.contract.stops import STOPS
 from worker.errors import TaggerError
 
 WARM_UPS: Final = 5
+_GRACE_S: Final = 10.0
 _MB: Final = 1e6
 
 
@@ -49,24 +55,28 @@ class SubjectProcess:
     """A process with a loaded subject that measures on request, for the life of a `with` block."""
 
     def __init__(self, spec: SubjectSpec) -> None:
-        """Start the process; `rows` waits until it is warm."""
+        """Take what is measured; nothing is started yet."""
         context = multiprocessing.get_context("spawn")
         self.subject = spec.subject
-        self._here, there = context.Pipe()
-        self._process = context.Process(target=_serve, args=(there, spec), daemon=True)
-        self._process.start()
-        there.close()
+        self._here, self._there = context.Pipe()
+        self._process = context.Process(target=_serve, args=(self._there, spec), daemon=True)
 
     def __enter__(self) -> Self:
+        """Start the process; `rows` waits until it is warm."""
+        with _stops_held_back():
+            self._process.start()
+        self._there.close()
         return self
 
     def __exit__(
-        self, _kind: type[BaseException] | None, _e: BaseException | None, _t: TracebackType | None
+        self, kind: type[BaseException] | None, _e: BaseException | None, _t: TracebackType | None
     ) -> None:
         self._here.close()
-        self._process.join(10)
-        if self._process.is_alive():
-            self._process.terminate()
+        if kind is None:
+            self._process.join(_GRACE_S)
+        # A signal that asks to stop would not end it.
+        self._process.kill()
+        self._process.join(_GRACE_S)
 
     def rows(self) -> npt.NDArray[np.float32]:
         """Return what the subject makes of the inputs, N x D.
@@ -78,25 +88,53 @@ class SubjectProcess:
         return rows
 
     def times_ms(self, batch: int, runs: int, seconds: float) -> list[float]:
-        """Return the time of each call: `runs` calls, or as many as fit into `seconds`."""
-        self._here.send((batch, runs, seconds))
-        times: list[float] = self._answer()
+        """Return the time of each call: `runs` calls, or as many as fit into `seconds`.
+
+        Raises:
+            Refused: the process has ended.
+        """
+        times: list[float] = self._ask((batch, runs, seconds))
         return times
 
     def memory_mb(self) -> float:
-        """Return what the process holds: GPU memory on CUDA, else resident memory."""
-        self._here.send(None)
-        memory: float = self._answer()
+        """Return what the process holds: GPU memory on CUDA, else resident memory.
+
+        Raises:
+            Refused: the process has ended.
+        """
+        memory: float = self._ask(None)
         return memory
+
+    def _ask(self, question: object) -> Any:
+        # One that has ended is found out by its answer.
+        with suppress(ConnectionError):
+            self._here.send(question)
+        return self._answer()
 
     def _answer(self) -> Any:
         try:
             answer = self._here.recv()
-        except EOFError as e:
+        except (EOFError, ConnectionError) as e:
             raise Refused(N_("its process ended without a word, perhaps for want of memory")) from e
         if isinstance(answer, str):
             raise Refused(answer)
         return answer
+
+
+@contextmanager
+def _stops_held_back() -> Iterator[None]:
+    """Start what is started in the block deaf to SIGINT and SIGTERM, which come here after it.
+
+    Terminals, and `timeout`, send them to all processes of a command; this one has the figures,
+    and ends the others.
+    """
+    # It would let them through again if it were started inside.
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _serve(pipe: Connection, spec: SubjectSpec) -> None:

@@ -73,7 +73,8 @@ def open_subject(
     device = resolve_device(settings.device, subject.precision)
     model = original_model(artifact).to(device)
     tower = image_tower(artifact, model).to(device)
-    texts = _text_in_every_call(artifact, model, labels) if subject.name == WITH_TEXT else None
+    with_text = subject.name == WITH_TEXT
+    texts = _text_in_every_call(artifact, model, labels, device) if with_text else None
 
     def run(pixels_NCHW: Tensor) -> Tensor:
         with torch.inference_mode():
@@ -86,11 +87,11 @@ def open_subject(
 
 
 def _text_in_every_call(
-    artifact: Artifact, model: Any, labels: tuple[str, ...]
+    artifact: Artifact, model: Any, labels: tuple[str, ...], device: torch.device
 ) -> Callable[[], Tensor]:
     """Return what the usual zero-shot code does beside the images: all labels, in each call."""
     manifest = artifact.manifest
-    tower, device = TextTower(model, is_masked=True).eval(), model.device
+    tower = TextTower(model, is_masked=True).eval()
     tokenizer = Tokenizer.from_file(str(artifact.file(TOKENIZER)))
     prompts = [manifest.template.format(label) for label in labels]
 
