@@ -52,6 +52,8 @@ class Leases(kombu_redis.QoS):
         self._processing_since_s: dict[bytes, float] = {}
         self._newer_since_s: dict[bytes, float] = {}
         self._late_acks: set[str] = set()
+        # Acknowledged in Redis, and not yet forgotten here.
+        self._acked: set[str] = set()
 
     def can_consume(self) -> bool:
         """Whether to ask for another message."""
@@ -74,13 +76,19 @@ class Leases(kombu_redis.QoS):
         a connection that is closed by now goes to others when its lease ends: they find it done.
         """
         try:
-            if self._is_open:
+            if delivery_tag in self._acked:
+                self._acked.discard(delivery_tag)
+            elif self._is_open:
                 with self.channel.conn_or_acquire() as client, client.pipeline() as pipe:
                     self._remove_from_indices(delivery_tag, pipe).execute()
         except redis.RedisError as e:
             log.warning("message.ack_waits: %s", reason_of(e))
             self._late_acks.add(delivery_tag)
         super(kombu_redis.QoS, self).ack(delivery_tag)
+
+    def note_acked(self, delivery_tag: str) -> None:
+        """Note that a message was acknowledged with its result; `ack` follows. By any thread."""
+        self._acked.add(delivery_tag)
 
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:  # noqa: FBT001, FBT002 - kombu's
         """Put a message back or drop it; if Redis refuses now, its lease ends, and others get it.
