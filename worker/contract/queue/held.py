@@ -31,6 +31,12 @@ redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
 if ARGV[4] then redis.call('LREM', KEYS[3], 1, ARGV[4]) end
 """
 
+# KEYS: held, leases, processing. ARGV: tag, the message. Nothing happens to one that is not held.
+_LET_GO: Final = """
+redis.call('ZREM', KEYS[2], ARGV[1])
+if redis.call('HDEL', KEYS[1], ARGV[1]) == 1 then redis.call('LPUSH', KEYS[3], ARGV[2]) end
+"""
+
 # What is not held any more gets no lease: others have it, or it is done.
 # KEYS: held, leases. ARGV: now, and tags.
 _RENEW: Final = """
@@ -92,6 +98,10 @@ class HeldMessages:
         """Note a message as held, and take it, by its bytes, off the processing list."""
         there = () if raw is None else (raw,)
         client.eval(_NOTE, 3, *self._both, self._keys.processing, tag, held, now_s, *there)
+
+    def let_go(self, client: Any, tag: bytes, raw: bytes) -> None:
+        """Move a message that was taken, and cannot be processed, to the processing list."""
+        client.eval(_LET_GO, 3, *self._both, self._keys.processing, tag, raw)
 
     def renew(self, client: Any, tags: Iterable[str], now_s: float) -> None:
         """Let the leases on what is still held begin now."""
