@@ -69,6 +69,11 @@ class Channel(DeadLetterChannel):
     def _fair(self) -> FairQueue:
         return FairQueue(self.keys)
 
+    @cached_property
+    def _packed(self) -> dict[tuple[Any, ...], list[bytes]]:
+        """The commands that were sent to wait for messages, as they are sent."""
+        return {}
+
     def _create_client(self, asynchronous: bool = False) -> Any:  # noqa: FBT001, FBT002 - kombu's
         """Return one client for all that is not waited for.
 
@@ -161,7 +166,11 @@ class Channel(DeadLetterChannel):
     def _send(self, *command: Any) -> None:
         self._sent = command[0]
         self._brpop_sent_at = time.monotonic()
-        self.client.connection.send_command(*command)
+        connection = self.client.connection
+        # They are the same few, over and over.
+        if (packed := self._packed.get(command)) is None:
+            packed = self._packed[command] = connection.pack_command(*command)
+        connection.send_packed_command(packed)
 
     def _brpop_read(self, **options: Any) -> bool:
         # The command that was sent: meanwhile the queue may have been cancelled.
