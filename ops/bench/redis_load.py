@@ -21,7 +21,8 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from itertools import repeat
 from pathlib import Path
 from statistics import quantiles
 from typing import Any, Final, NamedTuple
@@ -39,7 +40,7 @@ from worker.contract.codec import decode
 from worker.contract.keys import DEFAULT_KEYS as KEYS
 from worker.contract.local.redis_server import EmbeddedRedis
 from worker.contract.messages import Chunk, ChunkResult, ImageRef, ImageResult
-from worker.contract.queue.envelope import open_envelope
+from worker.contract.queue.envelope import EnvelopeError, open_envelope
 from worker.contract.queue.fair import FairQueue
 from worker.contract.redis.connections import connect
 from worker.contract.secret import SecretUrl
@@ -52,7 +53,7 @@ WORKERS: Final = (1, 4, 16, 64, 256)
 # Of 64 characters, as a directory of photographs has them.
 PATH: Final = "/srv/photographs/2026/11/somebody's journey/IMG_20261130_{:07d}.jpeg"
 _TTL_S: Final = 3600
-_TIMEOUT_S: Final = 120.0
+_TIMEOUT_S: Final = 60.0
 
 
 class Bill:
@@ -200,12 +201,10 @@ def result_of(chunk: Chunk) -> bytes:
     return success_body(answer)
 
 
-def simulate(url: str, hold_s: float, begin: Any) -> Seen:
+def simulate(client: Any, hold_s: float) -> Seen:
     """Be a worker until the queue is empty: take, hold, store with the acknowledgement."""
-    client: Any = connect(url)
     queue, jobs, seen = FairQueue(KEYS), JobStore(client, _TTL_S), Seen([], [])
     body, images = b"", 0
-    begin.wait(_TIMEOUT_S)
     while True:
         began_s = time.perf_counter()
         taken = queue.take(client)
@@ -224,39 +223,46 @@ def simulate(url: str, hold_s: float, begin: Any) -> Seen:
         seen.finish_ms.append(1000 * (time.perf_counter() - began_s))
 
 
-def simulate_many(url: str, workers: int, hold_s: float, begin: Any, found: Any) -> None:
-    """Be so many workers, on threads of this process; `found` gets what each has seen."""
+def simulate_many(url: str, workers: int, hold_s: float, pipe: Any) -> None:
+    """Be so many workers, on threads of this process; tell the pipe what each has seen."""
+    clients = [connect(url) for _ in range(workers)]
+    # msgspec meets the type before several threads do, as in a worker.
+    with suppress(EnvelopeError):
+        open_envelope(b"{}")
+    pipe.send(len(clients))
+    pipe.recv()
     with ThreadPoolExecutor(workers) as pool:
-        threads = [pool.submit(simulate, url, hold_s, begin) for _ in range(workers)]
-        for thread in threads:
-            found.put(thread.result())
+        pipe.send([*pool.map(simulate, clients, repeat(hold_s))])
+
+
+@contextmanager
+def simulated(url: str, workers: int, processes: int, hold_s: float) -> Iterator[list[Any]]:
+    """Yield a pipe to each of so many processes with their part of the workers, all connected."""
+    context = multiprocessing.get_context("spawn")
+    pipes = []
+    for _ in range(processes):
+        here, there = context.Pipe()
+        given = (url, workers // processes, hold_s, there)
+        context.Process(target=simulate_many, args=given, daemon=True).start()
+        there.close()
+        pipes.append(here)
+    for pipe in pipes:
+        pipe.recv()
+    yield pipes
 
 
 def load(workers: int, processes: int, chunks: int, images: int, hold_s: float) -> dict[str, Any]:
     """Let so many simulated workers empty a queue; return the rate and what it cost Redis."""
-    processes = min(processes, workers)
-    context = multiprocessing.get_context("spawn")
-    begin, found = context.Barrier(workers + 1), context.Queue()
     with EmbeddedRedis() as server:
         client: Any = connect(server.url)
         with open_connection(Settings(broker_url=SecretUrl(server.url))) as connection:
             job = fill(connection, chunks, images)
-            children = [
-                context.Process(
-                    target=simulate_many,
-                    args=(server.url, workers // processes, hold_s, begin, found),
-                    daemon=True,
-                )
-                for _ in range(processes)
-            ]
-            for child in children:
-                child.start()
-            begin.wait(_TIMEOUT_S)
-            bill = Bill(client)
-            seen = [found.get(timeout=_TIMEOUT_S) for _ in range(workers)]
-            cost = bill.per_chunk(chunks)
-            for child in children:
-                child.join(_TIMEOUT_S)
+            with simulated(server.url, workers, min(processes, workers), hold_s) as pipes:
+                bill = Bill(client)
+                for pipe in pipes:
+                    pipe.send("go")
+                seen = [one for pipe in pipes for one in pipe.recv()]
+                cost = bill.per_chunk(chunks)
             if not connection.jobs.get(job).finished:
                 msg = "chunks were lost"
                 raise SystemExit(msg)
