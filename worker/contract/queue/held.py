@@ -49,12 +49,17 @@ end
 """
 
 # What is held without a lease, or with one that begins later than any can, gets one from now on.
+# All that is held is gone through only if there are not as many leases: every worker sweeps, and a
+# thousand of them may hold ten thousand messages. A lease of nothing hides one that lacks until it
+# has ended and is taken away.
 # KEYS: held, leases. ARGV: now, the latest time of a lease, that of one that has ended, how many of
 # those to return.
 _SWEEP: Final = """
 redis.call('ZREM', KEYS[2], '')
-for _, tag in ipairs(redis.call('HKEYS', KEYS[1])) do
-  if not redis.call('ZSCORE', KEYS[2], tag) then redis.call('ZADD', KEYS[2], ARGV[1], tag) end
+if redis.call('HLEN', KEYS[1]) ~= redis.call('ZCARD', KEYS[2]) then
+  for _, tag in ipairs(redis.call('HKEYS', KEYS[1])) do
+    if not redis.call('ZSCORE', KEYS[2], tag) then redis.call('ZADD', KEYS[2], ARGV[1], tag) end
+  end
 end
 for _, tag in ipairs(redis.call('ZRANGE', KEYS[2], ARGV[2], '+inf', 'BYSCORE')) do
   redis.call('ZADD', KEYS[2], ARGV[1], tag)
