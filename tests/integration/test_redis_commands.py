@@ -18,7 +18,7 @@ from worker.contract.settings import Settings
 
 pytestmark = pytest.mark.integration
 
-CHUNKS = 40
+CHUNKS = 100
 GRACE_S = 10.0
 
 
