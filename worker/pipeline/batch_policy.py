@@ -67,8 +67,9 @@ class Item:
         self.is_done = True
         try:
             self._on_done(outcome)
-        except Exception as e:
-            log.error("image.unanswered", exc_info=e)
+        except Exception:
+            # Others wait for the thread that is here.
+            log.exception("image.unanswered")
 
 
 class BatchPolicy:
