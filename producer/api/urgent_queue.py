@@ -2,8 +2,8 @@
 
 ::
 
-    ask --send--> queue --worker--> result --look--> who asks
-     |
+    ask --send--> queue --worker--> result, stored and published --pushed--> who asks
+     |                                      +-- look, if that is lost --+
      +-- gives up, hangs up --withdraw--> out of the queue, and the bytes out of Redis
 """
 
@@ -15,7 +15,8 @@ import math
 import secrets
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
@@ -25,6 +26,7 @@ import msgspec
 import redis
 from kombu.exceptions import OperationalError
 
+from producer.api.pushed_answers import URGENT_JOB, PushedAnswers
 from producer.api.withdrawals import Withdrawals
 from producer.backend.connection import Connection
 from producer.jobs.chunks import Loaded, OutgoingChunk, make_chunk
@@ -36,9 +38,12 @@ from worker.contract.messages import (
     ChunkResult,
     ImageRef,
 )
+from worker.contract.redis.connections import single_try_client
 from worker.contract.redis.retry import RetryPolicy
 from worker.contract.stores.jobs import LostChunk
 
+# How often who waits is looked for, where results are pushed: then a look finds what was lost.
+_PUSHED_LOOK_S: Final = 0.25
 # Longer than workers take to see it.
 _KEY_TTL_S: Final = 15
 _KEY_PAUSE_S: Final = 5.0
@@ -75,10 +80,15 @@ class UrgentQueue:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         # All requests to this server are chunks of one job, which nobody lists.
-        self._job: Final = f"now-{secrets.token_hex(6)}"
+        self._job: Final = f"{URGENT_JOB}{secrets.token_hex(6)}"
         self._numbers = itertools.count()
         self._waiting: dict[int, asyncio.Future[ChunkResult | LostChunk]] = {}
         self._withdrawals = Withdrawals(connection, self._job)
+        client = single_try_client(connection.settings.results)
+        self._pushed = PushedAnswers(client, connection.keys, self._job, self._hear)
+        # Answers that were pushed and are still stored; who waited when that was last looked at.
+        self._stored: deque[int] = deque()
+        self._looked_for: set[int] = set()
         self._loop: asyncio.AbstractEventLoop
         self._stopping = threading.Event()
         self._asked = threading.Event()
@@ -89,6 +99,7 @@ class UrgentQueue:
     def start(self) -> None:
         """Begin, within the event loop that asks."""
         self._loop = asyncio.get_running_loop()
+        self._pushed.start()
         self._thread.start()
 
     def refuse_all(self) -> None:
@@ -104,6 +115,7 @@ class UrgentQueue:
         await asyncio.sleep(0)
         self._stopping.set()
         self._asked.set()
+        await asyncio.to_thread(self._pushed.stop)
         await asyncio.to_thread(self._thread.join)
 
     async def ask(
@@ -139,7 +151,8 @@ class UrgentQueue:
                 # It cannot be stopped half-way: what is sent is withdrawn afterwards.
                 await asyncio.shield(sending)
                 on_sent()
-                self._asked.set()
+                if not self._pushed.is_live:
+                    self._asked.set()
                 return await future
         except BaseException:
             sending.add_done_callback(partial(self._give_up, seq, blobs))
@@ -184,6 +197,7 @@ class UrgentQueue:
         with suppress(redis.RedisError):
             while not self._stopping.is_set():
                 policy.call(self._step)
+            self._drop_stored()
             self._withdrawals.step(is_last=True)
 
     def _goes_on(self, _error: Exception) -> bool:
@@ -195,20 +209,41 @@ class UrgentQueue:
             connection.client.set(connection.keys.urgent, "1", ex=_KEY_TTL_S)
             self._announce_at_s = time.monotonic() + _KEY_PAUSE_S
         self._withdrawals.step()
-        self._look()
+        self._drop_stored()
+        began_s, seqs = time.monotonic(), list(self._waiting)
+        if self._pushed.is_live:
+            self._look(self._looked_for.intersection(seqs))
+            self._looked_for = set(seqs)
+            self._rest(_PUSHED_LOOK_S)
+        elif seqs:
+            self._look(seqs)
+            time.sleep(max(_POLL_S, _POLL_RATIO * (time.monotonic() - began_s)))
+        else:
+            self._rest(_IDLE_S)
 
-    def _look(self) -> None:
-        seqs = list(self._waiting)
-        if not seqs:
-            self._asked.wait(_IDLE_S)
-            self._asked.clear()
-            return
-        began_s = time.monotonic()
-        found = self._connection.jobs.collect(self._job, seqs)
-        if found:
+    def _rest(self, pause_s: float) -> None:
+        """Wait until there is something to do, at most so long."""
+        self._asked.wait(pause_s)
+        self._asked.clear()
+
+    def _look(self, seqs: Collection[int]) -> None:
+        """Ask for the results of some who wait."""
+        if found := self._connection.jobs.collect(self._job, [*seqs]):
             self._connection.jobs.drop_results(self._job, [one.seq for one in found])
             self._loop.call_soon_threadsafe(self._answer, found)
-        time.sleep(max(_POLL_S, _POLL_RATIO * (time.monotonic() - began_s)))
+
+    def _hear(self, found: ChunkResult | LostChunk) -> None:
+        """Answer with what was pushed; what is stored of it is dropped soon, with others."""
+        self._stored.append(found.seq)
+        self._loop.call_soon_threadsafe(self._answer, (found,))
+
+    def _drop_stored(self) -> None:
+        some = [*self._stored]
+        if some:
+            self._connection.jobs.drop_results(self._job, some)
+            self._withdrawals.forget(some)
+        for _ in some:
+            self._stored.popleft()
 
     def _answer(self, found: Sequence[ChunkResult | LostChunk]) -> None:
         for one in found:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from producer.backend.connection import Connection
@@ -35,6 +35,11 @@ class Withdrawals:
     def add(self, seq: int, blobs: tuple[str, ...]) -> None:
         """Let a chunk vanish with the next step."""
         self._given_up.append((seq, blobs))
+
+    def forget(self, seqs: Iterable[int]) -> None:
+        """Look no more for results that came and were dropped. By the thread of the steps."""
+        for seq in seqs:
+            self._held.pop(seq, None)
 
     def step(self, *, is_last: bool = False) -> None:
         """Take out what nobody waits for; now and then, drop the results of what workers held.

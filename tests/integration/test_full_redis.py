@@ -183,9 +183,10 @@ def test_a_job_that_is_cancelled_leaves_nothing_in_the_queue(
     job, other = (run("producer", *argv, *more, broker_url=url).stdout.strip() for more in ((), ()))
     blobs = run("producer", *argv, "--blobs", broker_url=url).stdout.strip()
     # One is taken, and with that some are sorted.
-    taken = client.execute_command(*FairQueue(KEYS).take_command())
-    client.lpush(KEYS.queue, taken)
-    client.delete(KEYS.processing)
+    taken = FairQueue(KEYS).take(client)
+    assert isinstance(taken, tuple)
+    client.lpush(KEYS.queue, taken[0])
+    client.delete(KEYS.unacked, KEYS.unacked_index)
     jobs = JobStore(client, 3600)
     held(jobs)
     client.config_set("maxmemory", used(client) - 1000)

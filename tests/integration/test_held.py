@@ -94,6 +94,34 @@ def test_what_is_held_without_a_lease_gets_one_and_is_taken_over_when_that_ends(
     assert client.llen(KEYS.queue) == 1
 
 
+def test_what_is_held_is_not_gone_through_where_all_have_leases(
+    settings: Settings, client: Any
+) -> None:
+    """Every worker sweeps, and a thousand of them hold thousands."""
+    now_s, _ = client.time()
+    for number in range(100):
+        client.hset(KEYS.unacked, f"tag-{number}", "a message")
+        client.zadd(KEYS.unacked_index, {f"tag-{number}": now_s})
+    client.config_resetstat()
+    sweep(settings)
+    calls = client.info("commandstats")
+    assert calls["cmdstat_hlen"]["calls"] == 1
+    assert not {"cmdstat_hkeys", "cmdstat_zscore"} & calls.keys()
+
+
+def test_one_that_lacks_a_lease_gets_it_though_there_are_as_many_leases(
+    settings: Settings, client: redis.Redis
+) -> None:
+    tag = leave(settings, client)
+    client.delete(KEYS.unacked_index)
+    now_s: Any = client.time()
+    # A lease of nothing, which has ended.
+    client.zadd(KEYS.unacked_index, {"nothing": now_s[0] - 2000})
+    sweep(settings, times=2)
+    assert client.zscore(KEYS.unacked_index, tag)
+    assert client.zscore(KEYS.unacked_index, "nothing") is None
+
+
 def test_a_lease_that_begins_in_the_future_begins_now(
     settings: Settings, client: redis.Redis
 ) -> None:

@@ -6,8 +6,8 @@ import json
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
+import msgspec
 import pytest
 import redis
 from celery.app.task import Context
@@ -24,6 +24,7 @@ from worker.contract.secret import SecretUrl
 from worker.contract.settings import Settings
 from worker.contract.stores.jobs import JobStore, LostChunk
 from worker.service import result_backend as results
+from worker.service.delivery import DELIVERY, Delivery, Tagged
 from worker.service.result_backend import ChunkResults
 
 
@@ -46,7 +47,7 @@ def test_a_result_is_stored_and_counted(backend: ChunkResults, client: redis.Red
     jobs.set_sent(job, images=2, chunks=1)
     jobs.set_state(job, "submitted")
     sent = result(job, "/猫.jpg", "/bad.jpg")
-    backend.mark_as_done(f"{job}-0", sent.to_wire())
+    backend.mark_as_done(f"{job}-0", Tagged(sent))
     assert jobs.collect(job, [0]) == [sent]
     assert jobs.finished_chunks(job, [0]) == {0}
     record = jobs.get(job)
@@ -61,26 +62,62 @@ def test_a_chunk_that_comes_twice_keeps_its_first_result(
     job = jobs.create().id
     first, second = result(job, "/a.jpg"), result(job, "/bad.jpg", worker="other")
     for one in (first, second):
-        backend.mark_as_done(f"{job}-0", one.to_wire())
+        backend.mark_as_done(f"{job}-0", Tagged(one))
     assert jobs.collect(job, [0]) == [first]
     assert (jobs.get(job).done, jobs.get(job).failed) == (1, 0)
+
+
+def test_a_message_is_acknowledged_in_the_step_that_stores_its_result(
+    backend: ChunkResults, client: redis.Redis
+) -> None:
+    job = JobStore(client, 60).create().id
+    for tag in ("mine", "other"):
+        client.hset(KEYS.unacked, tag, "a message")
+        client.zadd(KEYS.unacked_index, {tag: 1.0})
+    delivery = Delivery("mine")
+    delivery.goes_with_result = True
+    backend.mark_as_done(f"{job}-0", Tagged(result(job, "/a.jpg")), Context({DELIVERY: delivery}))
+    assert delivery.is_acked
+    assert client.hkeys(KEYS.unacked) == [b"other"]
+    assert client.zrange(KEYS.unacked_index, 0, -1) == [b"other"]
+
+
+def test_the_message_of_a_chunk_with_blobs_is_left_to_be_acknowledged_after_them(
+    backend: ChunkResults, client: redis.Redis
+) -> None:
+    job = JobStore(client, 60).create().id
+    client.hset(KEYS.unacked, "mine", "a message")
+    delivery = Delivery("mine")
+    backend.mark_as_done(f"{job}-0", Tagged(result(job, "/a.jpg")), Context({DELIVERY: delivery}))
+    assert not delivery.is_acked
+    assert client.hkeys(KEYS.unacked) == [b"mine"]
+
+
+def test_a_message_is_acknowledged_also_if_its_job_is_gone(
+    backend: ChunkResults, client: redis.Redis
+) -> None:
+    client.hset(KEYS.unacked, "mine", "a message")
+    delivery = Delivery("mine")
+    delivery.goes_with_result = True
+    backend.mark_as_done("j-0", Tagged(result("j", "/a.jpg")), Context({DELIVERY: delivery}))
+    assert not client.exists(KEYS.unacked)
 
 
 def test_names_that_are_no_utf8_survive(backend: ChunkResults, client: redis.Redis) -> None:
     jobs = JobStore(client, 60)
     job = jobs.create().id
     sent = result(job, "/\udce9t\udce9.jpg")
-    backend.mark_as_done(f"{job}-0", sent.to_wire())
+    backend.mark_as_done(f"{job}-0", Tagged(sent))
     assert jobs.collect(job, [0]) == [sent]
 
 
 def test_celery_itself_reads_what_is_stored(backend: ChunkResults, client: redis.Redis) -> None:
     job = JobStore(client, 60).create().id
-    wire: dict[str, Any] = result(job, "/a.jpg").to_wire()
-    backend.mark_as_done(f"{job}-0", wire)
+    sent = result(job, "/a.jpg")
+    backend.mark_as_done(f"{job}-0", Tagged(sent))
     found = backend.app.AsyncResult(f"{job}-0")
     assert found.state == "SUCCESS"
-    assert found.get(timeout=PATIENCE_S) == json.loads(json.dumps(wire))
+    assert found.get(timeout=PATIENCE_S) == json.loads(json.dumps(sent.to_wire()))
 
 
 @pytest.fixture
@@ -97,9 +134,9 @@ def test_a_result_waits_for_a_redis_that_is_away(
     with connect(fickle.url) as client:
         job = JobStore(client, 60).create().id
     sent = result(job, "/猫.jpg")
-    app.backend.mark_as_done(f"{job}-1", sent.to_wire() | {"seq": 1})
+    app.backend.mark_as_done(f"{job}-1", Tagged(msgspec.structs.replace(sent, seq=1)))
     fickle.stop()
-    storing = threading.Thread(target=app.backend.mark_as_done, args=(f"{job}-0", sent.to_wire()))
+    storing = threading.Thread(target=app.backend.mark_as_done, args=(f"{job}-0", Tagged(sent)))
     storing.start()
     until(lambda: "results.waiting" in caplog.text)
     assert storing.is_alive()
@@ -121,7 +158,7 @@ def test_a_worker_that_is_to_stop_leaves_the_chunk_to_others(
     monkeypatch.setattr(worker_state, "should_stop", 0)
     # Not an `Exception`: Celery would store it as the chunk's failure, and acknowledge the chunk.
     with pytest.raises(SystemExit):
-        app.backend.mark_as_done("j-0", result("j", "/a.jpg").to_wire())
+        app.backend.mark_as_done("j-0", Tagged(result("j", "/a.jpg")))
 
 
 # Celery's own, of redis-py's SETEX.
@@ -159,7 +196,7 @@ def test_results_in_a_redis_of_their_own_are_counted_where_the_job_is(
         job = jobs.create().id
         jobs.set_sent(job, images=1, chunks=1)
         sent = result(job, "/a.jpg")
-        make_app(apart, stores_results=True).backend.mark_as_done(f"{job}-0", sent.to_wire())
+        make_app(apart, stores_results=True).backend.mark_as_done(f"{job}-0", Tagged(sent))
         assert jobs.collect(job, [0]) == [sent]
         assert jobs.get(job).done == 1
         results.flushdb()

@@ -23,6 +23,7 @@ from worker.pipeline.batch_policy import (
     Embeddings,
     Inferred,
     Item,
+    Outcome,
     Pixels,
 )
 from worker.pipeline.batch_runner import Wait
@@ -42,7 +43,21 @@ def pixels(value: int) -> Pixels:
 
 
 def item(ready_at_s: float = 0.0) -> Item:
-    return Item(pixels(0), ready_at_s, Future())
+    return Item(pixels(0), ready_at_s, lambda _: None)
+
+
+def put(batcher: Batcher, value: int) -> Future[Inferred]:
+    """Put an image that was announced; what becomes of it is the future's."""
+    future = Future[Inferred]()
+
+    def resolve(outcome: Outcome) -> None:
+        if isinstance(outcome, BaseException):
+            future.set_exception(outcome)
+        else:
+            future.set_result(outcome)
+
+    batcher.put(pixels(value), resolve)
+    return future
 
 
 def policy_with(
@@ -92,7 +107,7 @@ class Bench:
     def put(self, *values: int) -> list[Future[Inferred]]:
         """Announce and put images at once."""
         self.batcher.expect(len(values))
-        return [self.batcher.put(pixels(value)) for value in values]
+        return [put(self.batcher, value) for value in values]
 
 
 @contextmanager
@@ -124,7 +139,7 @@ def test_a_full_batch_leaves_at_once() -> None:
 
 def test_an_urgent_image_goes_first_and_alone() -> None:
     policy, now_s = policy_with(ready=3, expected=20)
-    item = Item(pixels(9), now_s, Future())
+    item = Item(pixels(9), now_s, lambda _: None)
     assert policy.put(item, urgent=True)
     assert policy.ready == 4
     assert policy.is_full
@@ -136,7 +151,7 @@ def test_an_urgent_image_goes_first_and_alone() -> None:
 def test_urgent_images_share_a_batch() -> None:
     policy = BatchPolicy(2)
     policy.expect(3, 0.0)
-    items = [Item(pixels(n), 0.0, Future()) for n in range(3)]
+    items = [Item(pixels(n), 0.0, lambda _: None) for n in range(3)]
     for item in items:
         policy.put(item, urgent=True)
     assert [policy.take(), policy.take(), policy.take()] == [items[:2], items[2:], []]
@@ -259,9 +274,9 @@ def test_waiting_is_measured_until_the_batch_starts() -> None:
     with bench(max_batch=2) as b:
         b.batcher.expect(2)
         b.clock.now_s += 1  # So there is patience, and it ends by this clock alone.
-        first = b.batcher.put(pixels(1))
+        first = put(b.batcher, 1)
         b.clock.now_s += 0.5
-        second = b.batcher.put(pixels(2))
+        second = put(b.batcher, 2)
         assert first.result(PATIENCE_S).batch_wait_ms == pytest.approx(500)
         assert second.result(PATIENCE_S).batch_wait_ms == pytest.approx(0)
         assert b.script.batches == [[1, 2]]
@@ -274,7 +289,7 @@ def test_images_of_different_callers_share_a_batch() -> None:
         futures: list[Future[Inferred]] = []
 
         def call(value: int) -> None:
-            futures.append(b.batcher.put(pixels(value)))
+            futures.append(put(b.batcher, value))
 
         callers = [threading.Thread(target=call, args=(value,)) for value in range(4)]
         for caller in callers:
@@ -312,7 +327,7 @@ def test_a_forgotten_image_lets_the_others_go() -> None:
     with bench(max_batch=2) as b:
         b.batcher.expect(2)
         b.clock.now_s += 1000
-        future = b.batcher.put(pixels(1))
+        future = put(b.batcher, 1)
         b.batcher.forget()
         assert future.result(PATIENCE_S).batch_size == 1
 
@@ -356,7 +371,7 @@ def test_an_engine_that_drops_a_row_fails_instead_of_mixing_images_up() -> None:
 
     batcher = Batcher(at_once(drop_one), 2)
     batcher.expect(2)
-    futures = [batcher.put(pixels(0)) for _ in range(2)]
+    futures = [put(batcher, 0) for _ in range(2)]
     batcher.start()
     for future in futures:
         with pytest.raises(InferenceError, match="1 images gave 0 embeddings"):
@@ -398,9 +413,21 @@ def test_stopping_finishes_what_is_ready_without_waiting_for_more() -> None:
     with bench() as b:
         b.batcher.expect(9)
         b.clock.now_s += 1000
-        futures = [b.batcher.put(pixels(value)) for value in (1, 2)]
+        futures = [put(b.batcher, value) for value in (1, 2)]
         b.batcher.stop()
         assert [future.result(0).batch_size for future in futures] == [2, 2]
+
+
+def test_who_fails_to_take_an_embedding_does_not_end_the_thread() -> None:
+    def fail(_: Outcome) -> None:
+        raise OSError
+
+    with bench() as b:
+        b.batcher.expect(1)
+        b.batcher.put(pixels(1), fail)
+        (later,) = b.put(2)
+        assert later.result(PATIENCE_S).embedding_D.tolist() == [2]
+    assert not b.deaths
 
 
 def test_after_stopping_nothing_can_be_put() -> None:
@@ -409,7 +436,7 @@ def test_after_stopping_nothing_can_be_put() -> None:
         b.batcher.stop()
         b.batcher.expect(1)
         with pytest.raises(WorkerGoneError, match="stopped"):
-            b.batcher.put(pixels(1))
+            put(b.batcher, 1)
 
 
 def test_a_batcher_that_was_never_started_lets_nobody_wait() -> None:
@@ -466,7 +493,7 @@ class Ahead:
 
     def put(self, *values: int) -> list[Future[Inferred]]:
         self.batcher.expect(len(values))
-        return [self.batcher.put(pixels(value)) for value in values]
+        return [put(self.batcher, value) for value in values]
 
 
 @pytest.fixture

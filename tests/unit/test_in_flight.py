@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import threading
-from concurrent.futures import Future
 
 import numpy as np
-import pytest
 from conftest import PATIENCE_S
 
 from worker.contract.messages import ImageRef
@@ -41,16 +39,3 @@ def test_it_ends_with_the_last_image_whatever_became_of_each() -> None:
     waiter.join(PATIENCE_S)
     assert [image.outcome for image in images] == [INFERRED, error, INFERRED]
     assert len(landed) == 3
-
-
-@pytest.mark.parametrize("error", [None, MemoryError()])
-def test_an_image_lands_with_its_future(error: Exception | None) -> None:
-    (image,) = image_tasks(1)
-    latch, future = ChunkLatch([image]), Future[Inferred]()
-    latch.complete_with(image, future)
-    if error is None:
-        future.set_result(INFERRED)
-    else:
-        future.set_exception(error)
-    latch.wait()
-    assert image.outcome is (error or INFERRED)

@@ -6,12 +6,16 @@ import contextlib
 import json
 import math
 import os
+import threading
+import time
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from worker.contract import messages
 from worker.contract.messages import (
     Chunk,
     ChunkResult,
@@ -23,6 +27,7 @@ from worker.contract.messages import (
     Part,
     Tag,
     Timing,
+    Wire,
     split_task_id,
 )
 
@@ -141,6 +146,34 @@ def test_fields_of_a_later_program_are_passed_over() -> None:
     image = {"path": "/a", "mode": "x", "part": {"offset": 1, "size_bytes": 2, "more": 3}}
     chunk = Chunk.from_wire(wire(surprise=1, images=[image]))
     assert chunk.images == (ImageRef("/a", part=Part(1, 2)),)
+
+
+def test_no_two_threads_meet_a_type_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That ends the process: msgspec finds out then what the type consists of."""
+
+    class Fresh(Wire, frozen=True, kw_only=True):
+        x: int
+
+    convert, met, begin = msgspec.convert, list[str](), threading.Barrier(4)
+
+    def slow(content: Any, kind: Any) -> Any:
+        met.append("begins")
+        time.sleep(0.02)
+        met.append("ends")
+        return convert(content, kind)
+
+    def meet() -> None:
+        begin.wait()
+        messages._meet(Fresh)
+
+    monkeypatch.setattr(msgspec, "convert", slow)
+    threads = [threading.Thread(target=meet) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert met == ["begins", "ends"] * (len(met) // 2)
+    assert Fresh.from_wire({"v": 1, "x": 2}).x == 2
 
 
 json_values = st.recursive(

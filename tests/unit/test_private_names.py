@@ -109,8 +109,8 @@ PUBLIC: dict[type, set[str]] = {
         *("ack", "append", "can_consume", "reject", "restore_unacked", "restore_visible"),
         "restore_by_tag",
     },
-    ChunkRequest: {"send_event"},
-    TagTask: {"Request", "on_success", "resultrepr_maxsize", "run", "throws"},
+    ChunkRequest: {"acknowledge", "send_event"},
+    TagTask: {"Request", "on_success", "run", "throws"},
     ReconnectingConsumer: {
         *("connect", "on_connection_error_after_connected"),
         "on_connection_error_before_connected",

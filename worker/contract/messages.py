@@ -6,6 +6,8 @@ Inside the program these are frozen structs; dicts exist only between `to_wire` 
 from __future__ import annotations
 
 import math
+import threading
+from contextlib import suppress
 from typing import Annotated, Any, Final, Literal, Self, get_args
 
 import msgspec
@@ -96,6 +98,7 @@ class Wire(msgspec.Struct, frozen=True, kw_only=True):
             found = repr(version)[:_VALUE_CHARS]
             msg = f"{cls.__name__}: version {found} is not {WIRE_VERSION}, the one spoken here"
             raise NewerVersionError(msg) if is_newer(version) else MessageError(msg)
+        _meet(cls)
         try:
             return msgspec.convert(wire, cls)
         # An integer beyond all floats is the one thing that is no `ValidationError`.
@@ -103,6 +106,22 @@ class Wire(msgspec.Struct, frozen=True, kw_only=True):
             # It may name a field, and that may be as long as the message.
             msg = f"{cls.__name__}: {str(e)[:_DETAIL_CHARS]}"
             raise MessageError(msg) from e
+
+
+_FIRST: Final = threading.Lock()
+_MET: Final[set[type]] = set()
+
+
+def _meet(kind: type[Wire]) -> None:
+    """Let msgspec find out what a type consists of, one thread at a time.
+
+    It does so when a type is first converted to. Where two threads do that at once, msgspec 0.22
+    ends the process: the first chunks of a worker come on many threads.
+    """
+    if kind not in _MET:
+        with _FIRST, suppress(msgspec.ValidationError):
+            msgspec.convert({}, kind)
+        _MET.add(kind)
 
 
 def is_newer(version: object) -> bool:

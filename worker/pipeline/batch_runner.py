@@ -1,4 +1,4 @@
-"""Batches of images -> the device -> their futures. Used by the inference thread alone.
+"""Batches of images -> the device -> whoever waits for them. Used by the inference thread alone.
 
 What a batch raises falls on its images one by one, so that only the culprit fails.
 """
@@ -31,7 +31,7 @@ class Running(NamedTuple):
 
 
 class BatchRunner:
-    """Launches batches and resolves the futures of their images, in the order of the launches.
+    """Launches batches and resolves their images, in the order of the launches.
 
     Counts may be read by any thread; everything else is the inference thread's.
     """
@@ -78,7 +78,7 @@ class BatchRunner:
         self._running.append(Running(batch, wait, launched_at_s))
 
     def finish_oldest(self) -> None:
-        """Wait for the batch that was launched first, and resolve its futures."""
+        """Wait for the batch that was launched first, and resolve its images."""
         running = self._running.popleft()
         batch = running.items
         try:
@@ -106,7 +106,7 @@ class BatchRunner:
             self._sizes[len(batch)] += 1
         for item, embedding_D in zip(batch, embeddings_ND, strict=True):
             wait_ms = (started_s - item.ready_at_s) * 1000
-            item.future.set_result(Inferred(embedding_D, wait_ms, infer_ms, len(batch)))
+            item.resolve(Inferred(embedding_D, wait_ms, infer_ms, len(batch)))
         log.debug("batch.done", size=len(batch), infer_ms=round(infer_ms, 3))
 
     def _run_isolated(self, batch: list[Item], error: Exception) -> None:
@@ -142,4 +142,4 @@ def _fail(item: Item, error: Exception) -> None:
     failure = error if isinstance(error, InferenceError) else InferenceError()
     failure.__cause__ = failure.__cause__ or (error if failure is not error else None)
     log.error("image.failed", stage="infer", exc_info=error)
-    item.future.set_exception(failure)
+    item.resolve(failure)

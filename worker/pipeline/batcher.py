@@ -2,7 +2,7 @@
 
 ::
 
-    decode threads --put--> BatchPolicy --take--> inference thread --Future--> task threads
+    decode threads --put--> BatchPolicy --take--> inference thread --on_done--> task threads
 
 Where a device works on its own, on a GPU or in streams, the thread launches a full batch while
 another runs: the device does not wait while results are handed out and images are stacked.
@@ -13,13 +13,12 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
 from typing import Final
 
 import structlog
 
 from worker.errors import WorkerGoneError
-from worker.pipeline.batch_policy import BatchPolicy, Inferred, Item, Pixels
+from worker.pipeline.batch_policy import BatchPolicy, Item, Outcome, Pixels
 from worker.pipeline.batch_runner import BatchRunner, Launch
 from worker.pipeline.stats import Clock
 
@@ -30,7 +29,7 @@ log = structlog.get_logger()
 
 
 class Batcher:
-    """Runs batches in one thread. Every future handed out is resolved, whatever happens.
+    """Runs batches in one thread. Every image that is put is resolved once, whatever happens.
 
     One thread infers: two would contend for the cores and blur the timings.
     """
@@ -120,30 +119,32 @@ class Batcher:
             if self._policy.forget():
                 self._changed.notify()
 
-    def put(self, pixels_CHW: Pixels, *, urgent: bool = False) -> Future[Inferred]:
-        """Hand over an image that was announced; its future may fail with an `InferenceError`.
+    def put(
+        self, pixels_CHW: Pixels, on_done: Callable[[Outcome], object], *, urgent: bool = False
+    ) -> None:
+        """Hand over an image that was announced; `on_done` gets its embedding, by any thread.
 
-        Or with a `WorkerGoneError`, if the thread has ended on its own.
+        Or an `InferenceError`; or a `WorkerGoneError`, if the thread has ended on its own.
 
         Raises:
             WorkerGoneError: the batcher was stopped.
         """
-        item = Item(pixels_CHW, self._clock(), Future())
+        item = Item(pixels_CHW, self._clock(), on_done)
         with self._changed:
             if self._is_stopping:
                 msg = "the batcher was stopped"
                 raise WorkerGoneError(msg)
-            if self._has_died:
-                item.future.set_exception(_thread_gone())
-            elif self._policy.put(item, urgent=urgent):
+            has_died = self._has_died
+            if not has_died and self._policy.put(item, urgent=urgent):
                 self._changed.notify()
-        return item.future
+        if has_died:
+            item.resolve(_thread_gone())
 
     def _loop(self) -> None:
         runner = self._runner
         try:
             while (batch := self._next()) or runner.running:
-                self._unresolved = [one for one in self._unresolved if not one.future.done()]
+                self._unresolved = [one for one in self._unresolved if not one.is_done]
                 self._unresolved += batch
                 if batch:
                     runner.begin(batch)
@@ -187,8 +188,7 @@ class Batcher:
             while more := self._policy.take():
                 batch = [*batch, *more]
         for item in batch:
-            if not item.future.done():
-                item.future.set_exception(_thread_gone())
+            item.resolve(_thread_gone())
 
 
 def _thread_gone() -> WorkerGoneError:

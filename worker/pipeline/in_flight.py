@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
 from typing import Final
 
 import redis
@@ -12,10 +11,8 @@ import structlog
 
 from worker.contract.messages import ImageRef, Stamp
 from worker.errors import ImageError, UnexpectedError, WorkerGoneError
-from worker.pipeline.batch_policy import Inferred
+from worker.pipeline.batch_policy import Inferred, Outcome
 from worker.pipeline.stats import Stopwatch
-
-Outcome = Inferred | BaseException
 
 log = structlog.get_logger()
 
@@ -52,7 +49,7 @@ class ImageTask:
 class ChunkLatch:
     """Counts the images that are done. Any thread may complete one; one thread waits for all.
 
-    A task's thread that awaited each image's future in turn would wake up for every one of them,
+    A task's thread that awaited each image in turn would wake up for every one of them,
     and take the interpreter from the threads that decode: it needs them all, so it wakes once.
     """
 
@@ -75,12 +72,6 @@ class ChunkLatch:
         self._on_complete()
         if is_last:
             self._all_complete.set()
-
-    def complete_with(self, image_task: ImageTask, future: Future[Inferred]) -> None:
-        """Note the outcome of an image when its future has it."""
-        future.add_done_callback(
-            lambda done: self.complete(image_task, done.exception() or done.result())
-        )
 
     def wait(self) -> None:
         """Wait until every image is done."""

@@ -191,8 +191,8 @@ class DecodeStage:
             self._end(latch, image_task, done.error or WorkerGoneError())
             return
         try:
-            future = self._batcher.put(done.pixels_CHW, urgent=chunk.urgent)
-            latch.complete_with(image_task, future)
+            complete = partial(latch.complete, image_task)
+            self._batcher.put(done.pixels_CHW, complete, urgent=chunk.urgent)
         except WorkerGoneError as e:
             latch.complete(image_task, e)
 

@@ -152,8 +152,10 @@ class ModelStep(bootsteps.StartStopStep):
     requires: Final = {"celery.worker.components:Pool"}
     tagger: ClassVar[Tagger]
 
-    def start(self, parent: Any) -> None:  # noqa: ARG002 - Celery passes it
+    def start(self, parent: Any) -> None:
         """Load the model; end the worker if it cannot be used."""
+        # Made now: else each thread of the pool makes one when the first chunks come, 0.1 s each.
+        _ = parent.app.backend
         try:
             self.tagger.start()
         except TaggerError as e:

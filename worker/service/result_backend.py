@@ -23,7 +23,7 @@ from redis.backoff import ExponentialWithJitterBackoff
 from worker.contract import legacy
 from worker.contract.codec import encode
 from worker.contract.keys import Keys
-from worker.contract.messages import MessageError, split_task_id
+from worker.contract.messages import ChunkResult, MessageError, split_task_id
 from worker.contract.queue.app import REPLICAS, keys_of
 from worker.contract.queue.envelope import images_shown
 from worker.contract.queue.url_numbers import broker_url_of, result_url_of
@@ -32,6 +32,7 @@ from worker.contract.redis.errors import passes, reason_of
 from worker.contract.redis.replicas import WAIT_S, await_replicas
 from worker.contract.redis.retry import RetryPolicy
 from worker.contract.stores.jobs import LOST, MESSAGE_LOST, PATHS, JobStore, paths_in
+from worker.service.delivery import DELIVERY, Delivery, Tagged
 
 # How long a worker that is asked to stop goes on trying to store a result.
 STOP_PATIENCE_S: Final = 15.0
@@ -95,33 +96,44 @@ class ChunkResults(RedisBackend):
     def _store_once(
         self, task_id: str, result: Any, state: str, traceback: Any, request: Any, **options: Any
     ) -> None:
-        is_chunk = state == SUCCESS and isinstance(result, dict) and "images" in result
+        found = result.result if isinstance(result, Tagged) else None
         apart = self._is_apart
         is_legacy = bool(getattr(request, legacy.MARK, False)) and legacy.is_served(self._keys)
-        if apart or not is_chunk:
+        if apart or found is None:
             # Those of old producers are read at the name that they had.
-            backend = self._legacy if is_legacy else self
-            backend.store_plainly(task_id, result, state, traceback, request, **options)
+            backend, plain = (
+                self._legacy if is_legacy else self,
+                found.to_wire() if found else result,
+            )
+            backend.store_plainly(task_id, plain, state, traceback, request, **options)
             # Those beside the queue come and go with what is known of the chunk.
             await_replicas(self.client, self._keys, self._replicas if apart else 0, WAIT_S)
         if state == REVOKED:
             images = images_shown(getattr(request, "argsrepr", ""))
             self._count_failed(task_id, images, MESSAGE_LOST)
-        if is_chunk:
-            body = b"" if apart else self._body(task_id, result, request)
-            errors = (one.get("error") for one in result["images"])
-            codes = Counter(error["code"] for error in errors if error)
-            self._jobs.finish_chunk(
-                result["job"],
-                result["seq"],
-                images=len(result["images"]),
-                failed=codes.total(),
-                codes=codes,
-                body=body,
-                key=legacy.result(task_id) if is_legacy else None,
-            )
+        if found is not None:
+            body = b"" if apart else self._body(task_id, found, request)
+            key = legacy.result(task_id) if is_legacy else None
+            self._finish(found, body, key, getattr(request, DELIVERY, None) or Delivery())
         elif state == FAILURE:
             self._count_lost(task_id, _chunk_of(request))
+
+    def _finish(
+        self, result: ChunkResult, body: bytes, key: str | None, delivery: Delivery
+    ) -> None:
+        """Count a chunk's images, and acknowledge its message if it goes with the result."""
+        codes = Counter(image.error.code for image in result.images if image.error)
+        self._jobs.finish_chunk(
+            result.job,
+            result.seq,
+            images=len(result.images),
+            failed=codes.total(),
+            codes=codes,
+            body=body,
+            key=key,
+            ack_tag=delivery.ack_tag,
+        )
+        delivery.is_acked = bool(delivery.ack_tag)
 
     def _count_lost(self, task_id: str, wire: Any) -> None:
         """Count the images of a chunk that failed, so that its job ends.
@@ -151,7 +163,7 @@ class ChunkResults(RedisBackend):
         """Store a result as Celery does, and count nothing."""
         super()._store_result(*arguments, **options)
 
-    def _body(self, task_id: str, result: dict[str, Any], request: Any) -> bytes:
+    def _body(self, task_id: str, result: ChunkResult, request: Any) -> bytes:
         meta = self._get_result_meta(
             result=result, state=SUCCESS, traceback=None, request=request
         ) | {"task_id": task_id}

@@ -16,6 +16,7 @@ from celery.worker.request import Request
 from worker.contract.messages import TASK, Chunk, ChunkResult, ForeignIdError, MessageError
 from worker.errors import WorkerGoneError
 from worker.pipeline.result import event_fields
+from worker.service.delivery import DELIVERY, Delivery, Tagged
 from worker.service.delivery_counts import ChunkDoneError
 
 if TYPE_CHECKING:
@@ -31,17 +32,23 @@ class ChunkRequest(Request):
     """A message in this worker. Its success event carries the chunk's timings as well.
 
     No other message is needed for them. The task runs on a thread of the pool and has a copy of
-    the request; both share the dict that it fills.
+    the request; both share the delivery that it fills.
     """
 
     def __init__(self, message: Any, **options: Any) -> None:
         super().__init__(message, **options)
-        self.event_fields: dict[str, Any] = {}
-        self.request_dict["event_fields"] = self.event_fields
+        self.delivery = Delivery((message.properties or {}).get("delivery_tag") or "")
+        self.request_dict[DELIVERY] = self.delivery
+
+    def acknowledge(self) -> None:
+        """Let the event loop acknowledge the message, or only forget it: see `Delivery`."""
+        if self.delivery.is_acked:
+            self.message.channel.qos.note_acked(self.delivery.tag)
+        super().acknowledge()
 
     def send_event(self, type: str, **fields: Any) -> None:  # noqa: A002 - Celery's
         """Send an event, the one of success with the fields that the task has left."""
-        if type == "task-succeeded" and (more := self.event_fields):
+        if type == "task-succeeded" and (more := self.delivery.event_fields):
             more["images_per_s"] = round(more["images"] / max(fields["runtime"], _TICK_S), 1)
             fields |= more
         super().send_event(type, **fields)
@@ -55,16 +62,14 @@ class TagTask(Task):
     Request = ChunkRequest
     # Celery logs such an error in one line, without a traceback: it is the sender's mistake.
     throws = (MessageError,)
-    # Celery writes out each result to this length, for its log and for Flower.
-    resultrepr_maxsize = 64
 
     def __init__(self, tagger: Tagger, clock: Callable[[], float]) -> None:
         """Take what tags; it is started before the first message comes."""
         self._tagger = tagger
         self._clock = clock
 
-    def run(self, wire: dict[str, Any]) -> dict[str, Any]:
-        """Return the chunk's result as plain JSON.
+    def run(self, wire: dict[str, Any]) -> Tagged:
+        """Return the chunk's result, for our result backend.
 
         Raises:
             MessageError: this is no chunk, or the message's id is not the chunk's.
@@ -83,9 +88,11 @@ class TagTask(Task):
                 raise Ignore from e
         # For `on_success`, which is called on this thread.
         self.request.chunk, self.request.chunk_result = chunk, result
-        if (fields := self.request.get("event_fields")) is not None:
-            fields.update(event_fields(result))
-        return result.to_wire()
+        if (delivery := self.request.get(DELIVERY)) is not None:
+            delivery.event_fields = event_fields(result)
+            # Blobs are released in between: if this process ends then, the next one releases them.
+            delivery.goes_with_result = not any(image.blob for image in chunk.images)
+        return Tagged(result)
 
     def on_success(self, retval: Any, task_id: str, args: Any, kwargs: Any) -> None:  # noqa: ARG002
         """Release the chunk's blobs. Celery calls this after it has stored the result."""

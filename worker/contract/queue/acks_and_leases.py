@@ -28,8 +28,10 @@ log = logging.getLogger(__name__)
 # oldest, so many are looked at each time.
 NEWER_WAIT_S: Final = 3600.0
 _NEWER_AT_ONCE: Final = 256
-# In a message's delivery info: its bytes, as they are on that list.
+# In a message's delivery info: its bytes, as they are on the processing list; absent if it is held.
 RAW: Final = "raw"
+# And whether it is held, with a lease, since it was taken.
+HELD: Final = "held"
 
 # KEYS: where a message is, where it is to go. ARGV: the message, and how it is put there.
 _PUT_BACK: Final = """
@@ -52,18 +54,21 @@ class Leases(kombu_redis.QoS):
         self._processing_since_s: dict[bytes, float] = {}
         self._newer_since_s: dict[bytes, float] = {}
         self._late_acks: set[str] = set()
+        # Acknowledged in Redis, and not yet forgotten here.
+        self._acked: set[str] = set()
 
     def can_consume(self) -> bool:
         """Whether to ask for another message."""
         return self.has_capacity() and bool(super().can_consume())
 
     def append(self, message: Any, delivery_tag: str) -> None:
-        """Note a message as unacknowledged, and take it off the processing list."""
+        """Note a message as unacknowledged, and take it off the processing list, if it is there."""
         info = message.delivery_info
         raw = info.pop(RAW, None)
-        held = encode([message._raw, info["exchange"], info["routing_key"]])  # noqa: SLF001 - kombu's
-        with self.channel.conn_or_acquire() as client:
-            self._held.note(client, delivery_tag, held, self._server_s(), raw)
+        if not info.pop(HELD, False):
+            held = encode([message._raw, info["exchange"], info["routing_key"]])  # noqa: SLF001 - kombu's
+            with self.channel.conn_or_acquire() as client:
+                self._held.note(client, delivery_tag, held, self._server_s(), raw)
         # The memory of it, without kombu's own noting in Redis.
         super(kombu_redis.QoS, self).append(message, delivery_tag)
 
@@ -74,13 +79,19 @@ class Leases(kombu_redis.QoS):
         a connection that is closed by now goes to others when its lease ends: they find it done.
         """
         try:
-            if self._is_open:
+            if delivery_tag in self._acked:
+                self._acked.discard(delivery_tag)
+            elif self._is_open:
                 with self.channel.conn_or_acquire() as client, client.pipeline() as pipe:
                     self._remove_from_indices(delivery_tag, pipe).execute()
         except redis.RedisError as e:
             log.warning("message.ack_waits: %s", reason_of(e))
             self._late_acks.add(delivery_tag)
         super(kombu_redis.QoS, self).ack(delivery_tag)
+
+    def note_acked(self, delivery_tag: str) -> None:
+        """Note that a message was acknowledged with its result; `ack` follows. By any thread."""
+        self._acked.add(delivery_tag)
 
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:  # noqa: FBT001, FBT002 - kombu's
         """Put a message back or drop it; if Redis refuses now, its lease ends, and others get it.
@@ -177,6 +188,11 @@ class Leases(kombu_redis.QoS):
         for raw, since_s in self._processing_since_s.items():
             if now_s - since_s > self.visibility_timeout:
                 client.eval(_PUT_BACK, 2, self._keys.processing, self._keys.queue, raw, "RPUSH")
+
+    def let_go(self, tag: bytes, raw: bytes) -> None:
+        """Move a message that is held, and cannot be processed here, to the processing list."""
+        with self.channel.conn_or_acquire() as client:
+            self._held.let_go(client, tag, raw)
 
     def leave_to_newer(self, raw: bytes) -> None:
         """Let a message on the processing list wait, beside the queue, for a later worker."""

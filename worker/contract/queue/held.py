@@ -31,6 +31,12 @@ redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
 if ARGV[4] then redis.call('LREM', KEYS[3], 1, ARGV[4]) end
 """
 
+# KEYS: held, leases, processing. ARGV: tag, the message. Nothing happens to one that is not held.
+_LET_GO: Final = """
+redis.call('ZREM', KEYS[2], ARGV[1])
+if redis.call('HDEL', KEYS[1], ARGV[1]) == 1 then redis.call('LPUSH', KEYS[3], ARGV[2]) end
+"""
+
 # What is not held any more gets no lease: others have it, or it is done.
 # KEYS: held, leases. ARGV: now, and tags.
 _RENEW: Final = """
@@ -43,12 +49,17 @@ end
 """
 
 # What is held without a lease, or with one that begins later than any can, gets one from now on.
+# All that is held is gone through only if there are not as many leases: every worker sweeps, and a
+# thousand of them may hold ten thousand messages. A lease of nothing hides one that lacks until it
+# has ended and is taken away.
 # KEYS: held, leases. ARGV: now, the latest time of a lease, that of one that has ended, how many of
 # those to return.
 _SWEEP: Final = """
 redis.call('ZREM', KEYS[2], '')
-for _, tag in ipairs(redis.call('HKEYS', KEYS[1])) do
-  if not redis.call('ZSCORE', KEYS[2], tag) then redis.call('ZADD', KEYS[2], ARGV[1], tag) end
+if redis.call('HLEN', KEYS[1]) ~= redis.call('ZCARD', KEYS[2]) then
+  for _, tag in ipairs(redis.call('HKEYS', KEYS[1])) do
+    if not redis.call('ZSCORE', KEYS[2], tag) then redis.call('ZADD', KEYS[2], ARGV[1], tag) end
+  end
 end
 for _, tag in ipairs(redis.call('ZRANGE', KEYS[2], ARGV[2], '+inf', 'BYSCORE')) do
   redis.call('ZADD', KEYS[2], ARGV[1], tag)
@@ -92,6 +103,10 @@ class HeldMessages:
         """Note a message as held, and take it, by its bytes, off the processing list."""
         there = () if raw is None else (raw,)
         client.eval(_NOTE, 3, *self._both, self._keys.processing, tag, held, now_s, *there)
+
+    def let_go(self, client: Any, tag: bytes, raw: bytes) -> None:
+        """Move a message that was taken, and cannot be processed, to the processing list."""
+        client.eval(_LET_GO, 3, *self._both, self._keys.processing, tag, raw)
 
     def renew(self, client: Any, tags: Iterable[str], now_s: float) -> None:
         """Let the leases on what is still held begin now."""

@@ -2,14 +2,15 @@
 
 ::
 
-    queue --take--> processing --append--> unacknowledged (leased) --ack--> gone
-      ^                 |                       |
-      +--- put back when a worker dies ---------+       see `acks_and_leases`
+    queue --take---------------------------> unacknowledged (leased) --ack--> gone
+      ^ +--BLMOVE--> processing --append---->      |
+      |                  |                         |
+      +--- put back when a worker dies ------------+        see `acks_and_leases`
 
 Kombu takes a message by BRPOP and notes it as unacknowledged afterwards: a worker that is killed in
-between, or whose connection breaks, loses it. Here it moves in one step to the processing list, and
-leaves that when it is noted. Which one moves, of which job, is said in `fair`; where none waits, a
-BLMOVE waits for the next.
+between, or whose connection breaks, loses it. Here it is taken and leased in one step. Which one,
+of which job, is said in `fair`. Where none waits, a BLMOVE waits for the next, which moves to the
+processing list, and leaves that when it is noted.
 
 A test names each private part of kombu that this package overrides or uses: test_private_names.
 """
@@ -29,7 +30,7 @@ from kombu.utils.encoding import bytes_to_str
 from kombu.utils.json import dumps
 
 from worker.contract.messages import QUEUE, URGENT
-from worker.contract.queue.acks_and_leases import RAW, Leases
+from worker.contract.queue.acks_and_leases import HELD, RAW, Leases
 from worker.contract.queue.connecting import ConnectingTransport
 from worker.contract.queue.dead_letter_channel import DeadLetterChannel
 from worker.contract.queue.envelope import (
@@ -39,14 +40,14 @@ from worker.contract.queue.envelope import (
     open_control,
     open_envelope,
 )
-from worker.contract.queue.fair import FairQueue
+from worker.contract.queue.fair import FairQueue, Taken, taken
 
 log = logging.getLogger(__name__)
 
 # Remote control: a command is a few hundred bytes, a text to be encoded some kilobytes.
 MAX_CONTROL_BYTES: Final = 2**20
 _REPLIES: Final = ".pidbox"
-_TAKE: Final = "EVAL"
+_TAKES: Final = frozenset({"EVAL", "EVALSHA"})
 _LATE: Final = "a reply has not come in time"
 _MOVED: Final = "another server is the master now"
 
@@ -67,6 +68,11 @@ class Channel(DeadLetterChannel):
     @cached_property
     def _fair(self) -> FairQueue:
         return FairQueue(self.keys)
+
+    @cached_property
+    def _packed(self) -> dict[tuple[Any, ...], list[bytes]]:
+        """The commands that were sent to wait for messages, as they are sent."""
+        return {}
 
     def _create_client(self, asynchronous: bool = False) -> Any:  # noqa: FBT001, FBT002 - kombu's
         """Return one client for all that is not waited for.
@@ -119,10 +125,10 @@ class Channel(DeadLetterChannel):
     def take_urgent(self) -> bool:
         """Take the next message if it is urgent, whatever is held; return whether it was."""
         with self.conn_or_acquire() as client:
-            raw = client.execute_command(*self._fair.take_command("urgent"))
-        if raw is None:
+            found = self._fair.take(client, "urgent")
+        if found is None:
             return False
-        self._hand_over(raw)
+        self._hand_over(found)
         return True
 
     def _size(self, queue: str) -> int:
@@ -160,7 +166,11 @@ class Channel(DeadLetterChannel):
     def _send(self, *command: Any) -> None:
         self._sent = command[0]
         self._brpop_sent_at = time.monotonic()
-        self.client.connection.send_command(*command)
+        connection = self.client.connection
+        # They are the same few, over and over.
+        if (packed := self._packed.get(command)) is None:
+            packed = self._packed[command] = connection.pack_command(*command)
+        connection.send_packed_command(packed)
 
     def _brpop_read(self, **options: Any) -> bool:
         # The command that was sent: meanwhile the queue may have been cancelled.
@@ -169,9 +179,12 @@ class Channel(DeadLetterChannel):
         try:
             try:
                 found = self.client.parse_response(self.client.connection, command, **options)
-                if found is None and command == _TAKE and self._may_wait:
+                if found is None and command in _TAKES and self._may_wait:
                     is_waiting_next = True
                     self._wait_for_next()
+            except redis.exceptions.NoScriptError:
+                found, is_waiting_next = None, True
+                self._send(*self._fair.take_command(whole=True))
             except self.connection_errors:
                 # The next turn of the loop connects anew.
                 is_waiting_next = False
@@ -180,7 +193,7 @@ class Channel(DeadLetterChannel):
             if found is None:
                 raise Empty
             if self._moves:
-                self._hand_over(found)
+                self._hand_over(taken(found))
             else:
                 self._hand_over_reply(*found)
             return True
@@ -189,25 +202,32 @@ class Channel(DeadLetterChannel):
                 self._in_poll = None
                 self._flush_brpop_reauth()
 
-    def _hand_over(self, raw: bytes) -> None:
-        """Give a message on the processing list to its consumer, or put it where it may wait."""
+    def _hand_over(self, found: Taken) -> None:
+        """Give a message that was taken to its consumer, or put it where it may wait."""
+        raw, tag = found if isinstance(found, tuple) else (found, None)
         try:
             message = open_envelope(raw)
-        except NewerMessageError as e:
-            if not self._has_seen_newer:
-                log.warning("message.newer: %s: it waits for later workers", e)
-            self._has_seen_newer = True
-            self.qos.leave_to_newer(raw)
-            return
         except EnvelopeError as e:
-            self.dead_letter(raw, e, self.keys.processing)
+            if tag is not None:
+                self.qos.let_go(tag, raw)
+            self._set_aside(raw, e)
             return
         info = message["properties"]["delivery_info"]
         # Where it is put back to, whatever its sender calls that.
         info["exchange"], info["routing_key"] = "", QUEUE
         # `Leases.append` takes it out again: by it the message is found on the processing list.
-        info[RAW] = raw
+        info |= {RAW: raw} if tag is None else {HELD: True}
         self.connection._deliver(message, QUEUE)  # noqa: SLF001 - as kombu does
+
+    def _set_aside(self, raw: bytes, error: EnvelopeError) -> None:
+        """Put a message on the processing list where it may wait for others, or for a person."""
+        if not isinstance(error, NewerMessageError):
+            self.dead_letter(raw, error, self.keys.processing)
+            return
+        if not self._has_seen_newer:
+            log.warning("message.newer: %s: it waits for later workers", error)
+        self._has_seen_newer = True
+        self.qos.leave_to_newer(raw)
 
     def _hand_over_reply(self, key: bytes, raw: bytes) -> None:
         """Give a message of another queue to its consumer: the reply of a worker."""

@@ -25,11 +25,11 @@ end
 
 # A redelivered chunk finds its bit set: its first result stays, and nothing is counted. The result
 # is published too, as Celery's backend does: applications that wait by `AsyncResult` are notified.
-# What is known of attempts is deleted.
-# KEYS: job, its bits, result, the chunk's attempts. ARGV: seq, images, failed, seconds to keep it
-# when finished, seconds otherwise, the result's body or "", and fields of the job with how many to
-# add to each. Returns whether it was counted, whether there is such a job, and of one that is
-# finished how many chunks it has.
+# What is known of attempts is deleted. The chunk's message is acknowledged last, in the same step.
+# KEYS: job, its bits, result, the chunk's attempts, what is held, its leases. ARGV: seq, images,
+# failed, seconds to keep it when finished, seconds otherwise, the result's body or "", the
+# message's delivery tag or "", and fields of the job with how many to add to each. Returns whether
+# it was counted, whether there is such a job, and of one that is finished how many chunks it has.
 FINISH_CHUNK: Final = f"""{_LIFE}
 local again = redis.call('GETBIT', KEYS[2], ARGV[1]) == 1
 redis.call('UNLINK', KEYS[4])
@@ -39,15 +39,21 @@ if ARGV[6] ~= '' and not again then
   redis.call('SETEX', KEYS[3], seconds, ARGV[6])
   redis.call('PUBLISH', KEYS[3], ARGV[6])
 end
-if not state then return {{0, 0, 0}} end
-if not again then
-  redis.call('SETBIT', KEYS[2], ARGV[1], 1)
-  redis.call('HINCRBY', KEYS[1], 'done', ARGV[2])
-  redis.call('HINCRBY', KEYS[1], 'failed', ARGV[3])
-  for n = 7, #ARGV, 2 do redis.call('HINCRBY', KEYS[1], ARGV[n], ARGV[n + 1]) end
+if state then
+  if not again then
+    redis.call('SETBIT', KEYS[2], ARGV[1], 1)
+    redis.call('HINCRBY', KEYS[1], 'done', ARGV[2])
+    if ARGV[3] ~= '0' then redis.call('HINCRBY', KEYS[1], 'failed', ARGV[3]) end
+    for n = 8, #ARGV, 2 do redis.call('HINCRBY', KEYS[1], ARGV[n], ARGV[n + 1]) end
+  end
+  redis.call('EXPIRE', KEYS[1], seconds)
+  redis.call('EXPIRE', KEYS[2], seconds)
 end
-redis.call('EXPIRE', KEYS[1], seconds)
-redis.call('EXPIRE', KEYS[2], seconds)
+if ARGV[7] ~= '' then
+  redis.call('ZREM', KEYS[6], ARGV[7])
+  redis.call('HDEL', KEYS[5], ARGV[7])
+end
+if not state then return {{0, 0, 0}} end
 return {{again and 0 or 1, 1, chunks}}
 """
 

@@ -263,20 +263,23 @@ class JobStore:
         codes: Mapping[str, int] | None = None,
         body: bytes | str = b"",
         key: str | None = None,
+        ack_tag: str = "",
     ) -> bool:
         """Count a chunk's images as done, once however often it came; True if counted now.
 
         `codes` says how many of them failed with which code.
 
         `body` is the chunk's result in the backend's form; it is stored in the same step, unless
-        it was before, at `key` if that is another than usual.
+        it was before, at `key` if that is another than usual. The message with the delivery tag
+        `ack_tag`, if it is given, is acknowledged in that step, too.
         """
         name = task_id(job_id, seq)
         names = self._keys
         result = key or names.result(name)
         keys = [names.job(job_id), names.done(job_id), result, names.attempts(name)]
+        keys += [names.unacked, names.unacked_index]
         added = [part for code, n in (codes or {}).items() for part in (CODE_FIELD + code, n)]
-        args = [seq, images, failed, *self._lives_s, body, *added]
+        args = [seq, images, failed, *self._lives_s, body, ack_tag, *added]
         counted, known, chunks = self._finish(keys=keys, args=args)
         if chunks > 1:
             # The job is finished: so long its results are kept from now on.
