@@ -85,7 +85,7 @@ def decode_all(decoder: Decoder, paths: Sequence[str], seconds: float, held: int
 
     source, began_s = cycle(os.fsencode(path) for path in paths), time.perf_counter()
     while time.perf_counter() < began_s + seconds:
-        requests = [DecodeRequest(count, path=path) for path in islice(source, _CHUNK)]
+        requests = [DecodeRequest(count, path=path) for path in islice(source, min(_CHUNK, held))]
         for _ in requests:
             free.acquire()
         decoder.submit(requests)
