@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from io import BytesIO
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -53,8 +53,7 @@ def parts(paths: Sequence[str], *, fast: bool, rounds: int = _ROUNDS) -> dict[st
                     taken[name].append(cost)
         for name, costs in taken.items():
             found.setdefault(name, []).append(Part(*map(median, zip(*costs, strict=True))))
-    means = {name: [sum(one) / len(costs) for one in zip(*costs)] for name, costs in found.items()}
-    return {name: Part(*mean) for name, mean in means.items()}
+    return {name: Part(*map(fmean, zip(*costs, strict=True))) for name, costs in found.items()}
 
 
 def _works(path: str, spec: Preprocessing, *, fast: bool) -> dict[str, Callable[[], object]]:

@@ -44,6 +44,7 @@ from worker.contract.settings import Settings
 from worker.images.decoder import Decoder
 from worker.images.isolated.fork_server import fork_early
 from worker.images.open_decoder import open_decoder
+from worker.malloc import disable_malloc_trim
 
 _CORES: Final = (1, 2, 4, 8, 16, 32)
 # As many a decoder as a worker holds.
@@ -98,17 +99,14 @@ def _core_of(cpu: int) -> str:
         return str(cpu)
 
 
-def measure(  # noqa: PLR0913 - what a row is
+def measure(
     kind: str, cpus: Sequence[int], paths: Sequence[str], seconds: float, *, exact: bool
 ) -> Row:
     """Return a row. To be called in a process of its own: it stays on these CPUs."""
     os.sched_setaffinity(0, cpus)
-    settings = Settings(
-        image_roots=("/",),
-        decode_threads=len(cpus),
-        decoder=kind,
-        decode="exact" if exact else "fast",
-    )
+    wanted = {"decode_threads": len(cpus), "decode": "exact" if exact else "fast"}
+    settings = Settings.from_env({}, image_roots=("/",), decoder=kind, **wanted)
+    disable_malloc_trim()
     if kind == "processes":
         fork_early()
     decoder = open_decoder(settings, open_artifact().manifest, lambda: None)
@@ -274,9 +272,9 @@ def memory(rows: Sequence[Row], paths: Sequence[str], *, exact: bool) -> list[di
         {
             "cores": number,
             "copied_gb_per_s": bandwidth(cpus[:number]),
-            "needed_gb_per_s": image_mb / 1000 * max(
-                row.images_per_s for row in rows if row.cores == number
-            ),
+            "needed_gb_per_s": image_mb
+            / 1000
+            * max(row.images_per_s for row in rows if row.cores == number),
         }
         for number in sorted({row.cores for row in rows})
     ]
@@ -300,10 +298,10 @@ def main() -> None:
         copied = memory(rows, paths, exact=options.exact)
     print(f"{what}; {machine()}\n\n{text}\n")
     print(markdown(("part", "ms", "faults"), [_piece(name, one) for name, one in pieces.items()]))
-    for one in copied:
-        print("\n{cores} cores copy {copied_gb_per_s:.1f} GB/s; decoding needs {needed_gb_per_s:.2f}"
-              .format(**one), end="")
-    print(f"\n\n{_ceiling(rows)}")
+    print(
+        f"\n{markdown(('cores', 'copy GB/s', 'decoding needs'), [_memory(one) for one in copied])}"
+    )
+    print(f"\n{_ceiling(rows)}")
     if options.json:
         report = {
             "photographs": what,
@@ -321,6 +319,10 @@ def _numbers(text: str) -> tuple[int, ...]:
 
 def _piece(name: str, one: Part) -> tuple[str, str, str]:
     return name, f"{one.ms:.2f}", f"{one.faults:.0f}"
+
+
+def _memory(one: dict[str, float]) -> tuple[str, str, str]:
+    return f"{one['cores']:.0f}", f"{one['copied_gb_per_s']:.1f}", f"{one['needed_gb_per_s']:.2f}"
 
 
 def _ceiling(rows: Sequence[Row]) -> str:

@@ -1,5 +1,4 @@
-"""What Linux counts of processes: CPU in user and kernel mode, waits for a core, page faults,
-context switches.
+"""What Linux counts of processes: CPU, waits for a core, page faults, context switches.
 
 And of the machine: interrupts by which one core lets others forget pages that were unmapped.
 """
