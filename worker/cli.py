@@ -19,7 +19,7 @@ from worker.contract.labels import LabelsError
 from worker.contract.options import Option
 from worker.contract.printable import printable_lines
 from worker.contract.reasons import reason
-from worker.contract.settings import Settings, SettingsError
+from worker.contract.settings import AUTO, Settings, SettingsError
 
 EXPORTED = ("torchscript", "exported")
 ENGINES = (*EXPORTED, "eager", "compile", "onnx")
@@ -30,6 +30,13 @@ _NEED_NO_TORCH = (
     *("worker.contract.queue.app", "worker.contract.stores.jobs", "worker.monitoring.logs"),
 )
 PLACE = click.Path(dir_okay=False, path_type=Path)
+
+
+class _NumberOrAuto(click.IntRange):
+    """A whole number within limits, or `auto`, which stays as it is."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return value if value == AUTO else super().convert(value, param, ctx)
 
 
 def _places(
@@ -98,8 +105,9 @@ def main() -> None:
 )
 @click.option(
     "--max-batch",
-    type=click.IntRange(min=1),
-    help="Largest micro-batch. [default: what `worker bench --tune` found, else 4]",
+    type=_NumberOrAuto(min=1),
+    metavar="N|auto",
+    help="Largest micro-batch. [default: auto: what `worker bench --tune` found, else 4]",
 )
 @click.option(
     "--allow",

@@ -39,6 +39,7 @@ DECODERS: Final = (2,)
 _CHUNK: Final = 8
 # As many a decoder as a worker holds.
 _HELD: Final = 4
+_PATIENCE_S: Final = 60.0
 _NAP_S: Final = 0.002
 _STEPS: Final = 2_000
 
@@ -73,24 +74,28 @@ class Meter:
 
 
 def decode_all(decoder: Decoder, paths: Sequence[str], seconds: float, held: int) -> float:
-    """Decode for so many seconds; return images a second."""
-    free, done = threading.Semaphore(held), 0
+    """Decode for so many seconds, at most `held` images at once; return images a second."""
+    free, done, failed = threading.Semaphore(held), 0, False
 
     def count(one: Done) -> None:
-        nonlocal done
-        if one.error is not None:
-            raise one.error
+        nonlocal done, failed
+        failed = failed or one.error is not None
         done += 1
         free.release()
 
+    def take() -> None:
+        if not free.acquire(timeout=_PATIENCE_S) or failed:
+            msg = "images cannot be decoded"
+            raise SystemExit(msg)
+
     source, began_s = cycle(os.fsencode(path) for path in paths), time.perf_counter()
     while time.perf_counter() < began_s + seconds:
-        requests = [DecodeRequest(count, path=path) for path in islice(source, _CHUNK)]
+        requests = [DecodeRequest(count, path=path) for path in islice(source, min(_CHUNK, held))]
         for _ in requests:
-            free.acquire()
+            take()
         decoder.submit(requests)
     for _ in range(held):
-        free.acquire()
+        take()
     return done / (time.perf_counter() - began_s)
 
 

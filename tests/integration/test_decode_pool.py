@@ -204,7 +204,8 @@ def test_an_urgent_image_is_decoded_while_all_processes_have_one_that_hangs(
 
 def test_an_image_that_needs_too_much_memory_fails_alone(decoding: Decoding) -> None:
     body = io.BytesIO()
-    Image.new("RGB", (4470, 4470)).save(body, "PNG", compress_level=1)
+    # In memory once as it is, and once on white.
+    Image.new("RGBA", (4470, 4470)).save(body, "PNG", compress_level=1)
     large = {"data": body.getvalue()}
     good = {"data": encoded(picture(8), "PNG")}
     found = decoding.submit(good, large, good)()

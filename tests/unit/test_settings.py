@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import click
 import pytest
 
+from worker.cli import start
 from worker.contract.queue.app import make_app
 from worker.contract.settings import IMAGE_FORMATS, Settings, SettingsError
 from worker.contract.settings_help import GROUPS
@@ -29,6 +31,21 @@ def test_the_command_line_wins_over_the_environment() -> None:
 
 def test_an_empty_variable_counts_as_not_set() -> None:
     assert Settings.from_env({"WANWU_MAX_BATCH": ""}).largest_batch == 4
+
+
+@pytest.mark.parametrize("environ", [{}, {"WANWU_MAX_BATCH": "8"}])
+def test_an_automatic_batch_is_left_open_whatever_the_environment_says(
+    environ: dict[str, str],
+) -> None:
+    assert Settings.from_env(environ, max_batch="auto").max_batch is None
+    assert Settings.from_env({"WANWU_MAX_BATCH": "auto"}).max_batch is None
+
+
+def test_the_command_line_takes_an_automatic_batch() -> None:
+    (option,) = [one for one in start.params if one.name == "max_batch"]
+    assert [option.type.convert(text, None, None) for text in ("auto", "16")] == ["auto", 16]
+    with pytest.raises(click.UsageError):
+        option.type.convert("0", None, None)
 
 
 def test_items_of_lists_are_separated_by_commas() -> None:

@@ -86,6 +86,22 @@ def test_the_smallest_of_those_as_good_as_the_best_is_proposed() -> None:
     assert propose(found).batch == 4
 
 
+@pytest.mark.parametrize(
+    ("image_ms", "batch"),
+    [
+        # 16 take 210 ms, and 32 would take 378.
+        (20, 16),
+        # Larger than the batch by default is none that takes so long; up to it all count.
+        (100, 4),
+    ],
+)
+def test_no_batch_is_proposed_that_holds_up_what_is_urgent(image_ms: float, batch: int) -> None:
+    """Each doubling is a tenth faster."""
+    sizes = (1, 2, 4, 8, 16, 32)
+    found = [Rate(batch=size, ms=image_ms * size * 0.9**n) for n, size in enumerate(sizes)]
+    assert propose(found).batch == batch
+
+
 def test_what_is_remembered_is_for_that_model_engine_and_device_alone(bundled: Artifact) -> None:
     settings = Settings(device="cpu")
     assert tuned(settings, bundled) == settings

@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 
 from worker.contract.i18n import gettext as _
+from worker.contract.settings import DEFAULT_BATCH
 from worker.engines.base import Engine
 from worker.engines.infer import infer, warm_runs
 from worker.errors import DeviceMemoryError
@@ -22,6 +23,9 @@ SIZES: Final = (1, 2, 4, 8, 16, 32, 64)
 ROUNDS: Final = 5
 # The difference is not noticeable, and a smaller batch waits less and needs less memory.
 AS_GOOD: Final = 0.97
+# A batch larger than those that nobody has tuned takes no longer: what is urgent waits for the one
+# that runs.
+MOST_MS: Final = 250.0
 _LEAST_CALLS: Final = 2
 _DOUBLINGS: Final = 4
 
@@ -62,9 +66,13 @@ def rates(
 
 
 def propose(found: Sequence[Rate]) -> Rate:
-    """Return the smallest size whose rate is as good as the best, but for a few hundredths."""
-    best = max(one.images_per_s for one in found)
-    return next(one for one in found if one.images_per_s >= AS_GOOD * best)
+    """Return the smallest size whose rate is as good as the best, but for a few hundredths.
+
+    Sizes above that by default count only if a batch takes no longer than `MOST_MS`.
+    """
+    quick = [one for one in found if one.batch <= DEFAULT_BATCH or one.ms <= MOST_MS]
+    best = max(one.images_per_s for one in quick)
+    return next(one for one in quick if one.images_per_s >= AS_GOOD * best)
 
 
 def _scout(

@@ -21,6 +21,8 @@ from worker.contract.secret import Secret, SecretUrl
 Positive = Annotated[int, Meta(ge=1)]
 PREFIX: Final = "WANWU_"
 DEFAULT_BATCH: Final = 4
+# A value of `max_batch`: as if it were not set, whatever is set elsewhere.
+AUTO: Final = "auto"
 # What people keep pictures in; MPO comes with JPEG.
 IMAGE_FORMATS: Final = (
     *("JPEG", "PNG", "WEBP", "GIF", "AVIF", "BMP", "TIFF", "JPEG2000", "PPM", "ICO", "PSD"),
@@ -150,6 +152,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         if "image_formats" in values:
             values["image_formats"] = _formats(values["image_formats"])
         values |= {name: value for name, value in overrides.items() if value is not None}
+        if values.get("max_batch") == AUTO:
+            del values["max_batch"]
         try:
             settings = msgspec.convert(values, cls, strict=False, dec_hook=_secret)
         except msgspec.ValidationError as e:
@@ -168,7 +172,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def largest_batch(self) -> int:
-        """Most images in a micro-batch: as set, else 4."""
+        """Most images in a micro-batch: as set, or tuned (see `tuned_batch`), else 4."""
         return self.max_batch or DEFAULT_BATCH
 
     @property

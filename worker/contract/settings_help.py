@@ -66,7 +66,8 @@ GROUPS: Final[Mapping[str, Mapping[str, Entry]]] = {
             "CPU threads of the model.", "one per physical core, within the CPU quota"
         ),
         "max_batch": Entry(
-            "Largest micro-batch, in images.", "what `worker bench --tune` found, else 4"
+            "Largest micro-batch, in images, or `auto`: what `worker bench --tune` found, else 4.",
+            "`auto`",
         ),
     },
     "Worker": {

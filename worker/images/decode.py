@@ -27,6 +27,7 @@ from worker.errors import (
     TruncatedError,
 )
 from worker.images.colour import flatten, tame_xmp, upright
+from worker.images.image_memory import keep_in_one_piece, pixels_of, shown
 from worker.images.resize import fit
 from worker.images.structure import check_structure
 from worker.images.structure.jpeg import has_many_scans
@@ -72,6 +73,7 @@ def set_up(max_pixels: int) -> None:
     """
     Image.init()
     Image.MAX_IMAGE_PIXELS = max_pixels
+    keep_in_one_piece(max_pixels)
     warnings.filterwarnings("ignore", module=r"PIL\.")
     # Pillow's pixels are read-only, and nothing writes to them.
     warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
@@ -117,8 +119,8 @@ def decode(
             tame_xmp(image)
             with semaphore.acquire(pixels) if semaphore else nullcontext():
                 image.load()
-                whole = upright(np.asarray(flatten(image)), image)
-                look(whole)
+                whole = upright(pixels_of(flatten(image)), image)
+                look(shown(whole))
                 return fit(whole, spec)
     except Image.DecompressionBombError as e:
         raise TooManyPixelsError(None, max_pixels) from e

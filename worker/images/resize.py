@@ -1,6 +1,7 @@
 """Upright pixels of any size -> the model's size. For decode.py.
 
-Shapes: C colour channels (red, green, blue), H height, W width.
+Shapes: C colour channels (red, green, blue), X these and a byte without a meaning, H height, W
+width.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from PIL import Image
+
+from worker.images.image_memory import shown
 
 if TYPE_CHECKING:
     from worker.artifact.manifest import Preprocessing
@@ -36,7 +39,7 @@ _LONGEST_STRIP: Final = 8
 
 
 def fit(pixels: Pixels, spec: Preprocessing) -> Pixels:
-    """Return pixels, HWC or HW if grey, at the model's size: uint8, CHW, C-contiguous."""
+    """Return pixels, HWC or HWX, or HW if grey, at the model's size: uint8, CHW, C-contiguous."""
     height, width = pixels.shape[:2]
     wanted = (spec.width, spec.height)
     if spec.resize == "squash":
@@ -47,17 +50,17 @@ def fit(pixels: Pixels, spec: Preprocessing) -> Pixels:
         fitted = whole[top : top + spec.height, left : left + spec.width]
     else:
         box = _cut((width, height), scaled, spec)
-        strip = Image.fromarray(pixels).resize(wanted, _FILTERS[spec.interpolation], box=box)
+        strip = Image.fromarray(shown(pixels)).resize(wanted, _FILTERS[spec.interpolation], box=box)
         fitted = np.asarray(strip)
     if fitted.ndim == 2:  # noqa: PLR2004 - grey: three equal channels
         return np.repeat(fitted[None], 3, axis=0)
-    return np.ascontiguousarray(fitted.transpose(2, 0, 1))
+    return np.ascontiguousarray(shown(fitted).transpose(2, 0, 1))
 
 
 def _resized(pixels: Pixels, size: Size, spec: Preprocessing) -> Pixels:
-    """Return all of it at a width and height, HWC or HW as it was."""
+    """Return all of it at a width and height, with channels as they were."""
     if spec.interpolation not in _FAST_FILTERS:
-        image = Image.fromarray(pixels).resize(size, _FILTERS[spec.interpolation])
+        image = Image.fromarray(shown(pixels)).resize(size, _FILTERS[spec.interpolation])
         return np.asarray(image)
     grey = pixels.ndim == 2  # noqa: PLR2004
     # Seen as a batch of one, its channels last in memory: the layout that the fast kernel is for.

@@ -8,8 +8,10 @@ from worker.images.isolated.wire import ORDER_IMAGES
 
 # An order and its reply cost some 0.1 ms; an image that takes so long is worth one of its own.
 _WORTH_MS: Final = 8.0
-# With images faster than this a process would stand idle until the next order comes.
-_SHORT_MS: Final = 4.0
+# A process that has done its order stands idle until the next one comes: 0.2 ms where the worker
+# has nothing else to do, 1 to 2 where it has. With images slower than this, that does not matter;
+# and none is to wait long behind another, while other processes have nothing to do.
+_SHORT_MS: Final = 40.0
 # Of the newest image in the running mean.
 _WEIGHT: Final = 0.1
 

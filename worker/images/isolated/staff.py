@@ -50,7 +50,8 @@ class Staff:
 
     def _free(self, *, urgent: bool) -> list[Member]:
         """Return the processes that can take an order, those that have least to do first."""
-        most = 1 + (self.waiting.pace.is_short and not urgent)
+        # While urgent images wait, no process gets a second order: one that is done takes them.
+        most = 1 + (self.waiting.pace.is_short and not self.waiting.has_urgent and not urgent)
         free = [
             member
             for member in self.members
