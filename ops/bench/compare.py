@@ -5,7 +5,8 @@
 
 All four take turns over the same files, each turn about `--seconds` long, and stay loaded between
 turns: whatever the machine's speed does, it does to all. Without `--model` it is a Chinese-CLIP of
-B/16's size with random weights; without `--photos` the photographs are made up, of camera size.
+B/16's size with random weights, into which the outliers of trained ones were put unless `--weights
+random` says otherwise; without `--photos` the photographs are made up, of camera size.
 Rates are medians of the turns, ratios medians of the rounds' ratios, beside the lowest and the
 highest of them. CPU of an image is that of all processes: of the worker, Redis and the producer
 (this process). Memory is the peak, on a GPU what is held at the end. All run on the same device.
@@ -38,6 +39,7 @@ from worker.bench.report import machine
 from worker.contract.messages import Record
 
 SECONDS: Final = 20.0
+_WEIGHTS: Final = {"outliers": "random weights with outliers", "random": "random weights"}
 ROUNDS: Final = 3
 _STARTS: Final = (baselines.loop, baselines.pipeline, baselines.naive, baselines.ours)
 # Enough that each child of the usual worker has loaded its model.
@@ -206,12 +208,16 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     """Make or find model and photographs, measure, and return the figures with their setting."""
     with tempfile.TemporaryDirectory(prefix="wanwu-compare-") as name:
         photos, what = find_photos(options.photos, Path(name))
-        directory, artifact = exported(options.model, options.precision, Path(name), options.device)
+        directory, artifact = exported(
+            *(options.model, options.precision, Path(name), options.device),
+            outliers=options.weights == "outliers",
+        )
         manifest = open_artifact(artifact).manifest
         subject = Subject(artifact, directory, options.device, options.workers)
         figures = measure(subject, photos, options.seconds, options.rounds)
     return {
-        "model": options.model or "Chinese-CLIP B/16 with random weights",
+        "model": options.model or f"Chinese-CLIP B/16, {_WEIGHTS[options.weights]}",
+        "agreement": manifest.parity,
         "device": options.device,
         "workers": options.workers,
         "precision": manifest.precision,
@@ -233,6 +239,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--photos", type=Path, metavar="DIR", help="photographs, else made up")
     parser.add_argument("--model", metavar="DIR|ID", help="a Chinese-CLIP in transformers' form")
+    parser.add_argument("--weights", choices=_WEIGHTS, default="outliers", help="without a model")
     parser.add_argument("--precision", default="auto", help="of our artifact")
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:n")
     parser.add_argument("--workers", type=int, default=1, help="of ours")

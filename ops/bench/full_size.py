@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
+from outliers import with_outliers
 from transformers import (
     BertTokenizer,
     ChineseCLIPConfig,
@@ -31,16 +32,20 @@ _FIRST_CHARACTER: Final = 0x4E00
 _MATRIX: Final = 2
 
 
-def save(directory: Path) -> Path:
-    """Write model, image processor and tokenizer to the directory; always the same."""
+def save(directory: Path, *, outliers: bool = False) -> Path:
+    """Write model, image processor and tokenizer to the directory; always the same.
+
+    With outliers, its weights are as hard to round as trained ones.
+    """
     torch.manual_seed(0)
-    for part in parts():
+    model, *others = parts()
+    for part in (with_outliers(model) if outliers else model, *others):
         part.save_pretrained(directory)
     return directory
 
 
 def exported(
-    model: str | None, precision: str, place: Path, device: str = "cpu"
+    model: str | None, precision: str, place: Path, device: str = "cpu", *, outliers: bool = False
 ) -> tuple[str, Path]:
     """Export a directory or id, or else this model; return what it was and where it is.
 
@@ -49,7 +54,7 @@ def exported(
     Raises:
         ExportError: it cannot be exported.
     """
-    directory = model or str(save(place / "full-size"))
+    directory = model or str(save(place / "full-size", outliers=outliers))
     settings = Settings.from_env(model=directory, precision=precision, device=device)
     out = None if model else place / "artifact"
     return directory, export_to(out, settings, None, partial(print, file=sys.stderr))

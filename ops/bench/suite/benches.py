@@ -13,6 +13,7 @@ from suite.show import Chart, Table
 HERE: Final = Path(__file__).resolve().parents[1]
 QUICK, FULL = "quick", "full"
 RANDOM: Final = "random weights, of the size of Chinese-CLIP B/16, unless the table says otherwise"
+OUTLIERS: Final = "random weights with outliers put in, of the size of Chinese-CLIP B/16"
 BUNDLED: Final = "the bundled model, trained weights"
 SMALL: Final = "random weights, a small model with embeddings of 512 dimensions"
 NO_WEIGHTS: Final = "none: a model that costs nothing or waits"
@@ -101,7 +102,7 @@ BENCHES: Final = (
     _bench(
         "compare.py",
         "Beside the alternatives",
-        RANDOM,
+        OUTLIERS,
         ("--seconds 6 --rounds 2", 12),
         ("", 60),
         Table(
@@ -132,6 +133,14 @@ BENCHES: Final = (
         ("", 120),
         _ENGINES,
         chart=_ENGINES_CHART,
+    ),
+    _bench(
+        "int8_weights.py",
+        "int8 on weights that are, or look, trained",
+        "trained (MiniLM, where its package is installed); random, with and without outliers",
+        None,
+        ("", 30),
+        Table("models"),
     ),
     _bench(
         "overhead.py",
