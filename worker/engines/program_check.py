@@ -27,7 +27,7 @@ _FILES: Final = re.compile(
 )
 _TENSORS: Final = re.compile(r"(?:weight|tensor)_\d+")
 _OPERATORS: Final = re.compile(
-    r"torch\.ops\.(?:aten|onednn|mkldnn|quantized_decomposed|higher_order)\.\w+(?:\.\w+)?"
+    r"torch\.ops\.(?:aten|onednn|mkldnn|quantized_decomposed)\.\w+(?:\.\w+)?"
     r"|_operator\.(?:add|sub|mul|floordiv|truediv|mod|neg|pow|eq|ne|lt|le|gt|ge|getitem)"
     r"|torch\.sym_\w+|math\.\w+"
 )
@@ -122,13 +122,12 @@ def _unknown_in(graph: Any) -> Iterator[str]:
             pending += found.values()
             if isinstance(text := found.get("expr_str"), str) and not _is_size(text):
                 yield text
-            target = found.get("target")
-            is_call = "inputs" in found and isinstance(target, str)
-            if is_call and not _OPERATORS.fullmatch(str(target)):
-                yield str(target)
+            called = [found["target"]] if "inputs" in found and "target" in found else []
+            called += [found["as_operator"]] if "as_operator" in found else []
+            yield from (str(one) for one in called if not _OPERATORS.fullmatch(str(one)))
 
 
 def _is_size(text: str) -> bool:
-    words = _WORD.findall(text)
-    known = all(word in _NAMES or _SYMBOL.fullmatch(word) for word in words)
+    names = _WORD.findall(text)
+    known = all(word in _NAMES or _SYMBOL.fullmatch(word) for word in names)
     return known and _EXPRESSION.fullmatch(text) is not None

@@ -41,7 +41,6 @@ from worker.export.judgement import judge_of
 from worker.export.pictures import compare_pictures
 from worker.export.recipe import Recipe, recipe_of
 from worker.export.reference import image_rows, values_of_fitted
-from worker.export.sample import batches_of, sample
 from worker.export.second_engine import Added, Trial, add_engine, open_exported
 from worker.export.texts import export_texts
 from worker.export.tracing import BATCHES, TracedTower, pixels
@@ -50,6 +49,7 @@ from worker.model.hub import Found, Loaded, load
 from worker.model.original import keep
 from worker.model.precision import Precision, check, supported
 from worker.model.rewrite import for_inference
+from worker.model.sample import batches_of, sample
 from worker.model.towers import ClassifierTower, ImageTower
 
 LABELS: Final = "labels.txt"

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
-# How near embeddings must be to the model's own, as a cosine, unless less is asked for.
-ACCEPTED: Final = 0.999
+from worker.model.precision import ACCEPTED
 
 
 class Gate(NamedTuple):

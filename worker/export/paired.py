@@ -36,17 +36,28 @@ def times_as_fast(
     clock: Callable[[], float] = time.perf_counter,
 ) -> Ratio:
     """Return the first engine's time for a batch to the second's, over rounds."""
+    found = ratios(first, second, images_NCHW, clock)
+    return Ratio(median(found), min(found), max(found))
+
+
+def ratios(
+    first: Engine,
+    second: Engine,
+    images_NCHW: Tensor,
+    clock: Callable[[], float] = time.perf_counter,
+) -> list[float]:
+    """Return, of each round, the first engine's time for a batch to the second's, by a clock."""
     for _warm_up in range(_WARM_UPS):
         first.embed(images_NCHW)
         second.embed(images_NCHW)
     began_s = clock()
-    ratios: list[float] = []
-    while len(ratios) < ROUNDS and (len(ratios) < _LEAST_ROUNDS or clock() - began_s < _ENOUGH_S):
-        order = (first, second) if len(ratios) % 2 else (second, first)
+    found: list[float] = []
+    while len(found) < ROUNDS and (len(found) < _LEAST_ROUNDS or clock() - began_s < _ENOUGH_S):
+        order = (first, second) if len(found) % 2 else (second, first)
         taken_s = {}
         for engine in order:
             start_s = clock()
             engine.embed(images_NCHW)
             taken_s[engine] = clock() - start_s
-        ratios.append(taken_s[first] / taken_s[second])
-    return Ratio(median(ratios), min(ratios), max(ratios))
+        found.append(taken_s[first] / taken_s[second])
+    return found

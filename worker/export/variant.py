@@ -12,9 +12,9 @@ from torch import Tensor
 
 from worker.engines.base import Engine
 from worker.export.judgement import Judge
-from worker.export.sample import Sample, batches_of
 from worker.export.tracing import TracedTower
 from worker.model.precision import Precision, convert, to_int8
+from worker.model.sample import Sample, batches_of
 
 
 class Jury(NamedTuple):
