@@ -132,7 +132,7 @@ def _overview(known: dict[str, Bench], results: dict[str, Result]) -> str:
             one.effort,
             one.began,
             f"{one.took_s:.0f}",
-            f"{one.cpu_s:.0f}",
+            f"{one.cpu_s:.0f}" if one.cpu_s else "",
             *(f"{load:.1f}" for load in one.load),
             one.state,
         ]
