@@ -185,6 +185,14 @@ def test_what_is_published_has_its_charts_beside_it(
     assert "of trained weights" in page
 
 
+def test_a_busy_machine_is_named_before_its_figures(tmp_path: Path) -> None:
+    quiet, busy = result("labels", {"ms": 1.0}, cores="2"), result("memory", {"ms": 1.0}, cores="2")
+    save(quiet, tmp_path)
+    save(msgspec.structs.replace(busy, load=(2.5, 3.0)), tmp_path)
+    page = pages.write_page(tmp_path).read_text(encoding="utf-8")
+    assert "are of little use: memory." in page
+
+
 def test_figures_of_every_shape_are_shown() -> None:
     rows = {"alike": {"one": {"ms": 0.25, "cosine": 0.999612}, "two": {"ms": 1234.5}}}
     (table,) = tables(rows, [Table("alike")])

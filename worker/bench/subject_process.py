@@ -58,11 +58,12 @@ class SubjectProcess:
         """Take what is measured; nothing is started yet."""
         context = multiprocessing.get_context("spawn")
         self.subject = spec.subject
+        self._spec = spec
         self._here, self._there = context.Pipe()
-        self._process = context.Process(target=_serve, args=(self._there, spec), daemon=True)
+        self._process = context.Process(target=_serve, args=(self._there,), daemon=True)
 
     def __enter__(self) -> Self:
-        """Start the process; `rows` waits until it is warm."""
+        """Start the process and return at once; `rows` waits until it is warm."""
         with _stops_held_back():
             self._process.start()
         self._there.close()
@@ -71,12 +72,13 @@ class SubjectProcess:
     def __exit__(
         self, kind: type[BaseException] | None, _e: BaseException | None, _t: TracebackType | None
     ) -> None:
-        self._here.close()
         if kind is None:
+            self._here.close()
             self._process.join(_GRACE_S)
         # A signal that asks to stop would not end it.
         self._process.kill()
         self._process.join(_GRACE_S)
+        self._here.close()
 
     def rows(self) -> npt.NDArray[np.float32]:
         """Return what the subject makes of the inputs, N x D.
@@ -84,7 +86,7 @@ class SubjectProcess:
         Raises:
             Refused: it cannot be run.
         """
-        rows: npt.NDArray[np.float32] = self._answer()
+        rows: npt.NDArray[np.float32] = self._ask(self._spec)
         return rows
 
     def times_ms(self, batch: int, runs: int, seconds: float) -> list[float]:
@@ -137,8 +139,15 @@ def _stops_held_back() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _serve(pipe: Connection, spec: SubjectSpec) -> None:
-    """Load, answer once with the rows, then measure on request until the other end is closed."""
+def _serve(pipe: Connection) -> None:
+    """Load what is asked for first, and answer with its rows; then measure on request.
+
+    It ends when the other end is closed.
+    """
+    try:
+        spec = pipe.recv()
+    except EOFError:
+        return
     os.environ["XDG_CACHE_HOME"] = spec.cache
     try:
         run = open_subject(spec.subject, spec.artifact, spec.labels, spec.settings)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Sequence
+from math import inf
 from pathlib import Path
 from typing import Final
 
@@ -76,6 +77,11 @@ def _standing(results: dict[str, Result], wanted: Sequence[str]) -> str:
     done = [name for name, one in results.items() if one.is_done]
     lines = [f"{len(done)} of {len({*results, *wanted})} benches are done."]
     lines += [f"{name}: {one.state} ({one.reason})." for name, one in results.items() if one.reason]
+    if busy := [name for name, one in results.items() if one.load[0] > _cores(one)]:
+        lines.append(
+            "Other programs kept all cores busy before these: their times, and what follows from "
+            f"them, are of little use: {', '.join(busy)}."
+        )
     if missing := [name for name in wanted if name not in results]:
         lines.append(f"Missing, as the run has not come to them: {', '.join(missing)}.")
     if any(one.effort == QUICK for one in results.values()):
@@ -84,6 +90,12 @@ def _standing(results: dict[str, Result], wanted: Sequence[str]) -> str:
             f"what is to be relied on comes from `ops/bench/all --{FULL}`."
         )
     return "\n".join(lines)
+
+
+def _cores(result: Result) -> float:
+    """Return the cores of the machine of a result; infinite if it does not say."""
+    cores = result.host.get("cores", "").split()
+    return float(cores[0]) if cores else inf
 
 
 def _machines(results: dict[str, Result]) -> Iterator[str]:
@@ -120,7 +132,7 @@ def _overview(known: dict[str, Bench], results: dict[str, Result]) -> str:
             one.effort,
             one.began,
             f"{one.took_s:.0f}",
-            f"{one.cpu_s:.0f}",
+            f"{one.cpu_s:.0f}" if one.cpu_s else "",
             *(f"{load:.1f}" for load in one.load),
             one.state,
         ]
