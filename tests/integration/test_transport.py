@@ -52,6 +52,19 @@ def test_a_message_is_in_one_place_from_the_queue_to_its_acknowledgement(
         assert not client.exists(KEYS.unacked, KEYS.unacked_index)
 
 
+def test_a_redis_that_has_forgotten_the_script_is_told_it_again(
+    settings: Settings, client: redis.Redis
+) -> None:
+    with consuming(settings) as (connection, messages):
+        for seq in range(2):
+            send(settings, seq)
+            client.script_flush()
+            take(connection)
+            assert len(messages) == seq + 1
+            messages[seq].ack()
+    assert not client.exists(KEYS.unacked, KEYS.unacked_index, KEYS.processing, KEYS.queue)
+
+
 def test_a_message_left_on_the_processing_list_goes_back(
     settings: Settings, client: redis.Redis
 ) -> None:

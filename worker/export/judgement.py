@@ -14,7 +14,7 @@ from torch import Tensor
 from worker.contract.i18n import gettext as _
 from worker.contract.messages import CERTAIN
 from worker.contract.scoring import Scale, score
-from worker.export.gate import ACCEPTED
+from worker.model.precision import ACCEPTED
 from worker.export.recipe import Recipe
 from worker.export.reference import text_rows, tokens_of
 from worker.model.hub import Loaded

@@ -12,7 +12,7 @@ from worker.contract.i18n import gettext_noop as N_
 from worker.engines.base import Engine
 from worker.engines.infer import infer
 from worker.errors import ExportError
-from worker.export.gate import ACCEPTED
+from worker.model.precision import ACCEPTED
 from worker.export.recipe import Recipe
 from worker.export.reference import image_rows, values_of
 from worker.export.synthetic import picture

@@ -13,7 +13,7 @@ import torch
 from worker.artifact.manifest import IMAGE_PROGRAM, IMAGE_TOWER, MANIFEST, Artifact, artifact_id
 from worker.contract.i18n import gettext_noop as N_
 from worker.errors import ExportError
-from worker.export.gate import ACCEPTED
+from worker.model.precision import ACCEPTED
 from worker.export.judgement import Judge
 from worker.export.second_engine import Trial
 from worker.export.tracing import BATCHES, pixels

@@ -21,7 +21,7 @@ from worker.contract.i18n import gettext_noop as N_
 from worker.engines.base import Engine
 from worker.engines.torchscript import TorchScriptEngine, is_packed, load_module
 from worker.errors import ExportError
-from worker.export.gate import ACCEPTED
+from worker.model.precision import ACCEPTED
 from worker.export.judgement import Judgement
 from worker.model.precision import Precision
 

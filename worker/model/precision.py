@@ -15,7 +15,7 @@ from worker.model.rewrite import cut_patches_linearly, mix_in
 
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
 PRECISIONS: Final[tuple[Precision, ...]] = ("fp32", "fp16", "bf16", "int8")
-# How near embeddings below float32 must be to the model's own, as a cosine, unless less is asked for.
+# How near embeddings below float32 must be to the model's own, unless less is asked for: a cosine.
 ACCEPTED: Final = 0.999
 _FLOATS: Final = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 # By far the fastest engine for int8 on processors with VNNI; a module packs its weights for the
