@@ -209,6 +209,12 @@ def extras(
     return text, {"parts": {name: one._asdict() for name, one in pieces.items()}, "memory": copied}
 
 
+def as_json(row: Row) -> dict[str, Any]:
+    """Return a row with the names of what was counted."""
+    counted = {"decoders": row.decoders._asdict(), "worker": row.worker._asdict()}
+    return msgspec.to_builtins(row) | counted | {"idle": row.idle}
+
+
 def arguments() -> argparse.Namespace:
     """Return the options of the command line."""
 
@@ -235,7 +241,7 @@ def main() -> None:
         paths, what = find_photos(options.photos, Path(name))
         found = run(cases(options), paths, options.rounds)
         report: dict[str, Any] = {"photographs": what, "machine": machine()}
-        report["rows"] = [msgspec.to_builtins(rows) for rows in found]
+        report["rows"] = [[as_json(row) for row in rows] for rows in found]
         print(f"{what}\n\n{rates_table(found)}\n\n{costs_table(found)}\n")
         if not options.pretend:
             text, figures = extras(found, paths, exact=options.exact)

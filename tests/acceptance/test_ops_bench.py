@@ -130,3 +130,26 @@ def test_decoding_in_processes_is_measured_beside_threads(tmp_path: Path) -> Non
     found = bench("decode_processes.py", tmp_path / "decoders.json", *argv)
     assert set(found["decoders"]["2"]) == {"threads", "processes"}
     assert all(row["images_per_s"] > 0 for row in found["decoders"]["2"].values())
+
+
+@pytest.mark.integration
+def test_decoding_is_measured_by_cores_and_by_parts(tmp_path: Path) -> None:
+    Image.new("RGB", (640, 480), "teal").save(tmp_path / "a.jpg")
+    argv = ["--photos", str(tmp_path), "--seconds", "0.2", "--rounds", "1"]
+    found = bench("decode_scaling.py", tmp_path / "scaling.json", *argv, "--cores", "1")
+    assert [row["case"]["kind"] for (row,) in found["rows"]] == ["threads", "processes"]
+    for (row,) in found["rows"]:
+        assert row["images_per_s"] > 0
+        assert row["decoders" if row["case"]["kind"] == "processes" else "worker"]["user_ms"] > 0
+    assert found["parts"]["all of it"]["ms"] > 0
+    assert found["memory"][0]["copied_gb_per_s"] > 0
+
+
+@pytest.mark.integration
+def test_decoders_that_pretend_are_as_many_as_are_wanted(tmp_path: Path) -> None:
+    Image.new("RGB", (640, 480), "teal").save(tmp_path / "a.jpg")
+    argv = ["--photos", str(tmp_path), "--seconds", "0.3", "--rounds", "1", "--pretend", "20"]
+    found = bench("decode_scaling.py", tmp_path / "scaling.json", *argv, "--decoders", "1,4")
+    one, four = (row for (row,) in found["rows"])
+    assert one["images_per_s"] <= 1000 / 20
+    assert four["images_per_s"] <= 4 * 1000 / 20
