@@ -15,6 +15,7 @@ import copy
 import json
 import time
 import warnings
+from collections.abc import Callable
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
@@ -164,7 +165,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    made = {
+    made: dict[str, Callable[[], tuple[nn.Module, Tensor, Tensor]]] = {
         "minilm": minilm,
         "random": lambda: clip(outliers=False),
         "outliers": lambda: clip(outliers=True),
