@@ -236,9 +236,10 @@ def main() -> None:
         for name, measure in measures(server.url, arguments.model).items():
             if arguments.only in name:
                 costs[name] = in_turns(places, measure, arguments.rounds)
+        if costs:
+            print(table(costs, places), flush=True)
         for place in places if arguments.workers else ():
             held[place.name] = memory(place, server.url, arguments.model, arguments.workers)
-    print(table(costs, places))
     for name, rows in held.items():
         print(f"\n{name}: {sum(row['pss'] for row in rows):.0f} MB of {arguments.workers} workers")
         print(markdown(list(rows[0]), [[str(cell) for cell in row.values()] for row in rows]))

@@ -26,7 +26,8 @@ from worker.engines.programs import save_program
 from worker.errors import ArtifactError
 from worker.export.on_first_use import export_to
 from worker.export.second_engine import Trial, add_engine
-from worker.export.tracing import BATCHES, pixels
+from worker.export.tracing import BATCHES
+from worker.export.variant import Variant, pixels
 from worker.labels.text_tower import TextEmbedder
 
 BOTH = ("torchscript", "exported")
@@ -49,7 +50,8 @@ from worker.export.on_first_use import export_to
 from worker.export.tracing import pixels
 from worker.labels.text_tower import TextEmbedder
 settings = Settings(model=sys.argv[1], precision="fp32", device="cpu")
-artifact = open_artifact(export_to(Path(sys.argv[2]), settings, None, lambda _: None, ("exported",)))
+place = export_to(Path(sys.argv[2]), settings, None, lambda _: None, ("exported",))
+artifact = open_artifact(place)
 spec = artifact.manifest.preprocessing
 engine = open_engine(artifact, settings)
 rows = engine.embed(pixels(3, spec.height, spec.width)).tolist()
@@ -229,7 +231,7 @@ def test_an_artifact_goes_without_an_engine_that_the_model_is_not_for(
     inputs = images(both, max(BATCHES))
     trial = Trial(tmp_path, inputs, Mean()(inputs), lines.append)
     first = LOADERS["torchscript"](both, "cpu")
-    assert add_engine("exported", first, Deciding(), "fp32", trial) is None
+    assert add_engine("exported", first, Variant(Deciding(), "fp32"), trial) is None
     assert "goes without the engine exported: fp32-image.pt2 cannot be exported" in lines[-1]
     assert not list(tmp_path.iterdir())
 
@@ -241,6 +243,6 @@ def test_an_artifact_goes_without_an_engine_that_is_too_far_from_the_model(
     inputs = images(both, max(BATCHES))
     trial = Trial(tmp_path, inputs, Mean()(inputs) + 1, lines.append)
     first = LOADERS["torchscript"](both, "cpu")
-    assert add_engine("exported", first, Mean(), "fp32", trial) is None
+    assert add_engine("exported", first, Variant(Mean(), "fp32"), trial) is None
     assert lines[-1].endswith("it is too far from the model")
     assert not list(tmp_path.iterdir())

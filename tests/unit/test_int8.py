@@ -62,6 +62,9 @@ class Block(nn.Module):
 class Tower(nn.Module):
     """Pixels of three channels -> unit rows."""
 
+    blocks: Any
+    head: Any
+
     def __init__(self, *, norm_first: bool = True, layers: int = 3) -> None:
         super().__init__()
         self.first = nn.Linear(3 * 4, D)
@@ -109,7 +112,7 @@ def test_no_pair_of_weights_can_overflow_sixteen_bits(inputs: int) -> None:
     weight[3] = 0
     levels, scale = rounded(weight, torch.ones(inputs))
 
-    pairs = levels[:, : inputs // 2 * 2].int().unflatten(1, (-1, 2))
+    pairs = levels[:, : inputs // 2 * 2].int().view(4, -1, 2)
     assert int(pairs.sum(dim=2).abs().max()) <= MOST_PAIR
     assert int(levels.int().abs().max()) <= 127
     # Of opposite signs both may be as large as can be.
@@ -180,7 +183,9 @@ def test_smoothing_changes_nothing(norm_first: bool) -> None:
     norm, other = made.blocks[0].norm1, before.blocks[0].norm1
     assert torch.equal(norm.weight, other.weight) is not norm_first
     # Values that attention mixes are smoothed in either.
-    assert not torch.equal(made.blocks[0].attention.out.weight, before.blocks[0].attention.out.weight)
+    assert not torch.equal(
+        made.blocks[0].attention.out.weight, before.blocks[0].attention.out.weight
+    )
 
 
 def test_outliers_do_not_hurt() -> None:

@@ -14,10 +14,10 @@ from torch import Tensor
 from worker.contract.i18n import gettext as _
 from worker.contract.messages import CERTAIN
 from worker.contract.scoring import Scale, score
-from worker.model.precision import ACCEPTED
 from worker.export.recipe import Recipe
 from worker.export.reference import text_rows, tokens_of
 from worker.model.hub import Loaded
+from worker.model.precision import ACCEPTED
 
 # Of pictures whose first label is ahead by so much, nearly all must keep it: one in fifty may not.
 _AHEAD: Final = 0.1

@@ -12,12 +12,12 @@ from worker.contract.i18n import gettext_noop as N_
 from worker.engines.base import Engine
 from worker.engines.infer import infer
 from worker.errors import ExportError
-from worker.model.precision import ACCEPTED
 from worker.export.recipe import Recipe
 from worker.export.reference import image_rows, values_of
 from worker.export.synthetic import picture
 from worker.images.resize import fit
 from worker.model.hub import Loaded
+from worker.model.precision import ACCEPTED
 
 # What the rounding of two resizers may cost beside a lower precision.
 _ROUNDING: Final = 0.001

@@ -13,13 +13,12 @@ import torch
 from worker.artifact.manifest import IMAGE_PROGRAM, IMAGE_TOWER, MANIFEST, Artifact, artifact_id
 from worker.contract.i18n import gettext_noop as N_
 from worker.errors import ExportError
-from worker.model.precision import ACCEPTED
 from worker.export.judgement import Judge
 from worker.export.second_engine import Trial
 from worker.export.tracing import BATCHES, pixels
 from worker.export.variant import Jury, variant
 from worker.model.original import original_tower
-from worker.model.precision import Precision, check
+from worker.model.precision import ACCEPTED, Precision, check
 from worker.model.rewrite import for_inference
 from worker.model.sample import batches_of, sample
 

@@ -21,9 +21,8 @@ from worker.contract.i18n import gettext_noop as N_
 from worker.engines.base import Engine
 from worker.engines.torchscript import TorchScriptEngine, is_packed, load_module
 from worker.errors import ExportError
-from worker.model.precision import ACCEPTED
 from worker.export.judgement import Judgement
-from worker.model.precision import Precision
+from worker.model.precision import ACCEPTED, Precision
 
 # Traced at one size and compared at these: a batch size frozen into the graph would show.
 BATCHES: Final = (1, 2, 3, 4, 8)
