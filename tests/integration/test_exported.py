@@ -26,8 +26,8 @@ from worker.engines.programs import save_program
 from worker.errors import ArtifactError
 from worker.export.on_first_use import export_to
 from worker.export.second_engine import Trial, add_engine
-from worker.export.tracing import BATCHES
-from worker.export.variant import Variant, pixels
+from worker.export.tracing import BATCHES, pixels
+from worker.export.variant import Variant
 from worker.labels.text_tower import TextEmbedder
 
 BOTH = ("torchscript", "exported")

@@ -54,9 +54,11 @@ class Block(nn.Module):
     def forward(self, states: Tensor) -> Tensor:
         if self.norm_first:
             states = states + self.attention(self.norm1(states))[0]
-            return states + self.fc2(F.gelu(self.fc1(self.norm2(states))))
+            out: Tensor = states + self.fc2(F.gelu(self.fc1(self.norm2(states))))
+            return out
         states = self.norm1(states + self.attention(states)[0])
-        return self.norm2(states + self.fc2(F.gelu(self.fc1(states))))
+        normed: Tensor = self.norm2(states + self.fc2(F.gelu(self.fc1(states))))
+        return normed
 
 
 class Tower(nn.Module):
@@ -225,7 +227,7 @@ def test_layers_may_stay_in_bfloat16() -> None:
 
 
 def test_what_is_small_stays_as_it_is() -> None:
-    found = quantize(tower(), pictures(), 0.99, bfloat16=False)
+    found: Any = quantize(tower(), pictures(), 0.99, bfloat16=False)
     assert type(found.tower.head) is nn.Linear
     assert type(found.tower.blocks[0].fc1) is QuantizedLinear
 
