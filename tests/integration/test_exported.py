@@ -49,7 +49,8 @@ from worker.export.on_first_use import export_to
 from worker.export.tracing import pixels
 from worker.labels.text_tower import TextEmbedder
 settings = Settings(model=sys.argv[1], precision="fp32", device="cpu")
-artifact = open_artifact(export_to(Path(sys.argv[2]), settings, None, lambda _: None, ("exported",)))
+place = export_to(Path(sys.argv[2]), settings, None, lambda _: None, ("exported",))
+artifact = open_artifact(place)
 spec = artifact.manifest.preprocessing
 engine = open_engine(artifact, settings)
 rows = engine.embed(pixels(3, spec.height, spec.width)).tolist()
