@@ -1,17 +1,18 @@
-"""Compare the engines torchscript and exported on one artifact each, in turns: a table.
+"""Compare the engines torchscript and exported, in turns: a table.
 
     python ops/bench/two_engines.py [--aoti] [MODEL ...]
 
-Models of full size with random weights: a Chinese-CLIP B/16 in fp32 and int8, a ResNet-50. Each is
-exported for both engines. Times are ratios of torchscript to the other, the median of rounds and
-all of them in brackets: of the wall's clock, and of the CPU time of all threads, which other
-programs on the machine disturb less. With --aoti the exported program is also compiled by
+Image towers of full size with random weights: a Chinese-CLIP B/16 in fp32 and int8, a ResNet-50.
+Each is exported for both engines. Times are ratios of torchscript to the other, the median of
+rounds, and the least and largest: of the wall's clock, and of the CPU time of all threads, which
+other programs on the machine disturb less. With --aoti the exported program is also compiled by
 AOTInductor, for this processor and with its weights frozen, which takes a minute and a compiler.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 import tempfile
 import time
 import warnings
@@ -22,19 +23,27 @@ from statistics import median
 from typing import Any, Final
 
 import torch
-from full_size import save
-from transformers import ResNetConfig, ResNetForImageClassification, ViTImageProcessor
+from full_size import parts
+from torch import nn
+from transformers import ResNetConfig, ResNetForImageClassification
 
-from worker.artifact.manifest import TOWERS, Artifact, open_artifact
+from worker.artifact.manifest import TOWERS
 from worker.contract.settings import Settings
 from worker.engines.base import Engine, Synchronous, use_threads
-from worker.engines.choose import LOADERS
 from worker.engines.cpu_streams import Streams
-from worker.export.on_first_use import export_to
 from worker.export.paired import ratios
+from worker.export.second_engine import Trial, open_exported
+from worker.export.tracing import BATCHES as TRIED
 from worker.export.tracing import pixels
+from worker.model.precision import Precision, convert
+from worker.model.rewrite import for_inference
+from worker.model.towers import ClassifierTower, ImageTower
 
-MODELS: Final = ("b16-fp32", "b16-int8", "resnet50-fp32")
+MODELS: Final[dict[str, tuple[str, Precision]]] = {
+    "b16-fp32": ("b16", "fp32"),
+    "b16-int8": ("b16", "int8"),
+    "resnet50-fp32": ("resnet50", "fp32"),
+}
 BATCHES: Final = (1, 4)
 _MB: Final = 1e6
 
@@ -58,38 +67,45 @@ class Compiled(Synchronous):
         return self._streams.launch(pixels_NCHW)() if self._streams else self._run(pixels_NCHW)
 
 
-def save_resnet(directory: Path) -> Path:
-    """Write a ResNet-50 with random weights, as the hub would hand it out."""
+def tower_of(kind: str) -> nn.Module:
+    """Return an image tower in float32, rewritten for inference."""
     torch.manual_seed(0)
-    ResNetForImageClassification(ResNetConfig()).save_pretrained(directory)
-    ViTImageProcessor(size={"height": 224, "width": 224}).save_pretrained(directory)
-    return directory
+    middle = (0.5, 0.5, 0.5)
+    if kind == "b16":
+        return for_inference(ImageTower(parts()[0].eval(), middle, middle).eval())
+    model = ResNetForImageClassification(ResNetConfig()).eval()
+    return for_inference(ClassifierTower(model, middle, middle).eval())
 
 
-def export(name: str, place: Path) -> Artifact:
-    """Export a model for both engines."""
-    kind, _, precision = name.partition("-")
-    source = place / kind
-    if not source.exists():
-        (save if kind == "b16" else save_resnet)(source)
-    settings = Settings.from_env(model=str(source), precision=precision, device="cpu")
-    return open_artifact(export_to(place / name, settings, None, lambda _: None, tuple(TOWERS)))
+def export(name: str, place: Path) -> dict[str, tuple[Engine, Path]]:
+    """Export a tower for both engines; return what runs each, and its file."""
+    kind, precision = MODELS[name]
+    tower = tower_of(kind)
+    inputs = pixels(max(TRIED), 224, 224)
+    with torch.no_grad():
+        reference_ND = tower(inputs)
+    place.mkdir()
+    trial = Trial(place, inputs, reference_ND, partial(print, file=sys.stderr))
+    converted = convert(tower, precision, torch.device("cpu"))
+    found: dict[str, tuple[Engine, Path]] = {}
+    for engine, file_name in TOWERS.items():
+        made = trial.make(engine, converted, precision)
+        trial.echo(f"{engine}: {made}")
+        file = made.file.rename(place / file_name)
+        found[engine] = (open_exported(engine, place, inputs.device, precision), file)
+    return found
 
 
-def lines(name: str, artifact: Artifact, *, aoti: bool) -> Iterator[str]:
+def lines(name: str, made: dict[str, tuple[Engine, Path]], *, aoti: bool) -> Iterator[str]:
     """Yield the rows of the table about a model."""
-    first = LOADERS["torchscript"](artifact, "cpu")
-    began_s = time.process_time()
-    others: list[tuple[str, Engine, Path]] = []
-    program = artifact.file(TOWERS["exported"])
-    others.append(("exported", LOADERS["exported"](artifact, "cpu"), program))
-    notes = [f"loaded in {time.process_time() - began_s:.1f} s of CPU"]
+    first, _ = made["torchscript"]
+    others = {"exported": (*made["exported"], "")}
     if aoti and not name.endswith("int8"):
         began_s = time.perf_counter()
-        file = _compiled(program)
-        notes.append(f"compiled in {time.perf_counter() - began_s:.0f} s")
-        others.append(("AOTInductor", Compiled(file, in_streams=name.startswith("res")), file))
-    for (title, other, file), note in zip(others, notes, strict=True):
+        file = _compiled(made["exported"][1])
+        note = f"compiled in {time.perf_counter() - began_s:.0f} s"
+        others["AOTInductor"] = (Compiled(file, in_streams=name.startswith("res")), file, note)
+    for title, (other, file, note) in others.items():
         for batch in BATCHES:
             images_NCHW = pixels(max(BATCHES), 224, 224)[:batch]
             apart = (other.embed(images_NCHW) - first.embed(images_NCHW)).abs().max()
@@ -118,7 +134,7 @@ def _shown(found: list[float]) -> str:
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n\n")[0])
-    parser.add_argument("models", nargs="*", default=MODELS, metavar="MODEL")
+    parser.add_argument("models", nargs="*", default=list(MODELS), metavar="MODEL")
     parser.add_argument("--aoti", action="store_true", help="compile the program, too")
     options = parser.parse_args()
     use_threads(Settings())
@@ -127,7 +143,7 @@ def main() -> None:
     say("|---|---|---:|---:|---:|---:|---:|---|")
     with tempfile.TemporaryDirectory() as place:
         for name in options.models:
-            for line in lines(name, export(name, Path(place)), aoti=options.aoti):
+            for line in lines(name, export(name, Path(place) / name), aoti=options.aoti):
                 say(line)
 
 
