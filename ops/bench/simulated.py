@@ -14,12 +14,18 @@ import sys
 import time
 from collections.abc import Callable
 
-import torch
-from torch import Tensor
+from worker.blas import multiply_alone, wait_briefly
 
-from worker.artifact.manifest import Artifact
-from worker.contract.settings import Settings
-from worker.service.app import serve
+# As `worker start` does before it loads anything.
+multiply_alone()
+wait_briefly()
+
+import torch  # noqa: E402
+from torch import Tensor  # noqa: E402
+
+from worker.artifact.manifest import Artifact  # noqa: E402
+from worker.contract.settings import Settings  # noqa: E402
+from worker.service.app import serve  # noqa: E402
 
 
 class SimulatedEngine:

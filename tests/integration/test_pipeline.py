@@ -30,7 +30,6 @@ from worker.engines.torchscript import TorchScriptEngine
 from worker.errors import ArtifactError, CancelledError, PoisonError, WorkerGoneError
 from worker.export.synthetic import photographs
 from worker.images.decode import decode
-from worker.pipeline.blas import blas_threads
 from worker.pipeline.pipeline import Pipeline
 from worker.pipeline.stats import STAGES
 
@@ -101,12 +100,6 @@ def test_every_image_gets_its_tags_in_the_order_of_the_chunk(
     assert best(result) == list("蓝红绿红蓝绿绿红蓝")
     assert [image.path for image in result.images] == [ref.path for ref in sent.images]
     assert all(len(image.tags) == 2 for image in result.images)
-
-
-def test_a_started_pipeline_multiplies_matrices_in_the_calling_thread(pipeline: Pipeline) -> None:
-    assert pipeline.is_started
-    # None: numpy has a library that is not known here, and nothing was limited.
-    assert blas_threads() in {None, 1}
 
 
 def test_a_result_names_chunk_worker_device_and_model(

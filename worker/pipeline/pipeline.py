@@ -37,7 +37,6 @@ from worker.labels.matrix_store import LabelMatrixStore
 from worker.labels.own_labels import UsedVocabulary
 from worker.pipeline.batch_policy import Embeddings, Pixels
 from worker.pipeline.batcher import Batcher
-from worker.pipeline.blas import use_one_blas_thread
 from worker.pipeline.capacity import Capacity
 from worker.pipeline.embedding_cache import EmbeddingCache
 from worker.pipeline.finish import TaggingStage
@@ -129,7 +128,6 @@ class Pipeline:
         """
         if self._started:
             return
-        use_one_blas_thread()
         manifest = self.artifact.manifest
         shape_CHW = (3, manifest.preprocessing.height, manifest.preprocessing.width)
         # It loads while the model does.
