@@ -27,16 +27,20 @@ from full_size import parts
 from torch import nn
 from transformers import ResNetConfig, ResNetForImageClassification
 
-from worker.artifact.manifest import TOWERS
+from worker.artifact.manifest import TOWERS, Preprocessing
+from worker.contract.scoring import Scale
 from worker.contract.settings import Settings
 from worker.engines.base import Engine, Synchronous, use_threads
 from worker.engines.cpu_streams import Streams
+from worker.export.judgement import Judge
 from worker.export.paired import ratios
 from worker.export.second_engine import Trial, open_exported
 from worker.export.tracing import BATCHES as TRIED
 from worker.export.tracing import pixels
-from worker.model.precision import Precision, convert
+from worker.export.variant import Jury, variant
+from worker.model.precision import ACCEPTED, Precision
 from worker.model.rewrite import for_inference
+from worker.model.sample import batches_of, sample
 from worker.model.towers import ClassifierTower, ImageTower
 
 MODELS: Final[dict[str, tuple[str, Precision]]] = {
@@ -86,14 +90,21 @@ def export(name: str, place: Path) -> dict[str, tuple[Engine, Path]]:
         reference_ND = tower(inputs)
     place.mkdir()
     trial = Trial(place, inputs, reference_ND, partial(print, file=sys.stderr))
-    converted = convert(tower, precision, torch.device("cpu"))
+    made_of = variant(tower, precision, torch.device("cpu"), _jury(tower))
     found: dict[str, tuple[Engine, Path]] = {}
     for engine, file_name in TOWERS.items():
-        made = trial.make(engine, converted, precision)
+        made = trial.make(engine, made_of)
         trial.echo(f"{engine}: {made}")
         file = made.file.rename(place / file_name)
         found[engine] = (open_exported(engine, place, inputs.device, precision), file)
     return found
+
+
+def _jury(tower: nn.Module) -> Jury:
+    pictures = sample(Preprocessing(height=224, width=224), None)
+    with torch.no_grad():
+        wanted_ND = torch.cat([tower(batch) for batch in batches_of(pictures.judged_by)])
+    return Jury(pictures, Judge(wanted_ND, Scale(1.0), None, is_classifier=False), ACCEPTED)
 
 
 def lines(name: str, made: dict[str, tuple[Engine, Path]], *, aoti: bool) -> Iterator[str]:

@@ -29,6 +29,7 @@ class PlainInt8Linear(nn.Module):
     scale: Tensor
     zeros: Tensor
     bias: Tensor
+    offset: Tensor
 
     def __init__(self, levels_OI: Tensor, scale_O: Tensor, bias_O: Tensor, prepared: Any) -> None:
         """Take weights, and what divides inputs by row and says by what."""
@@ -37,13 +38,15 @@ class PlainInt8Linear(nn.Module):
         self.register_buffer("scale", scale_O.to(torch.float32))
         self.register_buffer("zeros", torch.zeros_like(scale_O, dtype=torch.int64))
         self.register_buffer("bias", bias_O)
+        # Cutting off what is half a step too much is rounding, in one pass over memory.
+        self.register_buffer("offset", torch.tensor(prepared.steps[1] + 0.5))
         self._prepared = prepared
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Multiply."""
         divided, largest = self._prepared.divided(inputs)
-        steps, zero, most = self._prepared.steps
-        rounded = (divided * steps + zero).round().clamp(0, most).to(torch.uint8)
+        steps, zero = self._prepared.steps
+        rounded = torch.add(self.offset, divided, alpha=steps).to(torch.uint8)
         packed = torch.ops.onednn.qlinear_prepack(self.levels, None)
         products = torch.ops.onednn.qlinear_pointwise(
             *(rounded, 1 / steps, zero, packed, self.scale, self.zeros, None),
@@ -57,7 +60,7 @@ class _ByRow(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.steps = (127.0, 128, 255) if adds_in_32_bits() else (63.0, 64, 127)
+        self.steps = (127.0, 128) if adds_in_32_bits() else (63.0, 64)
 
     def divided(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         """Return inputs between -1 and 1, and by what each row was divided."""
@@ -105,7 +108,7 @@ def _of_our_own(layer: Any) -> nn.Module:
     """Take a layer that divides by row itself, to [-1, 1] or to [0, 1]."""
     prepared = copy.copy(layer)
     prepared._modules = {}  # noqa: SLF001 - what is packed
-    prepared.steps = (255.0, 0, 255) if layer.is_one_sided else (127.0, 128, 255)
+    prepared.steps = (255.0, 0) if layer.is_one_sided else (127.0, 128)
     return PlainInt8Linear(layer.levels_OI, layer.scale_O, layer.bias_O, prepared)
 
 
