@@ -212,8 +212,7 @@ def extras(
 def as_json(row: Row) -> dict[str, Any]:
     """Return a row with the names of what was counted."""
     counted = {"decoders": row.decoders._asdict(), "worker": row.worker._asdict()}
-    found: dict[str, Any] = msgspec.to_builtins(row)
-    return found | counted | {"idle": row.idle}
+    return {**msgspec.to_builtins(row), **counted, "idle": row.idle}
 
 
 def arguments() -> argparse.Namespace:
