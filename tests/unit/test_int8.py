@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from worker.export.tracing import trace
-from worker.model.int8.layers import QuantizedLinear
+from worker.model.int8.layers import DividedLinear, QuantizedLinear, in_floats
 from worker.model.int8.levels import MOST_PAIR, rounded
 from worker.model.int8.observe import observe
 from worker.model.int8.quantize import quantize
@@ -244,3 +244,11 @@ def test_a_traced_tower_gives_the_same(tmp_path: Path) -> None:
     with torch.no_grad():
         wanted = found(pictures())
     assert trace(found, (pictures(),), wanted, tmp_path / "tower.pt").max_abs < 1e-2
+
+
+def test_layers_in_floats_for_libraries_that_round_themselves() -> None:
+    found = quantize(tower(outliers=True), pictures(), 0.999, bfloat16=False).tower
+    twin = in_floats(copy.deepcopy(found))
+    kinds: Any = twin
+    assert type(kinds.blocks[0].fc1) is DividedLinear
+    assert least_cosine(twin, found) > 0.9999

@@ -5,12 +5,14 @@ Shapes: N images, C colour channels, H height, W width, D embedding dimensions.
 
 from __future__ import annotations
 
+import math
 import tempfile
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
 import torch
+from torch import nn
 
 from worker.artifact.cache_dir import cache_directory
 from worker.contract.extras import missing, remedy
@@ -18,10 +20,13 @@ from worker.contract.i18n import gettext_noop as N_
 from worker.contract.reasons import os_reason
 from worker.engines.base import Synchronous, resolve_device
 from worker.errors import ArtifactError, DeviceError, NoCacheError
-from worker.model.precision import adds_in_32_bits
+from worker.model.int8.layers import DividedLinear, in_floats
+from worker.model.precision import ACCEPTED, adds_in_32_bits, to_int8
+from worker.model.rewrite import for_inference
+from worker.model.sample import batches_of, sample
 
 if TYPE_CHECKING:
-    from worker.artifact.manifest import Artifact
+    from worker.artifact.manifest import Artifact, Preprocessing
 
 _OPSET: Final = 18
 _PRECISIONS: Final = ("fp32", "int8")
@@ -75,22 +80,29 @@ class OnnxEngine(Synchronous):
 def onnx_file(artifact: Artifact) -> Path:
     """Return the artifact's image tower as an ONNX file, made on first use and kept in the cache.
 
-    int8 is what ONNX Runtime's own dynamic quantisation makes of float32, weights by channel; in
-    seven bits for processors whose sums would overflow.
+    int8 is what ONNX Runtime's own dynamic quantisation makes of our layers, whose inputs are
+    divided by token, weights by channel; in seven bits for processors whose sums would overflow.
 
     Raises:
-        ArtifactError: as `OnnxEngine.load`.
+        ArtifactError: as `OnnxEngine.load`, or int8 is too far from the model.
     """
     is_int8 = artifact.manifest.precision == "int8"
-    bits = "" if not is_int8 or adds_in_32_bits() else "-7bit"
+    bits = "" if not is_int8 else "-8bit" if adds_in_32_bits() else "-7bit"
     file = cache_directory() / "onnx" / f"{artifact.id}-{torch.__version__}{bits}.onnx"
     if file.exists():
         return file
     with _beside(file) as directory:
         made = Path(directory) / "fp32.onnx"
-        _export(artifact, made)
+        spec = artifact.manifest.preprocessing
         if is_int8:
-            made = _quantize(made)
+            pictures = sample(spec, None)
+            original = for_inference(_original(artifact))
+            tower = in_floats(to_int8(original, pictures.calibrated_on, ACCEPTED).tower)
+            _export(tower, spec, made)
+            made = _quantize(made, _floats_of(tower))
+            _check_int8(artifact, made, original, batches_of(pictures.judged_by)[0])
+        else:
+            _export(_original(artifact), spec, made)
         # Whole or not at all, should several workers start at once.
         made.rename(file)
     return file
@@ -122,16 +134,53 @@ def _check(artifact: Artifact, precision: str) -> None:
         )
 
 
-def _export(artifact: Artifact, file: Path) -> None:
-    from worker.model.original import original_tower  # noqa: PLC0415
+def _original(artifact: Artifact) -> Any:
+    from worker.model.original import original_tower  # noqa: PLC0415 - transformers takes seconds
 
-    spec = artifact.manifest.preprocessing
+    return original_tower(artifact)
+
+
+def _floats_of(tower: nn.Module) -> list[torch.Tensor]:
+    """Return the weights of linear layers that are to stay as they are."""
+    divided = {id(one.linear) for one in tower.modules() if isinstance(one, DividedLinear)}
+    return [
+        one.weight
+        for one in tower.modules()
+        if isinstance(one, nn.Linear) and id(one) not in divided
+    ]
+
+
+def _check_int8(
+    artifact: Artifact, file: Path, original: nn.Module, pixels_NCHW: torch.Tensor
+) -> None:
+    """Refuse what is too far from the model: the artifact was judged in another engine."""
+    import onnxruntime  # noqa: PLC0415 - an optional extra
+
+    session = onnxruntime.InferenceSession(file, providers=[_PROVIDERS["cpu"]])
+    (rows_ND,) = session.run(None, {"pixels": pixels_NCHW.numpy()})
+    with torch.no_grad():
+        wanted_ND = original(pixels_NCHW)
+    cosines = nn.functional.cosine_similarity(torch.from_numpy(rows_ND), wanted_ND)
+    cosine = float(cosines.min().nan_to_num(-1.0))
+    accepted = min(ACCEPTED, artifact.manifest.parity.get("accepted_cosine", ACCEPTED))
+    if cosine < accepted:
+        raise ArtifactError(
+            N_(
+                "in int8, ONNX Runtime takes model {model} too far from itself on this processor "
+                "(cosine {cosine:.4f}): take the engine torchscript"
+            ),
+            model=artifact.id,
+            cosine=cosine,
+        )
+
+
+def _export(tower: nn.Module, spec: Preprocessing, file: Path) -> None:
     example_NCHW = torch.zeros(2, 3, spec.height, spec.width, dtype=torch.uint8)
     with warnings.catch_warnings():
         # Of torch's own making: what it exports is compared with the model in tests.
         warnings.simplefilter("ignore")
         torch.onnx.export(
-            original_tower(artifact),
+            tower,
             (example_NCHW,),
             file,
             input_names=["pixels"],
@@ -144,7 +193,8 @@ def _export(artifact: Artifact, file: Path) -> None:
         )
 
 
-def _quantize(file: Path) -> Path:
+def _quantize(file: Path, floats: list[torch.Tensor]) -> Path:
+    """Quantise all matrix products but those by the weights in `floats`."""
     from onnxruntime.quantization import QuantType, quantize_dynamic  # noqa: PLC0415
     from onnxruntime.quantization.shape_inference import quant_pre_process  # noqa: PLC0415
 
@@ -156,5 +206,25 @@ def _quantize(file: Path) -> Path:
         weight_type=QuantType.QInt8,
         per_channel=True,
         reduce_range=not adds_in_32_bits(),
+        nodes_to_exclude=_multiplying_by(prepared, floats),
     )
     return quantized
+
+
+def _multiplying_by(file: Path, weights: list[torch.Tensor]) -> list[str]:
+    """Return the names of nodes that multiply by one of the weights, which may be transposed."""
+    import onnx  # noqa: PLC0415 - comes with the extra
+
+    graph = onnx.load(str(file)).graph
+    sizes = {weight.numel() for weight in weights}
+    named = set()
+    for one in graph.initializer:
+        if math.prod(one.dims) in sizes:
+            found = torch.from_numpy(onnx.numpy_helper.to_array(one).copy())
+            if any(_are_same(found, weight) for weight in weights):
+                named.add(one.name)
+    return [node.name for node in graph.node if named & set(node.input)]
+
+
+def _are_same(found: torch.Tensor, weight: torch.Tensor) -> bool:
+    return torch.equal(found, weight) or torch.equal(found, weight.T)

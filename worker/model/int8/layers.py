@@ -5,6 +5,7 @@ Shapes: ...I inputs, O outputs.
 
 from __future__ import annotations
 
+import copy
 import warnings
 from typing import Any, Final
 
@@ -105,3 +106,30 @@ def _packed(levels_OI: Tensor, scale_O: Tensor) -> Any:
         made = packed(torch.qint8)
         made.set_weight_bias(weight, None)
     return made
+
+
+class DividedLinear(nn.Module):
+    """A quantised layer in floats: for libraries that round inputs themselves, a tensor at once."""
+
+    def __init__(self, layer: QuantizedLinear) -> None:
+        super().__init__()
+        weight_OI = layer.levels_OI * layer.scale_O[:, None]
+        self.linear = nn.Linear(weight_OI.shape[1], weight_OI.shape[0], bias=False)
+        self.linear.weight = nn.Parameter(weight_OI, requires_grad=False)
+        self.quantized = copy.copy(layer)
+        # What oneDNN has packed cannot be written to other files.
+        self.quantized.params = None
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Multiply."""
+        inputs, largest = self.quantized.divided(inputs)
+        return torch.addcmul(self.quantized.bias_O, self.linear(inputs), largest)
+
+
+def in_floats(tower: nn.Module) -> nn.Module:
+    """Replace quantised layers by their like in floats, in place; return the tower."""
+    for parent in list(tower.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, QuantizedLinear):
+                setattr(parent, name, DividedLinear(child))
+    return tower
