@@ -259,6 +259,18 @@ def test_wrong_usage_runs_nothing(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("place", ["/proc/nope", "file", "file/below"])
+def test_a_place_that_takes_no_files_is_wrong_usage(
+    place: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("kept")
+    with pytest.raises(SystemExit) as error:
+        main(["--quick", "--only", "labels", "--out", str(tmp_path / place)])
+    assert error.value.code == 2
+    assert f"--out cannot be used: {tmp_path / place}: " in capsys.readouterr().err
+    assert (tmp_path / "file").read_text() == "kept"
+
+
 def test_a_file_of_another_form_is_no_result(tmp_path: Path) -> None:
     (tmp_path / "other.json").write_text(json.dumps({"bench": "other"}))
     save(result("labels", None), tmp_path)

@@ -20,6 +20,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Final, NamedTuple
 
 from suite.benches import FULL, QUICK, Bench, Effort, all_benches, chosen
@@ -63,6 +64,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             run = _run_of(options, effort)
         except KeyError as e:
             parser.error(f"there is no bench {e.args[0]}: see --list")
+        if problem := _problem(run.out):
+            parser.error(f"--out cannot be used: {problem}")
         code = run_all(run)
     if options.publish:
         try:
@@ -90,6 +93,16 @@ def run_all(run: Run) -> int:
     failed = [name for name in run.names if name in results and not results[name].is_done]
     _echo(f"{page}: {_summary(run, results)}")
     return code or (_SOME_FAILED if failed else 0)
+
+
+def _problem(out: Path) -> str:
+    """Make the directory; return why nothing can be written there, or ""."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=out):
+            return ""
+    except OSError as e:
+        return f"{out}: {e.strerror}"
 
 
 def _run_each(run: Run, results: dict[str, Result]) -> None:
