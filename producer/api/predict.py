@@ -32,6 +32,8 @@ _STATUS: Final = {
     "internal_error": 500,
     "inference_failed": 500,
     "out_of_memory": 500,
+    # Redis has lost what this server stored a moment ago: asked again, it has it.
+    "blob_missing": 503,
 }
 
 
@@ -109,6 +111,11 @@ def name_of(file: UploadFile | None) -> str:
     return ((file and file.filename) or "image")[:NAME_CHARS]
 
 
+def status_of(code: str) -> int:
+    """Return the HTTP status of an image that failed with this code."""
+    return _STATUS.get(code, UNPROCESSABLE)
+
+
 async def _answer(
     urgent_queue: UrgentQueue, image: PredictRequest, request: Request
 ) -> ChunkResult:
@@ -132,7 +139,7 @@ def _prediction(answer: ChunkResult) -> Prediction:
     (image,) = answer.images
     if image.error is not None:
         code = image.error.code
-        raise RefusedError(_STATUS.get(code, UNPROCESSABLE), code, image.error.message)
+        raise RefusedError(status_of(code), code, image.error.message)
     timing = image.timing
     return Prediction(
         results=[Result(label=tag.label, score=round(tag.score, 6)) for tag in image.tags],

@@ -10,6 +10,7 @@ import pytest
 from fastapi import FastAPI
 
 from producer.api.errors import RefusedError, handle_errors
+from producer.api.predict import status_of
 
 pytestmark = pytest.mark.fast
 
@@ -48,3 +49,18 @@ def test_what_nobody_thought_of_is_an_error_of_the_server_and_shows_nothing() ->
     status, reply = asked(KeyError("a secret"))
     assert (status, reply["code"]) == (500, "internal_error")
     assert "secret" not in reply["message"]
+
+
+@pytest.mark.parametrize(
+    ("code", "status"),
+    [
+        ("blob_missing", 503),  # Redis lost it: clients come again with 503, not with 422
+        ("inference_failed", 500),
+        ("outside_roots", 403),
+        ("too_large", 413),
+        ("not_an_image", 422),
+        ("labels_missing", 422),
+    ],
+)
+def test_a_failure_is_the_servers_or_the_clients(code: str, status: int) -> None:
+    assert status_of(code) == status
