@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -20,6 +22,7 @@ from worker.contract.options import Option
 from worker.contract.printable import printable_lines
 from worker.contract.reasons import reason
 from worker.contract.settings import AUTO, Settings, SettingsError
+from worker.contract.stops import end_as_usual, end_at_once
 
 EXPORTED = ("torchscript", "exported")
 ENGINES = (*EXPORTED, "eager", "compile", "onnx")
@@ -133,7 +136,7 @@ def start(broker: str | None, places: dict[str, Any], **options: Any) -> None:
     except SettingsError as e:
         raise click.UsageError(str(e)) from e
     # Only now: these load torch, which takes seconds that `--help` need not.
-    with importing():
+    with _loading():
         from worker.errors import TaggerError  # noqa: PLC0415
         from worker.torch_start import load_libraries, postpone_meta_kernels  # noqa: PLC0415
 
@@ -210,7 +213,7 @@ def export(
     if out and out.exists() and not (out / "manifest.json").exists() and any(out.iterdir()):
         msg = _("{out} holds something else than an artifact, which would be replaced")
         raise click.UsageError(msg.format(out=out))
-    with importing():
+    with _loading():
         from worker.errors import TaggerError  # noqa: PLC0415
         from worker.export.gate import gate_of  # noqa: PLC0415
         from worker.export.on_first_use import export_to  # noqa: PLC0415
@@ -298,6 +301,7 @@ def bench(**options: Any) -> None:
     _check_libraries()
     if options["chart_file"] and missing("bench"):
         _fail(_("a chart needs matplotlib: {install}").format(install=remedy("bench")))
+    # A signal ends it at once until `run` or `tune` keep what has been measured.
     with importing():
         from worker.bench.command import Request, run, tune  # noqa: PLC0415
         from worker.errors import TaggerError  # noqa: PLC0415
@@ -359,7 +363,7 @@ def evaluate(**options: Any) -> None:
     label, calibration, confusions, and precision and recall at the threshold and at the best one.
     """
     _check_libraries()
-    with importing():
+    with _loading():
         from worker.errors import TaggerError  # noqa: PLC0415
         from worker.evaluation.command import Request, run  # noqa: PLC0415
 
@@ -381,7 +385,7 @@ def evaluate(**options: Any) -> None:
 def texts(model: str | None) -> None:
     """Embed a label set, for programs: JSON on standard input, a line of JSON and float32 out."""
     _check_libraries()
-    with importing():
+    with _loading():
         from worker.errors import TaggerError  # noqa: PLC0415
         from worker.service.text_embeddings import encode_texts  # noqa: PLC0415
 
@@ -411,6 +415,14 @@ def health() -> None:
     click.echo(_("healthy"))
 
 
+@contextmanager
+def _loading() -> Iterator[None]:
+    """Import in the block; after it a signal interrupts work, which may have to be undone."""
+    with importing():
+        yield
+    end_as_usual()
+
+
 def _check_libraries() -> None:
     if missing("worker"):
         message = _("this command needs the worker's libraries: {install}")
@@ -427,4 +439,5 @@ def _fail(message: str) -> NoReturn:
 
 
 if __name__ == "__main__":
+    end_at_once()
     main()

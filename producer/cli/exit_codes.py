@@ -14,13 +14,12 @@ from producer.errors import ProducerError, UsageError, in_tree
 from worker.contract.i18n import gettext as _
 from worker.contract.printable import printable_lines
 from worker.contract.reasons import reason
-from worker.contract.stops import stoppable
+from worker.contract.stops import INTERRUPTED, stoppable
 
 OK: Final = 0
 COULD_NOT_RUN: Final = ProducerError.exit_code
 WRONG_USAGE: Final = UsageError.exit_code
 SOME_FAILED: Final = 3
-INTERRUPTED: Final = 130
 
 P = ParamSpec("P")
 

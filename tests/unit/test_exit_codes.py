@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import signal as signals
 import subprocess
 import sys
 from typing import TYPE_CHECKING
 
 import pytest
 from conftest import PATIENCE_S, ROOT
+
+from worker.contract.stops import STOPS, end_as_usual, end_at_once
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -58,3 +61,66 @@ def test_an_interruption_is_neither_lost_nor_disturbed(
         check=False,
     )
     assert (done.returncode, done.stdout, done.stderr) == (130, "cleaned up\n", "")
+
+
+# The program of an entry point, which a signal finds while it looks for a module.
+LOADING = """
+import os, signal, sys
+from {program}.__main__ import main
+
+class Signals:
+    def find_spec(name, *_):
+        if name == "{module}":
+            os.kill(os.getpid(), signal.{signal})
+
+sys.meta_path.insert(0, Signals)
+sys.argv = {argv}
+main()
+"""
+SUBMIT = ("producer", "submit", "a.jpg", "--dry-run")
+BENCH = ("worker", "bench", "--runs", "1", "--seconds", "1")
+
+
+@pytest.mark.parametrize(
+    ("argv", "module", "signal", "code"),
+    [
+        (SUBMIT, "click", "SIGINT", 130),
+        (SUBMIT, "producer.cli.submit", "SIGINT", 130),
+        (SUBMIT, "producer.cli.submit", "SIGTERM", 130),  # as later
+        (SUBMIT, "producer.cli.run_submit", "SIGINT", 130),
+        (("producer", "status"), "producer.cli.jobs", "SIGINT", 130),
+        (BENCH, "click", "SIGINT", 130),
+        (BENCH, "worker.blas", "SIGTERM", 143),
+        (BENCH, "worker.bench.command", "SIGINT", 130),
+        (BENCH, "worker.bench.command", "SIGTERM", 143),
+        (("worker", "health"), "worker.blas", "SIGINT", 130),
+    ],
+)
+def test_a_command_that_still_loads_ends_without_a_traceback(
+    argv: tuple[str, ...], module: str, signal: str, code: int
+) -> None:
+    source = LOADING.format(program=argv[0], module=module, signal=signal, argv=list(argv))
+    done = subprocess.run(
+        [sys.executable, "-c", source],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (code, "", "")
+
+
+def test_a_worker_that_has_loaded_is_interrupted_as_any_program() -> None:
+    before = [signals.getsignal(number) for number in STOPS]
+    try:
+        signals.signal(signals.SIGTERM, signals.SIG_IGN)
+        end_at_once()
+        assert signals.getsignal(signals.SIGTERM) is signals.SIG_IGN
+        assert signals.getsignal(signals.SIGINT) is not signals.default_int_handler
+        end_as_usual()
+        assert signals.getsignal(signals.SIGINT) is signals.default_int_handler
+        assert signals.getsignal(signals.SIGTERM) is signals.SIG_IGN
+    finally:
+        for number, handler in zip(STOPS, before, strict=True):
+            signals.signal(number, handler)

@@ -1,17 +1,22 @@
-"""SIGINT or SIGTERM -> one exception, out of which a command cleans up."""
+"""SIGINT or SIGTERM -> one exception, out of which a command cleans up.
+
+While a command still loads, there is nothing to clean up: it ends at once.
+"""
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn
 
 if TYPE_CHECKING:
     from sys import UnraisableHookArgs
 
 STOPS: Final = (signal.SIGINT, signal.SIGTERM)
+INTERRUPTED: Final = 130
 _AGAIN_S: Final = 0.01
 # As shells report a program that a signal has ended.
 _SIGNALLED: Final = 128
@@ -28,6 +33,33 @@ class Stopped(KeyboardInterrupt):
     def exit_code(self) -> int:
         """The exit code that says which signal it was: 130 or 143."""
         return _SIGNALLED + self.number
+
+
+class _EndAtOnce(NamedTuple):
+    code: int
+
+    def __call__(self, number: int, _frame: object) -> NoReturn:
+        # No exception: in the midst of an import, some library might catch it.
+        os._exit(self.code or _SIGNALLED + number)
+
+
+def end_at_once(code: int = 0) -> None:
+    """Let a signal end the process, which has nothing to clean up, with this exit code.
+
+    0 stands for the one that says which signal it was: 130 or 143. A signal that is ignored, as one
+    may be by a process in the background, stays so.
+    """
+    for number in STOPS:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _EndAtOnce(code))
+
+
+def end_as_usual() -> None:
+    """Undo `end_at_once`, if it was called: from here on there may be something to clean up."""
+    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    for number, handler in usual.items():
+        if isinstance(signal.getsignal(number), _EndAtOnce):
+            signal.signal(number, handler)
 
 
 @contextmanager
