@@ -1,4 +1,4 @@
-"""`producer` and `python -m producer`: a signal ends it without a traceback while it still loads."""
+"""`producer`, and `python -m producer`: while it loads, a signal ends it without a traceback."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from worker.contract.stops import INTERRUPTED, end_at_once
 def main() -> None:
     """Run the command line."""
     end_at_once(INTERRUPTED)
-    from producer.cli import main as run
+    from producer.cli import main as run  # noqa: PLC0415 - it takes its time
 
     run()
 

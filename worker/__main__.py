@@ -1,4 +1,4 @@
-"""`worker` and `python -m worker`: a signal ends it without a traceback while it still loads."""
+"""`worker`, and `python -m worker`: while it loads, a signal ends it without a traceback."""
 
 from __future__ import annotations
 

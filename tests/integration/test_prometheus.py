@@ -19,10 +19,10 @@ from images import fill
 from prometheus_client.parser import text_string_to_metric_families
 from server import free_port
 
-from producer.cli.exit_codes import INTERRUPTED
 from worker.contract.keys import DEFAULT_KEYS as KEYS
 from worker.contract.local.redis_server import EmbeddedRedis
 from worker.contract.local.subprocesses import start_child, stop_child
+from worker.contract.stops import INTERRUPTED
 from worker.contract.stores.jobs import JobStore
 
 

@@ -10,7 +10,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn
 
 if TYPE_CHECKING:
     from sys import UnraisableHookArgs
@@ -35,12 +35,15 @@ class Stopped(KeyboardInterrupt):
         return _SIGNALLED + self.number
 
 
-class _EndAtOnce(NamedTuple):
-    code: int
+class _EndAtOnce:
+    """A handler that ends the process."""
+
+    def __init__(self, code: int) -> None:
+        self._code = code
 
     def __call__(self, number: int, _frame: object) -> NoReturn:
         # No exception: in the midst of an import, some library might catch it.
-        os._exit(self.code or _SIGNALLED + number)
+        os._exit(self._code or _SIGNALLED + number)
 
 
 def end_at_once(code: int = 0) -> None:
@@ -56,10 +59,10 @@ def end_at_once(code: int = 0) -> None:
 
 def end_as_usual() -> None:
     """Undo `end_at_once`, if it was called: from here on there may be something to clean up."""
-    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
-    for number, handler in usual.items():
-        if isinstance(signal.getsignal(number), _EndAtOnce):
-            signal.signal(number, handler)
+    if isinstance(signal.getsignal(signal.SIGINT), _EndAtOnce):
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if isinstance(signal.getsignal(signal.SIGTERM), _EndAtOnce):
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 @contextmanager
