@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import itertools
 import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from click.testing import CliRunner
 from hub_models import save
 from images import encoded, picture
 from torch import Tensor
 
 from worker.artifact.manifest import Preprocessing, open_artifact
+from worker.cli import main
 from worker.contract.scoring import Scale
 from worker.contract.settings import Settings
 from worker.errors import ExportError
@@ -37,20 +40,30 @@ def test_the_pictures_that_ship_are_of_use() -> None:
 
 
 def test_pictures_of_the_user_and_those_that_are_none(tmp_path: Path) -> None:
-    for number in range(5):
+    for number in range(9):
         (tmp_path / f"{number}.jpg").write_bytes(encoded(picture(number, (60, 40))))
     (tmp_path / "notes.txt").write_text("no picture")
     (tmp_path / "cut.jpg").write_bytes(encoded(picture(9, (60, 40)))[:300])
     said: list[str] = []
     found = sample(SPEC, tmp_path, said.append)
-    assert len(found.calibrated_on) == 3
-    assert len(found.judged_by) == 2 * 3
+    assert len(found.calibrated_on) == 5
+    assert len(found.judged_by) == 4 * 3
     assert len(said) == 2
+
+
+def test_of_much_that_is_no_picture_a_few_are_named(tmp_path: Path) -> None:
+    for number in range(30):
+        (tmp_path / f"{number}.txt").write_text("no picture")
+    said: list[str] = []
+    with pytest.raises(ExportError, match="has 0 pictures"):
+        sample(SPEC, tmp_path, said.append)
+    assert len(said) == 6
+    assert said[-1] == "and 25 more are passed over"
 
 
 def test_too_few_pictures_are_told(tmp_path: Path) -> None:
     (tmp_path / "one.jpg").write_bytes(encoded(picture(1, (60, 40))))
-    with pytest.raises(ExportError, match="has 1 pictures that can be decoded; at least 4"):
+    with pytest.raises(ExportError, match="has 1 pictures that can be decoded; at least 8"):
         sample(SPEC, tmp_path)
 
 
@@ -133,8 +146,8 @@ def test_the_manifest_says_what_was_found(model: Path, tmp_path: Path) -> None:
     manifest, said = exported(model, tmp_path / "int8", Gate(accepted=0.99))
     parity = manifest["parity"]
     assert manifest["precision"] == "int8"
-    assert parity["pictures"] == 36
-    assert parity["pictures_min_cosine"] >= 0.99
+    assert parity["judged_views"] == 36
+    assert parity["judged_min_cosine"] >= 0.99
     assert parity["accepted_cosine"] == 0.99
     assert any("calibrating on 12 pictures, judging by 36 views of others" in one for one in said)
 
@@ -143,3 +156,28 @@ def test_a_precision_that_is_not_near_enough_is_refused(model: Path, tmp_path: P
     with pytest.raises(ExportError, match="does not agree with the model: int8: cosine"):
         exported(model, tmp_path / "int8", Gate(accepted=1.0))
     assert not (tmp_path / "int8").exists()
+
+
+@pytest.mark.parametrize("engine", ["torchscript", "exported"])
+def test_a_full_disk_is_told_and_nothing_is_left(model: Path, tmp_path: Path, engine: str) -> None:
+    """Torch's own writer ended the process."""
+    place = tmp_path / "full"
+    place.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(place)], check=False
+    )
+    if mounted.returncode:
+        pytest.skip("nothing can be mounted here")
+    try:
+        settings = Settings(model=str(model), precision="fp32", device="cpu")
+        with pytest.raises(ExportError, match="cannot be written: the disk is full"):
+            export_to(place / "out", settings, None, lambda _: None, (engine,))
+        assert not list(place.iterdir())
+    finally:
+        subprocess.run(["umount", str(place)], check=True)
+
+
+@pytest.mark.parametrize("value", ["nan", "1.0", "0.5", "much"])
+def test_what_cannot_be_accepted_is_refused(value: str) -> None:
+    argv = ["export", "--model", "x", "--accept", value]
+    assert CliRunner().invoke(main, argv).exit_code == 2
