@@ -151,13 +151,6 @@ def start(broker: str | None, places: dict[str, Any], **options: Any) -> None:
     sys.exit(code)
 
 
-def _finite(context: click.Context, option: click.Parameter, value: float | None) -> float | None:
-    """Refuse what is no number, which is in no range and outside of none."""
-    if value is not None and math.isnan(value):
-        raise click.BadParameter(_("it is no number"), context, option)
-    return value
-
-
 @main.command(
     epilog="Example: worker export --model OFA-Sys/chinese-clip-vit-base-patch16 --out chinese-clip"
 )
@@ -197,7 +190,7 @@ def _finite(context: click.Context, option: click.Parameter, value: float | None
 @click.option(
     "--accept",
     type=click.FloatRange(0.9, 1.0, max_open=True),
-    callback=_finite,
+    callback=_number,
     help="How near to the model's own embeddings those of a precision must be, as a cosine. "
     "[default: 0.999]",
 )
