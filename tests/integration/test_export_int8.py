@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import subprocess
 from pathlib import Path
@@ -23,7 +22,6 @@ from worker.errors import ExportError
 from worker.export.gate import Gate
 from worker.export.judgement import Judge
 from worker.export.on_first_use import export_to
-from worker.export.paired import times_as_fast
 from worker.model.sample import sample
 
 SPEC = Preprocessing(height=32, width=48)
@@ -99,34 +97,6 @@ def test_pictures_that_could_be_either_do_not_count() -> None:
 def test_rows_that_are_no_numbers_agree_with_nothing() -> None:
     wanted = unit((1.0, 0.0))
     assert not judge(wanted).judge(torch.full((1, 2), torch.nan)).agrees(0.0)
-
-
-class Clocked:
-    """An engine that takes a time, of a machine that is now and then ten times as slow."""
-
-    def __init__(self, taken_s: float, clock: Clock) -> None:
-        self.taken_s, self.clock = taken_s, clock
-
-    def embed(self, _pixels: Any) -> None:
-        slow = 10 if next(self.clock.calls) % 7 == 0 else 1
-        self.clock.now_s += slow * self.taken_s
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now_s, self.calls = 0.0, itertools.count()
-
-    def __call__(self) -> float:
-        return self.now_s
-
-
-def test_speeds_are_compared_in_turns() -> None:
-    clock = Clock()
-    first, second = Clocked(0.02, clock), Clocked(0.01, clock)
-    found = times_as_fast(first, second, torch.zeros(1), clock)  # type: ignore[arg-type]
-    assert found.middle == pytest.approx(2.0)
-    assert found.lowest < 1
-    assert found.highest > 10
 
 
 @pytest.fixture(scope="module")
