@@ -192,7 +192,8 @@ def start(broker: str | None, places: dict[str, Any], **options: Any) -> None:
 )
 @click.option(
     "--accept",
-    type=click.FloatRange(0.9, 1.0),
+    type=click.FloatRange(0.9, 1.0, max_open=True),
+    callback=_number,
     help="How near to the model's own embeddings those of a precision must be, as a cosine. "
     "[default: 0.999]",
 )

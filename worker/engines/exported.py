@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
+import structlog
 import torch
 
 from worker.artifact.cache_dir import cache_directory
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
 
 # A network of so many is of layers too short for threads to share.
 _MANY_CONVOLUTIONS: Final = 24
+
+
+log = structlog.get_logger()
 
 
 class ExportedEngine(Synchronous):
@@ -112,6 +116,7 @@ def _make(artifact: Artifact, kept: Path) -> None:
     from worker.model.original import original_tower  # noqa: PLC0415 - transformers takes seconds
 
     manifest = artifact.manifest
+    log.info("program.making", model=artifact.id, file=str(kept))
     spec, cpu = manifest.preprocessing, torch.device("cpu")
     rewritten = for_inference(original_tower(artifact))
     if manifest.precision == "int8":

@@ -11,6 +11,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
+import structlog
 import torch
 from torch import nn
 
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
 _OPSET: Final = 18
 _PRECISIONS: Final = ("fp32", "int8")
 _PROVIDERS: Final = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+
+
+log = structlog.get_logger()
 
 
 class OnnxEngine(Synchronous):
@@ -91,6 +95,7 @@ def onnx_file(artifact: Artifact) -> Path:
     file = cache_directory() / "onnx" / f"{artifact.id}-{torch.__version__}{bits}.onnx"
     if file.exists():
         return file
+    log.info("onnx.making", model=artifact.id, file=str(file))
     with _beside(file) as directory:
         made = Path(directory) / "fp32.onnx"
         spec = artifact.manifest.preprocessing

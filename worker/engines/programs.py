@@ -10,6 +10,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,6 +21,7 @@ from torch.export.passes import move_to_device_pass
 from worker.contract.i18n import gettext_noop as N_
 from worker.engines.exportable import exportable, packed
 from worker.engines.program_check import check_program
+from worker.engines.saving import write
 from worker.errors import ArtifactError, ExportError
 
 # Upstream promises nothing of TorchScript from Python 3.14 on. With torch 2.15 files still load and
@@ -36,7 +38,8 @@ def save_program(tower: nn.Module, inputs: tuple[Tensor, ...], file: Path) -> No
     Of texts, NL, any number of tokens will do if the tower has no number of its own.
 
     Raises:
-        ExportError: it cannot be exported, or the file cannot be written.
+        ExportError: it cannot be exported.
+        OSError: the file cannot be written.
     """
     examples = tuple(rows[:_EXAMPLES] for rows in inputs)
     free = tuple(_free_dimensions(rows) for rows in examples)
@@ -47,13 +50,13 @@ def save_program(tower: nn.Module, inputs: tuple[Tensor, ...], file: Path) -> No
             for node in program.graph.nodes:
                 # Lines of source, with paths of this machine.
                 node.meta.pop("stack_trace", None)
-            torch.export.save(program, file)
         except Exception as e:
             # It runs the model's own code, which raises what it likes.
             line = next((one.strip() for one in str(e).splitlines() if one.strip()), repr(e))
             raise ExportError(
                 N_("{file} cannot be exported: {reason}"), file=file.name, reason=line
             ) from e
+        write(partial(torch.export.save, program), file)
 
 
 def load_program(file: Path, device: torch.device) -> Program:

@@ -63,14 +63,14 @@ _LABELS: Final = (
 
 
 class Judgement(NamedTuple):
-    """How a precision did on pictures: the least cosine, and what happened to first labels.
+    """How a precision did on views of pictures: the least cosine, and what became of first labels.
 
-    Of `decided` pictures one label is clearly ahead in the model's own scores; `same` says how many
+    Of `decided` views one label is clearly ahead in the model's own scores; `same` says how many
     of them keep it. `moved` is the most by which a first label's score changed; `crossed` how many
     pictures have a certain tag in one of both alone. All are 0 where there are no labels.
     """
 
-    pictures: int
+    views: int
     cosine: float
     decided: int = 0
     same: int = 0
@@ -83,18 +83,18 @@ class Judgement(NamedTuple):
 
     def parity(self) -> dict[str, Any]:
         """Return the manifest's entries about it."""
-        found: dict[str, Any] = {"pictures": self.pictures, "pictures_min_cosine": self.cosine}
+        found: dict[str, Any] = {"judged_views": self.views, "judged_min_cosine": self.cosine}
         if self.decided:
-            found["pictures_decided"] = self.decided
-            found["pictures_same_first_label"] = self.same
-            found["pictures_score_moved"] = self.moved
-            found["pictures_crossed_certain"] = self.crossed
+            found["judged_decided"] = self.decided
+            found["judged_same_first_label"] = self.same
+            found["judged_score_moved"] = self.moved
+            found["judged_crossed_certain"] = self.crossed
         return found
 
     def __str__(self) -> str:
         """Return words for a person."""
-        line = _("cosine {cosine:.6f} at worst on {pictures} pictures").format(
-            cosine=self.cosine, pictures=self.pictures
+        line = _("cosine {cosine:.6f} at worst on {views} views of pictures").format(
+            cosine=self.cosine, views=self.views
         )
         if not self.decided:
             return line
@@ -113,9 +113,9 @@ class Judge(NamedTuple):
     def judge(self, found_ND: Tensor) -> Judgement:
         """Compare rows of the same pictures."""
         cosines = F.cosine_similarity(found_ND.double(), self.wanted_ND.double(), dim=-1)
-        pictures, cosine = len(found_ND), float(cosines.min().nan_to_num(-1.0))
+        views, cosine = len(found_ND), float(cosines.min().nan_to_num(-1.0))
         if self.texts_KD is None and not self.is_classifier:
-            return Judgement(pictures, cosine)
+            return Judgement(views, cosine)
         wanted_NK, scores_NK = self._scores(self.wanted_ND), self._scores(found_ND)
         best_N2, order_N2 = wanted_NK.topk(min(2, wanted_NK.shape[1]), dim=1)
         first_N1 = order_N2[:, :1]
@@ -124,7 +124,7 @@ class Judge(NamedTuple):
         moved_N1 = (scores_NK.gather(1, first_N1) - best_N2[:, :1]).abs()
         crossed_N = (scores_NK.amax(dim=1) >= CERTAIN) != (best_N2[:, 0] >= CERTAIN)
         return Judgement(
-            pictures,
+            views,
             cosine,
             int(decided_N.sum()),
             int((decided_N & same_N).sum()),

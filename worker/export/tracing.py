@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 import warnings
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any, Final, NamedTuple
@@ -19,6 +20,7 @@ from torch.jit._trace import TracerWarning
 from worker.contract.i18n import gettext as _
 from worker.contract.i18n import gettext_noop as N_
 from worker.engines.base import Engine
+from worker.engines.saving import write
 from worker.engines.torchscript import TorchScriptEngine, is_packed, load_module
 from worker.errors import ExportError
 from worker.export.judgement import Judgement
@@ -139,7 +141,8 @@ def trace(
     Each of `inputs` and the reference have as many rows as the largest of `BATCHES`.
 
     Raises:
-        ExportError: it cannot be traced, saved or run, or depends on the batch it was traced with.
+        ExportError: it cannot be traced or run, or depends on the batch it was traced with.
+        OSError: the file cannot be written.
     """
     with torch.no_grad(), warnings.catch_warnings():
         # TorchScript is deprecated upstream and still the fastest to load and run from a file.
@@ -152,7 +155,7 @@ def trace(
             # Weights of eight bits ship as such: frozen now, they would ship as floats.
             if not is_packed(traced):
                 traced = torch.jit.freeze(traced)
-            torch.jit.save(traced, str(file))
+            write(partial(torch.jit.save, traced), file)
             saved = load_module(file, inputs[0].device)
             found = [saved(*(rows[:size] for rows in inputs)) for size in BATCHES]
         except (RuntimeError, TypeError, ValueError) as e:
@@ -191,10 +194,5 @@ def _time_ms(engine: Engine, images_NCHW: Tensor) -> float:
 
 def _not_traced(error: Exception, file: Path) -> ExportError:
     text = str(error)
-    if "PytorchStreamWriter" in text or "No space left" in text:
-        return ExportError(
-            N_("{file} cannot be written: the disk is full, or the directory is gone"),
-            file=file.name,
-        )
     line = next((one.strip() for one in text.splitlines() if one.strip()), repr(error))
     return ExportError(N_("{file} cannot be traced: {reason}"), file=file.name, reason=line)

@@ -25,7 +25,9 @@ from worker.images.resize import fit
 _SHIPPED: Final = Path(__file__).with_name("natural")
 # Enough for bounds of channels, and some seconds of a large model's time.
 _MOST: Final = 32
-_LEAST: Final = 4
+_LEAST: Final = 8
+# So many that cannot be read are named one by one.
+_NAMED: Final = 5
 _MAX_PIXELS: Final = 200_000_000
 _MAX_BYTES: Final = 64 * 1024 * 1024
 # How much of a picture's sides a cut of it has.
@@ -81,13 +83,17 @@ def _decoded(directory: Path, spec: Preprocessing, echo: Echo) -> list[Pixels]:
 
 
 def _read(files: Sequence[Path], spec: Preprocessing, echo: Echo) -> Iterator[Pixels]:
+    passed_over = 0
     for file in files:
         try:
             yield decode(read_regular(file, _MAX_BYTES), spec, max_pixels=_MAX_PIXELS)
-        except ImageError as e:
-            echo(_("{file} is passed over: {reason}").format(file=file, reason=_(str(e))))
-        except OSError as e:
-            echo(_("{file} is passed over: {reason}").format(file=file, reason=os_reason(e)))
+        except (ImageError, OSError) as e:
+            passed_over += 1
+            if passed_over <= _NAMED:
+                reason = os_reason(e) if isinstance(e, OSError) else _(str(e))
+                echo(_("{file} is passed over: {reason}").format(file=file, reason=reason))
+    if passed_over > _NAMED:
+        echo(_("and {count} more are passed over").format(count=passed_over - _NAMED))
 
 
 def _views(picture: Pixels, spec: Preprocessing) -> Iterator[Pixels]:
