@@ -59,12 +59,26 @@ LONGEST = (
 )
 
 
+# When tests have to end, in seconds since 1970; 0: whenever they are done. `.ci/run` sets it.
+ENDS_AT_S = float(os.environ.get("TESTS_END_AT_S", "0"))
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.parent.name == "unit":
             item.add_marker("fast")
     order = {name: place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: order.get(item.path.stem, len(order)))
+    if ENDS_AT_S:
+        # What takes seconds in all is not what should be left out.
+        items.sort(key=lambda item: item.get_closest_marker("fast") is None)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Leave out what is left when the time of continuous integration is up, and say so."""
+    if ENDS_AT_S and time.time() > ENDS_AT_S:
+        pytest.skip(f"{item.path.stem}: the machine is slow, and time is up: ops/test runs all")
 
 
 # How long an example takes says nothing on a busy machine; failures are printed, not kept in files.
