@@ -213,13 +213,16 @@ def test_lower_precisions_stay_close(
 def test_auto_takes_the_fastest_that_agrees(hub: dict[str, Path], tmp_path: Path) -> None:
     said: list[str] = []
     manifest = export(str(hub["chinese_clip"]), tmp_path / "out", "auto", echo=said.append)
-    tried = {
-        line.partition(":")[0]: float(re.findall(r"4 in (\d+) ms", line)[0])
-        for line in said
-        if "images:" in line and "too far" not in line
-    }
-    assert set(tried) >= {"fp32"}
-    assert tried[manifest.precision] == min(tried.values())
+    assert any(line.startswith("fp32: cosine") for line in said)
+    best = "fp32"
+    for line in said:
+        if turns := re.match(r"(\w+): ([\d.]+) times as fast as (\w+) \(", line):
+            precision, times, other = turns.groups()
+            assert other == best
+            # What rounds to the bound may be on either side of it.
+            if float(times) > 1.05 or (times == "1.05" and manifest.precision == precision):
+                best = precision
+    assert manifest.precision == best
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         "image.pt",
         "manifest.json",
