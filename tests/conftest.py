@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -19,6 +20,7 @@ import redis
 from worker.contract.local.redis_server import EmbeddedRedis
 from worker.contract.local.subprocesses import start_child, stop_child
 from worker.contract.redis.connections import connect
+from worker.contract.stops import STOPS
 
 # Sentences are compared as they stand in the source.
 os.environ["LC_ALL"] = "C.UTF-8"
@@ -93,10 +95,17 @@ hypothesis.settings.load_profile("suite")
 
 
 @pytest.fixture(autouse=True)
-def _collected() -> Iterator[None]:
-    """Objects of commands that run in this process go as all others do (contract/imports.py)."""
+def _as_before() -> Iterator[None]:
+    """Undo what a command that ran in this process leaves behind, as its own would end with it.
+
+    Objects go as all others do (contract/imports.py), and signals that it ignored once it was
+    stopped reach this process and its children again.
+    """
+    before = {number: signal.getsignal(number) for number in STOPS}
     yield
     gc.unfreeze()
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")

@@ -47,6 +47,13 @@ def test_a_child_that_is_not_ready_in_time_still_runs() -> None:
     assert process.returncode == -signal.SIGTERM
 
 
+def test_a_child_ends_when_asked_though_its_parent_ignores_the_signal() -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # conftest undoes it
+    with python("import time; time.sleep(600)") as process:
+        assert process.is_running
+    assert process.returncode == -signal.SIGTERM
+
+
 def test_a_child_that_will_not_end_is_killed() -> None:
     with python(STUBBORN, grace_s=0.1) as process:
         assert process.wait_until(lambda: process.last_line() == "on", PATIENCE_S)

@@ -12,11 +12,12 @@ from typing import Any, Final
 
 import torch
 
+from worker.engines.runners import MANY_CONVOLUTIONS
+
 _CONVOLUTION: Final = "aten::_convolution"
 # As they are called once they are oneDNN's.
 _LAID_OUT: Final = "prim::mkldnn_convolution"
 _LAYER_NORM: Final = "aten::layer_norm"
-_MANY: Final = 24
 
 
 def has_many(module: torch.jit.ScriptModule) -> bool:
@@ -37,7 +38,8 @@ def laid_out(module: torch.jit.ScriptModule) -> torch.jit.ScriptModule:
 
 
 def _are_many(graph: Any) -> bool:
-    return sum(len(graph.findAllNodes(kind)) for kind in (_CONVOLUTION, _LAID_OUT)) >= _MANY
+    count = sum(len(graph.findAllNodes(kind)) for kind in (_CONVOLUTION, _LAID_OUT))
+    return count >= MANY_CONVOLUTIONS
 
 
 def _are_float32(graph: Any) -> bool:

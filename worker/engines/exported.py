@@ -6,9 +6,8 @@ Shapes: N images, C colour channels, H height, W width, D embedding dimensions.
 from __future__ import annotations
 
 import tempfile
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Self
 
 import structlog
 import torch
@@ -17,10 +16,9 @@ from worker.artifact.cache_dir import cache_directory
 from worker.artifact.manifest import IMAGE_PROGRAM
 from worker.contract.i18n import gettext_noop as N_
 from worker.contract.reasons import os_reason
-from worker.engines.base import Synchronous, Wait, resolve_device
-from worker.engines.cpu_streams import Streams
-from worker.engines.cuda_graphs import CudaCard, CudaRunner
+from worker.engines.base import resolve_device
 from worker.engines.programs import Program, convolutions, load_program, save_program
+from worker.engines.runners import MANY_CONVOLUTIONS, TowerEngine
 from worker.errors import ArtifactError, ExportError, NoCacheError
 from worker.model.precision import ACCEPTED, Precision, convert, to_int8
 from worker.model.rewrite import for_inference
@@ -29,30 +27,17 @@ from worker.model.sample import sample
 if TYPE_CHECKING:
     from worker.artifact.manifest import Artifact
 
-# A network of so many is of layers too short for threads to share.
-_MANY_CONVOLUTIONS: Final = 24
-
-
 log = structlog.get_logger()
 
 
-class ExportedEngine(Synchronous):
-    """The image tower as an exported program, each of its operations called from Python.
-
-    Weights lie on `device`, and every input is moved there. On CUDA it runs ahead, in graphs; on
-    the CPU threads share a batch by images where TorchScript's do.
-    """
+class ExportedEngine(TowerEngine):
+    """The image tower as an exported program, each of its operations called from Python."""
 
     name = "exported"
 
     def __init__(self, program: Program, device: torch.device, precision: Precision) -> None:
-        self._device = device
-        self._program = program
-        self._runner: CudaRunner | Streams | None = None
-        if device.type == "cuda":
-            self._runner = CudaRunner(program, CudaCard(device))
-        elif precision != "fp32" or convolutions(program) >= _MANY_CONVOLUTIONS:
-            self._runner = Streams(partial(_rows, program, device), torch.get_num_threads())
+        has_many = convolutions(program) >= MANY_CONVOLUTIONS
+        super().__init__(program, device, has_short_layers=precision != "fp32" or has_many)
 
     @classmethod
     def load(cls, artifact: Artifact, device: str = "auto") -> Self:
@@ -68,33 +53,6 @@ class ExportedEngine(Synchronous):
         precision = artifact.manifest.precision
         target = resolve_device(device, precision)
         return cls(load_program(program_file(artifact, target), target), target, precision)
-
-    @property
-    def device(self) -> str:
-        """Where the weights lie: `cpu` or `cuda:0`."""
-        return str(self._device)
-
-    @property
-    def pipelined(self) -> bool:
-        """Whether it runs on CUDA, or in streams on the CPU."""
-        return self._runner is not None
-
-    def launch(self, pixels_NCHW: torch.Tensor) -> Wait:
-        """Begin a batch; on the CPU in float32, compute it."""
-        if self._runner is None:
-            return super().launch(pixels_NCHW)
-        return self._runner.launch(pixels_NCHW)
-
-    def embed(self, pixels_NCHW: torch.Tensor) -> torch.Tensor:
-        """Return unit embeddings ND for uint8 pixels."""
-        if self._runner is not None:
-            return self._runner.launch(pixels_NCHW)()
-        return _rows(self._program, self._device, pixels_NCHW)
-
-
-def _rows(program: Program, device: torch.device, pixels_NCHW: torch.Tensor) -> torch.Tensor:
-    with torch.inference_mode():
-        return program(pixels_NCHW.to(device))
 
 
 def program_file(artifact: Artifact, device: torch.device) -> Path:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 from zipfile import BadZipFile
@@ -16,11 +15,10 @@ from zipfile import BadZipFile
 import torch
 
 from worker.contract.i18n import gettext_noop as N_
-from worker.engines.base import Synchronous, Wait, resolve_device
+from worker.engines.base import resolve_device
 from worker.engines.convolutions import has_many, laid_out
-from worker.engines.cpu_streams import Streams
-from worker.engines.cuda_graphs import CudaCard, CudaRunner
 from worker.engines.mapped_weights import map_weights
+from worker.engines.runners import TowerEngine
 from worker.errors import ArtifactError
 from worker.model.precision import Precision, use_int8_engine
 
@@ -28,27 +26,15 @@ if TYPE_CHECKING:
     from worker.artifact.manifest import Artifact
 
 
-class TorchScriptEngine(Synchronous):
-    """The image tower in TorchScript. Weights lie on `device`, and every input is moved there.
-
-    On CUDA it runs ahead, in graphs, and embeddings come back to the CPU. On the CPU, where layers
-    of few bits are short, and many small convolutions are too, the threads share a batch by images
-    and not layer by layer.
-    """
+class TorchScriptEngine(TowerEngine):
+    """The image tower in TorchScript."""
 
     name = "torchscript"
 
     def __init__(
         self, module: torch.jit.ScriptModule, device: torch.device, precision: Precision
     ) -> None:
-        self._device = device
-        self._module = module
-        self._runner: CudaRunner | Streams | None = None
-        if device.type == "cuda":
-            self._runner = CudaRunner(module, CudaCard(device))
-        elif precision != "fp32" or has_many(module):
-            # Large products of float32 take long enough for threads to share each of them.
-            self._runner = Streams(partial(_rows, module, device), torch.get_num_threads())
+        super().__init__(module, device, has_short_layers=precision != "fp32" or has_many(module))
 
     @classmethod
     def load(cls, artifact: Artifact, device: str = "auto") -> Self:
@@ -63,36 +49,6 @@ class TorchScriptEngine(Synchronous):
         if precision == "int8":
             use_int8_engine()
         return cls(load_module(artifact.file("image.pt"), target), target, precision)
-
-    @property
-    def device(self) -> str:
-        """Where the weights lie: `cpu` or `cuda:0`."""
-        return str(self._device)
-
-    @property
-    def pipelined(self) -> bool:
-        """Whether it runs on CUDA, or in streams on the CPU."""
-        return self._runner is not None
-
-    def launch(self, pixels_NCHW: torch.Tensor) -> Wait:
-        """Begin a batch; on the CPU in float32, compute it."""
-        if self._runner is None:
-            return super().launch(pixels_NCHW)
-        return self._runner.launch(pixels_NCHW)
-
-    def embed(self, pixels_NCHW: torch.Tensor) -> torch.Tensor:
-        """Return unit embeddings ND for uint8 pixels."""
-        if self._runner is not None:
-            return self._runner.launch(pixels_NCHW)()
-        return _rows(self._module, self._device, pixels_NCHW)
-
-
-def _rows(
-    module: torch.jit.ScriptModule, device: torch.device, pixels_NCHW: torch.Tensor
-) -> torch.Tensor:
-    with torch.inference_mode():
-        rows_ND: torch.Tensor = module(pixels_NCHW.to(device))
-    return rows_ND
 
 
 def load_module(path: Path, device: torch.device) -> torch.jit.ScriptModule:

@@ -163,7 +163,7 @@ def start_child(argv: list[str], **options: Any) -> subprocess.Popen[bytes]:
     return subprocess.Popen(  # noqa: S603 - argv is built by this program, no shell takes part
         argv,
         start_new_session=True,
-        preexec_fn=_die_with_parent(),  # noqa: PLW1509 - one system call, nothing that locks
+        preexec_fn=_before_exec(),  # noqa: PLW1509 - system calls, nothing that locks
         **options,
     )
 
@@ -187,13 +187,14 @@ def _content(file: IO[bytes] | None, offset: int = 0) -> bytes:
     return os.pread(file.fileno(), max(0, size - offset), offset)
 
 
-def _die_with_parent() -> Callable[[], None] | None:
-    if sys.platform != "linux":
-        return None
+def _before_exec() -> Callable[[], None]:
     # Loaded before the fork: between fork and exec nothing may be imported or allocated at length.
-    prctl = ctypes.CDLL(None, use_errno=True).prctl
+    prctl = ctypes.CDLL(None, use_errno=True).prctl if sys.platform == "linux" else None
 
-    def ask_kernel() -> None:
-        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    def prepare() -> None:
+        # What this process ignores, a program that it starts would ignore, too, and then not end.
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        if prctl is not None:
+            prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
-    return ask_kernel
+    return prepare
