@@ -22,7 +22,7 @@ from suite.command import Run, main, run_all
 from suite.results import Result, load, save
 from suite.show import Chart, Table, bars, tables
 
-from worker.cli import bench as worker_bench
+from worker.cli.bench import bench as worker_bench
 
 GIVES = """
 import json, sys

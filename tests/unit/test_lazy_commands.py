@@ -13,7 +13,8 @@ import pytest
 from conftest import ROOT
 from verbs import verbs_of
 
-from producer.cli import main
+from producer.cli import main as producer
+from worker.cli import main as worker
 from worker.contract.commands import LazyCommand, joined
 from worker.contract.i18n import ENGLISH, in_language
 
@@ -48,8 +49,9 @@ def modules_after(module: str, *argv: str, **environment: str) -> set[str]:
 
 
 @pytest.mark.parametrize("argv", [[], ["--help"], ["--version"], ["sbmit"]])
-def test_what_concerns_no_verb_loads_none(argv: list[str]) -> None:
-    assert not modules_after("producer.cli", *argv) & (LIBRARIES | OF_VERBS)
+@pytest.mark.parametrize("module", ["producer.cli", "worker.cli"])
+def test_what_concerns_no_verb_loads_none(module: str, argv: list[str]) -> None:
+    assert not modules_after(module, *argv) & (LIBRARIES | OF_VERBS)
 
 
 def test_completing_a_verb_loads_none() -> None:
@@ -69,11 +71,14 @@ def test_help_of_the_worker_loads_no_library(argv: list[str]) -> None:
     assert not modules_after("worker.cli", *argv) & LIBRARIES
 
 
-@pytest.mark.parametrize("name", sorted(main.commands))
-def test_lists_show_what_the_help_of_a_verb_begins_with(name: str) -> None:
-    shown = main.commands[name]
+@pytest.mark.parametrize(
+    ("program", "name"),
+    [(program, name) for program in (producer, worker) for name in sorted(program.commands)],
+)
+def test_lists_show_what_the_help_of_a_verb_begins_with(program: click.Group, name: str) -> None:
+    shown = program.commands[name]
     assert isinstance(shown, LazyCommand)
-    verb = verbs_of(main)[name]
+    verb = verbs_of(program)[name]
     assert verb.name == name
     assert shown.help == joined(verb.help or "").partition("\n\n")[0]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 import pytest
 
-from worker.cli import start
+from worker.cli.start import start
 from worker.contract.queue.app import make_app
 from worker.contract.settings import IMAGE_FORMATS, Settings, SettingsError
 from worker.contract.settings_help import GROUPS

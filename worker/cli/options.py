@@ -1,0 +1,53 @@
+"""Options that verbs share, and what they take."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from worker.contract.i18n import gettext as _
+
+# A function that is on its way to become a verb.
+Command = Callable[..., Any]
+Decorator = Callable[[Command], Command]
+
+EXPORTED: Final = ("torchscript", "exported")
+ENGINES: Final = (*EXPORTED, "eager", "compile", "onnx")
+PRECISIONS: Final = ("fp32", "fp16", "bf16", "int8")
+
+
+def model_option(command: Command) -> Command:
+    """Add --model, for verbs that do not serve it."""
+    return click.option(
+        "--model",
+        metavar="ARTIFACT|DIR|ID",
+        help="Artifact, or a Hugging Face directory or id. [default: bundled]",
+    )(command)
+
+
+def device_option(purpose: str) -> Decorator:
+    """Return what adds --device; its help begins with the purpose."""
+    return click.option("--device", metavar="auto|cpu|cuda[:n]", help=f"{purpose} [default: auto]")
+
+
+def file_option(kind: str, purpose: str) -> Decorator:
+    """Return what adds an option such as --json for a file to write, which comes as `json_file`."""
+    return click.option(
+        f"--{kind}",
+        f"{kind}_file",
+        type=click.Path(dir_okay=False, path_type=Path),
+        metavar="FILE",
+        help=purpose,
+    )
+
+
+def number(_context: click.Context, _option: click.Parameter, value: float | None) -> float | None:
+    """Refuse nan, which no range refuses."""
+    if value is not None and math.isnan(value):
+        msg = _("this is no number to compare with")
+        raise click.BadParameter(msg)
+    return value

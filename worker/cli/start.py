@@ -1,0 +1,99 @@
+"""The verb `worker start`: options -> settings, with which the worker runs until it is stopped."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import click
+
+from worker.cli.options import ENGINES, PRECISIONS, device_option
+from worker.cli.verbs import exits_with_code, loading, verb
+from worker.contract.i18n import ENGLISH, in_language
+from worker.contract.options import Option
+from worker.contract.settings import AUTO, Settings
+
+# What a worker imports besides.
+_NEED_NO_TORCH: Final = (
+    *("numpy", "celery.apps.worker", "celery.worker.autoscale", "celery.concurrency.thread"),
+    *("worker.contract.queue.app", "worker.contract.stores.jobs", "worker.monitoring.logs"),
+)
+
+
+class _NumberOrAuto(click.IntRange):
+    """A whole number within limits, or `auto`, which stays as it is."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return value if value == AUTO else super().convert(value, param, ctx)
+
+
+def _places(
+    context: click.Context, option: click.Parameter, places: tuple[str, ...]
+) -> dict[str, Any]:
+    """Tell directories, which must be there, from URLs."""
+    kind = click.Path(exists=True, file_okay=False, resolve_path=True)
+    roots = tuple(kind.convert(word, option, context) for word in places if "://" not in word)
+    urls = tuple(word for word in places if "://" in word)
+    return {"image_roots": roots or None, "image_urls": urls or None}
+
+
+@verb("worker start --allow /data/images --device cuda")
+@click.option(
+    "--model",
+    metavar="ARTIFACT|DIR|ID",
+    help="Artifact, or a Hugging Face directory or id, exported on first use. [default: bundled]",
+)
+@device_option("Device on which the model runs.")
+@click.option(
+    "--precision",
+    type=click.Choice(("auto", *PRECISIONS)),
+    help="Precision of a model that is exported on first use. [default: auto]",
+)
+@click.option(
+    "--engine",
+    type=click.Choice(("auto", *ENGINES)),
+    help="Engine that runs the model. [default: auto, which is torchscript unless "
+    "the export of the model found another faster]",
+)
+@click.option(
+    "--threads",
+    type=click.IntRange(min=1),
+    help="CPU threads of the model. [default: one per physical core, within the CPU quota]",
+)
+@click.option(
+    "--max-batch",
+    type=_NumberOrAuto(min=1),
+    metavar="N|auto",
+    help="Largest micro-batch. [default: auto: what `worker bench --tune` found, else 4]",
+)
+@click.option(
+    "--allow",
+    "places",
+    cls=Option,
+    old=["--images"],
+    multiple=True,
+    metavar="DIR|URL",
+    callback=_places,
+    help="Directory, or prefix of URLs such as s3://photos/2026/, below which "
+    "images may be read; may be repeated. Without it, only images that are "
+    "sent as bytes are tagged. [default: WANWU_IMAGE_ROOTS, "
+    "WANWU_IMAGE_URLS]",
+)
+@click.option(
+    "--broker", metavar="URL", help="URL of the Redis of the queue. [default: WANWU_BROKER_URL]"
+)
+@exits_with_code
+def start(broker: str | None, places: dict[str, Any], **options: Any) -> int:
+    """Start a worker; Ctrl-C or SIGTERM finishes what is in flight and returns the rest."""
+    settings = Settings.from_env(broker_url=broker, **places, **options)
+    # Only now: these load torch, which takes seconds that `--help` need not.
+    with loading():
+        from worker.torch_start import load_libraries, postpone_meta_kernels
+
+        if settings.engine == "torchscript":
+            postpone_meta_kernels()
+        load_libraries(_NEED_NO_TORCH)
+        from worker.service.app import serve
+
+    # Its log, and whatever else it writes, is for programs too.
+    with in_language(ENGLISH):
+        return serve(settings)
