@@ -25,8 +25,6 @@ from worker.contract.i18n import gettext_noop as N_
 from worker.contract.settings import Settings
 from worker.engines.base import resolve_device
 from worker.errors import ArtifactError, DeviceError, ExportError, ImageError
-from worker.export.reprecision import reprecision
-from worker.export.tracing import pixels
 from worker.images.decode import decode
 from worker.model.precision import Precision, supported
 
@@ -126,6 +124,10 @@ def _variants(
     echo: Echo,
 ) -> dict[Precision, Artifact | str]:
     """Return the artifact in each precision, or why there is none."""
+    # Only now: transformers takes seconds to load. It loads triton, too, which would print pages
+    # when the process ends if it had been frozen (`importing`), and so never cleaned up.
+    from worker.export.reprecision import reprecision  # noqa: PLC0415
+
     found: dict[Precision, Artifact | str] = {}
     for precision in sorted(precisions):
         echo(_("tracing {model} in {precision}").format(model=artifact.id, precision=precision))
@@ -141,6 +143,8 @@ def _inputs(artifact: Artifact, images: Sequence[Path], echo: Echo) -> npt.NDArr
     """Return what all subjects are given, uint8 NCHW: the images, or pictures made up."""
     spec = artifact.manifest.preprocessing
     if not images:
+        from worker.export.tracing import pixels  # noqa: PLC0415 - as in `_variants`
+
         made_up: npt.NDArray[np.uint8] = pixels(_IMAGES, spec.height, spec.width).numpy()
         return made_up
     decoded = []

@@ -19,9 +19,7 @@ from worker.contract.settings import Settings
 from worker.engines.base import resolve_device, use_threads
 from worker.engines.choose import LOADERS
 from worker.malloc import disable_malloc_trim
-from worker.model.original import image_tower, original_model
 from worker.model.precision import Precision
-from worker.model.towers import TextTower
 
 WITH_TEXT: Final = "transformers, text in every call"
 PLAIN: Final = "transformers"
@@ -70,6 +68,9 @@ def open_subject(
     if subject.engine is not None:
         disable_malloc_trim()
         return LOADERS[subject.engine](artifact, settings.device).embed
+    # Only where it is run: transformers takes seconds to load.
+    from worker.model.original import image_tower, original_model  # noqa: PLC0415
+
     device = resolve_device(settings.device, subject.precision)
     model = original_model(artifact).to(device)
     tower = image_tower(artifact, model).to(device)
@@ -90,6 +91,8 @@ def _text_in_every_call(
     artifact: Artifact, model: Any, labels: tuple[str, ...], device: torch.device
 ) -> Callable[[], Tensor]:
     """Return what the usual zero-shot code does beside the images: all labels, in each call."""
+    from worker.model.towers import TextTower  # noqa: PLC0415 - as in `open_subject`
+
     manifest = artifact.manifest
     tower = TextTower(model, is_masked=True).eval()
     tokenizer = Tokenizer.from_file(str(artifact.file(TOKENIZER)))
