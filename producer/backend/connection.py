@@ -265,16 +265,25 @@ def open_connection(
         ServerUnfitError: it is too old, in cluster mode, or the user lacks rights there.
         EmbeddedError: the private server or worker does not come up.
     """
-    if not embedded:
-        with _advised(settings):
-            check_redis(settings)
-        app = make_app(settings, stores_results=False)
-        with (
-            _names_wrong_type(settings),
-            closing(Connection(settings, app, None, retries=retries)) as connection,
-        ):
+    if embedded:
+        with _open_private(settings, model, echo) as connection:
             yield connection
         return
+    with _advised(settings):
+        check_redis(settings)
+    app = make_app(settings, stores_results=False)
+    with (
+        _names_wrong_type(settings),
+        closing(Connection(settings, app, None, retries=retries)) as connection,
+    ):
+        yield connection
+
+
+@contextmanager
+def _open_private(
+    settings: Settings, model: str | None, echo: Callable[[str], object]
+) -> Iterator[Connection]:
+    """Yield a connection to a Redis and a worker of this block alone."""
     check_libraries()
     echo(_("starting a private Redis"))
     with redis_and_worker(model) as (server, worker):

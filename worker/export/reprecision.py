@@ -50,17 +50,10 @@ def reprecision(
             model=artifact.id,
             trial=traced_tower,
         )
-    traced_tower.file.rename(directory / IMAGE_TOWER)
-    # A program is of the other precision, as is what was found of it.
-    files = {name: one for name, one in artifact.manifest.files.items() if name != IMAGE_PROGRAM}
-    for name in files.keys() - {IMAGE_TOWER}:
-        (directory / name).parent.mkdir(parents=True, exist_ok=True)
-        (directory / name).symlink_to((artifact.path / name).resolve())
-    digest = hashlib.sha256((directory / IMAGE_TOWER).read_bytes()).hexdigest()
     manifest = msgspec.structs.replace(
         artifact.manifest,
         precision=precision,
-        files=files | {IMAGE_TOWER: digest},
+        files=_files(artifact, traced_tower.file, directory),
         engine=None,
         parity=artifact.manifest.parity | traced_tower.parity(),
         speed=traced_tower.speed(),
@@ -68,6 +61,18 @@ def reprecision(
     body = json.dumps(msgspec.to_builtins(manifest), ensure_ascii=False, indent=1).encode() + b"\n"
     (directory / MANIFEST).write_bytes(body)
     return Artifact(directory, manifest, artifact_id(manifest, body))
+
+
+def _files(artifact: Artifact, tower: Path, directory: Path) -> dict[str, str]:
+    """Move the tower to its place, link the files that stay, and return the digests of all."""
+    tower.rename(directory / IMAGE_TOWER)
+    # A program is of the other precision, as is what was found of it.
+    files = {name: one for name, one in artifact.manifest.files.items() if name != IMAGE_PROGRAM}
+    for name in files.keys() - {IMAGE_TOWER}:
+        (directory / name).parent.mkdir(parents=True, exist_ok=True)
+        (directory / name).symlink_to((artifact.path / name).resolve())
+    digest = hashlib.sha256((directory / IMAGE_TOWER).read_bytes()).hexdigest()
+    return files | {IMAGE_TOWER: digest}
 
 
 def _jury(artifact: Artifact, tower: Any) -> Jury:
