@@ -30,8 +30,10 @@ from worker.engines.torchscript import TorchScriptEngine
 from worker.errors import ArtifactError, CancelledError, PoisonError, WorkerGoneError
 from worker.export.synthetic import photographs
 from worker.images.decode import decode
+from worker.images.read import Blobs
 from worker.pipeline.pipeline import Pipeline
 from worker.pipeline.stats import STAGES
+from worker.pipeline.stores import Stores
 
 COLOURS = {"红": "red", "绿": "lime", "蓝": "blue"}
 SENT_AT_S = 1_000_000.0
@@ -50,10 +52,13 @@ def started(tiny: Artifact, client: redis.Redis) -> Iterator[Callable[..., Pipel
     with ExitStack() as stack:
 
         def make(
-            artifact: Artifact = tiny, settings: Settings = SETTINGS, **parts: Any
+            artifact: Artifact = tiny,
+            settings: Settings = SETTINGS,
+            blobs: Blobs | None = None,
+            **parts: Any,
         ) -> Pipeline:
-            stores: dict[str, Any] = {"blobs": BlobStore(client, 60), "labels": LabelStore(client)}
-            pipeline = Pipeline(settings, artifact, **(stores | parts))
+            stores = Stores(blobs or BlobStore(client, 60), LabelStore(client))
+            pipeline = Pipeline(settings, artifact, stores, **parts)
             stack.callback(pipeline.stop)
             pipeline.start()
             return pipeline

@@ -34,6 +34,7 @@ from worker.images.isolated.fork_server import fork_early
 from worker.labels.own_labels import own_pack
 from worker.monitoring import logs
 from worker.pipeline.pipeline import Pipeline
+from worker.pipeline.stores import Stores
 
 Echo = Callable[[str], None]
 
@@ -97,7 +98,7 @@ def run(request: Request, settings: Settings, echo: Echo) -> None:
     _check_urls(samples, settings)
     artifact = open_model(settings, echo)
     settings = msgspec.structs.replace(tuned(settings, artifact), image_roots=_EVERYWHERE)
-    pipeline = Pipeline(settings, artifact, blobs=_NoBlobs(), labels=_GivenPack(pack))
+    pipeline = Pipeline(settings, artifact, Stores(_NoBlobs(), _GivenPack(pack)))
     try:
         pipeline.start()
         found, answers = _evaluate(request, pipeline, pack, samples, echo)

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.metadata import version
-from typing import Final, Protocol
+from typing import Final
 
 import structlog
 
@@ -33,29 +33,21 @@ from worker.images.open_decoder import open_decoder
 from worker.images.read import Blobs, read
 from worker.labels.encoder import Encoder, encoder_of
 from worker.labels.label_sets import LabelCache, LabelSet
-from worker.labels.matrix_store import LabelMatrixStore
 from worker.labels.own_labels import UsedVocabulary
 from worker.pipeline.batch_policy import Embeddings, Pixels
 from worker.pipeline.batcher import Batcher
 from worker.pipeline.capacity import Capacity
-from worker.pipeline.embedding_cache import EmbeddingCache
 from worker.pipeline.finish import TaggingStage
 from worker.pipeline.in_flight import ImageTask, to_image_error
 from worker.pipeline.prepare import Attempt, DecodeStage, Sources
 from worker.pipeline.result import emit
 from worker.pipeline.stats import Clock, Figures, Stopwatch
+from worker.pipeline.stores import Stores
 
 # The label cache's key for the model's own labels: no pack's hash is empty.
 _OWN_LABELS: Final = ""
 
 log = structlog.get_logger()
-
-
-class LabelPacks(Protocol):
-    """Where label packs lie, by their hashes."""
-
-    def get(self, pack_hash: str) -> LabelPack:
-        """Return a pack; a `MessageError` says that it is not there."""
 
 
 class Pipeline:
@@ -65,11 +57,8 @@ class Pipeline:
         self,
         settings: Settings,
         artifact: Artifact,
+        stores: Stores,
         *,
-        blobs: Blobs,
-        labels: LabelPacks,
-        matrix_store: LabelMatrixStore | None = None,
-        embedding_cache: EmbeddingCache | None = None,
         worker: str = "",
         load_engine: Callable[[Artifact, Settings], Engine] = open_engine,
         on_death: Callable[[], None] = lambda: None,
@@ -77,18 +66,15 @@ class Pipeline:
     ) -> None:
         """Take what the stages need; nothing is loaded yet.
 
-        Embeddings of images that were seen before come from `embedding_cache`, label matrices are
-        shared with other workers in `matrix_store`, if there are such. `worker` is the name in
-        results, the host's by default. `on_death` is called if the inference thread dies, or if no
-        process that decodes can be started: nothing can be tagged any more, so the worker should
-        stop. It takes in no other chunk then.
+        `worker` is the name in results, the host's by default. `on_death` is called if the
+        inference thread dies, or if no process that decodes can be started: nothing can be tagged
+        any more, so the worker should stop. It takes in no other chunk then.
         """
         self._settings = settings
         self.artifact = artifact
-        self._label_store = labels
-        self._matrix_store = matrix_store
-        has_cache = embedding_cache is not None and embedding_cache.is_on
-        self._embedding_cache = embedding_cache if has_cache else None
+        self._stores = stores
+        cache = stores.embedding_cache
+        self._embedding_cache = cache if cache is not None and cache.is_on else None
         self._worker = worker or socket.gethostname()
         self._load_engine = load_engine
         self._clock = clock
@@ -106,15 +92,8 @@ class Pipeline:
         )
         self._decoder = open_decoder(settings, artifact.manifest, self._end)
         self._decode_stage = DecodeStage(
-            self._decoder,
-            Sources(
-                partial(read, blobs=blobs, settings=settings),
-                settings.decoders,
-                FetchPool(settings),
-            ),
-            self._batcher,
-            self.capacity,
-            self._embedding_cache,
+            *(self._decoder, _sources(settings, stores.blobs), self._batcher),
+            *(self.capacity, self._embedding_cache),
         )
         self._tagging_stage = TaggingStage(artifact.manifest.scale, self._embedding_cache)
 
@@ -139,7 +118,10 @@ class Pipeline:
             log.error("batch.out_of_memory", size=wanted, max_batch=fitting)
             self._batcher.shrink(fitting)
         self._encoder = encoder_of(
-            self.artifact, self._engine.device, self._matrix_store, self.capacity.note_progress
+            self.artifact,
+            self._engine.device,
+            self._stores.matrix_store,
+            self.capacity.note_progress,
         )
         self._vocabulary = self._encoder.vocabulary()
         self._label_sets = LabelCache(self._encode)
@@ -289,7 +271,7 @@ class Pipeline:
         if pack_hash is None:
             return LabelPack()
         try:
-            return self._label_store.get(pack_hash)
+            return self._stores.labels.get(pack_hash)
         except MessageError as e:
             raise LabelsMissingError(str(e)) from e
 
@@ -315,3 +297,8 @@ class Pipeline:
         )
         self.figures.add(images)
         return result
+
+
+def _sources(settings: Settings, blobs: Blobs) -> Sources:
+    reader = partial(read, blobs=blobs, settings=settings)
+    return Sources(reader, settings.decoders, FetchPool(settings))

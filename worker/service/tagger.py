@@ -36,6 +36,7 @@ from worker.labels.matrix_store import RedisLabelMatrixStore
 from worker.malloc import disable_malloc_trim, return_freed_memory
 from worker.pipeline.embedding_cache import EmbeddingCache
 from worker.pipeline.pipeline import Pipeline
+from worker.pipeline.stores import Stores
 from worker.service.delivery_counts import Deliveries
 from worker.service.exclusive_lock import ExclusiveLock
 from worker.service.redis_contact import RedisContact
@@ -82,15 +83,17 @@ class Tagger:
         self._exclusive_lock = ExclusiveLock()
         self.refusal: TaggerError | None = None
         self.redis_contact: Final = RedisContact()
+        matrix_store = RedisLabelMatrixStore(client, keys, on_wait=self._note_progress)
+        stores = Stores(
+            blobs=self._blobs,
+            labels=LabelStore(client, keys),
+            matrix_store=DiskLabelMatrixStore(matrix_store),
+            embedding_cache=EmbeddingCache(client, artifact, settings),
+        )
         self.pipeline = Pipeline(
             settings,
             artifact,
-            blobs=self._blobs,
-            labels=LabelStore(client, keys),
-            matrix_store=DiskLabelMatrixStore(
-                RedisLabelMatrixStore(client, keys, on_wait=self._note_progress)
-            ),
-            embedding_cache=EmbeddingCache(client, artifact, settings),
+            stores,
             worker=name,
             load_engine=load_engine,
             on_death=_end_worker,
