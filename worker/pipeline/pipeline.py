@@ -73,8 +73,7 @@ class Pipeline:
         self._settings = settings
         self.artifact = artifact
         self._stores = stores
-        cache = stores.embedding_cache
-        self._embedding_cache = cache if cache is not None and cache.is_on else None
+        self._embedding_cache = stores.usable_cache
         self._worker = worker or socket.gethostname()
         self._load_engine = load_engine
         self._clock = clock
@@ -85,7 +84,6 @@ class Pipeline:
         self._started = False
         self.figures = Figures()
         self.capacity = Capacity(settings.images_in_flight, clock)
-
         self._on_death = on_death
         self._batcher = Batcher(
             self._launch, settings.largest_batch, clock=clock, on_death=self._end

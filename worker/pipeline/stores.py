@@ -30,3 +30,9 @@ class Stores:
     labels: LabelPacks
     matrix_store: LabelMatrixStore | None = None
     embedding_cache: EmbeddingCache | None = None
+
+    @property
+    def usable_cache(self) -> EmbeddingCache | None:
+        """The embedding cache, if there is one that is on."""
+        cache = self.embedding_cache
+        return cache if cache is not None and cache.is_on else None
