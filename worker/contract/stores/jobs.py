@@ -9,28 +9,24 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from worker.contract import legacy
 from worker.contract.i18n import Message
 from worker.contract.i18n import gettext_noop as N_
 from worker.contract.keys import DEFAULT_KEYS, Keys
 from worker.contract.messages import Chunk, ChunkResult, Priority, task_id, waiting_s
 from worker.contract.redis.replicas import await_replicas
 from worker.contract.redis.scripts import Script
+from worker.contract.stores.chunk_results import ChunkResults
 from worker.contract.stores.job_records import (
     CODE_FIELD,
     LOST,
-    LOST_ERROR,
-    LOST_REASON,
     MESSAGE_LOST,
     PATHS,
     Job,
     JobState,
     LostChunk,
     NoSuchJobError,
-    failed_body,
     job_of,
     new_job_id,
-    outcome,
     paths_in,
 )
 from worker.contract.stores.job_scripts import (
@@ -59,15 +55,9 @@ __all__ = [
     "paths_in",
 ]
 
-Names = list[str]
-
 MAX_ABOUT_CHARS: Final = 300
 _ID: Final = b"id"
 _CREATE_TIMEOUT_S: Final = 10.0
-# Jobs about which something is remembered here.
-_MOST_JOBS: Final = 1024
-# So many keys are named in one round trip.
-_KEYS_AT_ONCE: Final = 1000
 
 
 class JobStore:
@@ -91,11 +81,10 @@ class JobStore:
         self.keys = self._keys = keys
         self._client: Any = client
         self._results: Any = results or client
+        self._chunk_results = ChunkResults(self._results, client, keys)
         self._ttl_s = ttl_s
         self._lives_s = (ttl_s, waiting_s(ttl_s))
         self._clock = clock
-        # Jobs whose results were fetched, and whether a version before the prefix created them.
-        self._legacy_jobs: dict[str, bool] = {}
         self._replicas = replicas
         self._finish = Script(client, FINISH_CHUNK)
         self._move = Script(client, MOVE)
@@ -231,7 +220,7 @@ class JobStore:
         there, moved, chunks = self._move(keys=keys, args=[state, *self._lives_s])
         if not there:
             raise self._unknown(job_id)
-        self._keep_results(job_id, range(chunks), self._ttl_s)
+        self._chunk_results.keep(job_id, range(chunks), self._ttl_s)
         return bool(moved)
 
     def touch(self, job_id: str) -> int:
@@ -283,7 +272,7 @@ class JobStore:
         counted, known, chunks = self._finish(keys=keys, args=args)
         if chunks > 1:
             # The job is finished: so long its results are kept from now on.
-            self._keep_results(job_id, range(chunks), self._ttl_s)
+            self._chunk_results.keep(job_id, range(chunks), self._ttl_s)
         elif known and not body:
             self._results.expire(result, self._lives_s[not chunks])
         return bool(counted)
@@ -310,16 +299,8 @@ class JobStore:
         counted, chunks = self._lose(keys=keys, args=args)
         if not counted:
             return False
-        seconds = self._lives_s[not chunks]
-        for start in range(0, len(seqs), _KEYS_AT_ONCE):
-            with self._results.pipeline(transaction=False) as pipe:
-                for seq in seqs[start : start + _KEYS_AT_ONCE]:
-                    name = task_id(job.id, seq)
-                    body = failed_body(name, LOST_ERROR, LOST_REASON)
-                    # One that was revoked has a result of Celery's.
-                    pipe.set(self._keys.result(name), body, ex=seconds, nx=True)
-                pipe.execute()
-        self._keep_results(job.id, range(chunks), self._ttl_s)
+        self._chunk_results.add_lost(job.id, seqs, self._lives_s[not chunks])
+        self._chunk_results.keep(job.id, range(chunks), self._ttl_s)
         return True
 
     def unfinished_chunks(self, job_id: str, chunks: int) -> Sequence[int]:
@@ -343,14 +324,6 @@ class JobStore:
                 pipe.getbit(self._keys.done(job_id), seq)
             return {seq for seq, bit in zip(seqs, pipe.execute(), strict=True) if bit}
 
-    def _keep_results(self, job_id: str, seqs: Sequence[int], seconds: int) -> None:
-        """Let results expire in so many seconds: once for a job, not with each of its results."""
-        for start in range(0, len(seqs), _KEYS_AT_ONCE):
-            with self._results.pipeline(transaction=False) as pipe:
-                for key in self._result_keys(job_id, seqs[start : start + _KEYS_AT_ONCE]):
-                    pipe.expire(key, seconds)
-                pipe.execute()
-
     def collect(
         self, job_id: str, seqs: Sequence[int], *, keep_s: int = 0
     ) -> Sequence[ChunkResult | LostChunk]:
@@ -359,41 +332,8 @@ class JobStore:
         Chunks that are not finished are left out. Keep windows to some hundreds of chunks. With
         `keep_s`, those that are there are kept for so many seconds more.
         """
-        if not seqs:
-            return []
-        bodies = self._results.mget(map(self._keys.result, _tasks(job_id, seqs)))
-        if self._is_legacy(job_id):
-            older = self._results.mget(map(legacy.result, _tasks(job_id, seqs)))
-            bodies = [body or old for body, old in zip(bodies, older, strict=True)]
-        found = [(seq, body) for seq, body in zip(seqs, bodies, strict=True) if body]
-        if keep_s:
-            self._keep_results(job_id, [seq for seq, _ in found], keep_s)
-        return [outcome(seq, body) for seq, body in found]
+        return self._chunk_results.collect(job_id, seqs, keep_s=keep_s)
 
     def drop_results(self, job_id: str, seqs: Iterable[int]) -> None:
         """Free the results of chunks that are safe elsewhere."""
-        if keys := self._result_keys(job_id, [*seqs]):
-            self._results.unlink(*keys)
-
-    def _result_keys(self, job_id: str, seqs: Sequence[int]) -> Names:
-        """Return where results are, or may be if a version before the prefix made the job."""
-        keys = [*map(self._keys.result, _tasks(job_id, seqs))]
-        if keys and self._is_legacy(job_id):
-            keys += map(legacy.result, _tasks(job_id, seqs))
-        return keys
-
-    def _is_legacy(self, job_id: str) -> bool:
-        """Whether a version before the prefix has created the job; its record is asked once."""
-        known = self._legacy_jobs.get(job_id)
-        if known is None:
-            if len(self._legacy_jobs) >= _MOST_JOBS:
-                self._legacy_jobs.clear()
-            key = self._keys.job(job_id)
-            created, prefix = self._client.hmget(key, "created_at_s", legacy.JOB_FIELD)
-            known = created is not None and prefix is None and legacy.is_served(self._keys)
-            self._legacy_jobs[job_id] = known
-        return known
-
-
-def _tasks(job_id: str, seqs: Iterable[int]) -> Names:
-    return [task_id(job_id, seq) for seq in seqs]
+        self._chunk_results.drop(job_id, seqs)
