@@ -16,7 +16,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 import redis
-from loaded import Forked, parent
+from loaded import parent
 
 from worker.contract.local.redis_server import EmbeddedRedis
 from worker.contract.local.subprocesses import start_child, stop_child
@@ -164,7 +164,7 @@ def produced(*argv: str | Path) -> subprocess.CompletedProcess[str]:
 class Worker:
     """A worker process with its log."""
 
-    process: subprocess.Popen[bytes] | Forked
+    process: subprocess.Popen[bytes]
     log: Path
 
     @property

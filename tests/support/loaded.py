@@ -47,7 +47,7 @@ class Forked:
         deadline_s = None if timeout is None else time.monotonic() + timeout
         while (code := self.poll()) is None:
             if deadline_s is not None and time.monotonic() > deadline_s:
-                raise subprocess.TimeoutExpired("a forked program", timeout or 0.0)
+                raise subprocess.TimeoutExpired(str(self.pid), timeout or 0.0)
             time.sleep(_POLL_S)
         return code
 
@@ -86,11 +86,12 @@ class Parent:
 
     def start(
         self, argv: Sequence[str], *, cwd: Path, env: Mapping[str, str], log: Path
-    ) -> Forked:
+    ) -> subprocess.Popen[bytes]:
         """Start `python ARGV...`, which writes to a log."""
         log.touch()
         order = {"argv": [*argv], "cwd": str(cwd), "env": dict(env), "log": str(log)}
-        return Forked(self, self.ask(start=order))
+        forked: Any = Forked(self, self.ask(start=order))
+        return forked
 
 
 @cache
@@ -109,7 +110,8 @@ def _serve() -> dict[str, Any]:
         elif not (answer := os.fork()):
             start: dict[str, Any] = order["start"]
             return start
-        print(json.dumps(answer), flush=True)
+        sys.stdout.write(json.dumps(answer) + "\n")
+        sys.stdout.flush()
     # Nobody listens any more; children go as well.
     os._exit(0)
 
