@@ -91,7 +91,7 @@ class Parent:
         log.touch()
         order = {"argv": [*argv], "cwd": str(cwd), "env": dict(env), "log": str(log)}
         forked: Any = Forked(self, self.ask(start=order))
-        return forked
+        return forked  # type: ignore[no-any-return]
 
 
 @cache
