@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +16,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 import redis
+from loaded import parent
 
 from worker.contract.local.redis_server import EmbeddedRedis
 from worker.contract.local.subprocesses import start_child, stop_child
@@ -76,6 +77,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         items.sort(key=lambda item: item.get_closest_marker("fast") is None)
 
 
+def pytest_collection_finish() -> None:
+    """Let each of the processes that share the cores compute on one: teams wait for each other."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Leave out what is left when the time of continuous integration is up, and say so."""
@@ -125,11 +132,11 @@ def client(server: EmbeddedRedis) -> Iterator[redis.Redis]:
 def environment(**settings: str) -> dict[str, str]:
     """Return this process's environment without its own WANWU settings, and with those given.
 
-    Workers may read everywhere, unless it says otherwise, and hold a small model: `model=""` is the
-    bundled one.
+    Workers may read everywhere, unless it says otherwise, and compute on one thread. They hold a
+    small model: `model=""` is the bundled one.
     """
     inherited = {k: v for k, v in os.environ.items() if not k.startswith("WANWU_")}
-    settings = {"image_roots": "/", "model": str(SMALL_MODEL)} | settings
+    settings = {"image_roots": "/", "model": str(SMALL_MODEL), "threads": "1"} | settings
     return inherited | {f"WANWU_{name.upper()}": value for name, value in settings.items()}
 
 
@@ -191,25 +198,27 @@ class Fleet:
         ready: bool = True,
         program: tuple[str, ...] = ("-m", "worker.cli"),
         variables: dict[str, str] | None = None,
+        fresh: bool = False,
         **settings: str,
     ) -> Worker:
+        """Start a worker; if it is to be `fresh`, in a process that loads everything itself."""
         log = self.directory / f"worker-{len(self.workers)}.log"
-        with log.open("wb") as sink:
-            process = start_child(
-                [sys.executable, *program, "start", *options],
-                cwd=ROOT,
-                env=environment(broker_url=url, **settings)
-                | {"PYTHONPATH": str(ROOT)}
-                | (variables or {}),
-                stdout=sink,
-                stderr=subprocess.STDOUT,
-            )
-        worker = Worker(process, log)
+        argv = (*program, "start", *options)
+        env = environment(broker_url=url, **settings) | {"PYTHONPATH": str(ROOT)}
+        process = _fresh(argv, env | (variables or {}), log) if fresh or variables else None
+        worker = Worker(process or parent().start(argv, cwd=ROOT, env=env, log=log), log)
         self.workers.append(worker)
         self.stack.callback(worker.stop)
         if ready:
             worker.wait_for("worker.ready")
         return worker
+
+
+def _fresh(argv: Sequence[str], env: dict[str, str], log: Path) -> subprocess.Popen[bytes]:
+    with log.open("wb") as sink:
+        return start_child(
+            [sys.executable, *argv], cwd=ROOT, env=env, stdout=sink, stderr=subprocess.STDOUT
+        )
 
 
 @pytest.fixture(scope="module")

@@ -96,10 +96,14 @@ class ServicePool(SentinelConnectionPool):
 
     def __init__(self, service: str, sentinels: Sentinel, **options: Any) -> None:
         super().__init__(service, sentinels, **options)  # type: ignore[no-untyped-call]
-        self.moves = 0
-        self._known: Place | None = None
         self._asked_s = time.monotonic()
         self._asking = threading.Lock()
+
+    @property
+    def moves(self) -> int:
+        """How often the sentinels have named another master than before."""
+        moves: int = self.sentinel_manager.moves
+        return moves
 
     def get_connection(self, *arguments: Any, **options: Any) -> Any:
         """Return a connection to the master as it is known since the last second."""
@@ -119,9 +123,6 @@ class ServicePool(SentinelConnectionPool):
         """Return where the master is; idle connections to another one are closed."""
         found: Place = super().get_master_address()  # type: ignore[no-untyped-call]
         self._asked_s = time.monotonic()
-        if self._known not in {None, found}:
-            self.moves += 1
-        self._known = found
         return found
 
     def disconnect(self, inuse_connections: bool = True) -> None:  # noqa: FBT001, FBT002 - redis-py's
@@ -132,9 +133,14 @@ class ServicePool(SentinelConnectionPool):
 
 
 class _Sentinels(Sentinel):
-    """The sentinels of a service; says in a sentence why they name no master."""
+    """The sentinels of a service; says in a sentence why they name no master.
+
+    New connections and the pool ask alike: so it is here that `moves` are counted.
+    """
 
     def __init__(self, address: RedisAddress) -> None:
+        self.moves = 0
+        self._named: Place | None = None
         options = _network(address, CONNECT_TIMEOUT_S)
         options |= _login(address.sentinel_user, address.sentinel_password)
         # Whoever asks them tries again.
@@ -163,7 +169,10 @@ class _Sentinels(Sentinel):
             if is_there and is_encodable(str(state["ip"])):
                 # The one that answers is asked first from now on.
                 self.sentinels.insert(0, self.sentinels.pop(place))
-                return str(state["ip"]), int(state["port"])
+                found = str(state["ip"]), int(state["port"])
+                self.moves += self._named not in {None, found}
+                self._named = found
+                return found
         raise MasterNotFoundError(problem.format(service=service_name))
 
 
