@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -143,17 +144,18 @@ def environment(**settings: str) -> dict[str, str]:
 def run(
     *argv: str, timeout_s: float = PATIENCE_S, cwd: Path = ROOT, **settings: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run `producer` or `worker` as a user would, in a process of its own."""
+    """Run `producer` or `worker` in a process of its own, which need not load its libraries."""
     module, *rest = argv
-    return subprocess.run(
-        [sys.executable, "-m", f"{module}.cli", *rest],
-        cwd=cwd,
-        env=environment(**settings) | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=timeout_s,
-        check=False,
-    )
+    env = environment(**settings) | {"PYTHONPATH": str(ROOT)}
+    with tempfile.TemporaryDirectory() as directory:
+        out, err = Path(directory) / "out", Path(directory) / "err"
+        process = parent().start(("-m", f"{module}.cli", *rest), cwd=cwd, env=env, out=out, err=err)
+        try:
+            code = process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise
+        return subprocess.CompletedProcess(argv, code, out.read_text(), err.read_text())
 
 
 def produced(*argv: str | Path) -> subprocess.CompletedProcess[str]:
@@ -206,7 +208,7 @@ class Fleet:
         argv = (*program, "start", *options)
         env = environment(broker_url=url, **settings) | {"PYTHONPATH": str(ROOT)}
         process = _fresh(argv, env | (variables or {}), log) if fresh or variables else None
-        worker = Worker(process or parent().start(argv, cwd=ROOT, env=env, log=log), log)
+        worker = Worker(process or parent().start(argv, cwd=ROOT, env=env, out=log, err=log), log)
         self.workers.append(worker)
         self.stack.callback(worker.stop)
         if ready:

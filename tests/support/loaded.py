@@ -26,6 +26,8 @@ _LOADED: Final = (
     *("worker.cli", "worker.service.app", "worker.engines.torchscript", "worker.labels.encoder"),
     *("worker.monitoring.http", "celery.apps.worker", "celery.worker.autoscale"),
     *("celery.concurrency.thread", "worker.contract.stores.jobs", "worker.monitoring.logs"),
+    *("worker.cli.start", "producer.cli", "producer.cli.run_submit", "producer.jobs.run"),
+    *("producer.cli.verbs", "producer.cli.jobs", "producer.monitoring.doctor"),
 )
 _POLL_S: Final = 0.01
 
@@ -85,11 +87,13 @@ class Parent:
             return json.loads(self._process.stdout.readline())
 
     def start(
-        self, argv: Sequence[str], *, cwd: Path, env: Mapping[str, str], log: Path
+        self, argv: Sequence[str], *, cwd: Path, env: Mapping[str, str], out: Path, err: Path
     ) -> subprocess.Popen[bytes]:
-        """Start `python ARGV...`, which writes to a log."""
-        log.touch()
-        order = {"argv": [*argv], "cwd": str(cwd), "env": dict(env), "log": str(log)}
+        """Start `python ARGV...`, which writes to two files, or twice to one."""
+        files = [str(out), str(err)]
+        for file in files:
+            Path(file).touch()
+        order = {"argv": [*argv], "cwd": str(cwd), "env": dict(env), "files": files}
         forked: Any = Forked(self, self.ask(start=order))
         return forked  # type: ignore[no-any-return]
 
@@ -122,14 +126,7 @@ def _become(start: dict[str, Any]) -> NoReturn:
     os.environ.clear()
     os.environ.update(start["env"])
     os.chdir(start["cwd"])
-    written = os.open(start["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    for descriptor, number in ((os.open(os.devnull, os.O_RDONLY), 0), (written, 1), (written, 2)):
-        os.dup2(descriptor, number)
-    os.closerange(3, 64)
-    sys.stdin, sys.stdout, sys.stderr = (
-        os.fdopen(number, mode, encoding="utf-8", closefd=False)
-        for number, mode in ((0, "r"), (1, "w"), (2, "w"))
-    )
+    _write_to(*start["files"])
     first, *rest = start["argv"]
     sys.argv = start["argv"] if first != "-m" else rest
     if first == "-m":
@@ -137,6 +134,19 @@ def _become(start: dict[str, Any]) -> NoReturn:
     else:
         runpy.run_path(first, run_name="__main__")
     sys.exit()
+
+
+def _write_to(out: str, err: str) -> None:
+    """Give the process what a new one has: nothing to read, and two files to write to."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+    opened = (os.open(os.devnull, os.O_RDONLY), *(os.open(file, flags) for file in (out, err)))
+    for number, descriptor in enumerate(opened):
+        os.dup2(descriptor, number)
+    os.closerange(3, 64)
+    sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115
+    # As Python itself opens them in the locale of tests.
+    sys.stdout = open(1, "w", encoding="utf-8", errors="surrogateescape", closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", 1, encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
 
 
 def _die_with_parent() -> None:
