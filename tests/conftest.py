@@ -38,7 +38,7 @@ LONG = pytest.mark.skipif(not os.environ.get("FULL_SUITE"), reason="long: FULL_S
 STEADY = (str(ROOT / "ops" / "bench" / "simulated.py"), "40")
 
 
-# Three processes share the files: those that take minutes are begun first.
+# Six processes share the files: those that take minutes are begun first.
 LONGEST = (
     "test_containers",
     "test_full_size",
