@@ -24,9 +24,9 @@ class _State:
     is_command: bool = False
 
 
-def write_as_options() -> None:
-    """Write arguments as options from now on, for the life of a command."""
-    _State.is_command = True
+def write_as_options(*, is_command: bool = True) -> None:
+    """Write arguments as options from now on, for the life of a command; or as Python does."""
+    _State.is_command = is_command
 
 
 def argument(name: str) -> str:

@@ -19,6 +19,7 @@ import pytest
 import redis
 from loaded import parent
 
+from producer.arguments import write_as_options
 from worker.contract.local.redis_server import EmbeddedRedis
 from worker.contract.local.subprocesses import start_child, stop_child
 from worker.contract.redis.connections import connect
@@ -106,12 +107,13 @@ hypothesis.settings.load_profile("suite")
 def _as_before() -> Iterator[None]:
     """Undo what a command that ran in this process leaves behind, as its own would end with it.
 
-    Objects go as all others do (contract/imports.py), and signals that it ignored once it was
-    stopped reach this process and its children again.
+    Objects go as all others do (contract/imports.py), arguments are written as Python's, and
+    signals that it ignored once it was stopped reach this process and its children again.
     """
     before = {number: signal.getsignal(number) for number in STOPS}
     yield
     gc.unfreeze()
+    write_as_options(is_command=False)
     for number, handler in before.items():
         signal.signal(number, handler)
 

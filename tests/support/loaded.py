@@ -8,6 +8,8 @@ As a program it reads a line of JSON for each order and answers with another.
 
 from __future__ import annotations
 
+import atexit
+import gc
 import importlib
 import json
 import os
@@ -18,6 +20,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, Final, NoReturn
@@ -127,13 +130,38 @@ def _become(start: dict[str, Any]) -> NoReturn:
     os.environ.update(start["env"])
     os.chdir(start["cwd"])
     _write_to(*start["files"])
-    first, *rest = start["argv"]
-    sys.argv = start["argv"] if first != "-m" else rest
+    code: Any = 1
+    try:
+        _run(start["argv"])
+        code = 0
+    except SystemExit as e:
+        code = e.code
+        if isinstance(code, str):
+            sys.stderr.write(code + "\n")
+    except BaseException as e:  # noqa: BLE001 - whatever it is, it is shown
+        sys.excepthook(type(e), e, e.__traceback__)
+        if isinstance(e, KeyboardInterrupt):
+            code = 130
+    _end(code if isinstance(code, int) else int(bool(code)))
+
+
+def _run(argv: list[str]) -> None:
+    first, *rest = argv
+    sys.argv = argv if first != "-m" else rest
     if first == "-m":
         runpy.run_module(rest[0], run_name="__main__", alter_sys=True)
     else:
         runpy.run_path(first, run_name="__main__")
-    sys.exit()
+
+
+def _end(code: int) -> NoReturn:
+    """End as Python does, but without cleaning up what all libraries hold: that takes a second."""
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
 
 
 def _write_to(out: str, err: str) -> None:
@@ -163,6 +191,9 @@ def _load() -> None:
     wait_briefly()
     for name in _LOADED:
         importlib.import_module(name)
+    # What is never looked through is not copied for each child.
+    gc.collect()
+    gc.freeze()
 
 
 if __name__ == "__main__":
