@@ -33,9 +33,13 @@ SMALL_MODEL = ROOT / "tests" / "models" / "drawings"
 # Nothing that a test waits for takes so long, even where other programs keep all cores busy: a wait
 # that reaches it has failed. No test says how fast something is; that is what ops/bench measures.
 PATIENCE_S = 240.0
-# A worker of a hundred images a second on whatever machine: what must be met at work, is.
 # What takes long and is about benchmarks, or about what a shorter test shows, too.
 LONG = pytest.mark.skipif(not os.environ.get("FULL_SUITE"), reason="long: FULL_SUITE=1 runs it")
+# When tests have to end, in seconds since 1970; 0: whenever they are done. `.ci/run` sets it.
+ENDS_AT_S = float(os.environ.get("TESTS_END_AT_S", "0"))
+# A minute of both cores and more, for what other tests show of something smaller.
+HEAVY = pytest.mark.skipif(bool(ENDS_AT_S), reason="a minute of work: ops/test runs it")
+# A worker of a hundred images a second on whatever machine: what must be met at work, is.
 STEADY = (str(ROOT / "ops" / "bench" / "simulated.py"), "40")
 
 
@@ -62,10 +66,6 @@ LONGEST = (
     "test_status",
     "test_export",
 )
-
-
-# When tests have to end, in seconds since 1970; 0: whenever they are done. `.ci/run` sets it.
-ENDS_AT_S = float(os.environ.get("TESTS_END_AT_S", "0"))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

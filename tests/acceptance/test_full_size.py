@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from conftest import LONG, Fleet
+from conftest import HEAVY, LONG, Fleet
 from hub_models import FAMILIES, LABELS, save
 from images import encoded, picture
 from PIL import Image
@@ -38,7 +38,7 @@ from worker.images.decode import decode
 from worker.labels.encoder import encoder_of
 from worker.model.precision import adds_in_32_bits, supported
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, HEAVY]
 SIZES = ((1600, 1200), (640, 480), (480, 640), (224, 224), (200, 120))
 CPU = torch.device("cpu")
 Rows = npt.NDArray[np.float32]

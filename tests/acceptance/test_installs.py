@@ -10,9 +10,10 @@ import sys
 import tomllib
 import urllib.request
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
-from conftest import PATIENCE_S, ROOT, Fleet, until
+from conftest import HEAVY, PATIENCE_S, ROOT, Fleet, until
 from fresh import CONSTRAINTS, Factory, Fresh, build_wheel, interpreter
 from images import fill
 from uses import USES, Live, nothing, statuses
@@ -71,7 +72,15 @@ def has_worker(status: str) -> bool:
     return bool(json.loads(status)["workers"])
 
 
-@pytest.mark.parametrize(("version", "extras"), rows(), ids=lambda word: word or "none")
+def parameters() -> list[Any]:
+    """Return the rows; the one with everything is heavy."""
+    return [
+        pytest.param(*one, marks=[HEAVY] if one[1] == "all" else [], id="-".join(one).strip("-"))
+        for one in rows()
+    ]
+
+
+@pytest.mark.parametrize(("version", "extras"), parameters())
 def test_each_installation_does_what_it_is_for(
     version: str, extras: str, factory: Factory, live: Live
 ) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from broken_models import raising
+from conftest import HEAVY
 from hub_models import FAMILIES, save
 from structlog.testing import capture_logs
 from tiny_model import SIDE, build
@@ -165,6 +166,7 @@ def test_every_engine_agrees_with_transformers(
     assert worst_cosine(LOADERS[engine](artifact, "cpu"), exported(family)) >= bound
 
 
+@HEAVY
 @pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler: g++")
 def test_the_compiled_engine_agrees_with_transformers(exported: Callable[..., Artifact]) -> None:
     engine = LOADERS["compile"](exported("chinese_clip"), "cpu")
