@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import gc
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import PATIENCE_S, ROOT
 from images import picture
 from PIL import Image, _imaging
 
@@ -62,3 +66,26 @@ def test_what_is_lent_otherwise_than_is_known_is_copied(monkeypatch: pytest.Monk
     for lent in (Image.new("RGB", (1, 1)), Image.new("L", image.size)):
         monkeypatch.setattr(image, "__arrow_c_array__", lent.__arrow_c_array__)
         assert np.array_equal(pixels_of(image), np.asarray(image))
+
+
+QUIET = """
+import sys
+from worker.artifact.manifest import open_artifact
+from worker.images.decode import decode
+decode(open(sys.argv[1], "rb").read(), open_artifact().manifest.preprocessing, max_pixels=10**8)
+"""
+
+
+def test_a_program_that_decodes_is_not_warned_of_what_nobody_writes_to(tmp_path: Path) -> None:
+    file = tmp_path / "a.png"
+    picture(3, size=(800, 600)).save(file)
+    done = subprocess.run(
+        [sys.executable, "-c", QUIET, str(file)],
+        cwd=ROOT,
+        env={"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

@@ -75,8 +75,6 @@ def set_up(max_pixels: int) -> None:
     Image.MAX_IMAGE_PIXELS = max_pixels
     keep_in_one_piece(max_pixels)
     warnings.filterwarnings("ignore", module=r"PIL\.")
-    # Pillow's pixels are read-only, and nothing writes to them.
-    warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
 
 
 def decode(

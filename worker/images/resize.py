@@ -6,6 +6,7 @@ width.
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -36,6 +37,9 @@ _FILTERS: Final = {
 _FAST_FILTERS: Final = frozenset({"bilinear", "bicubic"})
 # Times the size wanted: longer ones are cut before they are resized.
 _LONGEST_STRIP: Final = 8
+
+# Pillow's pixels are read-only, and nothing writes to them.
+warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
 
 
 def fit(pixels: Pixels, spec: Preprocessing) -> Pixels:
