@@ -21,8 +21,9 @@ from images import encoded, picture
 from PIL import Image
 from tiny_model import build
 
+from worker.artifact.manifest import open_artifact
 from worker.bench.figures import Figure
-from worker.bench.subjects import PLAIN, WITH_TEXT, subjects
+from worker.bench.subjects import PLAIN, WITH_TEXT, has_text_tower, subjects
 from worker.cli import main
 
 
@@ -168,3 +169,8 @@ def test_engines_can_be_chosen_and_stand_beside_the_baselines() -> None:
     assert [one.name for one in found] == [
         *(WITH_TEXT, PLAIN, "eager fp32", "eager fp16", "torchscript fp32", "torchscript fp16")
     ]
+
+
+def test_texts_are_measured_where_transformers_embeds_them(tmp_path: Path) -> None:
+    assert has_text_tower(open_artifact(build(tmp_path / "tiny")))
+    assert not has_text_tower(open_artifact())

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from worker.artifact.manifest import Artifact
 from worker.bench.figures import BATCHES, Measurements, Rows, agreement
 from worker.bench.subject_process import Refused, SubjectProcess, SubjectSpec
-from worker.bench.subjects import subjects
+from worker.bench.subjects import has_text_tower, subjects
 from worker.contract.i18n import gettext as _
 from worker.contract.i18n import gettext_noop as N_
 from worker.contract.settings import Settings
@@ -69,8 +69,8 @@ def measure(
     """
     device = resolve_device(settings.device, "fp32")
     settings = msgspec.structs.replace(settings, device=str(device))
-    has_text = artifact.manifest.kind == "zero-shot"
     precisions = plan.precisions or supported(device)
+    has_text = has_text_tower(artifact)
     found.subjects = subjects(precisions, has_text=has_text, engines=plan.engines)
     pixels_NCHW = _inputs(artifact, plan.images, echo)
     with tempfile.TemporaryDirectory(prefix="wanwu-bench-") as directory, ExitStack() as stack:

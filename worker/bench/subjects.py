@@ -14,11 +14,12 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from worker.artifact.manifest import TOKENIZER, Artifact
+from worker.artifact.manifest import ORIGINAL, TOKENIZER, Artifact
 from worker.contract.settings import Settings
 from worker.engines.base import resolve_device, use_threads
 from worker.engines.choose import LOADERS
 from worker.malloc import disable_malloc_trim
+from worker.model import concepts
 from worker.model.precision import Precision
 
 WITH_TEXT: Final = "transformers, text in every call"
@@ -51,6 +52,12 @@ def subjects(
     found += [Subject(f"compile {one}", one, "compile") for one in precisions if one != "int8"]
     found += [Subject(f"onnx {one}", one, "onnx") for one in precisions if one in {"fp32", "int8"}]
     return [one for one in found if one.engine is None or one.engine in (engines or LOADERS)]
+
+
+def has_text_tower(artifact: Artifact) -> bool:
+    """Whether transformers embeds texts for it: a model of concepts looks words up instead."""
+    original = artifact.path / ORIGINAL
+    return artifact.manifest.kind == "zero-shot" and not concepts.is_one(original)
 
 
 def open_subject(
