@@ -491,3 +491,9 @@ def test_a_matrix_is_kept_as_long_as_its_label_pack(client: redis.Redis) -> None
     assert kept_s() > 600
     client.delete(f"wanwu:matrix:{key}", f"wanwu:labels:{pack.hash}")
     assert kept_s() > 600
+
+
+def test_words_that_are_looked_up_take_no_room_in_redis(client: redis.Redis) -> None:
+    encoder = LabelEncoder(open_artifact(), "cpu", RedisLabelMatrixStore(client))
+    assert len(encoder.encode(LabelPack()).matrix_KD) > 1000
+    assert not client.keys("*matrix*")

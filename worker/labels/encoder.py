@@ -82,7 +82,10 @@ class LabelEncoder:
             ArtifactError: the tokenizer cannot be loaded.
         """
         self._artifact = artifact
-        self._matrix_store = matrix_store or NoLabelMatrixStore()
+        if matrix_store is None or artifact.manifest.lexicon:
+            # Words of a lexicon are looked up: sooner done than a matrix of megabytes is fetched.
+            matrix_store = NoLabelMatrixStore()
+        self._matrix_store = matrix_store
         self._texts = TextEmbedder(artifact, device, on_progress)
         self._reader = LabelReader(self._texts.tokenizer, is_lexicon=artifact.manifest.lexicon)
 
