@@ -8,9 +8,12 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
+from click.testing import CliRunner
 from conftest import PATIENCE_S, ROOT
 
-from worker.contract.stops import STOPS, end_as_usual, end_at_once
+from worker.cli import main
+from worker.contract.stops import INTERRUPTED, STOPS, end_as_usual, end_at_once
+from worker.export import on_first_use
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -124,3 +127,20 @@ def test_a_worker_that_has_loaded_is_interrupted_as_any_program() -> None:
     finally:
         for number, handler in zip(STOPS, before, strict=True):
             signals.signal(number, handler)
+
+
+def test_a_file_that_could_not_be_written_later_is_refused_at_once(tmp_path: Path) -> None:
+    done = CliRunner().invoke(main, ["bench", "--json", str(tmp_path / "nowhere" / "a.json")])
+    assert done.exit_code == 2
+    assert "nowhere does not exist" in done.stderr.replace("\n", "")
+
+
+def test_an_export_that_is_interrupted_ends_with_the_code_of_that(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(on_first_use, "export_to", interrupted)
+    done = CliRunner().invoke(main, ["export", "--model", "somewhere"])
+    assert (done.exit_code, done.stdout, done.stderr) == (INTERRUPTED, "", "")

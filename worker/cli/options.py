@@ -40,9 +40,19 @@ def file_option(kind: str, purpose: str) -> Decorator:
         f"--{kind}",
         f"{kind}_file",
         type=click.Path(dir_okay=False, path_type=Path),
+        callback=_in_a_directory,
         metavar="FILE",
         help=purpose,
     )
+
+
+def _in_a_directory(
+    _context: click.Context, _option: click.Parameter, file: Path | None
+) -> Path | None:
+    """Refuse at once what could not be written after minutes of work."""
+    if file is not None and not file.parent.is_dir():
+        raise click.BadParameter(_("{path} does not exist").format(path=file.parent))
+    return file
 
 
 def number(_context: click.Context, _option: click.Parameter, value: float | None) -> float | None:

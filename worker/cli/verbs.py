@@ -16,7 +16,7 @@ from worker.contract.imports import importing
 from worker.contract.labels import LabelsError
 from worker.contract.printable import printable_lines
 from worker.contract.settings import SettingsError
-from worker.contract.stops import end_as_usual
+from worker.contract.stops import INTERRUPTED, end_as_usual
 from worker.errors import TaggerError
 
 P = ParamSpec("P")
@@ -41,6 +41,8 @@ def exits_with_code(command: Callable[P, int]) -> Callable[P, None]:
             raise click.UsageError(str(e)) from e
         except TaggerError as e:
             fail(str(e))
+        except KeyboardInterrupt:
+            sys.exit(INTERRUPTED)
 
     return run
 
