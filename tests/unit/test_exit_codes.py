@@ -144,3 +144,16 @@ def test_an_export_that_is_interrupted_ends_with_the_code_of_that(
     monkeypatch.setattr(on_first_use, "export_to", interrupted)
     done = CliRunner().invoke(main, ["export", "--model", "somewhere"])
     assert (done.exit_code, done.stdout, done.stderr) == (INTERRUPTED, "", "")
+
+
+@pytest.mark.parametrize(
+    ("argv", "sentence"),
+    [
+        (["start", "--max-batch", "many"], "'many' is neither a whole number nor auto"),
+        (["export", "--model", ""], "no model is named: give --model an id or a directory"),
+    ],
+)
+def test_what_is_no_value_is_refused_in_a_sentence(argv: list[str], sentence: str) -> None:
+    done = CliRunner().invoke(main, argv)
+    assert done.exit_code == 2
+    assert sentence in done.stderr

@@ -68,6 +68,8 @@ def export(
 
     The artifact is compared with the model; if they disagree, none is left behind.
     """
+    if not model:
+        raise click.UsageError(_("no model is named: give --model an id or a directory"))
     if out and out.exists() and not (out / "manifest.json").exists() and any(out.iterdir()):
         msg = _("{out} holds something else than an artifact, which would be replaced")
         raise click.UsageError(msg.format(out=out))

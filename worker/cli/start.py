@@ -9,6 +9,7 @@ import click
 from worker.cli.options import ENGINES, PRECISIONS, device_option
 from worker.cli.verbs import exits_with_code, loading, verb
 from worker.contract.i18n import ENGLISH, in_language
+from worker.contract.i18n import gettext as _
 from worker.contract.options import Option
 from worker.contract.settings import AUTO, Settings
 
@@ -23,7 +24,14 @@ class _NumberOrAuto(click.IntRange):
     """A whole number within limits, or `auto`, which stays as it is."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        return value if value == AUTO else super().convert(value, param, ctx)
+        if value == AUTO:
+            return value
+        try:
+            int(value)
+        except ValueError:
+            message = _("{value!r} is neither a whole number nor auto").format(value=value)
+            self.fail(message, param, ctx)
+        return super().convert(value, param, ctx)
 
 
 def _places(
