@@ -158,7 +158,7 @@ def test_names_of_any_bytes_are_measured(model: Path, tmp_path: Path) -> None:
         (("--template", "no place"), 2, "exactly once"),
         (("--threshold", "nan"), 2, "no number"),
         (("--truth", "captions"), 1, "no picture was scored"),
-        (("--html", "nowhere/page.html"), 1, "cannot be written"),
+        (("--html", "nowhere/page.html"), 2, "nowhere does not exist"),
     ],
 )
 def test_what_cannot_be_measured_ends_in_a_sentence(
