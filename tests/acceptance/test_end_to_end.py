@@ -40,7 +40,7 @@ def queue() -> Iterator[str]:
 @pytest.fixture(scope="module")
 def two_workers(queue: str, fleet: Fleet) -> str:
     """The queue's URL, once two workers listen on it."""
-    first, second = (fleet.start(queue, ready=False) for _ in range(2))
+    first, second = (fleet.start(queue, ready=False, fresh=True) for _ in range(2))
     first.wait_for("worker.ready")
     second.wait_for("worker.ready")
     return queue
@@ -239,7 +239,7 @@ def test_a_warm_stop_finishes_what_is_in_flight_and_returns_the_rest(
     paths = fill(tmp_path / "in", 400, size=(1600, 1200))
     out = tmp_path / "tags.jsonl"
     with EmbeddedRedis() as server, connect(server.url) as client:
-        first = fleet.start(server.url)
+        first = fleet.start(server.url, fresh=True)
         argv = ["submit", str(tmp_path / "in"), "--out", str(out)]
         with subprocess.Popen(
             [sys.executable, "-m", "producer.cli", *argv],
@@ -256,7 +256,7 @@ def test_a_warm_stop_finishes_what_is_in_flight_and_returns_the_rest(
             assert unacked == 0
             assert waiting + done == len(paths) / 8
             assert 0 < done < len(paths) / 8
-            second = fleet.start(server.url)
+            second = fleet.start(server.url, fresh=True)
             assert producer.wait(PATIENCE_S) == 0, producer.stderr and producer.stderr.read()
         second.stop()
     found = records(out)

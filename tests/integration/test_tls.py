@@ -99,7 +99,7 @@ def test_images_are_tagged_through_tls_and_no_secret_is_told(
     settings = dict(secured)
     url = settings.pop("broker_url")
     password = str(urlsplit(url).password)
-    worker = fleet.start(url, **settings)
+    worker = fleet.start(url, fresh=True, **settings)
     out = tmp_path / "out.jsonl"
     done = run("producer", "submit", str(tmp_path / "photos"), "--out", str(out), **secured)
     assert done.returncode == 0, done.stderr
@@ -108,6 +108,7 @@ def test_images_are_tagged_through_tls_and_no_secret_is_told(
     shown = run("producer", "status", **secured)
     assert shown.returncode == 0, shown.stderr
     argv = Path(f"/proc/{worker.process.pid}/cmdline").read_bytes().decode()
+    assert "worker.cli" in argv
     for reply in (worker.text, done.stderr, shown.stdout, shown.stderr, argv):
         assert password not in reply
     assert worker.stop() == 0
