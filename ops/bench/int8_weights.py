@@ -30,7 +30,8 @@ from torch import Tensor, nn
 
 from worker.artifact.manifest import Preprocessing
 from worker.engines.base import device_name
-from worker.model.precision import ACCEPTED, adds_in_32_bits, to_int8, use_int8_engine
+from worker.model.int8.products import adds_in_32_bits
+from worker.model.precision import ACCEPTED, to_int8, use_int8_engine
 from worker.model.rewrite import cut_patches_linearly, for_inference
 from worker.model.sample import batches_of, sample
 from worker.model.towers import ImageTower

@@ -36,7 +36,8 @@ from worker.export.on_first_use import export_to
 from worker.export.reprecision import reprecision
 from worker.images.decode import decode
 from worker.labels.encoder import encoder_of
-from worker.model.precision import adds_in_32_bits, supported
+from worker.model.int8.products import adds_in_32_bits
+from worker.model.precision import supported
 
 pytestmark = [pytest.mark.integration, HEAVY]
 SIZES = ((1600, 1200), (640, 480), (480, 640), (224, 224), (200, 120))

@@ -12,7 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from worker.engines.programs import load_program, save_program
+from worker.engines.torchscript import load_module
 from worker.export.tracing import trace
+from worker.model.int8 import products
 from worker.model.int8.layers import DividedLinear, QuantizedLinear, in_floats
 from worker.model.int8.levels import MOST_PAIR, rounded
 from worker.model.int8.observe import observe
@@ -23,11 +26,6 @@ from worker.model.rewrite import FusedAttention
 
 D = 32
 TOKENS = 6
-
-
-@pytest.fixture(autouse=True)
-def engine() -> None:
-    use_int8_engine()
 
 
 class Attention(nn.Module):
@@ -142,7 +140,8 @@ def test_the_processor_adds_up_what_the_levels_say() -> None:
     inputs = torch.rand(40, 64)
     inputs[:, :32] = 1.0
     made = QuantizedLinear(layer, observe(nn.Sequential(layer), [inputs])["0"])
-    exact = (inputs * 255).round() / 255 @ (made.levels_OI * made.scale_O[:, None]).T
+    steps = 255 - made.zero
+    exact = (inputs * steps).round() / steps @ (made.levels_OI * made.scale_O[:, None]).T
     assert torch.allclose(made(inputs), exact, rtol=1e-4, atol=1e-4)
 
 
@@ -157,17 +156,61 @@ def test_each_token_has_a_scale_of_its_own() -> None:
     assert float(cosines.min()) > 0.9998
 
 
-def test_inputs_that_are_hardly_negative_use_all_levels() -> None:
+def test_inputs_that_are_hardly_negative_use_most_levels() -> None:
     torch.manual_seed(0)
     layer = nn.Linear(64, 48).requires_grad_(requires_grad=False)
     inputs = F.gelu(3 * torch.randn(200, 64))
     made = QuantizedLinear(layer, observe(nn.Sequential(layer), [inputs])["0"])
-    assert made.is_one_sided
-    assert made.shift == pytest.approx(0.17, abs=0.01)
+    assert made.zero <= 16
     assert torch.allclose(made(inputs), layer(inputs), atol=0.06)
-    # Tokens of nothing at all, and less than was seen.
-    assert torch.isfinite(made(torch.full((1, 64), -0.5))).all()
-    assert torch.allclose(made(torch.zeros(1, 64)), layer.bias, atol=0.02)
+    # More of it than was seen, and nothing at all.
+    less = torch.full((1, 64), -0.5)
+    assert torch.allclose(made(less), layer(less), atol=0.1)
+    assert torch.allclose(made(torch.zeros(1, 64)), layer.bias, atol=1e-6)
+
+
+def test_inputs_on_both_sides_of_zero_share_the_levels() -> None:
+    torch.manual_seed(0)
+    layer = nn.Linear(64, 48).requires_grad_(requires_grad=False)
+    inputs = torch.randn(200, 64)
+    assert QuantizedLinear(layer, observe(nn.Sequential(layer), [inputs])["0"]).zero >= 112
+
+
+def test_an_image_is_not_changed_by_those_beside_it() -> None:
+    made = quantize(tower(outliers=True), pictures(), 0.999, bfloat16=False).tower
+    together = made(pictures())
+    alone = torch.cat([made(one[None]) for one in pictures()])
+    assert torch.allclose(together, alone, atol=1e-5)
+
+
+@pytest.mark.parametrize("has_vnni", [True, False])
+def test_either_way_to_multiply_gives_the_same(
+    has_vnni: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also in files: traced or exported on one kind of processor, run on another."""
+    wanted = quantize(tower(), pictures(), 0.99, bfloat16=False).tower(pictures())
+    monkeypatch.setattr(products, "adds_in_32_bits", lambda: has_vnni)
+    found = quantize(tower(), pictures(), 0.99, bfloat16=False).tower
+    kinds = [one.as_convolution for one in found.modules() if isinstance(one, products.Product)]
+    assert kinds == [not has_vnni] * len(kinds) != []
+    assert torch.allclose(found(pictures()), wanted, atol=1e-5)
+
+    monkeypatch.undo()
+    cpu, operation = torch.device("cpu"), "qlinear_prepack" if has_vnni else "qconv_prepack"
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert trace(found, (pictures(),), wanted, tmp_path / "tower.pt").max_abs < 1e-5
+        save_program(found, (pictures(),), tmp_path / "tower.pt2")
+        stored: Any = torch.jit.load(str(tmp_path / "tower.pt"))  # type: ignore[no-untyped-call]
+        program: Any = load_program(tmp_path / "tower.pt2", cpu)
+        assert torch.allclose(program(pictures()[:3]), wanted[:3], atol=1e-5)
+    # Plain in the files, and packed once.
+    loaded: Any = load_module(tmp_path / "tower.pt", cpu)
+    assert len(stored.graph.findAllNodes(f"onednn::{operation}")) == len(kinds)
+    assert not loaded.graph.findAllNodes(f"onednn::{operation}")
+    operations = [str(one.target) for one in program.graph.nodes if one.op == "call_function"]
+    assert any("onednn.q" in one for one in operations)
+    assert not any("prepack" in one for one in operations)
 
 
 @pytest.mark.parametrize("norm_first", [True, False])
@@ -195,6 +238,7 @@ def test_outliers_do_not_hurt() -> None:
     found = quantize(made, pictures(), 0.999, bfloat16=False)
     assert least_cosine(found.tower, made) > 0.999
     # What there was before: one scale for a tensor.
+    use_int8_engine()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         usual: Any = torch.ao.quantization.quantize_dynamic

@@ -22,7 +22,8 @@ from worker.contract.reasons import os_reason
 from worker.engines.base import Synchronous, resolve_device
 from worker.errors import ArtifactError, DeviceError, NoCacheError
 from worker.model.int8.layers import DividedLinear, in_floats
-from worker.model.precision import ACCEPTED, adds_in_32_bits, to_int8
+from worker.model.int8.products import adds_in_32_bits
+from worker.model.precision import ACCEPTED, to_int8
 from worker.model.rewrite import for_inference
 from worker.model.sample import batches_of, sample
 

@@ -10,7 +10,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.export.passes import move_to_device_pass
 
 from worker.contract.i18n import gettext_noop as N_
-from worker.engines.exportable import exportable, packed
+from worker.engines.pack_int8 import pack_program
 from worker.engines.program_check import check_program
 from worker.engines.saving import write
 from worker.errors import ArtifactError, ExportError
@@ -45,8 +45,8 @@ def save_program(tower: nn.Module, inputs: tuple[Tensor, ...], file: Path) -> No
     free = tuple(_free_dimensions(rows) for rows in examples)
     with torch.no_grad(), _quietly():
         try:
-            plain = exportable(tower.eval())
-            program = torch.export.export(plain, examples, dynamic_shapes=free)
+            _describe_operations()
+            program = torch.export.export(tower.eval(), examples, dynamic_shapes=free)
             for node in program.graph.nodes:
                 # Lines of source, with paths of this machine.
                 node.meta.pop("stack_trace", None)
@@ -68,11 +68,12 @@ def load_program(file: Path, device: torch.device) -> Program:
     check_program(file)
     try:
         with _quietly():
+            _describe_operations()
             program = torch.export.load(file)
             if device != torch.device("cpu") or _lies_elsewhere(program):
                 program = move_to_device_pass(program, device)
             # What the file says of shapes would be run as Python.
-            module: Any = packed(program.module(check_guards=False))
+            module: Any = pack_program(program.module(check_guards=False))
     except Exception as e:
         reason = next((one.strip() for one in str(e).splitlines() if one.strip()), repr(e))
         raise ArtifactError(
@@ -104,6 +105,16 @@ def convolutions(program: Program) -> int:
     graph: Any = getattr(program, "graph", None)
     nodes = () if graph is None else graph.nodes
     return sum(str(node.target).startswith("aten.conv") for node in nodes)
+
+
+@cache
+def _describe_operations() -> None:
+    """Say what an operation of oneDNN gives, which torch 2.15 does not know before it has run."""
+    torch.library.register_fake("onednn::qconv_prepack", _like_a_weight, allow_override=True)
+
+
+def _like_a_weight(weight: Tensor, *_others: Any) -> Tensor:
+    return torch.empty_like(weight)
 
 
 def _free_dimensions(rows: Tensor) -> dict[int, Any]:

@@ -18,6 +18,7 @@ from worker.contract.i18n import gettext_noop as N_
 from worker.engines.base import resolve_device
 from worker.engines.convolutions import has_many, laid_out
 from worker.engines.mapped_weights import map_weights
+from worker.engines.pack_int8 import pack_graph
 from worker.engines.runners import TowerEngine
 from worker.errors import ArtifactError
 from worker.model.precision import Precision, use_int8_engine
@@ -76,6 +77,7 @@ def load_module(path: Path, device: torch.device) -> torch.jit.ScriptModule:
                 with suppress(OSError, RuntimeError, BadZipFile):
                     map_weights(module, path)
             if device.type == "cpu":
+                pack_graph(module)
                 module = laid_out(module)
     except (RuntimeError, ValueError, OSError) as e:
         reason = str(e).strip().partition("\n")[0]

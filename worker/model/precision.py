@@ -18,8 +18,8 @@ PRECISIONS: Final[tuple[Precision, ...]] = ("fp32", "fp16", "bf16", "int8")
 # How near embeddings below float32 must be to the model's own, unless less is asked for: a cosine.
 ACCEPTED: Final = 0.999
 _FLOATS: Final = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-# By far the fastest engine for int8 on processors with VNNI; a module packs its weights for the
-# engine that is set while it is made or loaded.
+# Whose operations int8 is made of. Modules of earlier versions pack their weights for the engine
+# that is set while they are loaded.
 INT8_ENGINE: Final = "onednn"
 
 
@@ -71,7 +71,6 @@ def to_int8(tower: Any, pixels_NCHW: torch.Tensor, least_cosine: float) -> Quant
 
     Layers that would take it further from itself than `least_cosine` stay in floats.
     """
-    use_int8_engine()
     tower = copy.deepcopy(tower)
     cut_patches_linearly(tower)
     found = quantize(tower, pixels_NCHW, least_cosine, bfloat16=_multiplies_bf16())
@@ -86,17 +85,8 @@ def _multiplies_bf16() -> bool:
     return found
 
 
-def adds_in_32_bits() -> bool:
-    """Whether the processor has VNNI. Others add products of int8 in 16 bits, which overflow.
-
-    Layers of ours cannot (levels.py); those of other makers need a bit to spare there.
-    """
-    found: bool = torch.cpu._is_vnni_supported()  # noqa: SLF001 - there is no public way
-    return found
-
-
 def use_int8_engine() -> None:
-    """Let torch pack and run int8 layers with oneDNN, for the process."""
+    """Let torch pack and run int8 layers of earlier versions with oneDNN, for the process."""
     if INT8_ENGINE in torch.backends.quantized.supported_engines:
         torch.backends.quantized.engine = INT8_ENGINE
     with warnings.catch_warnings():

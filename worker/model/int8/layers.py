@@ -5,9 +5,7 @@ Shapes: ...I inputs, O outputs.
 
 from __future__ import annotations
 
-import copy
-import warnings
-from typing import Any, Final
+from typing import Final
 
 import torch
 import torch.nn.functional as F
@@ -15,18 +13,22 @@ from torch import Tensor, nn
 
 from worker.model.int8.levels import rounded
 from worker.model.int8.observe import Observed
+from worker.model.int8.products import Product
 
-# Inputs whose least value is as near to 0 as this share of the largest are shifted to 0: what GELU
-# and its like give. Then all 256 levels are theirs.
-_ONE_SIDED: Final = 0.5
 _TINY: Final = 1e-12
+_LEVELS: Final = 255
+# What may stand for 0 among the levels of inputs: 128 where they are as often negative; less for
+# what GELU and its like give. Never 0: what was not negative in any picture may be in another.
+_ZEROS: Final = range(8, 129, 8)
+# Cutting off what is half a level too much is rounding.
+_HALF: Final = 0.5
 
 
 class QuantizedLinear(nn.Module):
     """A linear layer whose weights lie in eight bits, and whose inputs are rounded to eight bits.
 
-    Each token (row) has a scale of its own: its largest value is 1, and the whole of the tensor is
-    rounded at once. `levels_OI` and `scale_O` are the weights: level times scale.
+    Each token (row) has a scale of its own, as fine as its least and its largest allow.
+    `levels_OI` and `scale_O` are the weights: level times scale.
     """
 
     factor_I: Tensor | None
@@ -38,37 +40,31 @@ class QuantizedLinear(nn.Module):
         weight_OI = layer.weight.detach()
         if factor_I is not None:
             weight_OI, seen = weight_OI * factor_I, seen.divided(factor_I)
-        self.levels_OI, self.scale_O = rounded(weight_OI, seen.square_I)
-        low, high = float(seen.low_I.min()), float(seen.high_I.max())
-        self.shift = max(0.0, -low) if -low <= _ONE_SIDED * high else 0.0
-        self.is_one_sided = -low <= _ONE_SIDED * high
+        levels_OI, scale_O = rounded(weight_OI, seen.square_I)
+        self.zero = _best_zero(seen.rows_RI)
+        self.zeros_I = torch.full((weight_OI.shape[1],), self.zero + _HALF)
         bias: Tensor | None = layer.bias
-        shifted_O = self.shift * (self.levels_OI.sum(dim=1) * self.scale_O)
-        self.register_buffer("bias_O", (0 if bias is None else bias.detach()) - shifted_O)
+        bias_O = torch.zeros(len(scale_O)) if bias is None else bias.detach()
+        self.register_buffer("bias_O", bias_O)
         self.register_buffer("factor_I", None if factor_I is None else 1 / factor_I)
-        self.params = _packed(self.levels_OI, self.scale_O)
+        self.levels_OI, self.scale_O = levels_OI, scale_O
+        self.product = Product(levels_OI, scale_O, self.zero)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Multiply."""
-        inputs, largest = self.divided(inputs)
-        products = torch.ops.quantized.linear_dynamic(
-            inputs,
-            self.params._packed_params,  # noqa: SLF001 - torch's own
-            reduce_range=False,
-        )
-        return torch.addcmul(self.bias_O, products, largest)
+        inputs, steps = self.prepared(inputs)
+        levels = torch.addcmul(self.zeros_I, inputs, steps)
+        # By way of 16 bits: torch has vectors for either step, but not for both at once.
+        products = self.product(levels.to(torch.int16).to(torch.uint8))
+        return torch.addcmul(self.bias_O, products, steps.reciprocal())
 
-    def divided(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """Return inputs of which the largest of each token is 1, and by what each was divided."""
+    def prepared(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Return inputs as they are multiplied, and how many levels 1 is in each token."""
         if self.factor_I is not None:
             inputs = inputs * self.factor_I
-        highest = inputs.amax(dim=-1, keepdim=True)
-        if not self.is_one_sided:
-            largest = torch.maximum(highest, -inputs.amin(dim=-1, keepdim=True))
-            largest = largest.clamp(min=_TINY)
-            return inputs / largest, largest
-        largest = (highest + self.shift).clamp(min=_TINY)
-        return (inputs + self.shift).div_(largest), largest
+        high = inputs.amax(dim=-1, keepdim=True).clamp(min=_TINY)
+        low = inputs.amin(dim=-1, keepdim=True).clamp(max=-_TINY)
+        return inputs, torch.minimum((_LEVELS - self.zero) / high, -self.zero / low)
 
 
 class Bfloat16Linear(nn.Module):
@@ -93,19 +89,16 @@ def harm(layer: nn.Linear, quantized: QuantizedLinear, seen: Observed) -> float:
         return float((found_RO - wanted_RO).norm() / wanted_RO.norm().clamp(min=_TINY))
 
 
-def _packed(levels_OI: Tensor, scale_O: Tensor) -> Any:
-    """Return what holds the weights as oneDNN wants them, and can be traced and saved."""
-    zeros_O = torch.zeros(len(scale_O), dtype=torch.long)
-    with warnings.catch_warnings():
-        # torch.ao is deprecated upstream; its successor cannot be saved as TorchScript.
-        warnings.simplefilter("ignore")
-        weight = torch._make_per_channel_quantized_tensor(  # noqa: SLF001 - there is no public way
-            levels_OI, scale_O.double(), zeros_O, 0
-        )
-        packed: Any = torch.ao.nn.quantized.modules.linear.LinearPackedParams
-        made = packed(torch.qint8)
-        made.set_weight_bias(weight, None)
-    return made
+def _best_zero(rows_RI: Tensor) -> int:
+    """Return what level stands for 0 if rows like these are to be rounded least."""
+    high_R, low_R = rows_RI.amax(dim=1).clamp(min=_TINY), rows_RI.amin(dim=1).clamp(max=-_TINY)
+    size_R = rows_RI.norm(dim=1)
+
+    def loss(zero: int) -> float:
+        steps_R = torch.minimum((_LEVELS - zero) / high_R, -zero / low_R)
+        return float((steps_R * size_R).clamp(min=_TINY).pow(-2).mean())
+
+    return min(_ZEROS, key=loss)
 
 
 class DividedLinear(nn.Module):
@@ -116,14 +109,13 @@ class DividedLinear(nn.Module):
         weight_OI = layer.levels_OI * layer.scale_O[:, None]
         self.linear = nn.Linear(weight_OI.shape[1], weight_OI.shape[0], bias=False)
         self.linear.weight = nn.Parameter(weight_OI, requires_grad=False)
-        self.quantized = copy.copy(layer)
-        # What oneDNN has packed cannot be written to other files.
-        self.quantized.params = None
+        self.quantized = layer
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Multiply."""
-        inputs, largest = self.quantized.divided(inputs)
-        return torch.addcmul(self.quantized.bias_O, self.linear(inputs), largest)
+        inputs, steps = self.quantized.prepared(inputs)
+        products = self.linear(inputs * steps)
+        return torch.addcmul(self.quantized.bias_O, products, steps.reciprocal())
 
 
 def in_floats(tower: nn.Module) -> nn.Module:
