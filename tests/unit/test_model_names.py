@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,9 @@ def test_what_may_be_a_model_is_left_to_whoever_loads_it(artifact: Path, origina
         assert no_model(name) is None
     for name in (str(original), "someone/vit"):
         assert no_source(name) is None
+    (original / "config.json").unlink()
+    os.mkfifo(original / "config.json")
+    assert no_source(str(original)) is None
 
 
 def test_without_a_model_it_is_said_what_may_be_given(tmp_path: Path) -> None:

@@ -131,11 +131,12 @@ def _below(place: Path) -> Iterator[Path]:
         level, left = found, max(left - len(found), 0)
 
 
-# Path's own `is_file` and `is_dir` raise where nobody may look.
 def _holds(directory: Path, name: str) -> bool:
-    return os.path.isfile(directory / name)  # noqa: PTH113
+    """Whether there is anything of that name: what is no file is refused when it is read."""
+    return os.path.lexists(directory / name)
 
 
+# Path's own `is_dir` and `exists` raise where nobody may look.
 def _is_directory(place: Path) -> bool:
     return os.path.isdir(place)  # noqa: PTH112
 
