@@ -36,6 +36,7 @@
     +-- WorkerGoneError            nothing is known of the image: another worker must try
     +-- ArtifactError              the model cannot be used: missing, altered, newer, unfit
     +-- ExportError                no artifact can be made of a model
+    |   +-- NoModelError           (an ArtifactError, too) there is no model of that name
     +-- DeviceError                the device asked for is not here
     +-- DecoderStartError          no process that decodes can be started
     +-- NoCacheError               there is nowhere to keep what was made of a model
@@ -310,6 +311,10 @@ class ArtifactError(TaggerError):
 
 class ExportError(TaggerError):
     """No artifact can be made: the model is not found, not known, broken, or does not agree."""
+
+
+class NoModelError(ArtifactError, ExportError):
+    """There is no model of the name that was given."""
 
 
 class DeviceError(TaggerError):

@@ -25,12 +25,12 @@ import torch
 from worker.artifact.manifest import (
     FORMAT,
     IMAGE_TOWER,
-    MANIFEST,
     TEXT_TOWER,
     TOKENIZER,
     Preprocessing,
     default_artifact,
 )
+from worker.artifact.model_names import MANIFEST
 from worker.engines.infer import infer
 from worker.engines.torchscript import TorchScriptEngine, load_module
 from worker.export.fast_decode import agreement

@@ -14,7 +14,8 @@ from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import FileResponse, HTMLResponse, Response
 
 from producer.api.errors import RefusedError
-from producer.console.failures import ANSWERS, IMAGES
+from producer.console.failures import ANSWERS
+from worker.contract.failure_sentences import IMAGES
 from worker.contract.i18n import gettext, in_language
 
 _ASSETS: Final = {

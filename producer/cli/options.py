@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from pathlib import Path
 from typing import Any, Final
@@ -18,6 +17,7 @@ from worker.contract.i18n import gettext as _
 from worker.contract.i18n import gettext_noop as N_
 from worker.contract.labels import LabelPack, LabelsError, least_score, unique
 from worker.contract.messages import PRIORITIES
+from worker.contract.number_types import Number, Whole
 from worker.contract.options import Rule
 from worker.contract.printable import printable
 from worker.contract.vocabularies import find_vocabulary
@@ -103,14 +103,6 @@ class LabelFile(click.Path):
             raise click.BadParameter(message.format(reason=e.message), ctx, param) from e
 
 
-def finite(_context: click.Context, _option: click.Parameter, value: float | None) -> float | None:
-    """Refuse nan and inf, which click takes for numbers."""
-    if value is not None and not math.isfinite(value):
-        msg = _("this is not a finite number")
-        raise click.BadParameter(msg)
-    return value
-
-
 def job_argument(*, required: bool = True) -> Decorator:
     """Return what adds JOB, the id of a job, as any terminal and Redis can have it."""
     return click.argument("job", required=required, callback=_job)
@@ -138,7 +130,7 @@ def address_options(port: int) -> Decorator:
         )(command)
         return option(
             "--port",
-            type=click.IntRange(1, 65535),
+            type=Whole(1, 65535),
             default=port,
             show_default=True,
             help="Port to listen on.",
@@ -198,12 +190,12 @@ _LABEL_OPTIONS: Final = (
         multiple=True,
         metavar="TEXT",
         section=LABELS,
-        help="Prompt with {} in place of the label; several are averaged. [default: the model's "
-        "own]",
+        help="Prompt with {} in place of the label; may be repeated, and the prompts are averaged. "
+        "[default: the model's own]",
     ),
     option(
         "--top-k",
-        type=click.IntRange(1, MOST_TAGS),
+        type=Whole(1, MOST_TAGS),
         default=5,
         show_default=True,
         section=LABELS,
@@ -211,8 +203,7 @@ _LABEL_OPTIONS: Final = (
     ),
     option(
         "--threshold",
-        type=click.FloatRange(0, 1),
-        callback=finite,
+        type=Number(0, 1),
         section=LABELS,
         help="Lowest score of a tag, 0 to 1. [default: 0; 0.5 with --calibrated, and in sidecars]",
     ),

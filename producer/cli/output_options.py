@@ -6,7 +6,7 @@ from typing import Final
 
 import click
 
-from producer.cli.options import OUTPUT, finite
+from producer.cli.options import OUTPUT
 from producer.cli.verbs import Command, option
 from producer.errors import StoreError
 from producer.formats import ENDINGS, FORMATS, check_writable
@@ -14,6 +14,7 @@ from producer.formats.output import Place, place_of
 from producer.sources import stores as urls
 from worker.contract.i18n import gettext as _
 from worker.contract.i18n import gettext_noop as N_
+from worker.contract.number_types import Number
 from worker.contract.options import Rule
 from worker.contract.reasons import os_reason
 
@@ -46,8 +47,7 @@ def threshold_option(command: Command) -> Command:
     """Add --threshold, for verbs that write records which were tagged before."""
     return option(
         "--threshold",
-        type=click.FloatRange(0, 1),
-        callback=finite,
+        type=Number(0, 1),
         section=OUTPUT,
         help="Lowest score of a tag that is written, 0 to 1. [default: 0; 0.5 in sidecars]",
     )(command)

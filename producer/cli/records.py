@@ -29,6 +29,7 @@ from producer.console.summary import untagged
 from producer.formats.output import Place
 from worker.contract.extras import need
 from worker.contract.i18n import gettext as _
+from worker.contract.number_types import Whole
 from worker.contract.printable import printable, printable_json
 from worker.contract.reasons import os_reason
 
@@ -154,7 +155,7 @@ def retag(arguments: RetagArguments) -> int:
 @click.argument("text")
 @option(
     "--top",
-    type=click.IntRange(min=1),
+    type=Whole(min=1),
     default=20,
     show_default=True,
     help="Number of images to show.",

@@ -24,6 +24,7 @@ from producer.formats.output import Place
 from worker.contract.i18n import gettext_noop as N_
 from worker.contract.imports import importing
 from worker.contract.messages import MAX_CHUNK_IMAGES, Priority
+from worker.contract.number_types import Whole
 from worker.contract.options import Rule
 
 _RULES: Final = (
@@ -122,7 +123,7 @@ class SubmitArguments(LabelArguments, frozen=True, kw_only=True):
 @option(
     "--chunk-size",
     old=["--chunk"],
-    type=click.IntRange(1, MAX_CHUNK_IMAGES),
+    type=Whole(1, MAX_CHUNK_IMAGES),
     section=SENDING,
     help="Images per message. [default: 8, growing to 64 in a large job; 8 with --blobs]",
 )

@@ -13,7 +13,6 @@ from producer.cli.options import (
     WORKERS,
     LabelArguments,
     broker_option,
-    finite,
     label_options,
     priority_option,
 )
@@ -23,6 +22,7 @@ from producer.formats.output import Place
 from producer.sources.watch import SETTLE_S
 from worker.contract.i18n import gettext_noop as N_
 from worker.contract.messages import Priority
+from worker.contract.number_types import Number
 from worker.contract.options import Rule
 
 _EMBEDDED: Final = N_(
@@ -58,8 +58,7 @@ class WatchArguments(LabelArguments, frozen=True, kw_only=True):
 @option(
     "--settle-seconds",
     old=["--settle"],
-    type=click.FloatRange(min=0),
-    callback=finite,
+    type=Number(min=0),
     default=SETTLE_S,
     show_default=True,
     help="Seconds for which a file must not change before it is sent.",

@@ -280,7 +280,7 @@ def test_no_worker_is_one_clear_line(server: EmbeddedRedis, images: list[Path]) 
 
 def test_a_worker_without_its_model_says_so_and_ends(server: EmbeddedRedis, tmp_path: Path) -> None:
     done = run("worker", "start", "--model", str(tmp_path / "none"), broker_url=server.url)
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert done.stderr.startswith("error: ")
     assert len(done.stderr.splitlines()) == 1
 

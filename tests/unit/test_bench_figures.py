@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from click.testing import CliRunner
 from conftest import PATIENCE_S
 
 from worker.bench import command
 from worker.bench.figures import Measurements, ratios
 from worker.bench.report import as_json, markdown, write_whole
+from worker.bench.subject_process import warm_up
 from worker.bench.subjects import PLAIN, Subject
 from worker.cli import main
 
@@ -47,7 +49,11 @@ def test_a_round_that_only_one_has_had_is_not_compared() -> None:
 
 
 def test_what_was_not_come_to_is_said_and_the_rest_is_there(found: Measurements) -> None:
-    assert {one.problem for one in found.figures()} == {"stopped before it was measured"}
+    assert {one.problem for one in found.figures()} == {"stopped before it was loaded"}
+    found.warm_up_ms = {one.name: {1: 0.042, 4: 20.5} for one in found.subjects}
+    warming = "stopped before it was measured; warming up, a call took {} ms"
+    figures = [(one.problem, one.warm_up_ms) for one in found.figures()]
+    assert figures == 2 * [(warming.format("0.042"), 0.042), (warming.format("20.5"), 20.5)]
     found.add(PLAIN, 1, [10.0])
     first, *others = found.figures()
     assert (first.problem, first.rounds, first.versus_eager) == (None, 1, 1.0)
@@ -60,6 +66,38 @@ def test_what_was_not_come_to_is_said_and_the_rest_is_there(found: Measurements)
     assert found.rounds == 1
     assert [one.problem for one in found.figures()] == [None, None, "no memory", "no memory"]
     assert '"rounds": 1' in as_json(found.figures(), {"rounds": found.rounds})
+
+
+def test_a_subject_that_warms_up_is_timed_in_each_size_of_batch() -> None:
+    sizes = []
+
+    def run(pixels_NCHW: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(pixels_NCHW))
+        return pixels_NCHW.flatten(1).float()
+
+    pixels_NCHW = torch.arange(8 * 3, dtype=torch.uint8).reshape(8, 3, 1, 1)
+    found = warm_up(run, pixels_NCHW)
+    assert sizes == [1] * 5 + [4] * 2
+    assert found.rows.tolist() == pixels_NCHW.flatten(1).tolist()
+    assert found.ms.keys() == {1, 4}
+
+
+def test_a_stop_in_the_first_round_says_what_was_had_until_then(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def measure(*given: Any, **_options: object) -> None:
+        (found,) = (one for one in given if isinstance(one, Measurements))
+        found.subjects = [Subject(PLAIN, "fp32"), Subject("eager fp32", "fp32", "eager")]
+        found.warm_up_ms[PLAIN] = {1: 0.42, 4: 1.5}
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(PATIENCE_S)
+
+    monkeypatch.setattr(command, "measure", measure)
+    done = CliRunner().invoke(main, ["bench", "--device=cpu"])
+    assert done.exit_code == 130, done.output
+    assert "stopped before anything was measured: 0 of 5 rounds are complete" in done.stderr
+    for text in ("warming up,", "0.42 ms", "1.5 ms", "loaded"):
+        assert text in done.stdout
 
 
 def test_a_file_is_whole_or_as_it_was(tmp_path: Path) -> None:

@@ -11,9 +11,13 @@ import pytest
 from click.testing import CliRunner
 from conftest import PATIENCE_S, ROOT
 
+from worker import torch_start
 from worker.cli import main
+from worker.contract.settings import Settings
 from worker.contract.stops import INTERRUPTED, STOPS, end_as_usual, end_at_once
+from worker.errors import DeviceError
 from worker.export import on_first_use
+from worker.service import app
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -142,7 +146,7 @@ def test_an_export_that_is_interrupted_ends_with_the_code_of_that(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(on_first_use, "export_to", interrupted)
-    done = CliRunner().invoke(main, ["export", "--model", "somewhere"])
+    done = CliRunner().invoke(main, ["export", "--model", "somebody/something"])
     assert (done.exit_code, done.stdout, done.stderr) == (INTERRUPTED, "", "")
 
 
@@ -151,9 +155,71 @@ def test_an_export_that_is_interrupted_ends_with_the_code_of_that(
     [
         (["start", "--max-batch", "many"], "'many' is neither a whole number nor auto"),
         (["export", "--model", ""], "no model is named: give --model an id or a directory"),
+        (
+            ["export", "--accept", "abc"],
+            "'--accept': 'abc' is not a number from 0.9 to less than 1",
+        ),
+        (["export", "--accept", "1"], "'1' is not a number from 0.9 to less than 1"),
+        (["evaluate", ".", "--threshold", "nan"], "'nan' is not a number from 0 to 1"),
+        (["bench", "--seconds", "0"], "'0' is not a number above 0"),
+        (["bench", "--runs", "1.5"], "'1.5' is not a whole number from 1 up"),
+        (["start", "--device", "gpu"], "device 'gpu' is none of auto, cpu, cuda and cuda:n"),
+        (["start", "--model", "/no/where"], "there is no model at /no/where: give an artifact"),
+        (["export", "--model", "/no/where"], "there is no model at /no/where: give the directory"),
     ],
 )
 def test_what_is_no_value_is_refused_in_a_sentence(argv: list[str], sentence: str) -> None:
     done = CliRunner().invoke(main, argv)
     assert done.exit_code == 2
     assert sentence in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "settings", "code", "sentence"),
+    [
+        ((), {"device": "gpu"}, 2, "WANWU_DEVICE: device 'gpu' is none of auto, cpu"),
+        (("--device", "cpu"), {"precision": "fp16"}, 1, "an fp16 model runs on CUDA alone"),
+        (("--device", "cuda", "--precision", "int8"), {}, 1, "an int8 model runs on the CPU alone"),
+        (("--precision", "bf16"), {}, 1, "was exported in fp32, not bf16"),
+        ((), {"model": "/no/where"}, 2, "there is no model at /no/where"),
+    ],
+)
+def test_a_worker_that_could_not_run_is_refused_before_anything_is_loaded(
+    options: tuple[str, ...],
+    settings: dict[str, str],
+    code: int,
+    sentence: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def loaded(*_: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(torch_start, "load_libraries", loaded)
+    for name, value in settings.items():
+        monkeypatch.setenv(f"WANWU_{name.upper()}", value)
+    done = CliRunner().invoke(main, ["start", *options])
+    assert done.exit_code == code, done.output
+    assert sentence in done.stderr
+
+
+def test_a_device_that_is_not_here_is_refused_before_redis_is_asked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def asked(_settings: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(app, "check_early", asked)
+    with pytest.raises(DeviceError, match="cuda:99 was asked for"):
+        app.serve(Settings(device="cuda:99", decoder="threads"))
+
+
+@pytest.mark.parametrize("settings", [{}, {"WANWU_MONITOR_PORT": "0"}])
+def test_without_a_port_there_is_nobody_to_ask(
+    settings: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("WANWU_MONITOR_PORT", raising=False)
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    done = CliRunner().invoke(main, ["health"])
+    assert done.exit_code == 1
+    assert "WANWU_MONITOR_PORT is not set, or 0, which means no port" in done.stderr

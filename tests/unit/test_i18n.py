@@ -12,12 +12,15 @@ from pathlib import Path
 import pytest
 from babel.messages.pofile import read_po
 from conftest import ROOT, run
+from languages import english_in
 from rich.cells import cell_len
 
-from producer.console.failures import IMAGES, LETTERS, sentence
+from producer.console.failures import LETTERS, sentence
 from worker import errors
+from worker.artifact.manifest import Preprocessing
 from worker.contract import i18n
 from worker.contract.commands import HelpFormatter
+from worker.contract.failure_sentences import IMAGES
 from worker.contract.i18n import (
     DOMAIN,
     ENGLISH,
@@ -32,6 +35,8 @@ from worker.contract.i18n import (
 )
 from worker.contract.reasons import os_reason, reason
 from worker.contract.stores import dead_letters
+from worker.errors import ExportError
+from worker.model.sample import sample
 
 SOURCES = sorted(path for name in ("producer", "worker") for path in (ROOT / name).rglob("*.py"))
 
@@ -137,6 +142,23 @@ def test_each_code_of_a_failure_has_a_sentence() -> None:
     with in_language("zh"):
         assert sentence("empty_file", "the file is empty") == "文件为空"
         assert sentence("of_tomorrow", "something new") == "something new"
+
+
+def test_what_must_be_given_is_said_in_chinese(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LC_ALL", "zh_CN.UTF-8")
+    said = run("worker", "export", "--help").stdout
+    assert "[必填]" in said
+    assert "required" not in said
+
+
+def test_pictures_that_cannot_be_read_are_named_in_chinese(tmp_path: Path, chinese: None) -> None:
+    said: list[str] = []
+    (tmp_path / "a.jpg").write_bytes(b"no picture")
+    (tmp_path / "b.jpg").touch()
+    with pytest.raises(ExportError, match="能解码的图片有 0 张；至少需要 8 张"):
+        sample(Preprocessing(height=8, width=8), tmp_path, said.append)
+    assert len(said) == 2
+    assert not english_in("\n".join(said), [str(tmp_path)])
 
 
 def test_help_counts_the_columns_of_chinese_and_breaks_its_lines(chinese: None) -> None:

@@ -12,7 +12,7 @@ import pytest
 from tiny_model import build, write_manifest
 
 from worker.artifact.manifest import Preprocessing, default_artifact, open_artifact
-from worker.errors import ArtifactError
+from worker.errors import ArtifactError, NoModelError
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +51,9 @@ def test_a_directory_that_does_not_exist_says_what_to_do(tmp_path: Path) -> None
 
 
 def test_a_directory_without_manifest_was_not_exported(tmp_path: Path) -> None:
+    with pytest.raises(NoModelError, match=f"there is no model at {tmp_path}: give an artifact"):
+        open_artifact(tmp_path)
+    (tmp_path / "config.json").touch()
     with pytest.raises(ArtifactError, match=r"holds no manifest\.json"):
         open_artifact(tmp_path)
 

@@ -81,3 +81,11 @@ def test_every_rule_speaks_of_options_that_there_are(program: click.Group) -> No
 def test_the_spellings_of_before_are_known(program: click.Group, verb: str, old: str) -> None:
     parameters = verbs_of(program)[verb].params
     assert any(old in getattr(parameter, "old", ()) for parameter in parameters)
+
+
+@pytest.mark.parametrize("program", [producer, worker])
+def test_an_option_that_may_be_repeated_says_so(program: click.Group) -> None:
+    for name, verb in verbs_of(program).items():
+        for one in verb.params:
+            if isinstance(one, click.Option) and one.multiple:
+                assert "may be repeated" in (one.help or ""), (name, one.name)

@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import math
-import re
 from pathlib import Path
 from typing import Any, Final, Literal
 
 import msgspec
 
+from worker.artifact.model_names import MANIFEST, MOST_MANIFEST_BYTES, no_model
 from worker.contract.i18n import gettext_noop as N_
 from worker.contract.labels import PLACEHOLDER
 from worker.contract.local.files import open_regular, read_regular
 from worker.contract.reasons import os_reason
 from worker.contract.scoring import Scale
 from worker.contract.settings import Positive
-from worker.errors import ArtifactError
+from worker.errors import ArtifactError, NoModelError
 
 # 2 since there is `logit_bias`, 3 since one may do without TorchScript; what needs neither is
 # written as 1, which older programs read.
 FORMAT: Final = 3
-MANIFEST: Final = "manifest.json"
 IMAGE_TOWER: Final = "image.pt"
 TEXT_TOWER: Final = "text.pt"
 # The same towers as torch.export writes them. An artifact holds either form of each, or both.
@@ -42,10 +41,6 @@ _ID_DIGITS: Final = 12
 # or no number at all; far below, all are equal.
 _LEAST_SCALE: Final = 0.001
 _MOST_SCALE: Final = 10_000.0
-# It lists some files, and figures of some trials.
-_MOST_BYTES: Final = 4 * 1024 * 1024
-# An id of the Hugging Face hub, with its owner; a path that looks like one is a path if it exists.
-HUB_ID: Final = re.compile(r"\w[\w.-]*/[\w.-]+")
 
 
 class Source(msgspec.Struct, frozen=True):
@@ -182,14 +177,19 @@ def open_artifact(path: str | Path = "") -> Artifact:
         ArtifactError: one sentence that says what is wrong and what to do.
     """
     directory = Path(path) if path else default_artifact()
-    try:
-        body = read_regular(directory / MANIFEST, _MOST_BYTES)
-    except OSError as e:
-        raise _no_manifest(directory, e) from e
-    manifest = _parse(body, directory)
+    manifest, body = _read(directory)
     for name, digest in manifest.files.items():
         _check_file(directory, name, digest)
     return Artifact(directory, manifest, artifact_id(manifest, body))
+
+
+def read_manifest(path: str | Path = "") -> Manifest:
+    """Return what the manifest of an artifact says; its files are not looked at.
+
+    Raises:
+        ArtifactError: as for `open_artifact`.
+    """
+    return _read(Path(path) if path else default_artifact())[0]
 
 
 def artifact_id(manifest: Manifest, body: bytes) -> str:
@@ -197,15 +197,17 @@ def artifact_id(manifest: Manifest, body: bytes) -> str:
     return f"{manifest.name}@{hashlib.sha256(body).hexdigest()[:_ID_DIGITS]}"
 
 
+def _read(directory: Path) -> tuple[Manifest, bytes]:
+    try:
+        body = read_regular(directory / MANIFEST, MOST_MANIFEST_BYTES)
+    except OSError as e:
+        raise _no_manifest(directory, e) from e
+    return _parse(body, directory), body
+
+
 def _no_manifest(directory: Path, error: OSError) -> ArtifactError:
-    if not directory.is_dir():
-        return ArtifactError(
-            N_(
-                "there is no model at {directory}: give --model (or WANWU_MODEL) a directory made "
-                "by `worker export`"
-            ),
-            directory=directory,
-        )
+    if problem := no_model(str(directory.absolute())):
+        return NoModelError(problem)
     if isinstance(error, FileNotFoundError):
         return ArtifactError(
             N_("{directory} holds no {file}: it was not made by `worker export`"),

@@ -24,6 +24,7 @@ from worker.bench.report import (
 from worker.bench.run import LABELS, ROUNDS, Plan, measure
 from worker.bench.tune import SIZES, propose, rates
 from worker.contract.i18n import gettext as _
+from worker.contract.rounding import figure
 from worker.contract.settings import Settings
 from worker.contract.stops import Stopped, stoppable
 from worker.engines.base import resolve_device
@@ -78,6 +79,8 @@ def run(request: Request, settings: Settings, echo: Callable[[str], None]) -> in
             measure(artifact, settings, plan, found, echo=echo, after_round=after_round)
     except Stopped as e:
         line = _("stopped: {rounds} of {all} rounds are complete")
+        if not found.began:
+            line = _("stopped before anything was measured: {rounds} of {all} rounds are complete")
         echo(line.format(rounds=found.rounds, all=ROUNDS))
         code = e.exit_code
     if artifact and found.subjects:
@@ -130,7 +133,7 @@ def _device(settings: Settings) -> str:
 def _summary(figures: Sequence[Figure], number: int) -> str:
     """Return a line on the largest batch so far, for somebody who waits."""
     shown = (
-        f"{one.subject} {one.ms_per_image:.1f} ms"
+        f"{one.subject} {figure(one.ms_per_image, 1)} ms"
         for one in figures
         if one.batch == max(BATCHES) and one.problem is None
     )

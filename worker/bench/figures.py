@@ -17,6 +17,7 @@ from worker.artifact.manifest import Artifact
 from worker.bench.subjects import PLAIN, WITH_TEXT, Subject
 from worker.contract.i18n import gettext as _
 from worker.contract.labels import LabelPack
+from worker.contract.rounding import figure
 from worker.labels.encoder import encoder_of
 
 BATCHES: Final = (1, 4)
@@ -29,12 +30,14 @@ class Figure(msgspec.Struct, frozen=True, kw_only=True):
     Times are of a call, in milliseconds; `round_ms` holds each round's median. `versus_text` and
     `versus_eager` are how many times as fast it is as the baselines: the median of the rounds'
     ratios, beside the lowest and the highest of them. `cosine` is the worst image's, `top1` the
-    share of images with the same best label, both against transformers in fp32.
+    share of images with the same best label, both against transformers in fp32. `warm_up_ms` is
+    the median of the calls with which it was loaded, for what was stopped before it was measured.
     """
 
     subject: str
     batch: int
     problem: str | None = None
+    warm_up_ms: float | None = None
     runs: int = 0
     rounds: int = 0
     median_ms: float = 0.0
@@ -60,11 +63,17 @@ class Measurements:
         self.problems: dict[str, str] = {}
         self.memory_mb: dict[str, float] = {}
         self.agreement: dict[str, tuple[float, float]] = {}
+        self.warm_up_ms: dict[str, dict[int, float]] = {}
         self._rounds: dict[tuple[str, int], list[list[float]]] = {}
 
     def add(self, name: str, batch: int, times_ms: list[float]) -> None:
         """Take the times of a subject's calls in one round."""
         self._rounds.setdefault((name, batch), []).append(times_ms)
+
+    @property
+    def began(self) -> bool:
+        """Whether anything has been measured."""
+        return bool(self._rounds)
 
     @property
     def rounds(self) -> int:
@@ -79,10 +88,10 @@ class Measurements:
 
     def _figure(self, name: str, batch: int) -> Figure:
         rounds = self._rounds.get((name, batch))
-        problem = self.problems.get(name)
-        if problem or not rounds:
-            problem = problem or _("stopped before it was measured")
+        if problem := self.problems.get(name):
             return Figure(subject=name, batch=batch, problem=problem)
+        if not rounds:
+            return self._stopped(name, batch)
         calls_ms = [ms for one in rounds for ms in one]
         middle_ms = median(calls_ms)
         text = ratios(self._rounds.get((WITH_TEXT, batch), ()), rounds)
@@ -106,6 +115,20 @@ class Measurements:
             cosine=cosine,
             top1=top1,
             memory_mb=self.memory_mb.get(name, 0.0),
+        )
+
+    def _stopped(self, name: str, batch: int) -> Figure:
+        """Return what is known of a subject that was not come to: it may have run already."""
+        if name not in self.warm_up_ms:
+            problem = _("stopped before it was loaded")
+            return Figure(subject=name, batch=batch, problem=problem)
+        warm_up_ms = self.warm_up_ms[name][batch]
+        problem = _("stopped before it was measured; warming up, a call took {ms} ms")
+        return Figure(
+            subject=name,
+            batch=batch,
+            problem=problem.format(ms=figure(warm_up_ms, 1)),
+            warm_up_ms=warm_up_ms,
         )
 
 

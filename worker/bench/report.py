@@ -20,6 +20,7 @@ from worker.bench.tune import Rate
 from worker.contract.cpus import usable_cpus
 from worker.contract.i18n import gettext as _
 from worker.contract.i18n import gettext_noop as N_
+from worker.contract.rounding import figure
 from worker.engines.base import device_name
 
 _COLOURS: Final = {
@@ -47,11 +48,11 @@ def table(figures: Sequence[Figure], console: Console) -> None:
             grid.add_row(one.subject, str(one.batch), one.problem)
             continue
         grid.add_row(
-            *(one.subject, str(one.batch), f"{one.median_ms:.1f}"),
-            f"{one.p10_ms:.1f}-{one.p90_ms:.1f}",
-            *(f"{one.ms_per_image:.1f}", f"{one.images_per_s:.1f}"),
+            *(one.subject, str(one.batch), figure(one.median_ms, 1)),
+            f"{figure(one.p10_ms, 1)}-{figure(one.p90_ms, 1)}",
+            *(figure(one.ms_per_image, 1), figure(one.images_per_s, 1)),
             *(_times(one.versus_text), _with_range(one), f"{one.cosine:.5f}"),
-            *(f"{one.top1:.1%}", f"{one.memory_mb:.0f}", f"{one.runs} / {one.rounds}"),
+            *(f"{one.top1:.1%}", figure(one.memory_mb), f"{one.runs} / {one.rounds}"),
         )
     console.print(grid)
     console.print(
@@ -69,7 +70,7 @@ def rates_table(rates: Sequence[Rate], best: Rate, console: Console) -> None:
     for name in ("batch", "ms", "ms/image", "images/s", ""):
         grid.add_column(_(name), justify="right")
     for one in rates:
-        figures = (f"{one.ms:.1f}", f"{one.ms / one.batch:.2f}", f"{one.images_per_s:.1f}")
+        figures = (figure(one.ms, 1), figure(one.ms / one.batch, 2), figure(one.images_per_s, 1))
         grid.add_row(str(one.batch), *figures, _("proposed") if one is best else "")
     console.print(grid)
 
@@ -85,9 +86,10 @@ def markdown(figures: Sequence[Figure]) -> str:
             lines.append(f"| {one.subject} | {one.batch} | {one.problem} | | | | | | |")
             continue
         cells = [
-            *(one.subject, str(one.batch), f"{one.ms_per_image:.1f}", f"{one.images_per_s:.1f}"),
+            *(one.subject, str(one.batch)),
+            *(figure(one.ms_per_image, 1), figure(one.images_per_s, 1)),
             *(_times(one.versus_text), _with_range(one), f"{one.cosine:.5f}"),
-            *(f"{one.top1:.1%}", f"{one.memory_mb:.0f}"),
+            *(f"{one.top1:.1%}", figure(one.memory_mb)),
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
@@ -143,7 +145,7 @@ def chart(figures: Sequence[Figure], title: str, file: Path) -> None:
         colour = _COLOURS[one.subject.partition(" ")[0].rstrip(",")]
         strength = 0.45 + 0.55 * BATCHES.index(one.batch) / (len(BATCHES) - 1)
         axes.barh(place, one.ms_per_image, height * 0.92, color=colour, alpha=strength)
-        label = f" {one.ms_per_image:.1f} ms"
+        label = f" {figure(one.ms_per_image, 1)} ms"
         label += f"  ({one.versus_eager:.1f}x)" if one.versus_eager else ""
         axes.text(one.ms_per_image, place, label, va="center", fontsize=8)
     axes.set_yticks(range(len(names)), names)

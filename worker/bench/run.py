@@ -20,6 +20,7 @@ from worker.artifact.manifest import Artifact
 from worker.bench.figures import BATCHES, Measurements, Rows, agreement
 from worker.bench.subject_process import Refused, SubjectProcess, SubjectSpec
 from worker.bench.subjects import has_text_tower, subjects
+from worker.contract.failure_sentences import image_sentence
 from worker.contract.i18n import gettext as _
 from worker.contract.i18n import gettext_noop as N_
 from worker.contract.settings import Settings
@@ -100,7 +101,7 @@ def _loaded(
         name = process.subject.name
         echo(_("loading {model}").format(model=name))
         try:
-            rows[name] = process.rows()
+            rows[name], found.warm_up_ms[name] = process.warmed()
             processes[name] = process
         except Refused as e:
             found.problems[name] = str(e)
@@ -152,7 +153,8 @@ def _inputs(artifact: Artifact, images: Sequence[Path], echo: Echo) -> npt.NDArr
         try:
             decoded.append(decode(file.read_bytes(), spec, max_pixels=_MAX_PIXELS))
         except ImageError as e:
-            echo(_("{file} is passed over: {reason}").format(file=file, reason=_(str(e))))
+            line = _("{file} is passed over: {reason}")
+            echo(line.format(file=file, reason=image_sentence(e.code, str(e))))
         if len(decoded) == _IMAGES:
             break
     if not decoded:

@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from pathlib import Path
+from statistics import median
 from types import TracebackType
 from typing import Any, Final, NamedTuple, Self
 
@@ -22,6 +23,7 @@ import numpy.typing as npt
 import torch
 
 from worker.artifact.manifest import Artifact
+from worker.bench.figures import BATCHES
 from worker.bench.subjects import Run, Subject, open_subject
 from worker.contract.i18n import gettext_noop as N_
 from worker.contract.settings import Settings
@@ -51,6 +53,13 @@ class SubjectSpec(NamedTuple):
     cache: str
 
 
+class Warmed(NamedTuple):
+    """What a subject makes of the inputs, rows ND, and the median time of such calls by batch."""
+
+    rows: npt.NDArray[np.float32]
+    ms: dict[int, float]
+
+
 class SubjectProcess:
     """A process with a loaded subject that measures on request, for the life of a `with` block."""
 
@@ -63,7 +72,7 @@ class SubjectProcess:
         self._process = context.Process(target=_serve, args=(self._there,), daemon=True)
 
     def __enter__(self) -> Self:
-        """Start the process and return at once; `rows` waits until it is warm."""
+        """Start the process and return at once; `warmed` waits until it is warm."""
         with _stops_held_back():
             self._process.start()
         self._there.close()
@@ -80,14 +89,14 @@ class SubjectProcess:
         self._process.join(_GRACE_S)
         self._here.close()
 
-    def rows(self) -> npt.NDArray[np.float32]:
-        """Return what the subject makes of the inputs, N x D.
+    def warmed(self) -> Warmed:
+        """Return what the subject makes of the inputs, and how long that takes at first.
 
         Raises:
             Refused: it cannot be run.
         """
-        rows: npt.NDArray[np.float32] = self._ask(self._spec)
-        return rows
+        found: Warmed = self._ask(self._spec)
+        return found
 
     def times_ms(self, batch: int, runs: int, seconds: float) -> list[float]:
         """Return the time of each call: `runs` calls, or as many as fit into `seconds`.
@@ -152,8 +161,7 @@ def _serve(pipe: Connection) -> None:
     try:
         run = open_subject(spec.subject, spec.artifact, spec.labels, spec.settings)
         pixels_NCHW = torch.from_numpy(spec.pixels_NCHW)
-        rows = [run(pixels_NCHW[n : n + 4]).cpu().numpy() for n in range(0, len(pixels_NCHW), 4)]
-        pipe.send(np.concatenate(rows))
+        pipe.send(warm_up(run, pixels_NCHW))
     except Exception as e:  # noqa: BLE001 - whatever keeps it from running belongs in the table
         pipe.send(str(e).strip().partition("\n")[0] or repr(e))
         return
@@ -163,6 +171,20 @@ def _serve(pipe: Connection) -> None:
         except EOFError:
             return
         pipe.send(_memory_mb() if asked is None else _measure(run, pixels_NCHW, *asked))
+
+
+def warm_up(run: Run, pixels_NCHW: torch.Tensor) -> Warmed:
+    """Run all inputs in the largest batches, and some in each smaller one."""
+    largest, ms = max(BATCHES), {}
+    for batch in BATCHES:
+        count = len(pixels_NCHW) if batch == largest else batch * WARM_UPS
+        rows, times_ms = [], []
+        for inputs in torch.split(pixels_NCHW[:count], batch):
+            began_s = time.perf_counter()
+            rows.append(run(inputs).cpu().numpy())
+            times_ms.append((time.perf_counter() - began_s) * 1000)
+        ms[batch] = median(times_ms)
+    return Warmed(np.concatenate(rows), ms)
 
 
 def _measure(run: Run, pixels_NCHW: torch.Tensor, batch: int, runs: int, s: float) -> list[float]:

@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 
 from worker.contract.i18n import gettext as _
+from worker.contract.rounding import figure
 from worker.contract.settings import DEFAULT_BATCH
 from worker.engines.base import Engine
 from worker.engines.infer import infer, warm_runs
@@ -93,8 +94,8 @@ def _scout(
             echo(_("a batch of {size} does not fit in memory").format(size=size))
             break
         usable.append(Rate(batch=size, ms=ms))
-        line = _("a batch of {size}: {rate:.1f} images/s")
-        echo(line.format(size=size, rate=usable[-1].images_per_s))
+        line = _("a batch of {size}: {rate} images/s")
+        echo(line.format(size=size, rate=figure(usable[-1].images_per_s, 1)))
         if size >= _DOUBLINGS * propose(usable).batch:
             break
     return [one.batch for one in usable]

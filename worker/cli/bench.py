@@ -7,12 +7,19 @@ from typing import Any
 
 import click
 
-from worker.cli.options import ENGINES, PRECISIONS, device_option, file_option, model_option, number
+from worker.cli.options import (
+    ENGINES,
+    PRECISIONS,
+    device_option,
+    file_option,
+    model_option,
+    read_settings,
+)
 from worker.cli.verbs import echo, exits_with_code, fail, verb
 from worker.contract.extras import missing, remedy
 from worker.contract.i18n import gettext as _
 from worker.contract.imports import importing
-from worker.contract.settings import Settings
+from worker.contract.number_types import Number, Whole
 
 
 def _precisions(
@@ -27,16 +34,20 @@ def _precisions(
 @verb("worker bench --model chinese-clip --chart bench.png")
 @model_option
 @device_option("Device to measure on.")
+@click.option("--threads", type=Whole(min=1), help="CPU threads of everything that is measured.")
 @click.option(
-    "--threads", type=click.IntRange(min=1), help="CPU threads of everything that is measured."
+    "--label",
+    "labels",
+    multiple=True,
+    help="Label to compare by; may be repeated. [default: six words]",
 )
-@click.option("--label", "labels", multiple=True, help="Label to compare by. [default: six words]")
 @click.option(
     "--images",
     type=click.Path(exists=True, path_type=Path),
     metavar="PATH",
     multiple=True,
-    help="Files or directories of images to measure with. [default: synthetic images]",
+    help="File or directory of images to measure with; may be repeated. [default: synthetic "
+    "images]",
 )
 @click.option(
     "--engine",
@@ -56,15 +67,14 @@ def _precisions(
 )
 @click.option(
     "--runs",
-    type=click.IntRange(min=1),
+    type=Whole(min=1),
     default=100,
     show_default=True,
     help="Calls to measure, for each engine and batch size.",
 )
 @click.option(
     "--seconds",
-    type=click.FloatRange(min=0, min_open=True),
-    callback=number,
+    type=Number(min=0, min_open=True),
     default=30.0,
     show_default=True,
     help="Seconds after which to stop, even if fewer than --runs are measured.",
@@ -95,4 +105,4 @@ def bench(**options: Any) -> int:
 
     measure = tune if options.pop("tune") else run
     request = Request(*(options.pop(name) for name in Request._fields))
-    return measure(request, Settings.from_env(**options), echo)
+    return measure(request, read_settings(**options), echo)

@@ -7,9 +7,9 @@ from typing import Any
 
 import click
 
-from worker.cli.options import device_option, file_option, model_option, number
+from worker.cli.options import device_option, file_option, model_option, read_settings
 from worker.cli.verbs import echo, exits_with_code, loading, verb
-from worker.contract.settings import Settings
+from worker.contract.number_types import Number
 
 
 @verb("worker evaluate ./photos --labels labels.txt --html mistakes.html")
@@ -36,8 +36,7 @@ from worker.contract.settings import Settings
 @click.option("--calibrated", is_flag=True, help="Score each label by itself.")
 @click.option(
     "--threshold",
-    type=click.FloatRange(0, 1),
-    callback=number,
+    type=Number(0, 1),
     help="Lowest score of a tag, 0 to 1. [default: 0.5; 0 with --labels alone]",
 )
 @file_option("json", "Write all figures to this JSON file.")
@@ -54,5 +53,5 @@ def evaluate(**options: Any) -> int:
         from worker.evaluation.command import Request, run
 
     request = Request(*(options.pop(name) for name in Request._fields))
-    run(request, Settings.from_env(**options), echo)
+    run(request, read_settings(**options), echo)
     return 0

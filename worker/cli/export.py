@@ -7,10 +7,13 @@ from typing import Any
 
 import click
 
-from worker.cli.options import EXPORTED, PRECISIONS, device_option, number
+from worker.artifact.model_names import MANIFEST, no_source
+from worker.cli.options import EXPORTED, PRECISIONS, device_option
 from worker.cli.verbs import echo, exits_with_code, loading, verb
 from worker.contract.i18n import gettext as _
+from worker.contract.number_types import Number
 from worker.contract.settings import Settings
+from worker.errors import NoModelError
 
 
 @verb("worker export --model OFA-Sys/chinese-clip-vit-base-patch16 --out chinese-clip")
@@ -37,8 +40,8 @@ from worker.contract.settings import Settings
     "engines",
     type=click.Choice(EXPORTED),
     multiple=True,
-    help="Engine that the artifact is for; with both, they are measured in turns, and workers take "
-    "the faster one. [default: torchscript; exported on Python 3.14]",
+    help="Engine that the artifact is for; may be repeated: both are measured in turns then, and "
+    "workers take the faster one. [default: torchscript; exported on Python 3.14]",
 )
 @click.option(
     "--calibrate",
@@ -49,8 +52,7 @@ from worker.contract.settings import Settings
 )
 @click.option(
     "--accept",
-    type=click.FloatRange(0.9, 1.0, max_open=True),
-    callback=number,
+    type=Number(0.9, 1.0, max_open=True),
     help="How near to the model's own embeddings those of a precision must be, as a cosine. "
     "[default: 0.999]",
 )
@@ -70,14 +72,16 @@ def export(
     """
     if not model:
         raise click.UsageError(_("no model is named: give --model an id or a directory"))
-    if out and out.exists() and not (out / "manifest.json").exists() and any(out.iterdir()):
+    if out and out.exists() and not (out / MANIFEST).exists() and any(out.iterdir()):
         msg = _("{out} holds something else than an artifact, which would be replaced")
         raise click.UsageError(msg.format(out=out))
+    settings = Settings.from_env(model=model, **options)
+    if problem := no_source(model):
+        raise NoModelError(problem)
     with loading():
         from worker.export.gate import gate_of
         from worker.export.on_first_use import export_to
 
-    settings = Settings.from_env(model=model, **options)
     gate, names = gate_of(accept, calibrate), tuple(dict.fromkeys(engines))
     click.echo(export_to(out, settings, revision, echo, names, gate))
     return 0

@@ -6,12 +6,14 @@ from typing import Any, Final
 
 import click
 
-from worker.cli.options import ENGINES, PRECISIONS, device_option
+from worker.artifact.fitness import check_fitness
+from worker.cli.options import ENGINES, PRECISIONS, device_option, read_settings
 from worker.cli.verbs import exits_with_code, loading, verb
 from worker.contract.i18n import ENGLISH, in_language
 from worker.contract.i18n import gettext as _
+from worker.contract.number_types import Whole
 from worker.contract.options import Option
-from worker.contract.settings import AUTO, Settings
+from worker.contract.settings import AUTO
 
 # What a worker imports besides.
 _NEED_NO_TORCH: Final = (
@@ -20,7 +22,7 @@ _NEED_NO_TORCH: Final = (
 )
 
 
-class _NumberOrAuto(click.IntRange):
+class _NumberOrAuto(Whole):
     """A whole number within limits, or `auto`, which stays as it is."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
@@ -64,7 +66,7 @@ def _places(
 )
 @click.option(
     "--threads",
-    type=click.IntRange(min=1),
+    type=Whole(min=1),
     help="CPU threads of the model. [default: one per physical core, within the CPU quota]",
 )
 @click.option(
@@ -92,7 +94,8 @@ def _places(
 @exits_with_code
 def start(broker: str | None, places: dict[str, Any], **options: Any) -> int:
     """Start a worker; Ctrl-C or SIGTERM finishes what is in flight and returns the rest."""
-    settings = Settings.from_env(broker_url=broker, **places, **options)
+    settings = read_settings(broker_url=broker, **places, **options)
+    check_fitness(settings)
     # Only now: these load torch, which takes seconds that `--help` need not.
     with loading():
         from worker.torch_start import load_libraries, postpone_meta_kernels

@@ -7,10 +7,9 @@ import sys
 import click
 import msgspec
 
-from worker.cli.options import model_option
+from worker.cli.options import model_option, read_settings
 from worker.cli.verbs import exits_with_code, loading, verb
 from worker.contract.reasons import reason
-from worker.contract.settings import Settings
 
 
 @verb("worker texts --model chinese-clip < labels.json > embeddings")
@@ -18,11 +17,12 @@ from worker.contract.settings import Settings
 @exits_with_code
 def texts(model: str | None) -> int:
     """Embed a label set, for programs: JSON on standard input, a line of JSON and float32 out."""
+    settings = read_settings(model=model)
     with loading():
         from worker.service.text_embeddings import encode_texts
 
     try:
-        encode_texts(Settings.from_env(model=model), sys.stdin.buffer, sys.stdout.buffer)
+        encode_texts(settings, sys.stdin.buffer, sys.stdout.buffer)
     except msgspec.MsgspecError as e:
         raise click.UsageError(str(reason(str(e)))) from e
     return 0

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
-from typing import NoReturn, ParamSpec
+from typing import Final, NoReturn, ParamSpec
 
 import click
 
@@ -17,9 +17,10 @@ from worker.contract.labels import LabelsError
 from worker.contract.printable import printable_lines
 from worker.contract.settings import SettingsError
 from worker.contract.stops import INTERRUPTED, end_as_usual
-from worker.errors import TaggerError
+from worker.errors import NoModelError, TaggerError
 
 P = ParamSpec("P")
+WRONG_USE: Final = click.UsageError.exit_code
 
 
 def verb(example: str) -> Callable[[Callable[..., None]], click.Command]:
@@ -39,6 +40,8 @@ def exits_with_code(command: Callable[P, int]) -> Callable[P, None]:
             sys.exit(command(*args, **kwargs))
         except (SettingsError, LabelsError) as e:
             raise click.UsageError(str(e)) from e
+        except NoModelError as e:
+            fail(str(e), WRONG_USE)
         except TaggerError as e:
             fail(str(e))
         except KeyboardInterrupt:
@@ -60,7 +63,7 @@ def echo(line: str) -> None:
     click.echo(printable_lines(line), err=True)
 
 
-def fail(message: str) -> NoReturn:
-    """End the process with exit code 1; the message says why."""
+def fail(message: str, code: int = 1) -> NoReturn:
+    """End the process with an exit code; the message says why."""
     echo(_("error: {message}").format(message=message))
-    sys.exit(1)
+    sys.exit(code)

@@ -17,10 +17,13 @@ import click
 
 from worker.contract.i18n import gettext, use_language, user_language
 from worker.contract.i18n import gettext as _
+from worker.contract.i18n import gettext_noop as N_
 from worker.contract.printable import PrintableFormatter, printable_lines
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+# What click translates, and does not mark: of options that must be given.
+_REQUIRED: Final = N_("required")
 _FULL_STOP: Final = "。"
 # No line begins with one of the first, or ends with one of the second.
 _CLOSING: Final = "，。、；：？！）》」』】”’"

@@ -39,6 +39,9 @@ _URGENT_FETCH_S: Final = 10.0
 S = TypeVar("S", bound="Settings")
 # What a header of HTTP carries as it is.
 _API_KEY: Final = re.compile(r"(?:[!-~](?:[ -~]*[!-~])?)?")
+# Where a model runs: on the fastest, on the CPU, on the first GPU or on one by its number.
+DEVICE: Final = re.compile(r"auto|cpu|cuda(?::(?P<index>\d+))?")
+NO_DEVICE: Final = N_("device {wanted!r} is none of auto, cpu, cuda and cuda:n")
 _LISTS: Final = frozenset({"image_roots", "image_urls", "image_formats", "api_hosts"})
 _SEPARATOR: Final = ","
 # Before the first format: those by default, and these.
@@ -125,6 +128,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
                 raise SettingsError(
                     N_("WANWU_IMAGE_FORMATS: {name} is none of {known}"), name=name, known=known
                 )
+        if not DEVICE.fullmatch(self.device):
+            problem = Message(NO_DEVICE, wanted=self.device)
+            raise SettingsError(
+                N_("{setting}: {problem}"), setting=f"{PREFIX}DEVICE", problem=problem
+            )
         if not _API_KEY.fullmatch(self.api_key.reveal()):
             raise SettingsError(
                 N_("WANWU_API_KEY: only ASCII characters are allowed, and no blanks at either end")

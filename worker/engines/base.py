@@ -6,16 +6,16 @@ Shapes: N images, C colour channels, H height, W width, D embedding dimensions.
 from __future__ import annotations
 
 import platform
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
 import torch
 
+from worker.artifact.fitness import check_device_runs
 from worker.contract.cpus import usable_cpus
 from worker.contract.i18n import gettext_noop as N_
-from worker.contract.settings import Settings
+from worker.contract.settings import DEVICE, NO_DEVICE, Settings
 from worker.errors import DeviceError
 
 Wait = Callable[[], torch.Tensor]
@@ -87,19 +87,16 @@ def resolve_device(wanted: str, precision: str) -> torch.device:
         return torch.device("cuda:0") if on_cuda else _cpu(precision)
     if wanted == "cpu":
         return _cpu(precision)
-    match = re.fullmatch(r"cuda(?::(\d+))?", wanted)
+    match = DEVICE.fullmatch(wanted)
     if match is None:
-        raise DeviceError(
-            N_("device {wanted!r} is none of auto, cpu, cuda and cuda:n"), wanted=wanted
-        )
-    index, count = int(match[1] or 0), torch.cuda.device_count()
+        raise DeviceError(NO_DEVICE, wanted=wanted)
+    index, count = int(match["index"] or 0), torch.cuda.device_count()
     if index >= count:
         message = N_("device {wanted} was asked for, but torch finds no CUDA device here")
         if count:
             message = N_("device {wanted} was asked for, but CUDA devices here: {count}")
         raise DeviceError(message, wanted=wanted, count=count)
-    if precision == "int8":
-        raise DeviceError(N_("an int8 model runs on the CPU alone; export one in fp16 for CUDA"))
+    check_device_runs(wanted, precision)
     return torch.device("cuda", index)
 
 
@@ -144,8 +141,5 @@ def device_utilisation(device: str) -> float | None:
 
 
 def _cpu(precision: str) -> torch.device:
-    if precision == "fp16":
-        raise DeviceError(
-            N_("an fp16 model runs on CUDA alone; export one in bf16 or int8 for the CPU")
-        )
+    check_device_runs("cpu", precision)
     return torch.device("cpu")

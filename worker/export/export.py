@@ -22,10 +22,10 @@ import torch
 
 from worker.artifact.manifest import (
     FORMAT,
-    MANIFEST,
     TOWERS,
     Manifest,
 )
+from worker.artifact.model_names import MANIFEST
 from worker.contract.i18n import Message
 from worker.contract.i18n import gettext as _
 from worker.contract.i18n import gettext_noop as N_

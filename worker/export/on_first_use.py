@@ -10,25 +10,23 @@ from typing import Final
 import torch
 
 from worker.artifact.cache_dir import cache_directory
+from worker.artifact.fitness import check_precision
 from worker.artifact.manifest import (
     FORMAT,
-    HUB_ID,
-    MANIFEST,
     TOWERS,
     Artifact,
     Source,
     open_artifact,
 )
+from worker.artifact.model_names import is_source, place_of
 from worker.contract.i18n import gettext as _
-from worker.contract.i18n import gettext_noop as N_
-from worker.contract.settings import Settings, expanded
+from worker.contract.settings import Settings
 from worker.engines.base import resolve_device, use_threads
 from worker.errors import ArtifactError
 from worker.export.gate import Gate
 from worker.images.decode import set_up
 from worker.torch_start import provide_meta_kernels
 
-_HUGGING_FACE: Final = "config.json"
 _DIGITS: Final = 16
 Echo = Callable[[str], None]
 
@@ -44,9 +42,11 @@ def open_model(settings: Settings, echo: Echo = lambda _: None) -> Artifact:
         ExportError: the model cannot be found or exported.
         DeviceError: there is no such device, or it does not have this precision.
     """
-    if _is_source(settings.model):
+    if is_source(settings.model):
         return open_artifact(export_to(None, settings, None, echo))
-    return _check_precision(open_artifact(settings.model), settings.precision)
+    artifact = open_artifact(place_of(settings.model))
+    check_precision(artifact.manifest, artifact.id, settings.precision)
+    return artifact
 
 
 def export_to(
@@ -104,23 +104,3 @@ def _is_whole(place: Path, engines: tuple[str, ...]) -> bool:
     except ArtifactError:
         return False
     return all(TOWERS[name] in files for name in engines)
-
-
-def _is_source(name: str) -> bool:
-    """Whether a model is in transformers' form: a directory of it, or an id of the hub."""
-    directory = expanded(name)
-    if directory.exists():
-        return not (directory / MANIFEST).exists() and (directory / _HUGGING_FACE).exists()
-    return HUB_ID.fullmatch(name) is not None
-
-
-def _check_precision(artifact: Artifact, wanted: str) -> Artifact:
-    found = artifact.manifest.precision
-    if wanted not in {"auto", found}:
-        raise ArtifactError(
-            N_("model {model} was exported in {found}, not {wanted}: export it again"),
-            model=artifact.id,
-            found=found,
-            wanted=wanted,
-        )
-    return artifact

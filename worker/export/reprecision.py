@@ -10,7 +10,8 @@ from typing import Any
 import msgspec
 import torch
 
-from worker.artifact.manifest import IMAGE_PROGRAM, IMAGE_TOWER, MANIFEST, Artifact, artifact_id
+from worker.artifact.manifest import IMAGE_PROGRAM, IMAGE_TOWER, Artifact, artifact_id
+from worker.artifact.model_names import MANIFEST
 from worker.contract.i18n import gettext_noop as N_
 from worker.errors import ExportError
 from worker.export.judgement import Judge

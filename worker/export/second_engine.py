@@ -14,6 +14,7 @@ from torch import Tensor
 
 from worker.artifact.manifest import TOWERS
 from worker.contract.i18n import gettext as _
+from worker.contract.rounding import figure
 from worker.engines.base import Engine
 from worker.engines.exported import ExportedEngine
 from worker.engines.programs import load_program
@@ -106,8 +107,8 @@ def add_engine(name: str, first: Engine, variant: Variant, trial: Trial) -> Adde
     found = Added(
         name, tower, times_as_fast(first, other, trial.images_NCHW[:_BATCH].to("cpu")).middle
     )
-    line = _("{engine} is {times:.2f} times as fast as {first}; its file has {megabytes:.0f} MB")
-    size = file.stat().st_size / _MEGABYTE
+    line = _("{engine} is {times:.2f} times as fast as {first}; its file has {megabytes} MB")
+    size = figure(file.stat().st_size / _MEGABYTE)
     echo(line.format(engine=name, times=found.times_as_fast, first=first.name, megabytes=size))
     return found
 

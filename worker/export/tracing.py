@@ -19,6 +19,7 @@ from torch.jit._trace import TracerWarning
 
 from worker.contract.i18n import gettext as _
 from worker.contract.i18n import gettext_noop as N_
+from worker.contract.rounding import figure
 from worker.engines.base import Engine
 from worker.engines.saving import write
 from worker.engines.torchscript import TorchScriptEngine, is_packed, load_module
@@ -86,12 +87,13 @@ class TracedTower(NamedTuple):
 
     def speed(self) -> dict[str, Any]:
         """Return the manifest's entries about speed: milliseconds per batch, by its size."""
-        return {f"batch_{size}_ms": round(ms, 2) for size, ms in self.ms_by_batch.items()}
+        return {f"batch_{size}_ms": float(figure(ms, 2)) for size, ms in self.ms_by_batch.items()}
 
     def __str__(self) -> str:
         """Return a line for a person."""
-        one = _("{size} in {ms:.0f} ms")
-        times = ", ".join(one.format(size=size, ms=ms) for size, ms in self.ms_by_batch.items())
+        one = _("{size} in {ms} ms")
+        parts = (one.format(size=size, ms=figure(ms)) for size, ms in self.ms_by_batch.items())
+        times = ", ".join(parts)
         result = "" if self.agrees else _(" - too far from the model")
         cosine = _("cosine {cosine:.6f}").format(cosine=self.deviation.min_cosine)
         agreement = cosine if self.judgement is None else str(self.judgement)

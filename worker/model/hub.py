@@ -30,13 +30,14 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from worker.artifact.manifest import HUB_ID, Source
+from worker.artifact.manifest import Source
+from worker.artifact.model_names import no_source
 from worker.contract.i18n import Message
 from worker.contract.i18n import gettext as _
 from worker.contract.i18n import gettext_noop as N_
 from worker.contract.local.files import open_regular
 from worker.contract.settings import expanded
-from worker.errors import ExportError
+from worker.errors import ExportError, NoModelError
 from worker.model.attempt import attempt, library_reason
 from worker.model.model_files import WEIGHTS, check_files, check_processor
 from worker.model.side_files import PROCESSOR_FILES, TOKENIZER_FILES
@@ -82,13 +83,13 @@ def find(name: str, revision: str | None, echo: Callable[[str], None]) -> Found:
     Raises:
         ExportError: there is no such directory or id, or the hub cannot be reached.
     """
+    if problem := no_source(name):
+        raise NoModelError(problem)
     directory = expanded(name)
     if directory.is_dir():
         what = Message(N_("model {name!r}"), name=name)
         revision = attempt(lambda: _digest(directory), what)
         return Found(directory, Source(id=directory.resolve().name, revision=revision))
-    if not HUB_ID.fullmatch(name):
-        raise ExportError(N_("there is no model at {name}"), name=name)
     echo(_("looking for {name} on the hub").format(name=name))
     try:
         return _download(name, revision)

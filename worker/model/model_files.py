@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from transformers import CONFIG_MAPPING
 
+from worker.artifact.model_names import CONFIG, OPEN_CLIP
 from worker.contract.i18n import Message
 from worker.contract.i18n import gettext_noop as N_
 from worker.contract.local.files import open_regular, read_regular
@@ -25,8 +26,6 @@ from worker.model.side_files import (
     read_object,
 )
 
-CONFIG: Final = "config.json"
-_OPEN_CLIP: Final = "open_clip_config.json"
 _POINTER: Final = b"version https://git-lfs.github.com/spec/"
 _SAFETENSORS: Final = ("model.safetensors", "model-*.safetensors")
 _PICKLES: Final = ("pytorch_model.bin", "pytorch_model-*.bin")
@@ -100,7 +99,7 @@ def _config(directory: Path, name: str) -> Mapping[str, Any]:
     try:
         return read_object(directory / CONFIG)
     except FileNotFoundError as e:
-        if (directory / _OPEN_CLIP).exists():
+        if (directory / OPEN_CLIP).exists():
             raise ExportError(
                 N_(
                     "model {name!r} is in the form of open_clip: use its form for transformers, "

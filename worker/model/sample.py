@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from worker.artifact.manifest import Preprocessing
+from worker.contract.failure_sentences import image_sentence
 from worker.contract.i18n import gettext as _
 from worker.contract.i18n import gettext_noop as N_
 from worker.contract.local.files import read_regular
@@ -90,7 +91,7 @@ def _read(files: Sequence[Path], spec: Preprocessing, echo: Echo) -> Iterator[Pi
         except (ImageError, OSError) as e:
             passed_over += 1
             if passed_over <= _NAMED:
-                reason = os_reason(e) if isinstance(e, OSError) else _(str(e))
+                reason = os_reason(e) if isinstance(e, OSError) else image_sentence(e.code, str(e))
                 echo(_("{file} is passed over: {reason}").format(file=file, reason=reason))
     if passed_over > _NAMED:
         echo(_("and {count} more are passed over").format(count=passed_over - _NAMED))

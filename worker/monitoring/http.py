@@ -82,7 +82,10 @@ def answering(settings: Settings, sources: Sources) -> Iterator[None]:
 def ask(settings: Settings) -> str | None:
     """Return what is wrong with the worker of these settings on this host, or None."""
     if not settings.monitor_port:
-        return _("WANWU_MONITOR_PORT is not set, so no worker answers")
+        return _(
+            "there is nobody to ask: WANWU_MONITOR_PORT is not set, or 0, which means no port; set "
+            "it as for the worker"
+        )
     connection = http.client.HTTPConnection(
         "127.0.0.1", settings.monitor_port, timeout=ASK_TIMEOUT_S
     )

@@ -24,7 +24,7 @@ from worker.contract.cpus import usable_cpus
 from worker.contract.queue.app import RENEWALS_PER_LEASE, make_app
 from worker.contract.settings import Settings
 from worker.contract.worker_info import STATS_KEY
-from worker.engines.base import Engine, model_threads
+from worker.engines.base import Engine, model_threads, resolve_device
 from worker.engines.choose import open_engine
 from worker.engines.tuned_batch import tuned
 from worker.errors import TaggerError
@@ -117,6 +117,8 @@ def serve(settings: Settings, load_engine: LoadEngine = open_engine) -> int:
     logs.configure(settings.log_level)
     if settings.decoder != "threads":
         fork_early()
+    # A Redis that is away is waited for; a device that is not here would be in vain.
+    resolve_device(settings.device, settings.precision)
     check_early(settings)
     settings, artifact = _opened(settings)
     tagger, stops = Tagger(settings, artifact, node_name(), load_engine), list[str]()
