@@ -56,7 +56,8 @@ class QuantizedLinear(nn.Module):
         levels = torch.addcmul(self.zeros_I, inputs, steps)
         # By way of 16 bits: torch has vectors for either step, but not for both at once.
         products = self.product(levels.to(torch.int16).to(torch.uint8))
-        return torch.addcmul(self.bias_O, products, steps.reciprocal())
+        # In place: this is all memory traffic.
+        return torch.addcmul(self.bias_O, products, steps.reciprocal(), out=products)
 
     def prepared(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         """Return inputs as they are multiplied, and how many levels 1 is in each token."""
