@@ -9,7 +9,8 @@ B/16's size with random weights, into which the outliers of trained ones were pu
 random` says otherwise; without `--photos` the photographs are made up, of camera size.
 Rates are medians of the turns, ratios medians of the rounds' ratios, beside the lowest and the
 highest of them. CPU of an image is that of all processes: of the worker, Redis and the producer
-(this process). Memory is the peak, on a GPU what is held at the end. All run on the same device.
+(this process). Memory is what is held at the end; of pages that several processes share, each has a
+share. All run on the same device.
 """
 
 from __future__ import annotations
@@ -90,7 +91,7 @@ def measure(subject: Subject, photos: Sequence[str], seconds: float, rounds: int
                 rate = turns[one.name][-1].images_per_s
                 _echo(f"round {number} of {rounds}: {one.name}, {rate:.1f} images/s")
         memory = {
-            one.name: {"peak_mb": one.member.peak_mb(), "gpu_mb": one.member.gpu_mb()}
+            one.name: {"held_mb": one.member.held_mb(), "gpu_mb": one.member.gpu_mb()}
             for one in field
         }
     return {
@@ -141,7 +142,7 @@ def _inside(records: Sequence[Record]) -> dict[str, Any]:
 
 def table(figures: dict[str, Any]) -> str:
     """Return the contenders as a person reads them."""
-    heads = ["", "images/s", "times the pipeline", "of the loop", "CPU ms/image", "peak MB"]
+    heads = ["", "images/s", "times the pipeline", "of the loop", "CPU ms/image", "MB"]
     on_gpu = figures["device"] != "cpu"
     heads += ["GPU MB"] * on_gpu
     rows = [
@@ -151,7 +152,7 @@ def table(figures: dict[str, Any]) -> str:
             f"{found['times_pipeline']:.2f} ({_range(found['times_pipeline_range'], 2)})",
             f"{found['of_loop']:.3f} ({_range(found['of_loop_range'], 3)})",
             " + ".join(f"{ms:.2f}" if ms < 1 else f"{ms:.0f}" for ms in found["cpu_ms"].values()),
-            f"{found['peak_mb']:,.0f}",
+            f"{found['held_mb']:,.0f}",
             *([f"{found['gpu_mb']:,.0f}"] * on_gpu),
         ]
         for name, found in figures["contenders"].items()

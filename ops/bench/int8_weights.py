@@ -30,6 +30,7 @@ from torch import Tensor, nn
 
 from worker.artifact.manifest import Preprocessing
 from worker.engines.base import device_name
+from worker.engines.pack_int8 import pack_graph
 from worker.model.int8.products import adds_in_32_bits
 from worker.model.precision import ACCEPTED, to_int8, use_int8_engine
 from worker.model.rewrite import cut_patches_linearly, for_inference
@@ -114,7 +115,9 @@ def frozen(tower: nn.Module, inputs: Tensor) -> Any:
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         traced: Any = torch.jit.trace(tower.eval(), inputs, check_trace=False)  # type: ignore[no-untyped-call]
-        return torch.jit.freeze(traced)
+        module = torch.jit.freeze(traced)
+    pack_graph(module)
+    return module
 
 
 def compare(name: str, tower: nn.Module, calibrated_on: Tensor, others: Tensor) -> dict[str, Any]:

@@ -63,7 +63,7 @@ def test_four_ways_to_tag_the_same_photographs_are_held_side_by_side(tmp_path: P
     for one in found["contenders"].values():
         assert one["images_per_s"] > 0
         assert one["cpu_ms"]["worker"] > 0
-        assert one["peak_mb"] > 0
+        assert one["held_mb"] > 0
     assert found["contenders"]["transformers pipeline"]["times_pipeline"] == 1
     assert 1 <= found["worker"]["mean_batch"] <= 4
     assert all(found["worker"]["stages_ms"].values())

@@ -109,7 +109,7 @@ BENCHES: Final = (
             "contenders",
             columns=(
                 *("images_per_s", "times_pipeline", "times_pipeline_range"),
-                *("of_loop", "of_loop_range", "cpu_ms", "peak_mb", "gpu_mb"),
+                *("of_loop", "of_loop_range", "cpu_ms", "held_mb", "gpu_mb"),
             ),
         ),
         Table("worker", "Inside our worker"),
