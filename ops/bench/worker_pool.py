@@ -24,6 +24,7 @@ from worker.contract.settings import Settings
 HERE: Final = Path(__file__).resolve().parent
 START_TIMEOUT_S: Final = 300.0
 STOP_GRACE_S: Final = 30.0
+_KIB: Final = 1024
 _MIB: Final = 2**20
 _MB: Final = 1e6
 
@@ -51,6 +52,10 @@ class Member:
         """Return the memory that all are resident in now."""
         return sum(one.memory_info().rss for one in self._family()) / _MB
 
+    def peak_mb(self) -> float:
+        """Return the most memory that each has been resident in, summed: shared pages, too."""
+        return sum(map(_peak_mb, self._family()))
+
     def held_mb(self) -> float:
         """Return the memory that all hold now: pages that several share are shared among them."""
         return sum(one.memory_full_info().pss for one in self._family()) / _MB
@@ -77,6 +82,13 @@ class Member:
             for process in self._processes
             for member in (process, *process.children(recursive=True))
         ]
+
+
+def _peak_mb(process: psutil.Process) -> float:
+    # psutil does not tell the peak of another process; the kernel does.
+    status = Path(f"/proc/{process.pid}/status").read_text(encoding="ascii", errors="replace")
+    fields = dict(line.partition(":")[::2] for line in status.splitlines())
+    return int(fields["VmHWM"].split()[0]) * _KIB / _MB
 
 
 @contextmanager
