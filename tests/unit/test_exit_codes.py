@@ -154,6 +154,10 @@ def test_an_export_that_is_interrupted_ends_with_the_code_of_that(
     ("argv", "sentence"),
     [
         (["start", "--max-batch", "many"], "'many' is neither a whole number nor auto"),
+        (["start", "--max-batch", "9" * 20], "is not a whole number from 1 to 1024"),
+        (["start", "--threads", "3000000000"], "is not a whole number from 1 to 1024"),
+        (["start", "--model", ""], "no model is named: give --model an id or a directory"),
+        (["start", "--allow", ""], "an empty name is no directory and no URL"),
         (["export", "--model", ""], "no model is named: give --model an id or a directory"),
         (
             ["export", "--accept", "abc"],

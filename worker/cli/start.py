@@ -13,7 +13,7 @@ from worker.contract.i18n import ENGLISH, in_language
 from worker.contract.i18n import gettext as _
 from worker.contract.number_types import Whole
 from worker.contract.options import Option
-from worker.contract.settings import AUTO
+from worker.contract.settings import AUTO, MOST_BATCH, MOST_THREADS
 
 # What a worker imports besides.
 _NEED_NO_TORCH: Final = (
@@ -40,6 +40,9 @@ def _places(
     context: click.Context, option: click.Parameter, places: tuple[str, ...]
 ) -> dict[str, Any]:
     """Tell directories, which must be there, from URLs."""
+    if "" in places:
+        # Click would take it for the directory where the worker is started.
+        raise click.BadParameter(_("an empty name is no directory and no URL"), context, option)
     kind = click.Path(exists=True, file_okay=False, resolve_path=True)
     roots = tuple(kind.convert(word, option, context) for word in places if "://" not in word)
     urls = tuple(word for word in places if "://" in word)
@@ -66,12 +69,12 @@ def _places(
 )
 @click.option(
     "--threads",
-    type=Whole(min=1),
+    type=Whole(min=1, max=MOST_THREADS),
     help="CPU threads of the model. [default: one per physical core, within the CPU quota]",
 )
 @click.option(
     "--max-batch",
-    type=_NumberOrAuto(min=1),
+    type=_NumberOrAuto(min=1, max=MOST_BATCH),
     metavar="N|auto",
     help="Largest micro-batch. [default: auto: what `worker bench --tune` found, else 4]",
 )
@@ -94,6 +97,8 @@ def _places(
 @exits_with_code
 def start(broker: str | None, places: dict[str, Any], **options: Any) -> int:
     """Start a worker; Ctrl-C or SIGTERM finishes what is in flight and returns the rest."""
+    if options["model"] == "":
+        raise click.UsageError(_("no model is named: give --model an id or a directory"))
     settings = read_settings(broker_url=broker, **places, **options)
     check_fitness(settings)
     # Only now: these load torch, which takes seconds that `--help` need not.

@@ -21,6 +21,9 @@ from worker.contract.secret import Secret, SecretUrl
 Positive = Annotated[int, Meta(ge=1)]
 PREFIX: Final = "WANWU_"
 DEFAULT_BATCH: Final = 4
+# Beyond any GPU's need, and any machine's cores: more is a slip of the finger, and never starts.
+MOST_BATCH: Final = 1024
+MOST_THREADS: Final = 1024
 # A value of `max_batch`: as if it were not set, whatever is set elsewhere.
 AUTO: Final = "auto"
 # What people keep pictures in; MPO comes with JPEG.
@@ -86,8 +89,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     device: str = "auto"
     precision: Literal["auto", "fp32", "fp16", "bf16", "int8"] = "auto"
     engine: Literal["auto", "torchscript", "exported", "eager", "compile", "onnx"] = "auto"
-    threads: Annotated[int, Meta(ge=0)] = 0
-    max_batch: Positive | None = None
+    threads: Annotated[int, Meta(ge=0, le=MOST_THREADS)] = 0
+    max_batch: Annotated[int, Meta(ge=1, le=MOST_BATCH)] | None = None
 
     # Worker
     image_roots: tuple[str, ...] = ()

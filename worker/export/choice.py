@@ -63,6 +63,9 @@ class Choice:
                 N_("the exported image tower does not agree with the model: {trial}"),
                 trial=self._last,
             )
+        if self._ratios:
+            kept = self._best[0].precision
+            self._trial.echo(_("{precision} is taken").format(precision=kept))
         return self._best[:2]
 
     def speed(self) -> dict[str, Any]:

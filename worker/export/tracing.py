@@ -95,6 +95,10 @@ class TracedTower(NamedTuple):
         parts = (one.format(size=size, ms=figure(ms)) for size, ms in self.ms_by_batch.items())
         times = ", ".join(parts)
         result = "" if self.agrees else _(" - too far from the model")
+        if self.in_floats:
+            result = (
+                _(", layers left in floats: {count}").format(count=len(self.in_floats)) + result
+            )
         cosine = _("cosine {cosine:.6f}").format(cosine=self.deviation.min_cosine)
         agreement = cosine if self.judgement is None else str(self.judgement)
         return _("{precision}: {agreement}, images: {times}{result}").format(
