@@ -156,7 +156,7 @@ def test_names_of_any_bytes_are_measured(model: Path, tmp_path: Path) -> None:
     [
         (("--labels", "nowhere.txt"), 2, "nowhere.txt"),
         (("--template", "no place"), 2, "exactly once"),
-        (("--threshold", "nan"), 2, "no number"),
+        (("--threshold", "nan"), 2, "is not a number from 0 to 1"),
         (("--truth", "captions"), 1, "no picture was scored"),
         (("--html", "nowhere/page.html"), 2, "nowhere does not exist"),
     ],
