@@ -173,7 +173,11 @@ def test_inputs_on_both_sides_of_zero_share_the_levels() -> None:
     torch.manual_seed(0)
     layer = nn.Linear(64, 48).requires_grad_(requires_grad=False)
     inputs = torch.randn(200, 64)
+    # A row of nothing says nothing of the others.
+    inputs[0] = 0
     assert QuantizedLinear(layer, observe(nn.Sequential(layer), [inputs])["0"]).zero >= 112
+    nothing = observe(nn.Sequential(layer), [torch.zeros(4, 64)])["0"]
+    assert QuantizedLinear(layer, nothing).zero == 128
 
 
 def test_an_image_is_not_changed_by_those_beside_it() -> None:

@@ -63,9 +63,7 @@ class QuantizedLinear(nn.Module):
         """Return inputs as they are multiplied, and how many levels 1 is in each token."""
         if self.factor_I is not None:
             inputs = inputs * self.factor_I
-        high = inputs.amax(dim=-1, keepdim=True).clamp(min=_TINY)
-        low = inputs.amin(dim=-1, keepdim=True).clamp(max=-_TINY)
-        return inputs, torch.minimum((_LEVELS - self.zero) / high, -self.zero / low)
+        return inputs, _steps(inputs, self.zero)
 
 
 class Bfloat16Linear(nn.Module):
@@ -90,16 +88,23 @@ def harm(layer: nn.Linear, quantized: QuantizedLinear, seen: Observed) -> float:
         return float((found_RO - wanted_RO).norm() / wanted_RO.norm().clamp(min=_TINY))
 
 
+def _steps(inputs: Tensor, zero: int) -> Tensor:
+    """Return how many levels 1 is in each token, ...1, if `zero` is the level that stands for 0."""
+    high = inputs.amax(dim=-1, keepdim=True).clamp(min=_TINY)
+    low = inputs.amin(dim=-1, keepdim=True).clamp(max=-_TINY)
+    return torch.minimum((_LEVELS - zero) / high, -zero / low)
+
+
 def _best_zero(rows_RI: Tensor) -> int:
-    """Return what level stands for 0 if rows like these are to be rounded least."""
-    high_R, low_R = rows_RI.amax(dim=1).clamp(min=_TINY), rows_RI.amin(dim=1).clamp(max=-_TINY)
-    size_R = rows_RI.norm(dim=1)
+    """Return what level stands for 0 if rows like these are to be rounded least, for their size.
 
-    def loss(zero: int) -> float:
-        steps_R = torch.minimum((_LEVELS - zero) / high_R, -zero / low_R)
-        return float((steps_R * size_R).clamp(min=_TINY).pow(-2).mean())
-
-    return min(_ZEROS, key=loss)
+    Rows of nothing are the same in any way.
+    """
+    some_RI = rows_RI[rows_RI.norm(dim=1) > _TINY]
+    size_R1 = some_RI.norm(dim=1, keepdim=True)
+    if not len(some_RI):
+        return _ZEROS[-1]
+    return min(_ZEROS, key=lambda zero: float((_steps(some_RI, zero) * size_R1).pow(-2).mean()))
 
 
 class DividedLinear(nn.Module):
